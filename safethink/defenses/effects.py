@@ -1,0 +1,139 @@
+"""What a defense may ask for: a small, closed set of effects, and what each is answered with.
+
+A defense is a generator. It yields effects, is sent their results, and returns a `Verdict`.
+It holds no model, no tensor and does no I/O, so it reads like its paper's pseudo-code and runs
+unchanged against a scripted engine, a laptop model or a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal, TypeAlias
+
+from safethink.tokens import Tokens
+
+
+class Until(Enum):
+    """How far an `Extend` goes."""
+
+    STEP = "step"
+    """To the end of the current reasoning step, or of the thinking if that comes first."""
+    THOUGHT = "thought"
+    """To the end of the thinking."""
+    ANSWER = "answer"
+    """To the end of the answer, from closed thinking."""
+
+
+StopReason: TypeAlias = Literal["step", "thought", "end", "length"]
+"""Why an extension ended: a step delimiter, the closing of the thinking, end of turn, or a token limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What the reasoner produced for an `Extend`.
+
+    Attributes:
+        tokens: the new tokens, delimiter or closing tag included.
+        stop: why it ended.
+    """
+
+    tokens: Tokens
+    stop: StopReason
+
+    @property
+    def ends_thought(self) -> bool:
+        """Whether there is no next step: the thinking closed, the turn ended, or a limit was reached."""
+        return self.stop != "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Let the reasoner continue after prompt + `trace`. Answered with an `Extension`."""
+
+    trace: Tokens
+    until: Until
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Let the monitor score prompt + `trace`. Answered with a float in [-1, 1], higher is safer.
+
+    Forced tokens are masked out before the monitor reads.
+    """
+
+    trace: Tokens
+
+
+Effect: TypeAlias = Extend | Score
+
+InterventionOutcome: TypeAlias = Literal["recovered", "kept_last", "kept_best", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """One violation and what was done about it.
+
+    Attributes:
+        step: index of the violating step, from 0.
+        score_before: the monitor's score of the step that was dropped.
+        score_after: its score of the step that was accepted instead; None where none was.
+        resamples: how many times the step was resampled.
+        prefix: index into the portfolio of the prefix behind the accepted step; None where nothing was injected.
+        outcome: `recovered` when a resample passed, else which fallback was taken.
+        position: number of trace tokens before the dropped step, which is where a fork begins.
+        scores: the score of every resample, in order.
+    """
+
+    step: int
+    score_before: float
+    score_after: float | None
+    resamples: int
+    prefix: int | None
+    outcome: InterventionOutcome
+    position: int
+    scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a defense returns: the accepted trace, the answer, and what it took.
+
+    Attributes:
+        trace: the accepted trace, closing tag included where the thinking closed.
+        answer: the answer tokens; forced where the defense wrote a refusal itself.
+        closed: whether the thinking closed; an unclosed trace has no answer.
+        refused: whether the defense itself refused (rather than the reasoner).
+        interventions: every intervention, in order.
+        step_scores: the monitor's first score of each step, in order.
+    """
+
+    trace: Tokens
+    answer: Tokens
+    closed: bool
+    refused: bool = False
+    interventions: tuple[Intervention, ...] = ()
+    step_scores: tuple[float, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a defense knows about the row it defends.
+
+    Attributes:
+        start: tokens already in the trace when the defense begins; empty for a fresh prompt, part of a trace for a fork
+            or a prefilled attack.
+        prefixes: the portfolio, as token ids; try b of an intervention uses prefix b, the last one again when it runs out.
+        refusal: token ids of the refusal a defense may write itself (closing tag, then the words).
+        first_step: index of the first step the defense will ask for; more than 0 only in a fork.
+    """
+
+    start: Tokens
+    prefixes: tuple[tuple[int, ...], ...]
+    refusal: tuple[int, ...]
+    first_step: int = 0
+
+
+Defense: TypeAlias = Generator[Effect, Extension | float, Verdict]
+"""A running defense."""

@@ -1,0 +1,31 @@
+"""Errors a user can act on. Each is also the built-in it would have been."""
+
+from __future__ import annotations
+
+
+class SafeThinkError(Exception):
+    """Something the user can put right; the command line prints it as one line and exits with status 2."""
+
+
+class ConfigError(SafeThinkError, ValueError):
+    """A wrong key, type or value in a configuration."""
+
+
+class MissingFileError(SafeThinkError, FileNotFoundError):
+    """A path that names nothing."""
+
+
+class ArtifactError(SafeThinkError, ValueError):
+    """A prefix artifact that is damaged, edited or made for another tokenizer."""
+
+
+class PromptError(SafeThinkError, ValueError):
+    """A prompt that cannot be run: empty, or longer than the context window."""
+
+
+class MonitorError(SafeThinkError, RuntimeError):
+    """A monitor that raised or did not return a score in [-1, 1]; the row is named."""
+
+
+class RecordError(SafeThinkError, OSError):
+    """A record that could not be written or read."""

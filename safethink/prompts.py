@@ -1,0 +1,48 @@
+"""Prompts: the chat messages a reasoner answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(BaseModel):
+    """One chat turn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Role
+    content: str
+
+
+class Prompt(BaseModel):
+    """What the reasoner is asked, with the little that evaluation must know about it.
+
+    A prompt's `id` is its identity in records and seeds: equal ids mean the same row in a rerun.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+    kind: Literal["jailbreak", "harmful", "harmless", "borderline"] | None = None
+    """What the prompt is, where a benchmark knows; None for a user's own prompt."""
+    reference: str | None = None
+    """The correct final answer of a harmless task, where there is one."""
+    clusters: dict[str, str] = Field(default_factory=dict)
+    """What the bootstrap resamples over, by name: {"wrapper": ..., "hazard": ...}."""
+    prefill: str = ""
+    """Text that already stands in the thinking when the reasoner starts (a prefilling attack)."""
+
+    @classmethod
+    def from_text(cls, text: str, id: str = "prompt") -> Prompt:
+        """A single user turn."""
+        return cls(id=id, messages=(Message(role="user", content=text),))
+
+    @property
+    def text(self) -> str:
+        """The last user turn."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")

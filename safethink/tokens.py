@@ -1,0 +1,45 @@
+"""Token sequences that remember which tokens were sampled and which were put there by us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import compress
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A run of token ids, each marked as forced (injected by a defense) or sampled (chosen by the reasoner).
+
+    Attributes:
+        ids: the token ids, in order.
+        forced: one flag per id; True where a defense put the token there.
+    """
+
+    ids: tuple[int, ...] = ()
+    forced: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.forced), "one forced flag per id"
+
+    @classmethod
+    def sampled(cls, ids: tuple[int, ...]) -> Tokens:
+        """Tokens the reasoner chose."""
+        return cls(ids, (False,) * len(ids))
+
+    @classmethod
+    def injected(cls, ids: tuple[int, ...]) -> Tokens:
+        """Tokens a defense put there."""
+        return cls(ids, (True,) * len(ids))
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.ids + other.ids, self.forced + other.forced)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, span: slice) -> Tokens:
+        return Tokens(self.ids[span], self.forced[span])
+
+    def own(self) -> tuple[int, ...]:
+        """Only the ids the reasoner chose: what monitors, objectives and mined targets may see."""
+        return tuple(compress(self.ids, (not f for f in self.forced)))
