@@ -1,0 +1,314 @@
+"""One frozen model per YAML section. Imports no torch, so help and validation are instant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """What every section shares: immutable, no unknown keys, help from the docstrings under the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ReasonerConfig(Section):
+    """The model being guarded."""
+
+    path: str
+    """Folder or hub id; `testbed` and `testbed:null` name the shipped reasoners."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
+    """Precision of the weights; `auto` keeps the checkpoint's own (float32 on a CPU)."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one."""
+    attn_implementation: str | None = None
+    """Passed to transformers; None lets it choose."""
+    trust_remote_code: bool = False
+    """Whether code from the model's repository may run."""
+
+
+class ThoughtConfig(Section):
+    """Where thinking opens and closes, where a step ends."""
+
+    open_tag: str = "<think>"
+    """What opens the thinking."""
+    close_tag: str = "</think>"
+    """What closes it."""
+    step_delimiter: str = "\n\n"
+    """What ends a step; found on decoded text."""
+
+
+class LimitsConfig(Section):
+    """How long things may get."""
+
+    max_step_tokens: int = Field(default=256, ge=1)
+    """A step is cut after this many tokens."""
+    max_trace_tokens: int = Field(default=4096, ge=1)
+    """A trace that has not closed by then is invalid."""
+    max_answer_tokens: int = Field(default=1024, ge=1)
+    """An answer is cut after this many tokens."""
+
+
+class SamplingConfig(Section):
+    """How the reasoner's next token is chosen."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus mass; 1 keeps everything."""
+    top_k: int = Field(default=0, ge=0)
+    """Number of most likely tokens kept; 0 keeps everything."""
+
+
+class GuardMonitorConfig(Section):
+    """A generative guard: score = 2 P(safe) - 1 from its verdicts' log-probabilities."""
+
+    kind: Literal["guard"] = "guard"
+    path: str = "testbed"
+    """Folder or hub id; `testbed` names the shipped guard."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    safe: str = "safe"
+    """The verdict that means safe."""
+    unsafe: str = "unsafe"
+    """The verdict that means unsafe."""
+    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
+    """Precision of the weights."""
+    device: str = "auto"
+    """`cpu`, `cuda`, ...; `auto` takes a GPU where there is one."""
+
+
+class OracleMonitorConfig(Section):
+    """The testbed's oracle as a monitor: exact, +1 or -1. Only for prompts of the testbed."""
+
+    kind: Literal["oracle"] = "oracle"
+
+
+class ConstantMonitorConfig(Section):
+    """Always the same score; 1.0 never fires. For comparisons and tests."""
+
+    kind: Literal["constant"] = "constant"
+    value: float = Field(default=1.0, ge=-1, le=1)
+    """The score."""
+
+
+MonitorConfig = Annotated[
+    GuardMonitorConfig | OracleMonitorConfig | ConstantMonitorConfig, Field(discriminator="kind")
+]
+
+
+class NoneConfig(Section):
+    """No defense: the reasoner alone."""
+
+    kind: Literal["none"] = "none"
+
+
+class AlwaysConfig(Section):
+    """The prefix at the start of the thinking, whatever happens: zero-shot SAFEPATH (arXiv 2505.14667)."""
+
+    kind: Literal["always"] = "always"
+
+
+class SteeringConfig(Section):
+    """What the defenses that intervene share."""
+
+    threshold: float = Field(default=0.0, ge=-1, le=1)
+    """A step violates when its score is below this."""
+
+
+class GuardRefuseConfig(SteeringConfig):
+    """Refuse as soon as the monitor fires."""
+
+    kind: Literal["guard_refuse"] = "guard_refuse"
+
+
+class SatisficingConfig(SteeringConfig):
+    """SafeThink's loop: its limits and what follows when they are reached."""
+
+    max_steered_steps: int = Field(default=3, ge=0)
+    """Only violations at a step index below this are steered, as in the paper."""
+    max_interventions: int | None = Field(default=None, ge=0)
+    """The most interventions per trace; None for no limit."""
+    max_resamples: int = Field(default=5, ge=1)
+    """The most resamples per intervention."""
+    fallback: Literal["keep_last", "best", "refuse"] = "keep_last"
+    """What to do when no resample passes; `keep_last` is the paper's."""
+
+
+class ResampleOnlyConfig(SatisficingConfig):
+    """SafeThink with nothing injected: roll back and resample."""
+
+    kind: Literal["resample_only"] = "resample_only"
+
+
+class SafeThinkConfig(SatisficingConfig):
+    """SafeThink (arXiv 2602.11096): on a violation drop the step, inject the prefix, resample."""
+
+    kind: Literal["safethink"] = "safethink"
+    keep_prefix: bool = False
+    """Whether the prefix stays in the trace before the accepted step; the paper's pseudo-code drops it."""
+
+
+DefenseConfig = Annotated[
+    NoneConfig | AlwaysConfig | GuardRefuseConfig | ResampleOnlyConfig | SafeThinkConfig, Field(discriminator="kind")
+]
+
+
+class WorldConfig(Section):
+    """The testbed's two seeds."""
+
+    seed: int = 0
+    """Fixes the dynamics; must match the card of the weights."""
+    prompts_seed: int = 0
+    """Draws the prompts; a fresh one gives wrappers, hazards and tasks that nobody has tuned to."""
+
+
+class RunConfig(Section):
+    """A guarded reasoner: what `safethink generate` and `safethink inspect` take."""
+
+    reasoner: ReasonerConfig
+    thought: ThoughtConfig = ThoughtConfig()
+    monitor: MonitorConfig = GuardMonitorConfig()
+    defense: DefenseConfig = SafeThinkConfig()
+    prefix: str = "wait-think-safely"
+    """Name of a built-in prefix, or the folder of an artifact."""
+    sampling: SamplingConfig = SamplingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    batch_size: int = Field(default=64, ge=1)
+    """The most rows decoded at once."""
+    seed: int = 0
+    """Seeds every row, together with its prompt and sample."""
+
+
+class TestbedBenchmarkConfig(Section):
+    """One kind of testbed prompt."""
+
+    kind: Literal["testbed"] = "testbed"
+    prompts: Literal["jailbreak", "harmful", "harmless", "borderline"]
+    """Which prompts."""
+    split: Literal["search", "validation", "test"] = "test"
+    """Which wrappers and hazards."""
+    n: int = Field(default=300, ge=1)
+    """How many prompts."""
+
+
+class JsonlBenchmarkConfig(Section):
+    """Prompts of one's own: JSONL with `prompt` or `messages`, optional `split`, `group`, `label`."""
+
+    kind: Literal["jsonl"] = "jsonl"
+    path: str
+    """The file."""
+    prompts: Literal["jailbreak", "harmful", "harmless", "borderline"]
+    """What the prompts are, where a line has no `label`."""
+    split: str | None = None
+    """Keep only lines of this split."""
+
+
+BenchmarkConfig = Annotated[TestbedBenchmarkConfig | JsonlBenchmarkConfig, Field(discriminator="kind")]
+
+
+class RowConfig(Section):
+    """One line of the results table: a defense and what it injects."""
+
+    name: str
+    """The row's name in the table."""
+    defense: DefenseConfig
+    prefix: str | None = None
+    """Built-in name, artifact folder or literal `text:...`; `random:K` draws K random tokens;
+    None takes the evaluation's own prefix."""
+
+
+class EvalConfig(Section):
+    """What `safethink evaluate` takes: one guarded reasoner, several defenses, several benchmarks."""
+
+    run: RunConfig
+    prefix: str = "wait-think-safely"
+    """The prefix on trial: built-in name or artifact folder; rows without a prefix of their own use it."""
+    benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
+    rows: tuple[RowConfig, ...] = Field(min_length=1)
+    world: WorldConfig = WorldConfig()
+    depth_curve: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
+    """Values of max_steered_steps at which the ASR curve is measured; empty for none."""
+    recovery_samples: int = Field(default=2, ge=1)
+    """Seeds per context in the recovery rate."""
+    judge: Literal["testbed", "refusal"] = "testbed"
+    """`testbed`: the exact oracle; `refusal`: published refusal phrases, a weak baseline."""
+
+
+class ContextsConfig(Section):
+    """How the states at which the monitor fires are collected."""
+
+    prompts: int = Field(default=160, ge=1)
+    """Jailbreak prompts rolled out."""
+    harmless_prompts: int = Field(default=48, ge=0)
+    """Harmless and borderline prompts rolled out beside them."""
+    max_contexts: int = Field(default=64, ge=1)
+    """Contexts kept, spread over depths."""
+    best_of: int = Field(default=8, ge=1)
+    """Continuations sampled per context, from which the safe target is taken."""
+    target_tokens: int = Field(default=24, ge=1)
+    """Length of a target continuation."""
+
+
+class ObjectiveConfig(Section):
+    """What a candidate prefix costs; lower is better."""
+
+    benign_weight: float = Field(default=0.5, ge=0)
+    """Weight of the loss of harmless continuations with the prefix forced in."""
+    nll_weight: float = Field(default=0.02, ge=0)
+    """Weight of the prefix's own negative log-likelihood under the reasoner (readability)."""
+
+
+class GcgConfig(Section):
+    """Greedy coordinate gradient (arXiv 2307.15043), with momentum (arXiv 2405.01229)."""
+
+    kind: Literal["gcg"] = "gcg"
+    length: int = Field(default=4, ge=1)
+    """Number of tokens of the prefix."""
+    steps: int = Field(default=40, ge=1)
+    """Search steps."""
+    candidates: int = Field(default=96, ge=1)
+    """Unique candidates scored per step."""
+    top_k: int = Field(default=64, ge=1)
+    """Substitutes considered per position."""
+    momentum: float = Field(default=0.4, ge=0, lt=1)
+    """Share of the previous coordinate gradient kept."""
+    init: str = "wait-think-safely"
+    """Built-in name, or literal text, that the search starts from; cut or padded to `length`."""
+    restarts: int = Field(default=2, ge=1)
+    """Independent starts; the first from `init`, the others from random tokens."""
+
+
+class SelectionConfig(Section):
+    """How the final prefix is chosen among those the search found: by recovery on validation, never by training loss."""
+
+    finalists: int = Field(default=12, ge=1)
+    """How many of the best by loss are put on trial."""
+    contexts: int = Field(default=96, ge=1)
+    """Validation contexts."""
+    samples: int = Field(default=2, ge=1)
+    """Seeds per context."""
+    forced_prompts: int = Field(default=64, ge=0)
+    """Harmless and borderline prompts into which each finalist is forced."""
+    max_forced_loss: float = Field(default=0.05, ge=0, le=1)
+    """The floor: how much forced accuracy may fall, and forced over-refusal rise, against nothing injected."""
+
+
+class SearchConfig(Section):
+    """What `safethink-optimize search` takes."""
+
+    run: RunConfig
+    world: WorldConfig = WorldConfig()
+    prompts: str | None = None
+    """JSONL with prompts of one's own; None for the testbed's."""
+    contexts: ContextsConfig = ContextsConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    search: GcgConfig = GcgConfig()
+    selection: SelectionConfig = SelectionConfig()
+    name: str = "learned"
+    """Name written into the artifact."""
+    seed: int = 0
+    """Seeds the search."""
