@@ -1,0 +1,81 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere; always on stderr, so that stdout stays clean."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import TextIO, TypeVar
+
+Item = TypeVar("Item")
+
+PLAIN_INTERVAL_S = 5.0
+"""Seconds between two plain lines."""
+
+
+def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Yield `items` one by one while showing how many are done.
+
+    Args:
+        items: what is worked through.
+        description: what is being done, in a few words.
+        total: how many there are, where `items` has no length.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with track(description, total) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+@contextmanager
+def track(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Open one line of progress and hand out the function that advances it.
+
+    For work that does not come as one iterable, such as rows that finish in any order:
+
+        with track("evaluating", len(rows)) as advance:
+            for batch in batches:
+                advance(len(batch))
+
+    Args:
+        description: what is being done, in a few words.
+        total: how many items there are; None where nobody knows.
+    """
+    show = _bar if sys.stderr.isatty() else _lines
+    with show(description, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as display:
+        task = display.add_task(description, total=total)
+        yield lambda count: display.advance(task, count)
+
+
+@contextmanager
+def _lines(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    stream: TextIO = sys.stderr
+    started_s = printed_s = time.monotonic()
+    done = 0
+
+    def report() -> None:
+        of_total = f"/{total}" if total is not None else ""
+        print(f"{description}: {done}{of_total} ({time.monotonic() - started_s:.0f} s)", file=stream, flush=True)
+
+    def advance(count: int) -> None:
+        nonlocal done, printed_s
+        done += count
+        if time.monotonic() - printed_s >= PLAIN_INTERVAL_S:
+            printed_s = time.monotonic()
+            report()
+
+    yield advance
+    report()
