@@ -1,0 +1,134 @@
+"""Keys and values of rows that differ in length: kept per row, laid side by side when a batch is forwarded.
+
+The layout is plain left padding, without holes. Rows rarely need equally many new tokens; where one needs fewer than
+its neighbours, its last known tokens are forwarded again in place of padding. So every row is contiguous, relative
+positions equal column distances, and models with sliding windows stay exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class RowKV:
+    """What one model has read of one row.
+
+    Attributes:
+        ids: the token ids that were read.
+        layers: keys and values per layer, each `Float[Tensor, "heads length dim"]`.
+    """
+
+    ids: tuple[int, ...] = ()
+    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def common(self, ids: Sequence[int]) -> int:
+        """Length of the longest common prefix of what was read and `ids`."""
+        pairs = enumerate(zip(self.ids, ids, strict=False))
+        return next((index for index, (read, wanted) in pairs if read != wanted), min(len(self.ids), len(ids)))
+
+
+class RaggedBatch:
+    """Rows of differing lengths in one left-padded cache; grows by as many tokens for each row.
+
+    Attributes:
+        num_forwarded: tokens sent through the model so far, padding included.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: DynamicCache, starts: Int[Tensor, " batch"]) -> None:
+        """Lay out rows whose first token stands at column `starts` of `cache`; see `read` for the usual way in."""
+        self._model = model
+        self._cache = cache
+        self._starts = starts
+        self.num_forwarded = 0
+
+    @property
+    def num_columns(self) -> int:
+        """Length of the longest row."""
+        return self._cache.get_seq_length()
+
+    @classmethod
+    def read(
+        cls, model: PreTrainedModel, rows: Sequence[Sequence[int]], known: Sequence[RowKV]
+    ) -> tuple[RaggedBatch, Float[Tensor, "batch vocab"]]:
+        """Read `rows`, forwarding only what `known` does not cover.
+
+        Args:
+            model: a causal language model.
+            rows: the token ids of each row, at least one.
+            known: what was read of each row before; a part that differs from the row's ids is ignored.
+
+        Returns:
+            The batch, and the logits after the last token of each row.
+        """
+        lengths = [len(ids) for ids in rows]
+        # The last token is always forwarded: its logits are what is asked for.
+        missing = [len(ids) - min(kv.common(ids), len(ids) - 1) for ids, kv in zip(rows, known, strict=True)]
+        num_new, num_columns = max(missing), max(lengths)
+        device = model.get_input_embeddings().weight.device
+        starts = torch.tensor([num_columns - length for length in lengths], device=device)
+        batch = cls(model, _align(lengths, known, num_new, num_columns), starts)
+        new = torch.tensor([[0] * max(0, num_new - len(ids)) + list(ids[-num_new:]) for ids in rows], device=device)
+        return batch, batch.extend(new, num_logits=1)[:, -1]
+
+    @torch.inference_mode()
+    def extend(self, ids: Int[Tensor, "batch new"], num_logits: int = 0) -> Float[Tensor, "batch kept vocab"]:
+        """Append `ids` to every row.
+
+        Args:
+            ids: equally many new tokens for each row.
+            num_logits: return the logits after the last so many tokens only; 0 for all.
+        """
+        columns = torch.arange(self.num_columns + ids.shape[1], device=ids.device)
+        positions = (columns - self._starts[:, None]).clamp(min=0)
+        output = self._model(
+            input_ids=ids,
+            attention_mask=(columns >= self._starts[:, None]).long(),
+            position_ids=positions[:, -ids.shape[1] :],
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=num_logits,
+        )
+        self.num_forwarded += ids.numel()
+        return output.logits
+
+    def crop(self, num_tokens: int) -> None:
+        """Take the last `num_tokens` of every row back."""
+        self._cache.crop(-num_tokens)
+
+    def select(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep only these rows, in this order; a row may be kept more than once."""
+        self._cache.batch_select_indices(rows)
+        self._starts = self._starts[rows]
+
+    def row(self, index: int, ids: Sequence[int]) -> RowKV:
+        """Copy out what was read of row `index`, whose first tokens are `ids`."""
+        span = slice(int(self._starts[index]), int(self._starts[index]) + len(ids))
+        # Cloned, because a view would keep the whole batch alive.
+        layers = ((layer.keys[index, :, span].clone(), layer.values[index, :, span].clone()) for layer in self._cache.layers)
+        return RowKV(tuple(ids), tuple(layers))
+
+
+def _align(lengths: Sequence[int], known: Sequence[RowKV], num_new: int, num_columns: int) -> DynamicCache:
+    """Lay the keys and values of all but the last `num_new` columns side by side, left-padded with zeros."""
+    filled = next((kv for kv in known if kv.layers), None)
+    num_past = num_columns - num_new
+    if filled is None or num_past == 0:
+        return DynamicCache()
+
+    def column(kv: RowKV, length: int, layer: int, part: int) -> Tensor:
+        used = max(0, length - num_new)
+        tensor = kv.layers[layer][part][:, :used] if used else filled.layers[layer][part][:, :0]
+        return pad(tensor, (0, 0, num_past - used, 0))
+
+    def stack(layer: int, part: int) -> Tensor:
+        return torch.stack([column(kv, length, layer, part) for kv, length in zip(known, lengths, strict=True)])
+
+    return DynamicCache((stack(layer, 0), stack(layer, 1)) for layer in range(len(filled.layers)))
