@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from safethink.defenses.effects import Extension, Until
 
@@ -45,6 +45,7 @@ class ExtendRequest:
     seed: int
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Continues token ids."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from safethink.prompts import Prompt
 
@@ -24,6 +24,7 @@ class ScoreRequest:
     trace: str
 
 
+@runtime_checkable
 class Monitor(Protocol):
     """Scores batches of (prompt, partial trace) in [-1, 1]; higher is safer."""
 

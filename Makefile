@@ -1,0 +1,49 @@
+# Every target works on a fresh clone by itself: it makes .venv, installs into it under constraints.txt,
+# and reinstalls nothing while pyproject.toml and constraints.txt stay as they are.
+
+PYTHON ?= python3
+EXTRAS := dev,notebooks,report,serve,study,train
+WORKERS ?= 2
+UPGRADE ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := install
+.DELETE_ON_ERROR:
+.PHONY: install demo test lint bench lock clean
+
+install: $(INSTALLED)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/safethink-optimize demo --out runs/demo
+
+# One thread per worker: two workers with two threads each are slower than one.
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks
+
+# Resolves all extras together, for every platform. Versions that still fit stay; `make lock UPGRADE=--upgrade` moves them.
+# pyproject.toml's [tool.uv] says around which versions, and keeps torch's local tag and CUDA packages out.
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --fork-strategy fewest --python-version 3.11 \
+		--no-header --no-annotate --no-emit-index-url --quiet $(UPGRADE) --output-file constraints.txt
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis
+	find safethink optimize tests -name __pycache__ -type d -prune -exec rm -rf {} +
