@@ -52,9 +52,9 @@ def track(description: str, total: int | None = None) -> Iterator[Callable[[int]
 @contextmanager
 def _bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as display:
         task = display.add_task(description, total=total)
         yield lambda count: display.advance(task, count)

@@ -112,8 +112,10 @@ class RaggedBatch:
         """Copy out what was read of row `index`, whose first tokens are `ids`."""
         span = slice(int(self._starts[index]), int(self._starts[index]) + len(ids))
         # Cloned, because a view would keep the whole batch alive.
-        layers = ((layer.keys[index, :, span].clone(), layer.values[index, :, span].clone()) for layer in self._cache.layers)
-        return RowKV(tuple(ids), tuple(layers))
+        copied = [
+            (layer.keys[index, :, span].clone(), layer.values[index, :, span].clone()) for layer in self._cache.layers
+        ]
+        return RowKV(tuple(ids), tuple(copied))
 
 
 def _align(lengths: Sequence[int], known: Sequence[RowKV], num_new: int, num_columns: int) -> DynamicCache:

@@ -1,0 +1,166 @@
+"""Chats rendered once and encoded so that control tokens come from the template alone.
+
+A chat template is text with holes. Filling the holes first and encoding afterwards lets a message that contains
+`<|im_end|>` close its own turn. Here the template is rendered with placeholders, its control tokens are found, and only
+then are the messages put in: whatever they contain is encoded as text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from safethink.errors import ConfigError, PromptError
+from safethink.prompts import Message
+
+_EDGE = "\u2003"
+"""Blank put around a placeholder: where the template trims a message, it goes."""
+_PLACEHOLDER = re.compile(f"({_EDGE}?)SafeThinkMessage([0-9]+)Placeholder({_EDGE}?)")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A chat as token ids.
+
+    Attributes:
+        ids: the whole chat, as the template renders it.
+        spans: for each message, the positions in `ids` that hold its content. A token shared with the template counts.
+    """
+
+    ids: tuple[int, ...]
+    spans: tuple[range, ...]
+
+
+class ChatEncoder:
+    """Encodes text and chats for one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Prepare a second tokenizer that knows no control tokens.
+
+        Args:
+            tokenizer: one backed by the `tokenizers` library.
+
+        Raises:
+            ConfigError: if it is not, so that nothing could keep control tokens out of users' text.
+        """
+        if not tokenizer.is_fast:
+            raise ConfigError(f"tokenizer {tokenizer.name_or_path!r} is not backed by the tokenizers library")
+        self._tokenizer = tokenizer
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Runs of blanks are added tokens in some vocabularies; they control nothing and stay.
+        control = [token for token in state["added_tokens"] if token["content"].strip()]
+        self._control_ids = {token["content"].strip(): token["id"] for token in control}
+        self._control_pattern = _any_of(control)
+        self._plain = _without(control, state)
+
+    def text(self, text: str) -> tuple[int, ...]:
+        """Encode `text` as text: control strings in it are spelled out, never control tokens."""
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def chat(self, messages: Sequence[Message], **template_args: object) -> EncodedChat:
+        """Encode `messages` in the tokenizer's chat template.
+
+        Equals `tokenizer.apply_chat_template` token for token where no message contains a control string.
+
+        Args:
+            messages: the turns, in order.
+            template_args: handed to the template, such as `add_generation_prompt=True`.
+
+        Raises:
+            PromptError: if the template refuses the turns or leaves one out.
+        """
+        builder = _Builder(self._plain, len(messages))
+        rendered = self._render(messages, template_args)
+        end = 0
+        for hole in _PLACEHOLDER.finditer(rendered):
+            self._add_template(builder, rendered[end : hole.start()])
+            index = int(hole[2])
+            content = messages[index].content
+            content = content if hole[1] else content.lstrip()
+            builder.add_content(index, content if hole[3] else content.rstrip())
+            end = hole.end()
+        self._add_template(builder, rendered[end:])
+        builder.flush()
+        for index, span in enumerate(builder.spans):
+            if span is None:
+                raise PromptError(f"the chat template leaves out message {index} ({messages[index].role})")
+        return EncodedChat(tuple(builder.ids), tuple(span for span in builder.spans if span is not None))
+
+    def _render(self, messages: Sequence[Message], template_args: dict[str, object]) -> str:
+        turns = [
+            {"role": message.role, "content": f"{_EDGE}SafeThinkMessage{index}Placeholder{_EDGE}"}
+            for index, message in enumerate(messages)
+        ]
+        try:
+            return self._tokenizer.apply_chat_template(turns, tokenize=False, **template_args)
+        except (TemplateError, ValueError) as error:
+            roles = ", ".join(message.role for message in messages)
+            raise PromptError(f"the chat template refuses the turns [{roles}]: {error}") from error
+
+    def _add_template(self, builder: _Builder, piece: str) -> None:
+        end = 0
+        for match in self._control_pattern.finditer(piece):
+            builder.add_text(piece[end : match.start()])
+            builder.add_control(self._control_ids[match[0].strip()])
+            end = match.end()
+        builder.add_text(piece[end:])
+
+
+class _Builder:
+    """Gathers text between control tokens and encodes each stretch as a whole, as the tokenizer itself would."""
+
+    def __init__(self, plain: Tokenizer, num_messages: int) -> None:
+        self.ids: list[int] = []
+        self.spans: list[range | None] = [None] * num_messages
+        self._plain = plain
+        self._stretch = ""
+        self._contents: list[tuple[int, int, int]] = []
+
+    def add_text(self, text: str) -> None:
+        self._stretch += text
+
+    def add_content(self, index: int, text: str) -> None:
+        self._contents.append((index, len(self._stretch), len(self._stretch) + len(text)))
+        self._stretch += text
+
+    def add_control(self, token_id: int) -> None:
+        self.flush()
+        self.ids.append(token_id)
+
+    def flush(self) -> None:
+        encoding = self._plain.encode(self._stretch, add_special_tokens=False)
+        for index, start, stop in self._contents:
+            before = sum(token_stop <= start for _, token_stop in encoding.offsets)
+            until = sum(token_start < stop for token_start, _ in encoding.offsets)
+            self.spans[index] = range(len(self.ids) + before, len(self.ids) + max(before, until))
+        self.ids += encoding.ids
+        self._stretch, self._contents = "", []
+
+
+def _any_of(control: list[dict[str, Any]]) -> re.Pattern[str]:
+    """Match any control token, the longest first, with the blanks that it swallows."""
+
+    def pattern(token: dict[str, Any]) -> str:
+        return r"\s*" * token["lstrip"] + re.escape(token["content"]) + r"\s*" * token["rstrip"]
+
+    longest_first = sorted(control, key=lambda token: len(token["content"]), reverse=True)
+    return re.compile("|".join(map(pattern, longest_first)) or r"(?!)")
+
+
+def _without(control: list[dict[str, Any]], state: dict[str, Any]) -> Tokenizer:
+    """Build the tokenizer of `state` again, unable to produce a control token."""
+    model = dict(state["model"])
+    if isinstance(model.get("vocab"), dict):
+        # Some models match a whole word against the vocabulary; a control token must not be there to be found.
+        names = {token["content"] for token in control} - {model.get("unk_token")}
+        model["vocab"] = {name: index for name, index in model["vocab"].items() if name not in names}
+    kept = [token for token in state["added_tokens"] if token not in control]
+    changes = {"model": model, "added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps(state | changes))
