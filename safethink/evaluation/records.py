@@ -1,0 +1,200 @@
+"""records.jsonl: one line per prompt, sample and row. The truth of a run, from which everything else is computed.
+
+Lines are appended as rows finish and handed to the operating system at once, so killing a run loses at most the rows in
+flight. A last line that was cut short is dropped on the next start; a damaged line anywhere else is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from safethink.defenses.effects import Intervention, InterventionOutcome
+from safethink.errors import RecordError
+from safethink.judges import Outcome
+
+Phase: TypeAlias = Literal["guarded", "watch", "recovery", "forced", "depth"]
+"""What a generation is for: the defense as configured; the monitor only watching; one injection at a drifted step; one
+injection at a random step of a harmless trace; the defense at another `max_steered_steps`."""
+
+
+class Key(NamedTuple):
+    """What makes a record the same in a rerun."""
+
+    phase: Phase
+    row: str
+    benchmark: str
+    prompt: str
+    sample: int
+
+
+class Span(BaseModel):
+    """A piece of a trace.
+
+    A trace is cut where injected and sampled tokens meet, and where a step was dropped and tried again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: int
+    """Index of its first token in the trace."""
+    text: str
+    forced: bool = False
+    """Whether a defense put it there."""
+
+
+class InterventionRecord(BaseModel):
+    """One violation and what was done about it; the fields are those of `Intervention`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    position: int
+    score_before: float
+    score_after: float | None
+    resamples: int
+    prefix: int | None
+    outcome: InterventionOutcome
+    scores: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, intervention: Intervention) -> InterventionRecord:
+        """The record of an intervention."""
+        return cls(**asdict(intervention))
+
+
+class Record(BaseModel):
+    """One finished generation, judged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    phase: Phase
+    row: str
+    """Name of the row in the table."""
+    benchmark: str
+    """Name of the benchmark."""
+    prompt: str
+    """The prompt's id."""
+    sample: int
+    """Which of the prompt's seeds."""
+    outcome: Outcome
+    trace_harmful: bool = False
+    correct: bool | None = None
+    closed: bool = False
+    """Whether the thinking closed."""
+    refused: bool = False
+    """Whether the defense refused by itself, rather than the reasoner."""
+    spans: tuple[Span, ...] = ()
+    """The accepted trace as text."""
+    answer: str = ""
+    trace_ids: tuple[int, ...] = ()
+    forced: tuple[int, ...] = ()
+    """Which of `trace_ids` a defense put there, by index."""
+    answer_ids: tuple[int, ...] = ()
+    interventions: tuple[InterventionRecord, ...] = ()
+    step_scores: tuple[float, ...] = ()
+    """The monitor's first score of each step."""
+    sampled_tokens: int = 0
+    """Tokens decoded, dropped ones included."""
+    dropped_tokens: int = 0
+    """Tokens decoded and then dropped."""
+    forced_tokens: int = 0
+    """Tokens injected, dropped ones included."""
+    injected: str = ""
+    """Fingerprint of the prefixes that the row injects; a rerun refuses records made with others."""
+    note: str = ""
+    """Why a prompt was not run: empty, or longer than the context window."""
+
+    @property
+    def key(self) -> Key:
+        """What makes this record the same in a rerun."""
+        return Key(self.phase, self.row, self.benchmark, self.prompt, self.sample)
+
+    @property
+    def trace(self) -> str:
+        """The reasoner's own words, injected ones left out."""
+        return "".join(span.text for span in self.spans if not span.forced)
+
+
+class RecordWriter:
+    """Appends records to a file, one line each.
+
+    Opening an existing file cuts off a last line that a killed run left unfinished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = path.open("ab", buffering=0)
+            if path.is_file():
+                self._file.truncate(_end_of_last_line(path))
+        except OSError as error:
+            raise RecordError(f"{path}: {error.strerror}") from error
+
+    def append(self, record: Record) -> None:
+        """Write one line.
+
+        Raises:
+            RecordError: the line could not be written, for instance because the disk is full. What was written before
+                stays readable.
+        """
+        line = memoryview(record.model_dump_json(exclude_defaults=True).encode() + b"\n")
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            advice = "the records before stay, the same command resumes"
+            raise RecordError(f"{self._path}: {error.strerror}; {advice}") from error
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> Iterator[Record]:
+    """Read the records of a run, in the order in which they finished; nothing where there is no file yet.
+
+    A last line without its line break is skipped: its row was in flight when the run was killed.
+
+    Raises:
+        RecordError: another line is damaged; it is named.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield Record.model_validate_json(line)
+            except ValidationError as error:
+                reason = error.errors(include_url=False)[0]["msg"]
+                raise RecordError(f"{path}:{number}: not a record ({reason})") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file, or leave the old one as it was.
+
+    Raises:
+        RecordError: the file could not be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RecordError(f"{path}: {error.strerror}") from error
+
+
+def _end_of_last_line(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(len(line) for line in file if line.endswith(b"\n"))

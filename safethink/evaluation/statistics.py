@@ -1,0 +1,203 @@
+"""Rates, means and paired differences with their 95 % intervals. Pure functions over numpy arrays.
+
+Prompts are not independent: those that share a wrapper or a hazard succeed and fail together. So intervals come from a
+bootstrap over clusters, and where prompts are crossed by two factors both are resampled at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy.stats import beta
+
+LEVEL: Final = 0.95
+"""Coverage of every interval."""
+RESAMPLES: Final = 2000
+"""Bootstrap resamples behind every interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its uncertainty.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the 95 % interval.
+        high: upper end of the 95 % interval.
+        n: how many observations it rests on.
+        clusters: how many independent groups these fall into, counted along the scarcer factor.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What was seen of a quantity that is a ratio of two sums, such as a rate (harmful / prompts).
+
+    Attributes:
+        numerators: one per observation.
+        denominators: one per observation; ones for a rate or a mean over prompts.
+        units: what each observation is about, a prompt's id; observations of one unit stay together.
+        clusters: for each observation its group under every factor, `{"wrapper": ..., "hazard": ...}`; an empty mapping
+            where the unit itself is the only group.
+    """
+
+    numerators: Float[ndarray, " n"]
+    denominators: Float[ndarray, " n"]
+    units: tuple[str, ...]
+    clusters: tuple[Mapping[str, str], ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.numerators) == len(self.denominators) == len(self.units) == len(self.clusters)
+
+    @classmethod
+    def of(
+        cls,
+        values: Sequence[float],
+        units: Sequence[str],
+        clusters: Sequence[Mapping[str, str]] | None = None,
+        denominators: Sequence[float] | None = None,
+    ) -> Observations:
+        """Observations of a mean, or of a ratio where `denominators` are given."""
+        return cls(
+            np.asarray(values, dtype=float),
+            np.ones(len(values)) if denominators is None else np.asarray(denominators, dtype=float),
+            tuple(units),
+            tuple(clusters) if clusters is not None else ({},) * len(values),
+        )
+
+    @property
+    def value(self) -> float:
+        """The ratio of the sums."""
+        return float(self.numerators.sum() / self.denominators.sum())
+
+    @property
+    def count(self) -> int:
+        """How many observations count: the sum of the denominators."""
+        return round(self.denominators.sum())
+
+
+def rate(seen: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estimate | None:
+    """Estimate a share in [0, 1]; its interval is exact at 0 and 1 (Clopper-Pearson over the units).
+
+    Returns:
+        The estimate; None where nothing was observed.
+    """
+    estimate = mean(seen, seed, resamples)
+    if estimate is None or 0.0 < estimate.value < 1.0:
+        return estimate
+    units = len(set(seen.units))
+    low, high = clopper_pearson(round(estimate.value) * units, units)
+    return Estimate(estimate.value, low, high, estimate.n, estimate.clusters)
+
+
+def mean(seen: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estimate | None:
+    """Estimate a mean, or a ratio of sums, with a bootstrap interval.
+
+    Returns:
+        The estimate; None where nothing was observed.
+    """
+    if not seen.denominators.sum():
+        return None
+    low, high = _percentiles(_resampled_ratios(seen, _weights(seen, seed, resamples)))
+    return Estimate(seen.value, low, high, seen.count, count_clusters(seen))
+
+
+def paired_difference(a: Observations, b: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estimate | None:
+    """Estimate the ratio of `a` minus the ratio of `b`, both resampled together.
+
+    Where no pair differs, or all rates differ by one, the interval is exact: no more than the Clopper-Pearson bound on
+    the share of units that would differ the other way.
+
+    Args:
+        a: observations of one side.
+        b: the same units and samples, in the same order, of the other side.
+        seed: seeds the bootstrap.
+        resamples: bootstrap resamples.
+
+    Returns:
+        The estimate; None where either side is empty.
+
+    Raises:
+        ValueError: the two sides are not about the same units in the same order.
+    """
+    if a.units != b.units:
+        raise ValueError("a paired difference needs the same units on both sides, in the same order")
+    if not a.denominators.sum() or not b.denominators.sum():
+        return None
+    weights = _weights(a, seed, resamples)
+    value = a.value - b.value
+    low, high = _percentiles(_resampled_ratios(a, weights) - _resampled_ratios(b, weights))
+    pairs = a.numerators - b.numerators
+    if np.all(pairs == pairs[0]) and pairs[0] in (-1.0, 0.0, 1.0):
+        units = len(set(a.units))
+        slack = clopper_pearson(0, units)[1]
+        low, high = max(-1.0, value - slack), min(1.0, value + slack)
+    return Estimate(value, low, high, min(a.count, b.count), count_clusters(a))
+
+
+def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
+    """Exact 95 % interval of a binomial rate (Clopper and Pearson, Biometrika 26, 1934)."""
+    tail = (1.0 - LEVEL) / 2
+    low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(1.0 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    return low, high
+
+
+def count_clusters(seen: Observations) -> int:
+    """How many groups the observations fall into, along the factor that has the fewest."""
+    return sum(min(len(set(groups)) for groups in factors) for _, factors in _strata(seen))
+
+
+def _strata(seen: Observations) -> list[tuple[Int[ndarray, " members"], list[list[str]]]]:
+    """Split the observations by which factors they are crossed by: (their indices, their groups under each factor)."""
+    names = [tuple(sorted(clusters)) for clusters in seen.clusters]
+    strata = []
+    for factors in sorted(set(names)):
+        members = [index for index, own in enumerate(names) if own == factors]
+        groups = [[seen.clusters[index][factor] for index in members] for factor in factors]
+        strata.append((np.asarray(members), groups or [[seen.units[index] for index in members]]))
+    return strata
+
+
+def _weights(seen: Observations, seed: int, resamples: int) -> Float[ndarray, "resamples n"]:
+    """How often each observation is drawn in each resample.
+
+    Along one factor this is the cluster bootstrap. Under crossed factors the weights of the factors are multiplied: the
+    pigeonhole bootstrap (Owen, Annals of Applied Statistics 1(2), 2007), which errs on the side of wide intervals.
+    Observations under other factors, such as those of another benchmark, are a stratum of their own.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.empty((resamples, len(seen.units)))
+    for members, factors in _strata(seen):
+        weights[:, members] = 1.0
+        for groups in factors:
+            _, index = np.unique(np.asarray(groups), return_inverse=True)
+            size = int(index.max()) + 1
+            drawn = rng.multinomial(size, np.full(size, 1.0 / size), size=resamples)
+            weights[:, members] *= drawn[:, index]
+    return weights
+
+
+def _resampled_ratios(seen: Observations, weights: Float[ndarray, "resamples n"]) -> Float[ndarray, " resamples"]:
+    totals = weights @ seen.denominators
+    drawn = totals > 0
+    ratios = np.full(len(weights), np.nan)
+    ratios[drawn] = (weights @ seen.numerators)[drawn] / totals[drawn]
+    return ratios
+
+
+def _percentiles(ratios: Float[ndarray, " resamples"]) -> tuple[float, float]:
+    tail = (1.0 - LEVEL) / 2
+    low, high = np.nanquantile(ratios, (tail, 1.0 - tail))
+    return float(low), float(high)
