@@ -1,0 +1,1 @@
+"""Searches for a hard prefix: one method per file."""
