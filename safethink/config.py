@@ -298,6 +298,8 @@ class GcgConfig(Section):
     """Unique candidates scored per step."""
     top_k: int = Field(default=64, ge=1)
     """Substitutes considered per position."""
+    pair_share: float = Field(default=0.25, ge=0, lt=1)
+    """Share of the candidates that change two positions at once."""
     momentum: float = Field(default=0.4, ge=0, lt=1)
     """Share of the previous coordinate gradient kept."""
     init: str = "wait-think-safely"
