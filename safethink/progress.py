@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
@@ -31,7 +31,7 @@ def progress(items: Iterable[Item], description: str, total: int | None = None) 
 
 
 @contextmanager
-def track(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def track(description: str, total: int | None = None) -> Generator[Callable[[int], None], None, None]:
     """Open one line of progress and hand out the function that advances it.
 
     For work that does not come as one iterable, such as rows that finish in any order:
@@ -50,7 +50,7 @@ def track(description: str, total: int | None = None) -> Iterator[Callable[[int]
 
 
 @contextmanager
-def _bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def _bar(description: str, total: int | None) -> Generator[Callable[[int], None], None, None]:
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -61,7 +61,7 @@ def _bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]
 
 
 @contextmanager
-def _lines(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def _lines(description: str, total: int | None) -> Generator[Callable[[int], None], None, None]:
     stream: TextIO = sys.stderr
     started_s = printed_s = time.monotonic()
     done = 0

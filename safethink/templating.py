@@ -3,6 +3,9 @@
 A chat template is text with holes. Filling the holes first and encoding afterwards lets a message that contains
 `<|im_end|>` close its own turn. Here the template is rendered with placeholders, its control tokens are found, and only
 then are the messages put in: whatever they contain is encoded as text.
+
+The `sanitize_control_tokens` of transformers is narrower: it lets a template act on what a message contains, and keeps
+only those added tokens out that the template spells, which a reasoner's `</think>` need not be among.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
@@ -50,7 +53,7 @@ class ChatEncoder:
         Raises:
             ConfigError: if it is not, so that nothing could keep control tokens out of users' text.
         """
-        if not tokenizer.is_fast:
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ConfigError(f"tokenizer {tokenizer.name_or_path!r} is not backed by the tokenizers library")
         self._tokenizer = tokenizer
         state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -64,7 +67,7 @@ class ChatEncoder:
         """Encode `text` as text: control strings in it are spelled out, never control tokens."""
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def chat(self, messages: Sequence[Message], **template_args: object) -> EncodedChat:
+    def chat(self, messages: Sequence[Message], **template_args: Any) -> EncodedChat:
         """Encode `messages` in the tokenizer's chat template.
 
         Equals `tokenizer.apply_chat_template` token for token where no message contains a control string.
@@ -93,13 +96,13 @@ class ChatEncoder:
                 raise PromptError(f"the chat template leaves out message {index} ({messages[index].role})")
         return EncodedChat(tuple(builder.ids), tuple(span for span in builder.spans if span is not None))
 
-    def _render(self, messages: Sequence[Message], template_args: dict[str, object]) -> str:
+    def _render(self, messages: Sequence[Message], template_args: dict[str, Any]) -> str:
         turns = [
             {"role": message.role, "content": f"{_EDGE}SafeThinkMessage{index}Placeholder{_EDGE}"}
             for index, message in enumerate(messages)
         ]
         try:
-            return self._tokenizer.apply_chat_template(turns, tokenize=False, **template_args)
+            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **template_args))
         except (TemplateError, ValueError) as error:
             roles = ", ".join(message.role for message in messages)
             raise PromptError(f"the chat template refuses the turns [{roles}]: {error}") from error

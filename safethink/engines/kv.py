@@ -72,7 +72,7 @@ class RaggedBatch:
         # The last token is always forwarded: its logits are what is asked for.
         missing = [len(ids) - min(kv.common(ids), len(ids) - 1) for ids, kv in zip(rows, known, strict=True)]
         num_new, num_columns = max(missing), max(lengths)
-        device = model.get_input_embeddings().weight.device
+        device = model.device
         starts = torch.tensor([num_columns - length for length in lengths], device=device)
         batch = cls(model, _align(lengths, known, num_new, num_columns), starts)
         new = torch.tensor([[0] * max(0, num_new - len(ids)) + list(ids[-num_new:]) for ids in rows], device=device)
@@ -112,9 +112,8 @@ class RaggedBatch:
         """Copy out what was read of row `index`, whose first tokens are `ids`."""
         span = slice(int(self._starts[index]), int(self._starts[index]) + len(ids))
         # Cloned, because a view would keep the whole batch alive.
-        copied = [
-            (layer.keys[index, :, span].clone(), layer.values[index, :, span].clone()) for layer in self._cache.layers
-        ]
+        layers = ((keys, values) for keys, values, *_ in self._cache if keys is not None and values is not None)
+        copied = [(keys[index, :, span].clone(), values[index, :, span].clone()) for keys, values in layers]
         return RowKV(tuple(ids), tuple(copied))
 
 

@@ -48,7 +48,7 @@ def test_a_control_string_cut_in_two_stays_text() -> None:
 
 def test_spans_hold_the_contents_as_the_template_trims_them() -> None:
     encoded = ENCODER.chat(chat("  mix the parts ", "first.\n\n"))
-    texts = [TOKENIZER.decode(encoded.ids[span.start : span.stop]) for span in encoded.spans]
+    texts = [str(TOKENIZER.decode(encoded.ids[span.start : span.stop])) for span in encoded.spans]
     assert [text.strip() for text in texts] == ["mix the parts", "first."]
 
 

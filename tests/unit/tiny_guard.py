@@ -41,7 +41,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, special_tokens=SPECIAL_TOKENS)
+    trainer = trainers.BpeTrainer(vocab_size=264, initial_alphabet=alphabet, special_tokens=SPECIAL_TOKENS)
     bpe.train_from_iterator(CORPUS * 4, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -52,17 +52,21 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def model(seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: int) -> Qwen3ForCausalLM:
+def model(seed: int = 0, dtype: torch.dtype = torch.float32, context_tokens: int = 2048) -> Qwen3ForCausalLM:
     """A Qwen3 with random weights, in eval mode."""
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 2048}
     config = Qwen3Config(
         vocab_size=len(tokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
-        initializer_range=0.2,
+        max_position_embeddings=context_tokens,
+        initializer_range=0.1,
         tie_word_embeddings=True,
-        **(sizes | overrides),
     )
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(config).eval().to(dtype)
+    guard = Qwen3ForCausalLM(config).eval()
+    torch.nn.Module.to(guard, dtype)
+    return guard
