@@ -124,14 +124,17 @@ class Task:
     Attributes:
         start: tokens already in the trace when the defense begins; empty for a fresh prompt, part of a trace for a fork
             or a prefilled attack.
-        prefixes: the portfolio, as token ids; try b of an intervention uses prefix b, the last one again when it runs out.
-        refusal: token ids of the refusal a defense may write itself (closing tag, then the words).
+        prefixes: the portfolio, as token ids; try b of an intervention uses prefix b, and the last one again when it
+            runs out.
+        close: token ids that close the thinking, for a defense that ends it itself.
+        refusal: token ids of the refusal a defense may write itself, to follow `close`.
         first_step: index of the first step the defense will ask for; more than 0 only in a fork.
     """
 
-    start: Tokens
-    prefixes: tuple[tuple[int, ...], ...]
-    refusal: tuple[int, ...]
+    start: Tokens = field(default_factory=Tokens)
+    prefixes: tuple[tuple[int, ...], ...] = ()
+    close: tuple[int, ...] = ()
+    refusal: tuple[int, ...] = ()
     first_step: int = 0
 
 

@@ -1,0 +1,151 @@
+"""The engine for local `transformers` models: a batched decode loop over rows that stop, roll back and resume."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from safethink.defenses.effects import Extension, StopReason, Until
+from safethink.engines import ExtendRequest, Sampling
+from safethink.engines.kv import RaggedBatch, RowKV
+from safethink.engines.sampling import choose, uniforms
+from safethink.engines.stopping import Stopper
+from safethink.tokens import Tokens
+
+SHORT_TOKENS = 8
+"""Rows that lack no more than this are brought up to date together with the first decode step."""
+MAX_IDLE_SHARE = 0.2
+"""Finished rows stay in the batch until they make up this share; leaving costs a copy of the cache."""
+
+
+@dataclass
+class EngineStats:
+    """What an engine has done so far.
+
+    Attributes:
+        forwarded: tokens sent through the model, padding included.
+        sampled: tokens produced.
+        seconds: time spent.
+    """
+
+    forwarded: int = 0
+    sampled: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Decoding:
+    """One row while it is being decoded."""
+
+    request: ExtendRequest
+    ids: list[int]
+    stop: StopReason | None = None
+    text: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.text = self.ids[self.request.step_start :]
+
+    def append(self, token_id: int, stopper: Stopper) -> None:
+        """Take the next token and see whether it is the last."""
+        self.ids.append(token_id)
+        self.text.append(token_id)
+        self.stop = stopper.reason(self.text, self.request.until)
+        if self.stop is None and len(self.ids) - len(self.request.ids) == self.request.max_new_tokens:
+            self.stop = "length"
+
+    def extension(self) -> Extension:
+        """What was produced."""
+        assert self.stop is not None, "still decoding"
+        return Extension(Tokens.sampled(tuple(self.ids[len(self.request.ids) :])), self.stop)
+
+
+class HfEngine:
+    """Continues token ids with a causal language model; keeps each row's keys and values between calls.
+
+    A row that resumes elsewhere than where it stopped (a rolled back step, an injected prefix) forwards only the
+    tokens from the first difference on.
+    """
+
+    def __init__(self, model: PreTrainedModel, stopper: Stopper, sampling: Sampling) -> None:
+        """Decode with `model`, ending extensions where `stopper` says.
+
+        Args:
+            model: a causal language model in eval mode.
+            stopper: where steps, thinking and answers end.
+            sampling: how the next token is chosen.
+        """
+        self.stats = EngineStats()
+        self._model = model
+        self._stopper = stopper
+        self._sampling = sampling
+        self._read: dict[int, RowKV] = {}
+
+    def extend(self, requests: Sequence[ExtendRequest]) -> list[Extension]:
+        """Continue every request to its own stop, in order."""
+        started = time.perf_counter()
+        rows = [_Decoding(request, list(request.ids)) for request in requests]
+        for row in rows:
+            row.stop = "length" if row.request.max_new_tokens < 1 else None
+        live = [row for row in rows if row.stop is None]
+        if live:
+            self._decode(live)
+        extensions = [row.extension() for row in rows]
+        self.stats.sampled += sum(len(extension.tokens) for extension in extensions)
+        self.stats.seconds += time.perf_counter() - started
+        return extensions
+
+    def release(self, row: int) -> None:
+        """Forget what was read of `row`."""
+        self._read.pop(row, None)
+
+    @torch.inference_mode()
+    def _decode(self, rows: list[_Decoding]) -> None:
+        """Decode `rows` side by side until each has stopped."""
+        self._catch_up([row.request for row in rows])
+        known = [self._read.get(row.request.row, RowKV()) for row in rows]
+        batch, logits = RaggedBatch.read(self._model, [row.ids for row in rows], known)
+        num_tokens = max(row.request.max_new_tokens for row in rows)
+        randoms = uniforms([row.request.seed for row in rows], num_tokens).to(logits.device)
+        lanes = rows
+        for position in range(num_tokens):
+            tokens = choose(logits, randoms[:, position], self._sampling)
+            for lane, (row, token_id) in enumerate(zip(lanes, tokens.tolist(), strict=True)):
+                if row.stop is None:
+                    row.append(token_id, self._stopper)
+                    self._keep(row, batch, lane)
+            going = [lane for lane, row in enumerate(lanes) if row.stop is None]
+            if not going:
+                break
+            if len(going) <= (1 - MAX_IDLE_SHARE) * len(lanes):
+                kept = torch.tensor(going, device=logits.device)
+                batch.select(kept)
+                lanes, tokens, randoms = [lanes[lane] for lane in going], tokens[kept], randoms[kept]
+            logits = batch.extend(tokens[:, None], num_logits=1)[:, -1]
+        self.stats.forwarded += batch.num_forwarded
+
+    def _catch_up(self, requests: list[ExtendRequest]) -> None:
+        """Read long unread stretches first, in groups of similar length; rows with equal ids are read once."""
+        groups: dict[int, dict[tuple[int, ...], RowKV]] = defaultdict(dict)
+        readers: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for request in requests:
+            known = self._read.get(request.row, RowKV())
+            num_missing = len(request.ids) - known.common(request.ids)
+            if num_missing > SHORT_TOKENS:
+                # A group holds lengths within a factor of four, which bounds what is read twice.
+                groups[num_missing.bit_length() // 2][request.ids] = known
+                readers[request.ids].append(request.row)
+        for group in groups.values():
+            batch, _ = RaggedBatch.read(self._model, list(group), list(group.values()))
+            for lane, ids in enumerate(group):
+                self._read.update(dict.fromkeys(readers[ids], batch.row(lane, ids)))
+            self.stats.forwarded += batch.num_forwarded
+
+    def _keep(self, row: _Decoding, batch: RaggedBatch, lane: int) -> None:
+        """Keep what was read of a row that has just stopped and may resume; its last token was not read."""
+        if row.stop is not None and row.request.until is not Until.ANSWER:
+            self._read[row.request.row] = batch.row(lane, row.ids[:-1])

@@ -1,0 +1,55 @@
+"""The next token of each row, from that row's own random numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from safethink.engines import Sampling
+
+
+def uniforms(seeds: list[int], num_tokens: int) -> Float64[Tensor, "batch num_tokens"]:
+    """Draw uniform numbers in [0, 1), one stream per seed; more tokens only lengthen a stream."""
+    streams = [np.random.Generator(np.random.Philox(seed)).random(num_tokens) for seed in seeds]
+    return torch.from_numpy(np.stack(streams))
+
+
+def choose(
+    logits: Float[Tensor, "batch vocab"], uniform: Float64[Tensor, " batch"], sampling: Sampling
+) -> Int[Tensor, " batch"]:
+    """Choose one token per row by inverting its cumulative distribution at `uniform`, in float64.
+
+    No operation crosses rows, so a row's token never depends on its neighbours.
+
+    Args:
+        logits: what the model says of the next token.
+        uniform: one number in [0, 1) per row; not looked at when greedy.
+        sampling: temperature and truncation.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    scores = logits.double() / sampling.temperature
+    if sampling.top_k or sampling.top_p < 1:
+        scores = truncate(scores, sampling)
+    cumulative = scores.softmax(-1).cumsum(-1)
+    total = cumulative[:, -1]
+    # Just below the total, or rounding could pass the last token that has any probability.
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+
+
+def truncate(scores: Float64[Tensor, "batch vocab"], sampling: Sampling) -> Float64[Tensor, "batch vocab"]:
+    """Set to -inf what top-k and nucleus sampling leave out, in that order.
+
+    The nucleus is the smallest set of likeliest tokens whose mass reaches `top_p` (Holtzman et al., arXiv 1904.09751).
+    """
+    ordered, order = scores.sort(-1, descending=True, stable=True)
+    if sampling.top_k:
+        ordered[:, sampling.top_k :] = -torch.inf
+    probabilities = ordered.softmax(-1)
+    mass_before = probabilities.cumsum(-1) - probabilities
+    # The likeliest token always stays; rounding may leave mass_before of the others a hair below 1.
+    ordered = ordered.masked_fill(mass_before >= sampling.top_p, -torch.inf) if sampling.top_p < 1 else ordered
+    return torch.empty_like(scores).scatter_(-1, order, ordered)

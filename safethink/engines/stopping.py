@@ -1,0 +1,86 @@
+"""Where a step, the thinking and an answer end; found on decoded text, so that fused delimiters count."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safethink.defenses.effects import StopReason, Until
+from safethink.thought import Thought
+from safethink.tokens import Tokens
+
+
+class Stopper:
+    """Decides, token by token, whether an extension ends.
+
+    A delimiter fused into a token ends the step with that token. Blank text is no step: a delimiter counts only after
+    something else. A closing tag that is a token of its own is recognised by its id alone, so that the same characters
+    spelled out stay text.
+    """
+
+    def __init__(self, thought: Thought, eos_ids: Collection[int]) -> None:
+        """Take the tags from `thought`; `eos_ids` end a turn."""
+        self._tokenizer = thought.tokenizer
+        self._delimiter = thought.config.step_delimiter
+        self._close_id = thought.close_ids[0] if len(thought.close_ids) == 1 else None
+        self._spelled_tag = thought.config.close_tag if self._close_id is None else None
+        self._eos_ids = frozenset(eos_ids)
+        self._last_characters = {tag[-1] for tag in (self._delimiter, self._spelled_tag) if tag}
+        self._may_complete: dict[int, bool] = {}
+
+    def reason(self, ids: Sequence[int], until: Until) -> StopReason | None:
+        """Say why the last of `ids` ends the extension, or None.
+
+        Args:
+            ids: the tokens since the text began that a delimiter may complete; at least one.
+            until: what the extension asks for.
+        """
+        last = ids[-1]
+        if last in self._eos_ids:
+            return "end"
+        if until is Until.ANSWER:
+            return None
+        if last == self._close_id:
+            return "thought"
+        # Decoding is the slow part, and few tokens can end anything.
+        if not self._ends_a_tag(last):
+            return None
+        text = self._tokenizer.decode(list(ids)).lstrip()
+        if self._spelled_tag is not None and self._spelled_tag in text:
+            return "thought"
+        return "step" if until is Until.STEP and self._delimiter in text else None
+
+    def step_starts(self, trace: Tokens, max_step_tokens: int, first: int = 0) -> tuple[int, ...]:
+        """Find where each step of a finished trace begins; tokens injected before a step belong to it.
+
+        Args:
+            trace: the trace.
+            max_step_tokens: where a step without a delimiter was cut.
+            first: number of tokens that stood there before the first step.
+        """
+        starts, text_start = [first], first
+        for end in range(first + 1, len(trace) + 1):
+            if trace.forced[end - 1]:
+                text_start = end
+            elif self.reason(trace.ids[text_start:end], Until.STEP) or end - text_start == max_step_tokens:
+                starts.append(end)
+                text_start = end
+        return tuple(start for start in starts if start < len(trace)) or (first,)
+
+    def _ends_a_tag(self, token_id: int) -> bool:
+        known = self._may_complete.get(token_id)
+        if known is None:
+            piece = self._tokenizer.decode([token_id])
+            # A piece of a character decodes to U+FFFD, and some decoders swallow blanks at the edges.
+            doubtful = "\ufffd" in piece or " " in self._last_characters
+            known = doubtful or any(character in piece for character in self._last_characters)
+            self._may_complete[token_id] = known
+        return known
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a turn: the model's and the tokenizer's."""
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    of_model = configured if isinstance(configured, list) else [configured]
+    return frozenset(token_id for token_id in (*of_model, tokenizer.eos_token_id) if token_id is not None)

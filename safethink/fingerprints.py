@@ -1,0 +1,39 @@
+"""Hashes by which an artifact recognises the tokenizer, the template and the model it was made with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def json_hash(value: object) -> str:
+    """SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash what decides how text becomes ids: vocabulary, merges, normalisation, splitting and added tokens."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = {token["content"]: token["id"] for token in state["added_tokens"]}
+    return json_hash({"added_tokens": added} | {key: state[key] for key in ("normalizer", "pre_tokenizer", "model")})
+
+
+def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash the chat template."""
+    return json_hash(tokenizer.chat_template)
+
+
+def model_hash(model: PreTrainedModel) -> str:
+    """Hash every weight, by name; reads the whole model once."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

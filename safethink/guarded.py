@@ -1,0 +1,270 @@
+"""A guarded reasoner: the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import TypedDict, Unpack, overload
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safethink import defenses, loading, scheduler
+from safethink import prefix as prefixes
+from safethink.config import (
+    DefenseConfig,
+    LimitsConfig,
+    NoneConfig,
+    ReasonerConfig,
+    RunConfig,
+    SamplingConfig,
+    SteeringConfig,
+    ThoughtConfig,
+)
+from safethink.defenses.effects import Task
+from safethink.engines import Engine, Sampling
+from safethink.engines.hf import HfEngine
+from safethink.engines.stopping import Stopper, eos_ids
+from safethink.errors import ConfigError
+from safethink.monitors.coerce import MonitorLike, as_monitor
+from safethink.prefix import PrefixArtifact, PrefixLike
+from safethink.prompts import Prompt
+from safethink.result import Result
+from safethink.scheduler import Finished, Row
+from safethink.seeds import stable_seed
+from safethink.thought import Thought
+from safethink.tokens import Tokens
+
+DEFAULT = RunConfig(reasoner=ReasonerConfig(path=""))
+"""The settings' defaults are those of the YAML file."""
+
+
+class Settings(TypedDict, total=False):
+    """The sections of `RunConfig` that the Python API takes by name."""
+
+    defense: DefenseConfig
+    thought: ThoughtConfig
+    sampling: SamplingConfig
+    limits: LimitsConfig
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Where a continuation starts: part of a trace, and what is injected after it.
+
+    Attributes:
+        prompt: the prompt.
+        trace: the trace so far.
+        prefix_ids: injected once, directly after `trace`; empty for nothing.
+        sample: tells apart continuations of the same trace.
+    """
+
+    prompt: Prompt
+    trace: Tokens
+    prefix_ids: tuple[int, ...] = ()
+    sample: int = 0
+
+
+class SafeThink:
+    """A reasoner with a monitor, a defense and a prefix.
+
+    Attributes:
+        thought: how the reasoner's thinking is written down.
+        engine: produces its tokens.
+        monitor: scores partial traces; None where the defense asks for no scores.
+        defense: the rule for when and how to intervene.
+        prefix: the portfolio, with the token ids of this reasoner.
+        limits: how long steps, traces and answers may get.
+        batch_size: the most rows decoded at once.
+        seed: base seed of every row.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        monitor: MonitorLike | None = None,
+        prefix: PrefixLike = "wait-think-safely",
+        defense: DefenseConfig = DEFAULT.defense,
+        thought: ThoughtConfig = DEFAULT.thought,
+        sampling: SamplingConfig = DEFAULT.sampling,
+        limits: LimitsConfig = DEFAULT.limits,
+        batch_size: int = DEFAULT.batch_size,
+        seed: int = DEFAULT.seed,
+    ) -> None:
+        """Guard a model that is already loaded; see `RunConfig` for what the settings mean.
+
+        Raises:
+            ConfigError: if the defense needs a monitor and there is none.
+            MissingFileError: if the prefix or the monitor's model cannot be found.
+            ArtifactError: if the prefix does not fit the tokenizer.
+        """
+        self.model, self.tokenizer = model, tokenizer
+        self.thought = Thought(thought, tokenizer, loading.context_window(model), limits.max_step_tokens)
+        self.stopper = Stopper(self.thought, eos_ids(model, tokenizer))
+        self.engine: Engine = HfEngine(model, self.stopper, Sampling(**sampling.model_dump()))
+        self.limits, self.batch_size, self.seed = limits, batch_size, seed
+        self.monitor = None if monitor is None else as_monitor(monitor)
+        self.prefix = self.bind(prefix)
+        self.defense = self._checked(defense)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        *,
+        monitor: MonitorLike | None = None,
+        prefix: PrefixLike = "wait-think-safely",
+        **settings: Unpack[Settings],
+    ) -> SafeThink:
+        """Load a reasoner and guard it.
+
+        Args:
+            path: folder or hub id; `testbed` names the shipped reasoner.
+            monitor: what scores its traces.
+            prefix: what is injected.
+            settings: the sections of `RunConfig`.
+        """
+        reasoner = loading.load(ReasonerConfig(path=path))
+        return cls(reasoner.model, reasoner.tokenizer, monitor=monitor, prefix=prefix, **settings)
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> SafeThink:
+        """Build what a YAML file describes; a monitor loads only where the defense asks for scores."""
+        reasoner = loading.load(config.reasoner)
+        return cls(
+            reasoner.model,
+            reasoner.tokenizer,
+            monitor=config.monitor if isinstance(config.defense, SteeringConfig) else None,
+            prefix=config.prefix,
+            defense=config.defense,
+            thought=config.thought,
+            sampling=config.sampling,
+            limits=config.limits,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+
+    def variant(self, *, defense: DefenseConfig | None = None, prefix: PrefixLike | None = None) -> SafeThink:
+        """The same reasoner and monitor under another defense or with another prefix; nothing is loaded again."""
+        other = copy(self)
+        other.prefix = self.prefix if prefix is None else self.bind(prefix)
+        other.defense = other._checked(self.defense if defense is None else defense)
+        return other
+
+    def bind(self, prefix: PrefixLike) -> PrefixArtifact:
+        """Load a prefix and check it against this reasoner's tokenizer."""
+        artifact = prefix if isinstance(prefix, PrefixArtifact) else prefixes.load(prefix)
+        return prefixes.bind(artifact, self.tokenizer)
+
+    @overload
+    def __call__(self, prompt: str | Prompt) -> Result: ...
+    @overload
+    def __call__(self, prompt: Sequence[str | Prompt]) -> list[Result]: ...
+    def __call__(self, prompt: str | Prompt | Sequence[str | Prompt]) -> Result | list[Result]:
+        """Think and answer, guarded: one prompt gives one result, a list is run as one batch.
+
+        Raises:
+            PromptError: if a prompt is empty or too long.
+            MonitorError: if the monitor fails; nothing is answered unguarded.
+        """
+        if isinstance(prompt, str | Prompt):
+            return self.run([prompt])[0]
+        return self.run(prompt)
+
+    def run(self, prompts: Sequence[str | Prompt], samples: int = 1) -> list[Result]:
+        """Run every prompt `samples` times; results come prompt by prompt, sample by sample."""
+        named = [as_prompt(prompt) for prompt in prompts]
+        jobs = [(prompt, sample) for prompt in named for sample in range(samples)]
+        return self._ordered([self.row(prompt, sample) for prompt, sample in jobs])
+
+    def stream(self, jobs: Iterable[tuple[Prompt, int]]) -> Iterator[Result]:
+        """Run (prompt, sample) pairs and yield results as they finish, in no particular order."""
+        for finished in self._run(self.row(prompt, sample) for prompt, sample in jobs):
+            yield self._result(finished)
+
+    def row(self, prompt: Prompt, sample: int = 0) -> Row:
+        """One prompt and sample under this defense, ready for the scheduler.
+
+        Raises:
+            PromptError: if the prompt is empty or too long.
+        """
+        task = Task(
+            start=self.thought.prefill(prompt),
+            prefixes=self.prefix.token_ids,
+            close=self.thought.close_ids,
+            refusal=self.thought.refusal_ids,
+        )
+        return Row(prompt, self.thought.open_prompt(prompt), defenses.start(self.defense, task), sample, self.seed)
+
+    def continue_from(self, branches: Iterable[Branch], seed: int | None = None) -> list[Result]:
+        """Continue unguarded from the middle of traces: one injection each, no monitor, no resampling.
+
+        Branches that differ only in what they inject use the same random numbers, so their difference is paired.
+
+        Args:
+            branches: where to start and what to inject.
+            seed: base seed; None for this reasoner's.
+
+        Returns:
+            One result per branch, in order; its trace begins with the branch's trace and the injected tokens.
+        """
+        return self._ordered([self._branch_row(branch, self.seed if seed is None else seed) for branch in branches])
+
+    def fork(
+        self, result: Result, step: int, prefix: PrefixLike | None = None, n: int = 1, seed: int | None = None
+    ) -> list[Result]:
+        """Go back to before a step of `result`, inject once, and continue unguarded; see `Result.fork`."""
+        trace = result.verdict.trace
+        starts = self.stopper.step_starts(
+            trace, self.limits.max_step_tokens, first=len(self.thought.prefill(result.prompt))
+        )
+        if not 0 <= step < len(starts):
+            raise ValueError(f"the trace has steps 0 to {len(starts) - 1}, not {step}")
+        ids = () if prefix is None else self.bind(prefix).token_ids[0]
+        base = stable_seed(result.seed, result.sample, "fork") if seed is None else seed
+        kept = trace[: starts[step]]
+        return self.continue_from([Branch(result.prompt, kept, ids, sample) for sample in range(n)], base)
+
+    def _branch_row(self, branch: Branch, seed: int) -> Row:
+        task = Task(start=branch.trace + Tokens.injected(branch.prefix_ids))
+        defense = defenses.start(NoneConfig(), task)
+        prompt_ids = self.thought.open_prompt(branch.prompt)
+        return Row(branch.prompt, prompt_ids, defense, branch.sample, stable_seed(seed, "branch", len(branch.trace)))
+
+    def _ordered(self, rows: Sequence[Row]) -> list[Result]:
+        places = {id(row): place for place, row in enumerate(rows)}
+        finished = sorted(self._run(rows), key=lambda done: places[id(done.row)])
+        return [self._result(done) for done in finished]
+
+    def _run(self, rows: Iterable[Row]) -> Iterator[Finished]:
+        return scheduler.run(rows, self.engine, self.monitor, self.thought, self.limits, self.batch_size)
+
+    def _result(self, finished: Finished) -> Result:
+        row, verdict, usage = finished
+        return Result(
+            prompt=row.prompt,
+            sample=row.sample,
+            seed=row.seed,
+            prompt_ids=row.prompt_ids,
+            verdict=verdict,
+            usage=usage,
+            trace=self.thought.full_trace_text(verdict.trace),
+            own_trace=self.thought.trace_text(verdict.trace),
+            answer=self.thought.answer_text(verdict.answer),
+            prefixes=self.prefix.texts,
+            guarded=self,
+        )
+
+    def _checked(self, defense: DefenseConfig) -> DefenseConfig:
+        if isinstance(defense, SteeringConfig) and self.monitor is None:
+            raise ConfigError(f"defense {defense.kind!r} needs a monitor, and none was given")
+        return defense
+
+
+def as_prompt(prompt: str | Prompt) -> Prompt:
+    """A text as a prompt; its id is a hash of the text, so that its seeds do not depend on what runs beside it."""
+    return Prompt.from_text(prompt, id=f"text-{stable_seed(prompt):016x}") if isinstance(prompt, str) else prompt

@@ -1,0 +1,106 @@
+"""Reasoners and their tokenizers, from a folder, the hub or the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from safethink.config import ReasonerConfig
+from safethink.errors import ConfigError, MissingFileError
+
+
+@dataclass(frozen=True, slots=True)
+class CausalLM:
+    """A language model in eval mode and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load(config: ReasonerConfig) -> CausalLM:
+    """Load the configured reasoner.
+
+    Raises:
+        MissingFileError: if there is no such folder or hub repository.
+        ConfigError: if the device does not exist.
+    """
+    return load_causal_lm(
+        resolve(config.path),
+        config.revision,
+        config.dtype,
+        config.device,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def load_causal_lm(
+    path: str | Path,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    *,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> CausalLM:
+    """Load a model and its tokenizer.
+
+    Args:
+        path: folder or hub id.
+        revision: commit of the hub repository.
+        dtype: precision of the weights, see `pick_dtype`.
+        device: where to, see `pick_device`.
+        attn_implementation: passed to transformers; None lets it choose.
+        trust_remote_code: whether code from the model's repository may run.
+
+    Raises:
+        MissingFileError: if there is no such folder or hub repository.
+        ConfigError: if the device does not exist.
+    """
+    place = pick_device(device)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=pick_dtype(dtype, place), attn_implementation=attn_implementation, **hub
+        )
+    except OSError as error:
+        raise MissingFileError(f"no model at {str(path)!r}: {str(error).splitlines()[0]}") from error
+    return CausalLM(model.eval().requires_grad_(False).to(place), tokenizer)
+
+
+def resolve(path: str) -> str:
+    """Turn `testbed` and `testbed:null` into the folders of the shipped reasoners; anything else stays."""
+    if path not in ("testbed", "testbed:null"):
+        return path
+    from safethink.testbed import folders
+
+    return str(folders().reasoner if path == "testbed" else folders().reasoner_null)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"no such device: {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} asks for a GPU and there is none")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype | str:
+    """The precision called `name`; `auto` keeps the checkpoint's own, but float32 on a CPU, where half is slow."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return getattr(torch, name)
+
+
+def context_window(model: PreTrainedModel) -> int | None:
+    """Number of tokens the model can attend to; None where its configuration names no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -1,0 +1,47 @@
+"""Any Python callable as a monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from safethink.errors import MonitorError
+from safethink.monitors import ScoreRequest
+from safethink.prompts import Prompt
+
+
+class FunctionMonitor:
+    """Scores one request after another with `score(prompt, trace)`.
+
+    The prompt is handed over as text: the user's words where there is a single turn, else every turn with its role.
+    """
+
+    def __init__(self, score: Callable[[str, str], float]) -> None:
+        """Wrap `score`, which takes the prompt and the partial trace and returns a number in [-1, 1]."""
+        self._score = score
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """One score per request, in order.
+
+        Raises:
+            MonitorError: if the callable raises; the prompt is named.
+        """
+        return [self._one(request) for request in requests]
+
+    def release(self, row: int) -> None:
+        """Nothing is cached."""
+
+    def _one(self, request: ScoreRequest) -> float:
+        try:
+            return self._score(transcript(request.prompt), request.trace)
+        # Whatever a user's function raises must stop the run with the prompt named.
+        except Exception as error:
+            raise MonitorError(
+                f"the monitor failed on prompt {request.prompt.id!r}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def transcript(prompt: Prompt) -> str:
+    """A prompt as plain text."""
+    if len(prompt.messages) == 1:
+        return prompt.messages[0].content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in prompt.messages)

@@ -1,0 +1,237 @@
+"""Runs many defenses at once: gathers what they ask for and hands engine and monitor full batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice, takewhile
+from typing import NamedTuple, SupportsFloat
+
+from safethink.config import LimitsConfig
+from safethink.defenses.effects import Defense, Effect, Extend, Extension, Score, Until, Verdict
+from safethink.engines import Engine, ExtendRequest
+from safethink.errors import MonitorError, SafeThinkError
+from safethink.monitors import Monitor, ScoreRequest
+from safethink.prompts import Prompt
+from safethink.seeds import stable_seed
+from safethink.thought import Thought
+from safethink.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One prompt and sample, and the defense that runs on it.
+
+    Attributes:
+        prompt: what is asked.
+        prompt_ids: the opened prompt, see `Thought.open_prompt`.
+        defense: a defense that has not begun, see `defenses.start`.
+        sample: which sample of the prompt.
+        seed: with the prompt's id, the sample and the number of an extension, seeds that extension.
+    """
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    defense: Defense
+    sample: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one row took.
+
+    Attributes:
+        sampled: tokens the reasoner produced, dropped ones included.
+        dropped: those of them that are neither in the trace nor in the answer.
+        forced: tokens injected, each time they were.
+        monitor_calls: how often the monitor was asked.
+        seconds: from admission to the last token, neighbours' work included.
+    """
+
+    sampled: int = 0
+    dropped: int = 0
+    forced: int = 0
+    monitor_calls: int = 0
+    seconds: float = 0.0
+
+
+class Finished(NamedTuple):
+    """A row that is done."""
+
+    row: Row
+    verdict: Verdict
+    usage: Usage
+
+
+def run(
+    rows: Iterable[Row],
+    engine: Engine,
+    monitor: Monitor | None,
+    thought: Thought,
+    limits: LimitsConfig,
+    batch_size: int = 64,
+) -> Iterator[Finished]:
+    """Run every row's defense to its end; rows are admitted as others finish.
+
+    Args:
+        rows: may be lazy; a row is taken when there is room for it.
+        engine: produces the reasoner's tokens.
+        monitor: scores partial traces; None where no defense asks for a score.
+        thought: reads traces as text for the monitor.
+        limits: how long steps, traces and answers may get.
+        batch_size: the most rows at once.
+
+    Yields:
+        Rows as they finish, in no particular order.
+
+    Raises:
+        MonitorError: if the monitor fails on a row; no row is ever answered without its guard.
+    """
+    waiting, flights, keys = iter(rows), list[_Flight](), count()
+    try:
+        while True:
+            flights += [_Flight(row, next(keys)) for row in islice(waiting, batch_size - len(flights))]
+            if not flights:
+                return
+            _extend_all([flight for flight in flights if isinstance(flight.effect, Extend)], engine, thought, limits)
+            _score_all([flight for flight in flights if isinstance(flight.effect, Score)], monitor, thought)
+            finished = [flight for flight in flights if flight.verdict is not None]
+            flights = [flight for flight in flights if flight.verdict is None]
+            for flight in finished:
+                _release(flight, engine, monitor)
+                yield flight.finish()
+    finally:
+        for flight in flights:
+            _release(flight, engine, monitor)
+
+
+class _Flight:
+    """A row whose defense is running: the effect it waits for, or its verdict."""
+
+    def __init__(self, row: Row, key: int) -> None:
+        self.row = row
+        self.key = key
+        self.effect: Effect | None = None
+        self.verdict: Verdict | None = None
+        self.usage = Usage()
+        self.num_extensions = 0
+        self._own_at_start = 0
+        self._started = time.perf_counter()
+        self.answer(None)
+
+    def answer(self, result: Extension | float | None) -> None:
+        """Send the defense what it asked for and take its next effect."""
+        try:
+            # A generator that has not begun takes None, and nothing else.
+            self.effect = next(self.row.defense) if result is None else self.row.defense.send(result)
+        except StopIteration as stop:
+            self.effect, self.verdict = None, stop.value
+        if isinstance(self.effect, Extend):
+            self.usage = replace(self.usage, forced=self.usage.forced + _just_injected(self.effect.trace))
+            if self.num_extensions == 0:
+                self._own_at_start = len(self.effect.trace.own())
+
+    def extended(self, extension: Extension) -> None:
+        """Answer an `Extend`."""
+        self.num_extensions += 1
+        self.usage = replace(self.usage, sampled=self.usage.sampled + len(extension.tokens))
+        self.answer(extension)
+
+    def scored(self, value: float) -> None:
+        """Answer a `Score`."""
+        self.usage = replace(self.usage, monitor_calls=self.usage.monitor_calls + 1)
+        self.answer(value)
+
+    def finish(self) -> Finished:
+        """What became of the row."""
+        assert self.verdict is not None, "still running"
+        output = self.verdict.trace + self.verdict.answer
+        usage = replace(
+            self.usage,
+            dropped=self.usage.sampled - (len(output.own()) - self._own_at_start),
+            forced=self.usage.forced + _just_injected(output),
+            seconds=time.perf_counter() - self._started,
+        )
+        return Finished(self.row, self.verdict, usage)
+
+
+def _just_injected(tokens: Tokens) -> int:
+    """Number of injected tokens at the end."""
+    return sum(1 for _ in takewhile(bool, reversed(tokens.forced)))
+
+
+def _extend_all(flights: Sequence[_Flight], engine: Engine, thought: Thought, limits: LimitsConfig) -> None:
+    if not flights:
+        return
+    rooms = [_room(flight, thought, limits) for flight in flights]
+    requests = [_request(flight, room, limits) for flight, room in zip(flights, rooms, strict=True)]
+    for flight, room, request, extension in zip(flights, rooms, requests, engine.extend(requests), strict=True):
+        # A step that grew too long ends there; the thinking goes on.
+        cut = extension.stop == "length" and request.max_new_tokens < room
+        flight.extended(replace(extension, stop="step") if cut else extension)
+
+
+def _room(flight: _Flight, thought: Thought, limits: LimitsConfig) -> int:
+    """Tokens that fit before the trace or answer limit, or the end of the context window."""
+    assert isinstance(flight.effect, Extend)
+    num_trace = len(flight.effect.trace)
+    answering = flight.effect.until is Until.ANSWER
+    room = limits.max_answer_tokens if answering else limits.max_trace_tokens - num_trace
+    if thought.context_tokens is not None:
+        room = min(room, thought.context_tokens - len(flight.row.prompt_ids) - num_trace)
+    return max(0, room)
+
+
+def _request(flight: _Flight, room: int, limits: LimitsConfig) -> ExtendRequest:
+    assert isinstance(flight.effect, Extend)
+    ids = flight.row.prompt_ids + flight.effect.trace.ids
+    return ExtendRequest(
+        row=flight.key,
+        ids=ids,
+        step_start=len(ids),
+        until=flight.effect.until,
+        max_new_tokens=min(room, limits.max_step_tokens) if flight.effect.until is Until.STEP else room,
+        seed=stable_seed(flight.row.seed, flight.row.prompt.id, flight.row.sample, flight.num_extensions),
+    )
+
+
+def _score_all(flights: Sequence[_Flight], monitor: Monitor | None, thought: Thought) -> None:
+    if not flights:
+        return
+    assert monitor is not None, "a defense asks for scores but there is no monitor"
+    requests = [
+        ScoreRequest(flight.key, flight.row.prompt, thought.trace_text(flight.effect.trace))
+        for flight in flights
+        if isinstance(flight.effect, Score)
+    ]
+    for flight, value in zip(flights, _scores(requests, monitor), strict=True):
+        flight.scored(value)
+
+
+def _scores(requests: Sequence[ScoreRequest], monitor: Monitor) -> list[float]:
+    """Ask the monitor, and fail closed: any failure stops the run with the row named."""
+    culprits = ", ".join(repr(request.prompt.id) for request in requests[:3]) + ("..." if len(requests) > 3 else "")
+    try:
+        values = monitor.score(requests)
+    except SafeThinkError:
+        raise
+    except Exception as error:
+        raise MonitorError(f"the monitor failed on prompt {culprits}: {type(error).__name__}: {error}") from error
+    if len(values) != len(requests):
+        raise MonitorError(f"the monitor gave {len(values)} scores for {len(requests)} prompts ({culprits})")
+    return [_checked(request, value) for request, value in zip(requests, values, strict=True)]
+
+
+def _checked(request: ScoreRequest, value: object) -> float:
+    # Comparisons with NaN are false, so it is refused too.
+    if not (isinstance(value, SupportsFloat) and -1 <= (score := float(value)) <= 1):
+        raise MonitorError(f"the monitor scored prompt {request.prompt.id!r} {value!r}, which is not in [-1, 1]")
+    return score
+
+
+def _release(flight: _Flight, engine: Engine, monitor: Monitor | None) -> None:
+    engine.release(flight.key)
+    if monitor is not None:
+        monitor.release(flight.key)

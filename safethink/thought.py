@@ -1,0 +1,101 @@
+"""Where thinking opens and closes: prompts opened as token ids, traces and answers read back as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+from safethink.config import ThoughtConfig
+from safethink.errors import PromptError
+from safethink.prompts import Prompt
+from safethink.templating import ChatEncoder
+from safethink.tokens import Tokens
+
+REFUSAL = "I cannot help with that."
+"""What a defense answers when it refuses in the reasoner's place."""
+
+
+@dataclass(frozen=True)
+class Thought:
+    """How one reasoner's thinking is written down.
+
+    Attributes:
+        config: the tags and the step delimiter.
+        tokenizer: the reasoner's.
+        context_tokens: size of the reasoner's context window; None where it has no limit.
+        reserve_tokens: tokens of the window that a prompt must leave free, so that a step can follow.
+    """
+
+    config: ThoughtConfig
+    tokenizer: PreTrainedTokenizerBase
+    context_tokens: int | None = None
+    reserve_tokens: int = 1
+
+    @cached_property
+    def encoder(self) -> ChatEncoder:
+        """Encodes text so that it cannot contain a control token."""
+        return ChatEncoder(self.tokenizer)
+
+    @cached_property
+    def close_ids(self) -> tuple[int, ...]:
+        """What closes the thinking: one id where the closing tag is a token of its own."""
+        return self._tag(self.config.close_tag)
+
+    @cached_property
+    def refusal_ids(self) -> tuple[int, ...]:
+        """The refusal that a defense writes itself, to follow `close_ids`, end of turn included."""
+        end = () if self.tokenizer.eos_token_id is None else (self.tokenizer.eos_token_id,)
+        return self.encoder.text(f"\n\n{REFUSAL}") + end
+
+    def open_prompt(self, prompt: Prompt) -> tuple[int, ...]:
+        """Render the chat template, once, up to the open thinking.
+
+        The messages are encoded as text: a control string in them stays text. Where the template leaves it to the
+        model to open the thinking, the opening tag is appended. `prompt.prefill` is not part of it: see `prefill`.
+
+        Raises:
+            PromptError: if the prompt is empty, the template refuses it, or it leaves no room in the context window.
+        """
+        if not prompt.text.strip():
+            raise PromptError(f"prompt {prompt.id!r} is empty")
+        chat = self.encoder.chat(prompt.messages, add_generation_prompt=True, enable_thinking=True)
+        tail = self.tokenizer.decode(list(chat.ids[chat.spans[-1].stop :]))
+        opened = tail.rfind(self.config.open_tag) > tail.rfind(self.config.close_tag)
+        ids = chat.ids if opened else chat.ids + self._tag(self.config.open_tag) + self.encoder.text("\n")
+        num_tokens = len(ids) + len(self.prefill(prompt))
+        if self.context_tokens is not None and num_tokens + self.reserve_tokens > self.context_tokens:
+            raise PromptError(
+                f"prompt {prompt.id!r} has {num_tokens} tokens; with {self.reserve_tokens} kept free for a step, "
+                f"that exceeds the reasoner's context window of {self.context_tokens}"
+            )
+        return ids
+
+    def prefill(self, prompt: Prompt) -> Tokens:
+        """What already stands in the thinking: the attacker's words, so the monitor reads them like sampled ones."""
+        return Tokens.sampled(self.encoder.text(prompt.prefill))
+
+    def trace_text(self, tokens: Tokens) -> str:
+        """What monitors read of a trace: the reasoner's own tokens, without the closing tag."""
+        return self._thinking(tokens.own())
+
+    def full_trace_text(self, tokens: Tokens) -> str:
+        """A trace as it stands, injected tokens included, without the closing tag."""
+        return self._thinking(tokens.ids)
+
+    def answer_text(self, tokens: Tokens) -> str:
+        """An answer, a defense's refusal included, without control tokens and surrounding blanks."""
+        return self.tokenizer.decode(list(tokens.ids), skip_special_tokens=True).strip()
+
+    def _thinking(self, ids: Sequence[int]) -> str:
+        if len(self.close_ids) == 1:
+            stop = ids.index(self.close_ids[0]) if self.close_ids[0] in ids else len(ids)
+            return self.tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        before, tag, _ = text.rpartition(self.config.close_tag)
+        return before if tag else text
+
+    def _tag(self, tag: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(tag, add_special_tokens=False))
