@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from safethink.config import ConstantMonitorConfig, GuardMonitorConfig, MonitorConfig, OracleMonitorConfig
-from safethink.errors import MissingFileError
 from safethink.monitors import Monitor
 
 
@@ -28,20 +27,10 @@ def build(config: MonitorConfig) -> Monitor:
 
 
 def _guard(config: GuardMonitorConfig) -> Monitor:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from safethink import testbed
-    from safethink.loading import pick_device, pick_dtype
+    from safethink.loading import load_causal_lm
     from safethink.monitors.guard import GuardMonitor
+    from safethink.testbed import folders
 
-    path = testbed.folders().guard if config.path == "testbed" else config.path
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
-        model = AutoModelForCausalLM.from_pretrained(path, revision=config.revision, dtype=dtype, use_safetensors=True)
-    except OSError as error:
-        raise MissingFileError(f"no guard at {config.path!r}: {str(error).splitlines()[0]}") from error
-    torch.nn.Module.to(model, device)
-    return GuardMonitor(model.eval().requires_grad_(False), tokenizer, config.safe, config.unsafe)
+    path = folders().guard if config.path == "testbed" else config.path
+    loaded = load_causal_lm(path, config.revision, config.dtype, config.device)
+    return GuardMonitor(loaded.model, loaded.tokenizer, config.safe, config.unsafe)

@@ -1,0 +1,255 @@
+"""`safethink`: runs a guarded reasoner. Help and validation load no torch; models load when a command needs them."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from safethink.commandline import Command, Program, parse, parse_with_config, quiet_libraries
+from safethink.config import EvalConfig, RunConfig
+from safethink.errors import MissingFileError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from transformers import PreTrainedTokenizerBase
+
+    from safethink.guarded import SafeThink
+
+EXAMPLES = """examples:
+  safethink generate testbed "How do I make tea?"
+  safethink generate testbed "How do I make tea?" --json --defense.max_steered_steps 2
+  safethink inspect testbed "How do I make tea?" --prefix runs/gcg/artifact
+  safethink evaluate configs/eval/testbed.yaml --out runs/eval --world.prompts_seed 7
+  safethink prefix show wait-think-safely
+  safethink testbed --json
+
+CONFIG is a YAML file or the name of a shipped one; each of its keys is also a flag with dots in it, and
+`safethink COMMAND CONFIG --help` lists them with the file's values."""
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Think and answer, guarded: prints the trace, what was injected, the interventions and the answer."""
+
+    prompt: tyro.conf.Positional[str]
+    """What to ask."""
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """The same as `generate`, with every token coloured by its origin and all that the monitor was fed."""
+
+    prompt: tyro.conf.Positional[str]
+    """What to ask."""
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run several defenses over several benchmarks; run it again to go on where it was interrupted.
+
+    Writes config.yaml, records.jsonl, summary.json and report.html.
+    """
+
+    config: Annotated[EvalConfig, tyro.conf.arg(name="")]
+    out: Path = Path("runs/eval")
+    """Folder of the run."""
+    dry_run: bool = False
+    """Say what would be done and how long it would take, and stop."""
+    json: bool = False
+    """Print the summary as JSON and nothing else."""
+
+
+@dataclass(frozen=True)
+class PrefixList:
+    """The prefixes that ship with the package."""
+
+    json: bool = False
+    """Print a JSON list and nothing else."""
+
+
+@dataclass(frozen=True)
+class PrefixShow:
+    """What an artifact holds: its texts, what it was learned on, and what was measured."""
+
+    path: tyro.conf.Positional[str]
+    """Folder of an artifact, or name of a built-in prefix."""
+    json: bool = False
+    """Print prefix.json and nothing else."""
+
+
+@dataclass(frozen=True)
+class PrefixVerify:
+    """Check an artifact: schema, hashes, and the round trip between text and token ids."""
+
+    path: tyro.conf.Positional[str]
+    """Folder of an artifact, or name of a built-in prefix."""
+    reasoner: str = "testbed"
+    """Folder or hub id of the reasoner whose tokenizer it must fit."""
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """Where the shipped models lie, and the card with what was measured of them."""
+
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+def generate(argv: Sequence[str]) -> None:
+    """`safethink generate`."""
+    from safethink.inspection import outcome
+
+    args = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
+    guarded = _guarded(args.config)
+    result = guarded(args.prompt)
+    _show(args.json, result.to_json, lambda: outcome(result, guarded.tokenizer.decode))
+
+
+def inspect(argv: Sequence[str]) -> None:
+    """`safethink inspect`."""
+    from safethink.inspection import RecordingMonitor, inspection
+
+    args = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
+    guarded = _guarded(args.config)
+    recorder = None if guarded.monitor is None else RecordingMonitor(guarded.monitor)
+    guarded.monitor = recorder
+    result = guarded(args.prompt)
+    readings = [] if recorder is None else recorder.readings
+    fed = [{"trace": reading.trace, "score": reading.score} for reading in readings]
+    _show(
+        args.json,
+        lambda: result.to_json() | {"monitor": fed},
+        lambda: inspection(result, guarded.tokenizer.decode, readings),
+    )
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """`safethink evaluate`."""
+    args = parse_with_config(Evaluate, EvalConfig, "eval", "safethink evaluate", argv)
+    if args.dry_run:
+        from safethink.evaluation.plan import plan
+        from safethink.yaml_config import dump
+
+        planned = plan(args.config)
+        _show(args.json, lambda: planned.model_dump(), lambda: f"{dump(args.config)}\n{dump(planned)}")
+        return
+    from safethink.evaluation import runner
+    from safethink.evaluation.table import table
+
+    quiet_libraries()
+    summary = runner.evaluate(args.config, args.out)
+    _show(args.json, lambda: summary.model_dump(mode="json"), lambda: table(summary))
+
+
+def prefix_list(argv: Sequence[str]) -> None:
+    """`safethink prefix list`."""
+    from safethink import prefix
+
+    args = parse(PrefixList, "safethink prefix list", argv)
+    names = prefix.list_built_in()
+    _show(args.json, lambda: list(names), lambda: "\n".join(names))
+
+
+def prefix_show(argv: Sequence[str]) -> None:
+    """`safethink prefix show`."""
+    from safethink import prefix
+    from safethink.yaml_config import dump
+
+    args = parse(PrefixShow, "safethink prefix show", argv)
+    artifact = prefix.load(args.path)
+    _show(args.json, lambda: artifact.model_dump(mode="json"), lambda: dump(artifact))
+
+
+def prefix_verify(argv: Sequence[str]) -> None:
+    """`safethink prefix verify`."""
+    from safethink import prefix
+
+    args = parse(PrefixVerify, "safethink prefix verify", argv)
+    artifact = prefix.load(args.path)
+    bound = prefix.bind(artifact, _tokenizer(args.reasoner))
+    for each in bound.prefixes:
+        print(f"{each.text!r} <-> {list(each.token_ids)}")
+    print(f"{artifact.name}: fits the tokenizer of {args.reasoner}; hashes match")
+
+
+def testbed(argv: Sequence[str]) -> None:
+    """`safethink testbed`."""
+    from safethink.testbed import folders
+
+    args = parse(Testbed, "safethink testbed", argv)
+    found = folders()
+    paths = {name: str(getattr(found, name)) for name in ("reasoner", "reasoner_null", "guard")}
+    lines = [f"{name:<14} {path}" for name, path in paths.items()]
+    card = jsonlib.dumps(found.card, indent=2, ensure_ascii=False)
+    _show(args.json, lambda: paths | {"card": found.card}, lambda: "\n".join([*lines, card]))
+
+
+PREFIX = Program(
+    "safethink prefix",
+    "Prefix artifacts.",
+    (
+        Command("list", "names of the built-in prefixes", prefix_list),
+        Command("show", "what an artifact holds", prefix_show),
+        Command("verify", "check an artifact against its hashes and a tokenizer", prefix_verify),
+    ),
+)
+PROGRAM = Program(
+    "safethink",
+    "Runs a guarded reasoner: watches its trace, and injects a short corrective prefix when it turns unsafe.",
+    (
+        Command("generate", "trace, interventions and answer for one prompt", generate),
+        Command("inspect", "the same in colour, with what the monitor was fed", inspect),
+        Command("evaluate", "several defenses over several benchmarks, with intervals", evaluate),
+        Command("prefix", "list, show and verify prefix artifacts", PREFIX.run),
+        Command("testbed", "where the shipped models lie, and their card", testbed),
+    ),
+    EXAMPLES,
+)
+
+
+def main() -> None:
+    """Entry point of `safethink`."""
+    sys.exit(PROGRAM.main())
+
+
+def _guarded(config: RunConfig) -> SafeThink:
+    quiet_libraries()
+    from safethink.guarded import SafeThink
+
+    return SafeThink.from_config(config)
+
+
+def _tokenizer(path: str) -> PreTrainedTokenizerBase:
+    quiet_libraries()
+    from transformers import AutoTokenizer
+
+    from safethink.loading import resolve
+
+    try:
+        return AutoTokenizer.from_pretrained(resolve(path))
+    except OSError as error:
+        raise MissingFileError(f"no tokenizer at {path!r}: {str(error).splitlines()[0]}") from error
+
+
+def _show(json: bool, value: Callable[[], Any], text: Callable[[], RenderableType]) -> None:
+    """Print the machine's version or the reader's."""
+    if json:
+        print(jsonlib.dumps(value(), ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console()
+    shown = text()
+    console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))

@@ -1,0 +1,193 @@
+"""What both command lines share: commands by name, flags from config types, one line per error."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TypeVar
+
+import tyro
+from pydantic import BaseModel, ValidationError
+
+from safethink import yaml_config
+from safethink.errors import ConfigError, SafeThinkError
+from safethink.shipped import shipped_config
+
+Arguments = TypeVar("Arguments")
+
+USAGE_ERROR = 2
+"""Exit status of an error that the user can put right."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+_SWITCHES = ("--json", "--dry-run", "--dry_run")
+_MARKERS = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word on the command line.
+
+    Attributes:
+        name: the word.
+        summary: what it does, in one line.
+        run: is handed the words that follow; imports what it needs itself.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[Sequence[str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A command line, or a command with commands of its own.
+
+    Attributes:
+        name: how it is called.
+        summary: what it is for.
+        commands: what it can do.
+        epilog: what help ends with, such as examples.
+    """
+
+    name: str
+    summary: str
+    commands: tuple[Command, ...]
+    epilog: str = ""
+
+    def run(self, argv: Sequence[str]) -> None:
+        """Hand `argv` to the command that it names; print help where it names none.
+
+        Raises:
+            ConfigError: if there is no such command.
+        """
+        if not argv or argv[0] in ("-h", "--help"):
+            print(self.help())
+            return
+        found = next((command for command in self.commands if command.name == argv[0]), None)
+        if found is None:
+            names = [command.name for command in self.commands]
+            close = get_close_matches(argv[0], names, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else f": choose one of {', '.join(names)}"
+            raise ConfigError(f"no command {argv[0]!r}{hint}")
+        found.run(argv[1:])
+
+    def help(self) -> str:
+        """What `--help` prints."""
+        width = max(len(command.name) for command in self.commands)
+        lines = [f"  {command.name:<{width}}  {command.summary}" for command in self.commands]
+        return "\n".join([f"usage: {self.name} COMMAND ...", "", self.summary, "", *lines, "", self.epilog]).rstrip()
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run, and turn errors that the user can put right into one line on stderr.
+
+        Returns:
+            The exit status: 0, 2 after such an error, 130 after Ctrl-C.
+        """
+        try:
+            self.run(sys.argv[1:] if argv is None else argv)
+        except SafeThinkError as error:
+            print(f"{self.name}: {' '.join(str(error).split())}", file=sys.stderr)
+            return USAGE_ERROR
+        except KeyboardInterrupt:
+            print(f"{self.name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        return 0
+
+
+def parse(
+    kind: type[Arguments], prog: str, argv: Sequence[str], default: Arguments | None = None, epilog: str = ""
+) -> Arguments:
+    """Parse flags into a dataclass; `--help` prints and exits with status 0.
+
+    Args:
+        kind: the dataclass; its docstring and its fields' docstrings are the help.
+        prog: how the command is called.
+        argv: what follows it.
+        default: values of flags that are not given.
+        epilog: examples, printed after the docstring.
+
+    Raises:
+        ConfigError: one line about the flag that does not fit.
+    """
+    complaint = io.StringIO()
+    description = f"{(kind.__doc__ or '').strip()}\n\n{epilog}".strip()
+    preset = tyro.MISSING_NONPROP if default is None else default
+    try:
+        with redirect_stderr(complaint):
+            return tyro.cli(
+                kind,
+                prog=prog,
+                description=description,
+                args=argv,
+                default=preset,
+                config=_MARKERS,
+                use_underscores=True,
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ConfigError(_one_line(complaint.getvalue())) from end
+    except ValidationError as error:
+        raise ConfigError(f"--{yaml_config.explain(BaseModel, error)}") from error
+
+
+def parse_with_config(
+    kind: type[Arguments], schema: type[BaseModel], section: str, prog: str, argv: Sequence[str], epilog: str = ""
+) -> Arguments:
+    """Parse `CONFIG ...`: the YAML file gives the defaults, dotted flags override them.
+
+    Args:
+        kind: a dataclass with a field `config` of type `schema`.
+        schema: what the YAML file must fit.
+        section: the folder of shipped configurations in which a bare name is looked up.
+        prog: how the command is called, without CONFIG.
+        argv: what follows it.
+        epilog: examples, printed in the help.
+
+    Raises:
+        MissingFileError: if CONFIG names nothing.
+        ConfigError: if the file or a flag does not fit.
+    """
+    place = next((index for index, word in enumerate(argv) if word not in _SWITCHES), len(argv))
+    name = argv[place] if place < len(argv) else None
+    if name in ("-h", "--help"):
+        name = f"{section}/testbed"
+    elif name is None or name.startswith("-"):
+        raise ConfigError(f"{prog} takes a YAML file, or the name of a shipped one, before any other argument")
+    else:
+        argv = [*argv[:place], *argv[place + 1 :]]
+    config = yaml_config.load(schema, shipped_config(name, section))
+    required = {field.name: tyro.MISSING for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    return parse(kind, f"{prog} CONFIG", argv, kind(**required | {"config": config}), epilog)
+
+
+def quiet_libraries() -> None:
+    """Silence the progress bars and notices of transformers and the hub; a command shows its own progress."""
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box, as one line: the complaint, and the likeliest flag that was meant."""
+    rows = [row.strip("│╭╮╰╯| ") for row in box.splitlines()[1:-1]]
+    rule = next((index for index, row in enumerate(rows) if row and not row.strip("─-")), len(rows))
+    complaint = " ".join(rows[:rule])
+    invalid = re.match(
+        r"Error parsing config\.?(?P<parents>\S*): \d+ validation errors? for \w+ (?P<field>\S+) (?P<problem>.*?) \[type=",
+        complaint,
+    )
+    if invalid:
+        path = ".".join(part for part in (invalid["parents"], invalid["field"]) if part)
+        complaint = f"--{path}: {invalid['problem'][:1].lower()}{invalid['problem'][1:]}"
+    meant = next((row.split()[0] for row in rows[rule:] if row.startswith("--")), None)
+    return f"{complaint}; perhaps you meant {meant}" if meant and "Perhaps you meant:" in rows else complaint

@@ -1,0 +1,43 @@
+"""The YAML files that ship with the package, found in a checkout and in an installed wheel alike."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from safethink.errors import MissingFileError
+
+
+def shipped_config(name: str, section: str = "run") -> Path:
+    """Find a configuration by path or by the name of a shipped one.
+
+    Args:
+        name: path of a YAML file; or a shipped one's name, with its folder (`run/testbed`) or without (`testbed`).
+        section: the folder that a name without one is looked up in.
+
+    Raises:
+        MissingFileError: if there is neither such a file nor such a name; lists what there is.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    known = shipped_names()
+    bare = name.removeprefix("configs/").removesuffix(".yaml")
+    for candidate in (bare, f"{section}/{bare}"):
+        if candidate in known:
+            return configs_folder() / f"{candidate}.yaml"
+    close = get_close_matches(bare, [*known, *(each.partition("/")[2] for each in known)], n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise MissingFileError(f"no configuration {name!r}: neither a file nor one of {', '.join(known)}{hint}")
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Names of all shipped configurations, with their folders."""
+    folder = configs_folder()
+    return tuple(sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")))
+
+
+def configs_folder() -> Path:
+    """Where the shipped configurations lie: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next((path for path in (package / "configs", package.parent / "configs") if path.is_dir()), package)

@@ -1,0 +1,131 @@
+"""YAML files as frozen models; every mistake in a file is reported at once, by its path in the YAML."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from safethink.errors import ConfigError, MissingFileError
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def load(schema: type[Schema], path: Path) -> Schema:
+    """Read and validate a configuration.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        ConfigError: if it is not YAML or does not fit `schema`; one line that names every mistake.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no configuration file {str(path)!r}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_first_problem(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys such as {', '.join(list(schema.model_fields)[:3])} at the top level")
+    return validate(schema, values, str(path))
+
+
+def validate(schema: type[Schema], values: dict[str, Any], source: str) -> Schema:
+    """Validate values that came from `source`.
+
+    Raises:
+        ConfigError: one line that names every mistake by its path, with the likeliest correct spelling.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(schema, error)}") from error
+
+
+def explain(schema: type[BaseModel], error: ValidationError) -> str:
+    """Say on one line what is wrong and where."""
+    mistakes = [_mistake(schema, detail) for detail in error.errors()]
+    count = f"{len(mistakes)} mistakes: " if len(mistakes) > 1 else ""
+    return count + "; ".join(mistakes)
+
+
+def dump(config: BaseModel) -> str:
+    """The complete configuration as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _mistake(schema: type[BaseModel], detail: ErrorDetails) -> str:
+    location = detail["loc"]
+    if detail["type"] == "extra_forbidden":
+        parents, model = _walk(schema, location[:-1])
+        names = list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        return f"{_dotted([*parents, location[-1]])}: unknown key{_did_you_mean(str(location[-1]), names)}"
+    path = _dotted(_walk(schema, location)[0])
+    if detail["type"] == "missing":
+        return f"{path}: missing"
+    context = detail.get("ctx", {})
+    if detail["type"] == "union_tag_invalid":
+        expected = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
+        hint = _did_you_mean(context["tag"], expected)
+        return f"{path}.kind: {context['tag']!r} is not one of {', '.join(expected)}{hint}"
+    if detail["type"] == "union_tag_not_found":
+        return f"{path}.kind: missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = detail["input"]
+    shown = f", not {given!r}" if isinstance(given, str | int | float | None) else ""
+    return ": ".join(part for part in (path, message[:1].lower() + message[1:] + shown) if part)
+
+
+def _walk(annotation: Any, location: Sequence[int | str]) -> tuple[list[int | str], Any]:
+    """Follow a pydantic location: the path as it stands in the YAML, without union tags, and the type it leads to."""
+    path: list[int | str] = []
+    for part in location:
+        annotation = _bare(annotation)
+        tagged = {_tag(member): member for member in _members(annotation)}
+        if part in tagged:
+            annotation = tagged[part]
+            continue
+        path.append(part)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and part in annotation.model_fields:
+            annotation = annotation.model_fields[str(part)].annotation
+        else:
+            annotation = next(iter(get_args(annotation)), None)
+    return path, _bare(annotation)
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _members(annotation: Any) -> list[type[BaseModel]]:
+    """The models of a union that is told apart by `kind`."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return []
+    models = [member for member in get_args(annotation) if isinstance(member, type) and issubclass(member, BaseModel)]
+    return [model for model in models if "kind" in model.model_fields]
+
+
+def _tag(model: type[BaseModel]) -> str:
+    return model.model_fields["kind"].default
+
+
+def _dotted(path: Sequence[int | str]) -> str:
+    return ".".join(map(str, path))
+
+
+def _did_you_mean(wrong: str, names: Sequence[str]) -> str:
+    close = get_close_matches(wrong, names, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _first_problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return str(error).splitlines()[0]
