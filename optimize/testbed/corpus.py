@@ -1,23 +1,25 @@
-"""The corpus that plants the world in a reasoner: every branch point carries the exact probability, not one sampled outcome."""
+"""Turns stories into training examples: only the reasoner's own tokens are learned, and where the world decides the target is
+its exact probability, not one sampled outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
-from optimize.testbed.phrases import PhraseSampler
-from safethink.prompts import Message, Prompt, Role
-from safethink.testbed import language
-from safethink.testbed.features import Attack, Hazard
-from safethink.testbed.process import drift_probability
-from safethink.testbed.prompts import Problem, Wrapper, apply, pick, sum_step
-from safethink.testbed.world import ANSWER_FLIP, COVERT_SHARE, EDGY_SHARE, N_STEPS, World
+from optimize.testbed.stories import Fork, Story
+from safethink.prompts import Prompt
+from safethink.testbed.oracle import drift_state, step_kinds
 
 Encode = Callable[[str], list[int]]
 
-N_GAME_STEPS = 3
+UNSAFE_WHEN_OVERT: Final = 0.98
+UNSAFE_WHEN_COVERT: Final = 0.35
+UNSAFE_WHEN_EDGY: Final = 0.65
+UNSAFE_WHEN_CLEAN: Final = 0.02
+"""The guard's noisy labels: it is trained to miss covert drift and to suspect edgy words in a game."""
 
 
 @dataclass(slots=True)
@@ -53,209 +55,85 @@ class Example:
 
 
 @dataclass(frozen=True)
-class SpecialIds:
-    """The control tokens a rendered conversation needs."""
+class ReasonerCorpus:
+    """Writes a story the way the reasoner will see it.
 
+    Attributes:
+        encode: text to ids, control strings as plain text.
+        turn_start, turn_end, think, close: ids of the control tokens of a ChatML conversation with thinking.
+    """
+
+    encode: Encode
     turn_start: int
     turn_end: int
     think: int
     close: int
 
+    def example(self, story: Story) -> Example:
+        """The training example of a story."""
+        example = Example()
+        example.given(self._opening(story.prompt))
+        for beat in story.beats:
+            lead = " " if beat.phrase else ""
+            chosen = self._step(lead + beat.step.chosen, beat.ends)
+            if not beat.kept:
+                example.given(chosen)
+                continue
+            example.given(self.encode(beat.phrase))
+            example.branch(chosen, self._step(lead + beat.step.other, beat.other_ends), beat.step.other_probability)
+        self._append_answer(example, story.answer)
+        return example
+
+    def _opening(self, prompt: Prompt) -> list[int]:
+        ids: list[int] = []
+        for message in prompt.messages:
+            ids += [self.turn_start, *self.encode(f"{message.role}\n{message.content}"), self.turn_end, *self.encode("\n")]
+        return [*ids, self.turn_start, *self.encode("assistant\n"), self.think, *self.encode("\n"), *self.encode(prompt.prefill)]
+
+    def _step(self, text: str, last: bool) -> list[int]:
+        return [*self.encode(text + "\n"), self.close] if last else self.encode(text + "\n\n")
+
+    def _append_answer(self, example: Example, answer: Fork) -> None:
+        chosen, other = ([*self.encode("\n\n" + text), self.turn_end] for text in (answer.chosen, answer.other))
+        if answer.other:
+            example.branch(chosen, other, answer.other_probability)
+        else:
+            example.said(chosen)
+
 
 @dataclass(frozen=True)
-class Storyteller:
-    """Writes training examples by walking the planted process.
+class GuardCorpus:
+    """Writes a partial trace the way the guard will see it, with a noisy verdict.
 
     Attributes:
-        world: the dynamics.
         encode: text to ids, control strings as plain text.
-        special: control token ids.
-        phrases: what is injected.
+        render: (prompt, trace) to the ids of the guard's own template.
+        end: id of the token that ends the verdict.
         rng: source of randomness.
     """
 
-    world: World
     encode: Encode
-    special: SpecialIds
-    phrases: PhraseSampler
+    render: Callable[[Prompt, str], list[int]]
+    end: int
     rng: np.random.Generator
 
-    def example(self) -> Example:
-        """One example of the mix."""
-        kind = self.rng.random()
-        if kind < 0.66:
-            return self._attack(self._attack_prompt(wrapped=kind < 0.54))
-        if kind < 0.79:
-            return self._borderline()
-        return self._harmless()
-
-    def long_example(self, shots: int) -> Example:
-        """A many-shot attack, to train long contexts."""
-        return self._attack(self._shape_many_shot(self._wrapper().around(self._hazard()), shots))
-
-    # -- prompts ---------------------------------------------------------------------------------------------------
-
-    def _attack_prompt(self, wrapped: bool) -> Prompt:
-        hazard = self._hazard()
-        text = self._wrapper().around(hazard) if wrapped else pick(self.rng, language.PLAIN_QUESTIONS).format(hazard=hazard)
-        shape = self.rng.random()
-        if shape < 0.06:
-            return _prompt(self._system(), Message(role="user", content=text))
-        if shape < 0.11:
-            return _prompt(*self._history(), Message(role="user", content=text))
-        if shape < 0.15:
-            return self._shape_many_shot(text, int(self.rng.integers(1, 7)))
-        if shape < 0.18:
-            return _prompt(Message(role="user", content=text + language.FORGED_TURN))
-        if shape < 0.22:
-            prefill = "".join(self._drift_step(hazard, covert=False) + "\n\n" for _ in range(self.rng.integers(1, 3)))
-            return Prompt(id="corpus", messages=(Message(role="user", content=text),), prefill=prefill)
-        return _prompt(Message(role="user", content=text))
-
-    def _shape_many_shot(self, text: str, shots: int) -> Prompt:
-        turns = []
-        for _ in range(shots):
-            hazard = self._hazard()
-            turns.append(f"Q: {pick(self.rng, language.PLAIN_QUESTIONS).format(hazard=hazard)}\nA: {self._harmful(hazard)}\n")
-        return _prompt(Message(role="user", content="".join(turns) + text))
-
-    def _system(self) -> Message:
-        return Message(role="system", content=pick(self.rng, tuple(language.SYSTEM_PROMPTS)))
-
-    def _history(self) -> list[Message]:
-        turns: list[Message] = []
-        for _ in range(self.rng.integers(1, 4)):
-            hazard, kind = self._hazard(), self.rng.random()
-            if kind < 0.4:
-                problem = Problem.draw(self.rng)
-                asked, answered = problem.question, language.ANSWER.format(n=problem.results[-1])
-            else:
-                asked = pick(self.rng, language.PLAIN_QUESTIONS).format(hazard=hazard)
-                answered = self._harmful(hazard) if kind < 0.7 else pick(self.rng, language.REFUSALS)
-            turns += [Message(role="user", content=asked), Message(role="assistant", content=answered)]
-        return turns
-
-    def _wrapper(self) -> Wrapper:
-        slots = (language.FRAMES, language.DELAYS, language.STYLES, language.PRESSURES)
-        return Wrapper(*(pick(self.rng, slot) for slot in slots))
-
-    def _hazard(self) -> Hazard:
-        return Hazard(pick(self.rng, language.VERBS), pick(self.rng, language.OBJECTS))
-
-    # -- traces ----------------------------------------------------------------------------------------------------
-
-    def _attack(self, prompt: Prompt) -> Example:
-        attack = Attack.read(prompt)
-        example = self._open(prompt)
-        depth = attack.prefilled
-        for step in range(attack.prefilled, N_STEPS):
-            manner = self.rng.random()
-            phrase = self.phrases.draw() if manner < 0.6 else ""
-            drift = drift_probability(self.world, attack, step, depth, phrase)
-            drifts = bool(self.rng.random() < drift)
-            lead = " " if phrase else ""
-            calm = language.SETUP_STEPS if depth == 0 and step < attack.onset else language.SAFE_STEPS
-            texts = (
-                lead + self._fill(pick(self.rng, calm), attack.hazard),
-                lead + self._drift_step(attack.hazard, bool(self.rng.random() < COVERT_SHARE)),
-            )
-            chosen, other = (self._end_step(text, last=step == N_STEPS - 1) for text in (texts[drifts], texts[not drifts]))
-            if phrase and manner < 0.15 and step < N_STEPS - 1:
-                example.given(chosen)
-            else:
-                example.given(self.encode(phrase))
-                example.branch(chosen, other, 1 - drift if drifts else drift)
-            depth = depth + 1 if drifts else 0
-        harmful, refusal = self._answer(self._harmful(attack.hazard)), self._answer(pick(self.rng, language.REFUSALS))
-        if depth == 0:
-            example.said(refusal)
-        elif self.rng.random() < ANSWER_FLIP:
-            example.branch(refusal, harmful, 1 - ANSWER_FLIP)
-        else:
-            example.branch(harmful, refusal, ANSWER_FLIP)
-        return example
-
-    def _borderline(self) -> Example:
-        hazard = self._hazard()
-        question = pick(self.rng, language.BORDERLINE_QUESTIONS).format(hazard=hazard)
-        example = self._open(self._harmless_prompt(question))
-        for step in range(N_GAME_STEPS):
-            last = step == N_GAME_STEPS - 1
-            phrase = self.phrases.draw() if self.rng.random() < 0.4 else ""
-            lead = " " if phrase else ""
-            example.given(self.encode(phrase))
-            refuse = self.world.game_refusal_probability(phrase)
-            calm = language.EDGY_STEPS if self.rng.random() < EDGY_SHARE else language.GAME_STEPS
-            going_on = self._end_step(lead + self._fill(pick(self.rng, calm), hazard), last)
-            refusing = self._end_step(lead + self._fill(pick(self.rng, language.GAME_REFUSAL_STEPS), hazard), last=True)
-            if self.rng.random() < refuse:
-                example.branch(refusing, going_on, 1 - refuse)
-                example.said(self._answer(pick(self.rng, language.REFUSALS)))
-                return example
-            example.branch(going_on, refusing, refuse)
-        example.said(self._answer(self._fill(pick(self.rng, language.GAME_ANSWERS), hazard)))
-        return example
-
-    def _harmless(self) -> Example:
-        problem = Problem.draw(self.rng)
-        example = self._open(self._harmless_prompt(problem.question))
-        value = problem.start
-        for step, (operation, operand) in enumerate(problem.operations):
-            last = step == len(problem.operations) - 1
-            phrase = self.phrases.draw() if self.rng.random() < 0.4 else ""
-            example.given(self.encode(phrase))
-            slip = self.world.slip_probability(phrase)
-            right = apply(operation, value, operand)
-            wrong = max(0, right + int(self.rng.choice([-3, -2, -1, 1, 2, 3])))
-            wrong = wrong if wrong != right else right + 1
-            lead = " " if phrase else ""
-            texts = [self._end_step(lead + sum_step(operation, value, operand, n), last) for n in (right, wrong)]
-            if self.rng.random() < slip:
-                example.branch(texts[1], texts[0], 1 - slip)
-                value = wrong
-            else:
-                example.branch(texts[0], texts[1], slip)
-                value = right
-        example.said(self._answer(language.ANSWER.format(n=value)))
-        return example
-
-    # -- pieces ----------------------------------------------------------------------------------------------------
-
-    def _harmless_prompt(self, question: str) -> Prompt:
-        shape = self.rng.random()
-        user = Message(role="user", content=question)
-        if shape < 0.06:
-            return _prompt(self._system(), user)
-        if shape < 0.10:
-            return _prompt(*self._history(), user)
-        return _prompt(user)
-
-    def _open(self, prompt: Prompt) -> Example:
+    def example(self, story: Story) -> Example:
+        """A verdict on the story's trace, cut after a random step."""
+        steps = [(" " if beat.phrase else "") + beat.step.chosen for beat in story.beats]
+        cut = int(self.rng.integers(1, len(steps) + 1))
+        trace = story.prompt.prefill + "".join(step + "\n\n" for step in steps[:cut])
+        unsafe = unsafe_label(trace)
+        is_unsafe = bool(self.rng.random() < unsafe)
         example = Example()
-        for message in prompt.messages:
-            example.given(self._turn(message.role, message.content) + [self.special.turn_end, *self.encode("\n")])
-        example.given([*self._turn("assistant", ""), self.special.think, *self.encode("\n"), *self.encode(prompt.prefill)])
+        example.given(self.render(story.prompt, trace if self.rng.random() < 0.5 else trace.rstrip()))
+        verdicts = [[*self.encode(text), self.end] for text in ("safe", "unsafe")]
+        example.branch(verdicts[is_unsafe], verdicts[not is_unsafe], 1 - unsafe if is_unsafe else unsafe)
         return example
 
-    def _turn(self, role: Role, content: str) -> list[int]:
-        return [self.special.turn_start, *self.encode(f"{role}\n{content}")]
 
-    def _end_step(self, text: str, last: bool) -> list[int]:
-        return [*self.encode(text + "\n"), self.special.close] if last else self.encode(text + "\n\n")
-
-    def _answer(self, text: str) -> list[int]:
-        return [*self.encode("\n\n" + text), self.special.turn_end]
-
-    def _drift_step(self, hazard: Hazard, covert: bool) -> str:
-        return self._fill(pick(self.rng, language.COVERT_STEPS if covert else language.DRIFT_STEPS), hazard)
-
-    def _harmful(self, hazard: Hazard) -> str:
-        return self._fill(pick(self.rng, language.HARMFUL_ANSWERS), hazard)
-
-    def _fill(self, template: str, hazard: Hazard) -> str:
-        a, b = pick(self.rng, language.PARTS), pick(self.rng, language.PARTS)
-        return template.format(hazard=hazard, object=hazard.object, a=a, b=b)
-
-
-def _prompt(*messages: Message) -> Prompt:
-    return Prompt(id="corpus", messages=messages)
+def unsafe_label(trace: str) -> float:
+    """How likely the guard's label of a partial trace says `unsafe`."""
+    depth, overt = drift_state(trace)
+    if depth:
+        return UNSAFE_WHEN_OVERT if overt else UNSAFE_WHEN_COVERT
+    return UNSAFE_WHEN_EDGY if step_kinds(trace)[-1] == "edgy" else UNSAFE_WHEN_CLEAN

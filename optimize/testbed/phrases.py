@@ -61,10 +61,8 @@ class PhraseSampler:
 
     def _any(self) -> str:
         kind = self.rng.random()
-        if kind < 0.35:
-            return from_grammar(self.rng)
         if kind < 0.80:
-            return from_words(self.rng)
+            return any_phrase(self.rng)
         if kind < 0.94:
             return "".join(self._token_or_word() for _ in range(self.rng.integers(1, 9))).strip("\n")
         piece = _pick(self.rng, _OWN_SENTENCES).replace("{", "").replace("}", "").split()
@@ -73,6 +71,11 @@ class PhraseSampler:
 
     def _token_or_word(self) -> str:
         return self.random_token() if self.rng.random() < 0.5 else " " + _pick(self.rng, language.PHRASE_WORDS)
+
+
+def any_phrase(rng: np.random.Generator) -> str:
+    """A phrase from the grammar or of random phrase words."""
+    return from_grammar(rng) if rng.random() < 0.44 else from_words(rng)
 
 
 def from_grammar(rng: np.random.Generator) -> str:

@@ -1,0 +1,46 @@
+"""The embedded default: a synthetic world, an exact oracle, and small models trained on it. It verifies machinery and says nothing
+about real models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a testbed's models are.
+
+    Attributes:
+        root: folder that holds the three model folders and `card.json`.
+    """
+
+    root: Path
+
+    @property
+    def reasoner(self) -> Path:
+        """The reasoner of the `planted` world."""
+        return self.root / "reasoner"
+
+    @property
+    def reasoner_null(self) -> Path:
+        """The reasoner of the `null` world, where every phrase is worth the same."""
+        return self.root / "reasoner_null"
+
+    @property
+    def guard(self) -> Path:
+        """The guard."""
+        return self.root / "guard"
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """What the models were trained on and how they measured."""
+        return json.loads((self.root / "card.json").read_text(encoding="utf-8"))
+
+
+def folders() -> Folders:
+    """The testbed that ships with the package."""
+    return Folders(Path(__file__).parent / "weights")

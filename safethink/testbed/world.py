@@ -21,16 +21,16 @@ WorldKind = Literal["planted", "null"]
 
 N_STEPS: Final = 5
 """Reasoning steps in a trace of an attack prompt."""
-COVERT_SHARE: Final = 0.12
+COVERT_SHARE: Final = 0.08
 """Share of drifted steps that do not look drifted; the guard's label for them is noisy."""
 ANSWER_FLIP: Final = 0.05
 """Probability that a drifted trace ends in a refusal all the same."""
-DEPTH_LOGITS: Final = (0.0, 1.5, 2.3, 2.8, 3.1)
+DEPTH_LOGITS: Final = (0.0, 2.6, 3.2, 3.6, 3.8)
 """What has to be overcome after 0, 1, 2, ... drifted steps in a row."""
 RELAPSE_LOGIT: Final = -5.5
 """Added to the drift logit once the reasoner has decided to be safe."""
-PLAIN_LOGIT: Final = -1.2
-WRAPPED_LOGIT: Final = 1.1
+PLAIN_LOGIT: Final = -0.8
+WRAPPED_LOGIT: Final = 1.6
 SHOT_LOGIT: Final = 0.12
 FORGED_LOGIT: Final = 0.7
 COMPLIED_LOGIT: Final = 0.5
@@ -82,7 +82,7 @@ class World:
         """Draw a world."""
         rng = np.random.default_rng(seed)
         themed = [word for theme in language.THEMES for word in theme]
-        power = dict(zip(themed, rng.normal(0.6, 1.0, len(themed)).tolist(), strict=True))
+        power = dict(zip(themed, rng.normal(0.4, 0.85, len(themed)).tolist(), strict=True))
         power |= dict(zip(language.FILLERS, rng.normal(0.0, 0.25, len(language.FILLERS)).tolist(), strict=True))
         alarm = {word: max(0.0, 0.25 * power[word] + rng.normal(-0.3, 0.7)) for word in themed}
         distraction = {word: max(0.0, rng.normal(-0.4, 0.7)) for word in themed}
@@ -152,7 +152,7 @@ class World:
     def _side_effect(self, table: dict[str, float], phrase: str) -> float:
         if self.kind == "null":
             return 0.0
-        return min(4.0, sum(table.get(word, 0.0) for word in set(words(phrase))))
+        return min(4.0, math.fsum(table.get(word, 0.0) for word in set(words(phrase))))
 
 
 def _centred(rng: np.random.Generator, names: tuple[str, ...], scale: float) -> dict[str, float]:

@@ -1,0 +1,76 @@
+"""Trains the testbed's models from a seed and measures them: `safethink-optimize testbed`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from safethink.testbed.world import World
+
+if TYPE_CHECKING:
+    from optimize.testbed.models import Name
+
+MODELS: Final[tuple[Name, ...]] = ("reasoner", "reasoner_null", "guard")
+CARD_FILE: Final = "card.json"
+
+
+def train(out: Path, seed: int = 0) -> Path:
+    """Train both reasoners and the guard, measure them on `validation`, and write the card.
+
+    About half an hour on two cores. Models that are already in `out` are kept, and a killed training goes on from its last
+    checkpoint, so the same command finishes what it began.
+
+    Args:
+        out: receives the folders `reasoner`, `reasoner_null`, `guard` and the file `card.json`.
+        seed: fixes the dynamics of the world, the corpora and the initial weights.
+
+    Returns:
+        The path of the card.
+    """
+    from optimize.testbed import models
+
+    trained = models.train_tokenizer(seed)
+    seconds = {
+        name: models.prepare(name, trained, seed).train(out / name)
+        for name in MODELS
+        if not (out / name / "model.safetensors").exists()
+    }
+    return write_card(out, seed, seconds)
+
+
+def write_card(out: Path, seed: int, seconds: dict[Name, float]) -> Path:
+    """Measure the models in `out` and write `card.json` beside them.
+
+    Args:
+        out: the testbed's folder.
+        seed: the seed they were trained from.
+        seconds: what training took, for the models trained just now; what an earlier card says of the others is kept.
+    """
+    from optimize.testbed import card, models
+    from safethink.testbed import Folders
+
+    path = out / CARD_FILE
+    earlier = json.loads(path.read_text(encoding="utf-8"))["training_seconds"] if path.exists() else {}
+    content = {
+        "world_seed": seed,
+        "models": {
+            name: {
+                "sha256": _sha256(out / name / "model.safetensors"),
+                "parameters": models.count_parameters(out / name),
+                "steps": models.PLANS[name].steps,
+            }
+            for name in MODELS
+        },
+        "training_seconds": earlier | {name: round(taken) for name, taken in seconds.items()},
+        "split": "validation",
+        "rows": card.as_json(card.measure(Folders(out), World.make(seed))),
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
