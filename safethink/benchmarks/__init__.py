@@ -20,6 +20,14 @@ class Benchmark:
     name: str
     prompts: tuple[Prompt, ...]
 
+    def first(self, n: int) -> Benchmark:
+        """The first `n` prompts."""
+        return Benchmark(self.name, self.prompts[:n])
+
+    def only(self, *kinds: str) -> Benchmark:
+        """The prompts of these kinds."""
+        return Benchmark(self.name, tuple(prompt for prompt in self.prompts if prompt.kind in kinds))
+
 
 def load(config: BenchmarkConfig, world: WorldConfig) -> Benchmark:
     """Load a benchmark.

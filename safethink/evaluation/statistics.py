@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,6 +20,9 @@ LEVEL: Final = 0.95
 """Coverage of every interval."""
 RESAMPLES: Final = 2000
 """Bootstrap resamples behind every interval."""
+
+Design: TypeAlias = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+"""Of each observation its unit, and its group under every factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +77,23 @@ class Observations:
             np.asarray(values, dtype=float),
             np.ones(len(values)) if denominators is None else np.asarray(denominators, dtype=float),
             tuple(units),
-            tuple(clusters) if clusters is not None else ({},) * len(values),
+            tuple(clusters) if clusters is not None else tuple(dict[str, str]() for _ in values),
         )
+
+    @property
+    def design(self) -> Design:
+        """What each observation belongs to, as one hashable value."""
+        return tuple((unit, tuple(sorted(own.items()))) for unit, own in zip(self.units, self.clusters, strict=True))
 
     @property
     def value(self) -> float:
         """The ratio of the sums."""
         return float(self.numerators.sum() / self.denominators.sum())
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every observation is a yes or a no."""
+        return bool(np.isin(self.numerators, (0.0, 1.0)).all() and (self.denominators == 1.0).all())
 
     @property
     def count(self) -> int:
@@ -109,15 +123,15 @@ def mean(seen: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estim
     """
     if not seen.denominators.sum():
         return None
-    low, high = _percentiles(_resampled_ratios(seen, _weights(seen, seed, resamples)))
+    low, high = _percentiles(_resampled_ratios(seen, _weights(seen.design, seed, resamples)))
     return Estimate(seen.value, low, high, seen.count, count_clusters(seen))
 
 
 def paired_difference(a: Observations, b: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estimate | None:
     """Estimate the ratio of `a` minus the ratio of `b`, both resampled together.
 
-    Where no pair differs, or all rates differ by one, the interval is exact: no more than the Clopper-Pearson bound on
-    the share of units that would differ the other way.
+    Where outcomes are 0 or 1 and no pair differs, or every pair does, the interval is exact: no more than the
+    Clopper-Pearson bound on the share of units that would have been otherwise.
 
     Args:
         a: observations of one side.
@@ -135,11 +149,11 @@ def paired_difference(a: Observations, b: Observations, seed: int = 0, resamples
         raise ValueError("a paired difference needs the same units on both sides, in the same order")
     if not a.denominators.sum() or not b.denominators.sum():
         return None
-    weights = _weights(a, seed, resamples)
+    weights = _weights(a.design, seed, resamples)
     value = a.value - b.value
     low, high = _percentiles(_resampled_ratios(a, weights) - _resampled_ratios(b, weights))
     pairs = a.numerators - b.numerators
-    if np.all(pairs == pairs[0]) and pairs[0] in (-1.0, 0.0, 1.0):
+    if a.is_binary and b.is_binary and np.all(pairs == pairs[0]):
         units = len(set(a.units))
         slack = clopper_pearson(0, units)[1]
         low, high = max(-1.0, value - slack), min(1.0, value + slack)
@@ -156,37 +170,43 @@ def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
 
 def count_clusters(seen: Observations) -> int:
     """How many groups the observations fall into, along the factor that has the fewest."""
-    return sum(min(len(set(groups)) for groups in factors) for _, factors in _strata(seen))
+    return sum(min(len(set(groups)) for groups in factors) for _, factors in _strata(seen.design))
 
 
-def _strata(seen: Observations) -> list[tuple[Int[ndarray, " members"], list[list[str]]]]:
+def _strata(design: Design) -> list[tuple[Int[ndarray, " members"], list[list[str]]]]:
     """Split the observations by which factors they are crossed by: (their indices, their groups under each factor)."""
-    names = [tuple(sorted(clusters)) for clusters in seen.clusters]
-    strata = []
-    for factors in sorted(set(names)):
-        members = [index for index, own in enumerate(names) if own == factors]
-        groups = [[seen.clusters[index][factor] for index in members] for factor in factors]
-        strata.append((np.asarray(members), groups or [[seen.units[index] for index in members]]))
+    crossed_by = [tuple(factor for factor, _ in clusters) for _, clusters in design]
+    strata: list[tuple[Int[ndarray, " members"], list[list[str]]]] = []
+    for factors in sorted(set(crossed_by)):
+        members = [index for index, own in enumerate(crossed_by) if own == factors]
+        groups = [[design[index][1][place][1] for index in members] for place in range(len(factors))]
+        strata.append((np.asarray(members), groups or [[design[index][0] for index in members]]))
     return strata
 
 
-def _weights(seen: Observations, seed: int, resamples: int) -> Float[ndarray, "resamples n"]:
+@lru_cache(maxsize=4)
+def _weights(design: Design, seed: int, resamples: int) -> Float[ndarray, "resamples n"]:
     """How often each observation is drawn in each resample.
 
     Along one factor this is the cluster bootstrap. Under crossed factors the weights of the factors are multiplied: the
     pigeonhole bootstrap (Owen, Annals of Applied Statistics 1(2), 2007), which errs on the side of wide intervals.
-    Observations under other factors, such as those of another benchmark, are a stratum of their own.
+    Observations under other factors, such as those of another benchmark, are a stratum of their own. Quantities seen on
+    the same prompts share their draws, so that they are paired and drawn once.
     """
     rng = np.random.default_rng(seed)
-    weights = np.empty((resamples, len(seen.units)))
-    for members, factors in _strata(seen):
+    weights = np.empty((resamples, len(design)))
+    for members, factors in _strata(design):
         weights[:, members] = 1.0
         for groups in factors:
             _, index = np.unique(np.asarray(groups), return_inverse=True)
-            size = int(index.max()) + 1
-            drawn = rng.multinomial(size, np.full(size, 1.0 / size), size=resamples)
-            weights[:, members] *= drawn[:, index]
+            weights[:, members] *= _draws(rng, int(index.max()) + 1, resamples)[:, index]
     return weights
+
+
+def _draws(rng: np.random.Generator, size: int, resamples: int) -> Int[ndarray, "resamples size"]:
+    """How often each of `size` clusters is drawn when `size` are drawn with replacement."""
+    drawn = rng.integers(size, size=(resamples, size)) + size * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size)
 
 
 def _resampled_ratios(seen: Observations, weights: Float[ndarray, "resamples n"]) -> Float[ndarray, " resamples"]:

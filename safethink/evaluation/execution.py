@@ -1,0 +1,193 @@
+"""Carries out jobs: hands them to the scheduler, judges what comes back, and records it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from safethink import defenses, scheduler
+from safethink.config import EvalConfig, SafeThinkConfig
+from safethink.defenses.effects import Task, Verdict
+from safethink.engines import Engine
+from safethink.errors import ConfigError, PromptError
+from safethink.evaluation.jobs import Job
+from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span
+from safethink.judges import Judge
+from safethink.monitors import Monitor
+from safethink.progress import track
+from safethink.prompts import Prompt
+from safethink.scheduler import Row, Usage
+from safethink.seeds import stable_seed
+from safethink.thought import Thought
+
+if TYPE_CHECKING:
+    from safethink.guarded import SafeThink
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoner:
+    """What generates and watches.
+
+    Attributes:
+        engine: produces the reasoner's tokens.
+        monitor: scores partial traces.
+        thought: opens prompts and reads traces.
+    """
+
+    engine: Engine
+    monitor: Monitor
+    thought: Thought
+
+    @classmethod
+    def of(cls, guarded: SafeThink) -> Reasoner:
+        """The parts of a guarded reasoner.
+
+        Raises:
+            ConfigError: it has no monitor.
+        """
+        if guarded.monitor is None:
+            raise ConfigError("an evaluation needs a monitor, also where no row asks for one: it finds the contexts")
+        return cls(guarded.engine, guarded.monitor, guarded.thought)
+
+    @classmethod
+    def load(cls, config: EvalConfig) -> Reasoner:
+        """Load what the configuration names."""
+        from safethink.guarded import SafeThink
+
+        # The row defenses come later; a monitor loads only beside one that asks for scores.
+        steered = config.run.model_copy(update={"defense": SafeThinkConfig(), "prefix": config.prefix})
+        return cls.of(SafeThink.from_config(steered))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow(Row):
+    """A scheduler's row that knows its job."""
+
+    job: Job
+
+
+@dataclass
+class Execution:
+    """A run in progress: what is recorded already, and how to get the rest.
+
+    Attributes:
+        config: the evaluation.
+        reasoner: what generates and watches.
+        judge: decides what each output was.
+        writer: takes finished records.
+        records: all there are so far, by key.
+    """
+
+    config: EvalConfig
+    reasoner: Reasoner
+    judge: Judge
+    writer: RecordWriter
+    records: dict[Key, Record]
+    _opened: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    def run(self, jobs: Sequence[Job], description: str) -> None:
+        """Generate what is not recorded yet.
+
+        Raises:
+            MonitorError: the monitor failed; the prompt is named.
+            RecordError: a record could not be written.
+        """
+        pending = [job for job in jobs if job.key not in self.records]
+        with track(description, len(jobs)) as advance:
+            advance(len(jobs) - len(pending))
+            for finished in scheduler.run(
+                self._rows(pending, advance),
+                self.reasoner.engine,
+                self.reasoner.monitor,
+                self.reasoner.thought,
+                self.config.run.limits,
+                self.config.run.batch_size,
+            ):
+                assert isinstance(finished.row, JobRow)
+                self._keep(
+                    judged(finished.row.job, finished.verdict, finished.usage, self.reasoner.thought, self.judge)
+                )
+                advance(1)
+
+    def _rows(self, jobs: Iterable[Job], advance: Callable[[int], None]) -> Iterator[Row]:
+        """Open each prompt; one that cannot be run is recorded as invalid."""
+        thought = self.reasoner.thought
+        for job in jobs:
+            try:
+                prompt_ids = self._open(job.prompt)
+            except PromptError as error:
+                self._keep(_unrunnable(job, str(error)))
+                advance(1)
+                continue
+            task = Task(
+                start=thought.prefill(job.prompt) if job.start is None else job.start,
+                prefixes=job.prefixes,
+                close=thought.close_ids,
+                refusal=thought.refusal_ids,
+            )
+            # Rows of one prompt share their seeds, but a branch must not draw what was drawn before it.
+            branch = () if job.start is None else (job.key.phase,)
+            yield JobRow(
+                prompt=job.prompt,
+                prompt_ids=prompt_ids,
+                defense=defenses.start(job.defense, task),
+                sample=job.key.sample,
+                seed=stable_seed(self.config.run.seed, *branch),
+                job=job,
+            )
+
+    def _open(self, prompt: Prompt) -> tuple[int, ...]:
+        if prompt.id not in self._opened:
+            self._opened[prompt.id] = self.reasoner.thought.open_prompt(prompt)
+        return self._opened[prompt.id]
+
+    def _keep(self, record: Record) -> None:
+        self.writer.append(record)
+        self.records[record.key] = record
+
+
+def judged(job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Judge) -> Record:
+    """Judge one output and say everything about it that the summary, the report or a fork will want."""
+    answer = thought.answer_text(verdict.answer)
+    judgement = judge.judge(job.prompt, thought.trace_text(verdict.trace), answer, verdict.closed)
+    return Record(
+        **job.key._asdict(),
+        outcome=judgement.outcome,
+        trace_harmful=judgement.trace_harmful,
+        correct=judgement.correct,
+        closed=verdict.closed,
+        refused=verdict.refused,
+        spans=spans(verdict, thought),
+        answer=answer,
+        trace_ids=verdict.trace.ids,
+        forced=tuple(index for index, forced in enumerate(verdict.trace.forced) if forced),
+        answer_ids=verdict.answer.ids,
+        interventions=tuple(InterventionRecord.of(each) for each in verdict.interventions),
+        step_scores=verdict.step_scores,
+        sampled_tokens=usage.sampled,
+        dropped_tokens=usage.dropped,
+        forced_tokens=usage.forced,
+        injected=job.injected,
+    )
+
+
+def spans(verdict: Verdict, thought: Thought) -> tuple[Span, ...]:
+    """Cut a trace where injected and sampled tokens meet and where a step was dropped; the closing tag is left out."""
+    trace = verdict.trace
+    borders = {i for i in range(1, len(trace)) if trace.forced[i] != trace.forced[i - 1]}
+    borders |= {each.position for each in verdict.interventions}
+    cuts = [0, *sorted(border for border in borders if 0 < border < len(trace)), len(trace)]
+    pieces = (
+        Span(start=start, text=thought.full_trace_text(trace[start:stop]), forced=trace.forced[start])
+        for start, stop in pairwise(cuts)
+        if start < stop
+    )
+    return tuple(piece for piece in pieces if piece.text)
+
+
+def _unrunnable(job: Job, reason: str) -> Record:
+    """The record of a prompt that is empty or too long: invalid, and wrong where an answer was due."""
+    correct = None if job.prompt.reference is None else False
+    return Record(**job.key._asdict(), outcome="invalid", correct=correct, injected=job.injected, note=reason)

@@ -1,0 +1,166 @@
+"""The figures of the report, as plotly figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import plotly.graph_objects as go
+
+from safethink.evaluation.statistics import Estimate
+from safethink.evaluation.summary import DepthPoint, Summary
+
+TRIAL, OTHER, INK, GRID = "#0072b2", "#9aa5b1", "#1f2933", "#e4e7eb"
+"""Blue for the prefix on trial, grey for the rest; told apart by lightness alone as well."""
+FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStep:
+    """One step of the search, as the artifact's log has it.
+
+    Attributes:
+        restart: which start.
+        step: steps since it.
+        cost: total cost of the incumbent.
+        text: the incumbent.
+    """
+
+    restart: int
+    step: int
+    cost: float
+    text: str
+
+
+def bars(summary: Summary, column: str, title: str, trial: str | None, predicted: str | None = None) -> go.Figure:
+    """Horizontal bars of one column with intervals, a row of the table each.
+
+    Args:
+        summary: where the numbers are.
+        column: which.
+        title: of the axis.
+        trial: name of the row on trial, which is coloured.
+        predicted: column whose exact values are marked beside the measured ones.
+    """
+    shown = [(row, cells[column]) for row, cells in summary.rows.items()]
+    known = [(row, estimate) for row, estimate in shown if estimate is not None]
+    figure = go.Figure()
+    figure.add_bar(
+        name="measured",
+        y=[row for row, _ in known],
+        x=[estimate.value for _, estimate in known],
+        orientation="h",
+        marker_color=[TRIAL if row == trial else OTHER for row, _ in known],
+        error_x=_error_bars([estimate for _, estimate in known]),
+        text=[f"{estimate.value:.2f}" for _, estimate in known],
+        textposition="inside",
+        insidetextanchor="start",
+        textfont={"color": "white"},
+        width=0.62,
+        hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+    )
+    exact = [(row, cells[predicted]) for row, cells in summary.rows.items()] if predicted else []
+    points = [(row, estimate.value) for row, estimate in exact if estimate is not None]
+    if points:
+        figure.add_scatter(
+            name="predicted",
+            y=[row for row, _ in points],
+            x=[value for _, value in points],
+            mode="markers",
+            marker={"symbol": "diamond", "size": 10, "color": "white", "line": {"color": INK, "width": 2}},
+            hovertemplate="%{y}: exactly %{x:.3f}<extra></extra>",
+        )
+    figure.update_yaxes(autorange="reversed", ticksuffix="  ", showgrid=False)
+    figure.update_xaxes(range=[0, 1], title=title, tickformat=".0%")
+    return _finish(figure, height=64 + 36 * max(3, len(known)), legend=bool(points))
+
+
+def depth(points: Sequence[DepthPoint]) -> go.Figure:
+    """ASR against `max_steered_steps`: measured with intervals, and as the process predicts."""
+    figure = go.Figure()
+    steps = [point.max_steered_steps for point in points]
+    figure.add_scatter(
+        name="measured",
+        x=steps,
+        y=[point.measured.value for point in points],
+        error_y=_error_bars([point.measured for point in points]),
+        mode="lines+markers",
+        line={"color": TRIAL, "width": 3},
+        marker={"size": 9},
+        hovertemplate="%{x} steps: %{y:.3f}<extra></extra>",
+    )
+    exact = [(point.max_steered_steps, point.predicted) for point in points if point.predicted is not None]
+    if exact:
+        figure.add_scatter(
+            name="predicted",
+            x=[step for step, _ in exact],
+            y=[value for _, value in exact],
+            mode="lines+markers",
+            line={"color": INK, "width": 2, "dash": "dot"},
+            marker={"symbol": "diamond-open", "size": 10},
+            hovertemplate="%{x} steps: exactly %{y:.3f}<extra></extra>",
+        )
+    figure.update_xaxes(title="max_steered_steps", tickvals=steps, showgrid=False)
+    figure.update_yaxes(title="ASR on the answer", rangemode="tozero", tickformat=".0%")
+    return _finish(figure, height=340, legend=bool(exact))
+
+
+def search_curve(steps: Sequence[SearchStep]) -> go.Figure:
+    """Cost of the incumbent at every step of the search, one line per start."""
+    figure = go.Figure()
+    dashes = ("solid", "dash", "dot", "dashdot")
+    for restart in sorted({step.restart for step in steps}):
+        own = [step for step in steps if step.restart == restart]
+        color = TRIAL if restart == 0 else "#52606d"
+        figure.add_scatter(
+            name=f"start {restart + 1}",
+            x=[step.step for step in own],
+            y=[step.cost for step in own],
+            customdata=[step.text for step in own],
+            mode="lines",
+            line={
+                "color": color,
+                "width": 2.5,
+                "dash": dashes[restart % 4],
+                "shape": "hv",
+            },
+            hovertemplate="step %{x}: %{y:.3f}<br>%{customdata}<extra></extra>",
+        )
+    figure.update_xaxes(title="search step", showgrid=False)
+    figure.update_yaxes(title="cost of the incumbent")
+    return _finish(figure, height=340, legend=True)
+
+
+def to_html(figure: go.Figure, name: str) -> str:
+    """The figure as a piece of HTML that expects plotly.js on its page."""
+    return figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=name, config={"displayModeBar": False, "responsive": True}
+    )
+
+
+def _error_bars(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "array": [estimate.high - estimate.value for estimate in estimates],
+        "arrayminus": [estimate.value - estimate.low for estimate in estimates],
+        "color": INK,
+        "thickness": 1.5,
+        "width": 4,
+    }
+
+
+def _finish(figure: go.Figure, height: int, legend: bool) -> go.Figure:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 8, "r": 16, "t": 30 if legend else 8, "b": 8},
+        font={"family": FONT, "size": 13, "color": INK},
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+    )
+    figure.update_xaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID)
+    figure.update_yaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID)
+    return figure

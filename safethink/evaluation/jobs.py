@@ -1,0 +1,147 @@
+"""What there is to generate: one job per record, in four phases. Pure planning; nothing is decoded here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from safethink.benchmarks import Benchmark
+from safethink.config import AlwaysConfig, DefenseConfig, EvalConfig, NoneConfig, SafeThinkConfig
+from safethink.evaluation.records import Key, Phase
+from safethink.evaluation.rows import TableRow
+from safethink.prompts import Prompt
+from safethink.tokens import Tokens
+
+WATCH = "watch"
+"""Row name of the pass in which the monitor only watches."""
+NOTHING = "nothing"
+"""Row name of rolling back (or stopping at a step) and going on with nothing injected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation.
+
+    Attributes:
+        key: identity of its record.
+        prompt: what is asked.
+        defense: what runs on it.
+        prefixes: the portfolio, as token ids.
+        start: the trace it starts from; None for the prompt's own beginning.
+        injected: fingerprint of the portfolio.
+    """
+
+    key: Key
+    prompt: Prompt
+    defense: DefenseConfig
+    prefixes: tuple[tuple[int, ...], ...] = ()
+    start: Tokens | None = None
+    injected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a trace where something may be injected.
+
+    Attributes:
+        benchmark: name of the prompt's benchmark.
+        prompt: what is asked.
+        start: the trace before it.
+        sample: which of the prompt's places.
+    """
+
+    benchmark: str
+    prompt: Prompt
+    start: Tokens
+    sample: int = 0
+
+
+def attack_benchmarks(benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
+    """The attack prompts: jailbreaks, or plain harmful requests where there are no jailbreaks."""
+    for kind in ("jailbreak", "harmful"):
+        chosen = only_kinds(benchmarks, kind)
+        if chosen:
+            return chosen
+    return []
+
+
+def attack_prompts(benchmarks: Sequence[Benchmark]) -> list[Prompt]:
+    """The same, as one list."""
+    return [prompt for benchmark in attack_benchmarks(benchmarks) for prompt in benchmark.prompts]
+
+
+def only_kinds(benchmarks: Sequence[Benchmark], *kinds: str) -> list[Benchmark]:
+    """The benchmarks cut down to prompts of these kinds; those with none left out."""
+    return [cut for cut in (each.only(*kinds) for each in benchmarks) if cut.prompts]
+
+
+def trial_row(rows: Sequence[TableRow]) -> TableRow | None:
+    """The row that steers with the prefix on trial."""
+    return next((row for row in rows if row.on_trial and isinstance(row.defense, SafeThinkConfig)), None)
+
+
+def guarded(rows: Sequence[TableRow], benchmarks: Sequence[Benchmark], samples: int) -> Iterator[Job]:
+    """Every row on every prompt: the same prompts and seeds for all."""
+    for row in rows:
+        for benchmark in benchmarks:
+            yield from _jobs("guarded", row.name, benchmark, row.defense, row, samples)
+
+
+def watch(threshold: float, benchmarks: Sequence[Benchmark]) -> Iterator[Job]:
+    """The reasoner undefended while the monitor scores each step: shows where it would fire.
+
+    Plain harmful requests are left out: nothing is injected into their traces later.
+    """
+    watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0)
+    watched = attack_benchmarks(benchmarks) + only_kinds(benchmarks, "harmless", "borderline")
+    for benchmark in watched:
+        yield from _jobs("watch", WATCH, benchmark, watching)
+
+
+def depth(config: EvalConfig, trial: TableRow, benchmarks: Sequence[Benchmark]) -> Iterator[Job]:
+    """The row on trial at every value of `max_steered_steps`, on the first attack prompts."""
+    assert isinstance(trial.defense, SafeThinkConfig)
+    for value in config.depth_curve:
+        if value == trial.defense.max_steered_steps:
+            continue  # Its own record says it already.
+        defense = trial.defense.model_copy(update={"max_steered_steps": value})
+        for benchmark in attack_benchmarks(benchmarks):
+            yield from _jobs("depth", depth_name(value), benchmark.first(config.depth_prompts), defense, trial)
+
+
+def depth_name(max_steered_steps: int) -> str:
+    """Row name of a point of the depth curve."""
+    return f"max_steered_steps={max_steered_steps}"
+
+
+def injections(phase: Phase, rows: Sequence[TableRow], places: Sequence[Place], samples: int) -> Iterator[Job]:
+    """One injection at each place and no monitor from there on, for every row that steers with a prefix, and for none.
+
+    Args:
+        phase: `recovery` at drifted steps, `forced` at random ones.
+        rows: the table's rows; those that cannot inject at a step are passed over.
+        places: where.
+        samples: seeds per place.
+    """
+    injecting = [row for row in rows if row.steers and row.portfolio]
+    for row in [TableRow(NOTHING, NoneConfig()), *injecting]:
+        defense = AlwaysConfig() if row.portfolio else NoneConfig()
+        for place in places:
+            for sample in range(samples):
+                key = Key(phase, row.name, place.benchmark, place.prompt.id, place.sample * samples + sample)
+                yield Job(key, place.prompt, defense, row.token_ids[:1], place.start, row.fingerprint)
+
+
+def _jobs(
+    phase: Phase,
+    name: str,
+    benchmark: Benchmark,
+    defense: DefenseConfig,
+    row: TableRow | None = None,
+    samples: int = 1,
+) -> Iterator[Job]:
+    prefixes, injected = (row.token_ids, row.fingerprint) if row else ((), "")
+    for prompt in benchmark.prompts:
+        for sample in range(samples):
+            key = Key(phase, name, benchmark.name, prompt.id, sample)
+            yield Job(key, prompt, defense, prefixes, None, injected)

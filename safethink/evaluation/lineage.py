@@ -1,0 +1,53 @@
+"""How often a prefix was evaluated on `test`: every look is counted, because each is a chance to tune."""
+
+from __future__ import annotations
+
+import json
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+from safethink.config import EvalConfig
+from safethink.prefix import JSON_FILE, PrefixArtifact, list_built_in
+
+LOG: Final = "evaluations.jsonl"
+"""Beside `prefix.json`: one line per evaluation on `test`."""
+
+
+def count_evaluation(config: EvalConfig, artifact: PrefixArtifact) -> int:
+    """Note this evaluation in the artifact's folder and count all there have been.
+
+    A resumed or repeated run of the same configuration counts once. A folder that cannot be written, such as that of a
+    built-in prefix, keeps no log; then only what the artifact says and this run are counted.
+
+    Args:
+        config: the evaluation.
+        artifact: the prefix on trial.
+
+    Returns:
+        Evaluations of its lineage on `test`, this one included where it is one.
+    """
+    if not any(benchmark.split == "test" for benchmark in config.benchmarks):
+        return artifact.test_evaluations
+    identity = blake2b(config.model_dump_json().encode(), digest_size=8).hexdigest()
+    log = Path(config.prefix) / LOG
+    seen = {identity}
+    if (log.parent / JSON_FILE).is_file() and config.prefix not in list_built_in():
+        seen |= _read(log)
+        _note(log, identity)
+    return artifact.test_evaluations + len(seen)
+
+
+def _read(log: Path) -> set[str]:
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    return {json.loads(line)["evaluation"] for line in lines}
+
+
+def _note(log: Path, identity: str) -> None:
+    if identity in _read(log):
+        return
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"evaluation": identity}) + "\n")
+    except OSError:
+        return

@@ -1,0 +1,122 @@
+"""Where to inject: drifted steps of attack prompts, and random steps of harmless ones, in traces nobody steered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from safethink.benchmarks import Benchmark
+from safethink.engines.stopping import Stopper
+from safethink.evaluation.jobs import WATCH, Place, attack_benchmarks, only_kinds
+from safethink.evaluation.records import Key, Record
+from safethink.judges import Judge
+from safethink.prompts import Prompt
+from safethink.seeds import stable_seed
+from safethink.thought import Thought
+from safethink.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """The contexts of the recovery rate.
+
+    Attributes:
+        places: just before the step at which the monitor fired first, where the judge confirms the drift.
+        fired: prompts on which the monitor fired.
+        watched: prompts on which it watched.
+    """
+
+    places: tuple[Place, ...]
+    fired: int
+    watched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An undefended trace, cut into steps.
+
+    Attributes:
+        benchmark: name of the prompt's benchmark.
+        prompt: what was asked.
+        record: what came of it.
+        trace: the trace.
+        starts: number of tokens before each step.
+    """
+
+    benchmark: str
+    prompt: Prompt
+    record: Record
+    trace: Tokens
+    starts: tuple[int, ...]
+
+    def through(self, step: int) -> Tokens:
+        """The trace up to and including a step."""
+        return self.trace[: self.starts[step + 1]] if step + 1 < len(self.starts) else self.trace
+
+
+def watched(
+    benchmarks: Iterable[Benchmark], records: Mapping[Key, Record], thought: Thought, max_step_tokens: int
+) -> list[Watched]:
+    """Cut the undefended traces of these prompts into steps; prompts that could not be run are passed over."""
+    stopper = Stopper(thought, eos_ids=())
+    out: list[Watched] = []
+    for benchmark in benchmarks:
+        for prompt in benchmark.prompts:
+            record = records[Key("watch", WATCH, benchmark.name, prompt.id, 0)]
+            if record.note or not record.trace_ids:
+                continue
+            trace = Tokens.sampled(record.trace_ids)
+            starts = stopper.step_starts(trace, max_step_tokens, first=len(thought.prefill(prompt)))
+            out.append(Watched(benchmark.name, prompt, record, trace, starts))
+    return out
+
+
+def find_contexts(
+    benchmarks: Sequence[Benchmark],
+    records: Mapping[Key, Record],
+    thought: Thought,
+    judge: Judge,
+    threshold: float,
+    max_step_tokens: int,
+) -> Contexts:
+    """Find the contexts: the same for every row of the table.
+
+    Args:
+        benchmarks: all benchmarks; only attack prompts are looked at.
+        records: of the pass in which the monitor only watched.
+        thought: reads traces.
+        judge: confirms the drift.
+        threshold: the monitor fires below it.
+        max_step_tokens: where a step without a delimiter was cut.
+    """
+    places: list[Place] = []
+    traces = watched(attack_benchmarks(benchmarks), records, thought, max_step_tokens)
+    fired = 0
+    for each in traces:
+        step = next((i for i, score in enumerate(each.record.step_scores) if score < threshold), None)
+        if step is None:
+            continue
+        fired += 1
+        if judge.drifted(each.prompt, thought.trace_text(each.through(step))):
+            places.append(Place(each.benchmark, each.prompt, each.trace[: each.starts[step]]))
+    return Contexts(tuple(places), fired, len(traces))
+
+
+def random_steps(
+    benchmarks: Sequence[Benchmark],
+    records: Mapping[Key, Record],
+    thought: Thought,
+    seed: int,
+    samples: int,
+    max_step_tokens: int,
+) -> tuple[Place, ...]:
+    """Draw a step of each harmless and borderline prompt's undefended trace; the same for every row of the table."""
+    places: list[Place] = []
+    traces = watched(only_kinds(benchmarks, "harmless", "borderline"), records, thought, max_step_tokens)
+    for each in traces:
+        # Between the last words and the closing tag there is no step.
+        starts = [start for start in each.starts if thought.trace_text(each.trace[start:]).strip()] or [each.starts[0]]
+        for sample in range(samples):
+            start = starts[stable_seed(seed, "forced", each.prompt.id, sample) % len(starts)]
+            places.append(Place(each.benchmark, each.prompt, each.trace[:start], sample))
+    return tuple(places)

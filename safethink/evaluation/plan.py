@@ -1,0 +1,72 @@
+"""What an evaluation would take, before anything is loaded: `--dry-run`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from safethink import benchmarks
+from safethink.benchmarks import Benchmark
+from safethink.config import EvalConfig, SafeThinkConfig
+from safethink.evaluation.jobs import attack_benchmarks, only_kinds
+
+TESTBED_TOKENS: Final = 75
+"""Tokens of a typical testbed output."""
+TESTBED_TOKENS_PER_S: Final = 4000
+"""Tokens per second of a guarded testbed reasoner on two CPU cores."""
+
+
+class Plan(BaseModel):
+    """What is to be generated."""
+
+    model_config = ConfigDict(frozen=True)
+
+    generations: dict[str, int]
+    """How many, by phase; those of `recovery` at most, since contexts are found on the way."""
+    tokens: int
+    """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
+    seconds: float | None
+    """Rough time on two CPU cores; None where the speed is not known."""
+
+    @property
+    def total(self) -> int:
+        """All generations."""
+        return sum(self.generations.values())
+
+
+def plan(config: EvalConfig) -> Plan:
+    """Count what an evaluation generates. Reads prompt files, loads no model.
+
+    Raises:
+        MissingFileError: a prompt file that is not there.
+        ConfigError: a prompt file that cannot be read.
+    """
+    loaded = [benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks]
+    attacks, innocent = attack_benchmarks(loaded), only_kinds(loaded, "harmless", "borderline")
+    steering = sum(row.defense.kind == "safethink" for row in config.rows)
+    trial = next((row.defense for row in config.rows if row.prefix is None and row.defense.kind == "safethink"), None)
+    generations = {
+        "watch": _count(attacks + innocent),
+        "guarded": _count(loaded) * len(config.rows) * config.samples,
+        "depth": _count([each.first(config.depth_prompts) for each in attacks]) * _depth_points(config, trial),
+        "recovery": _count(attacks) * (steering + 1) * config.recovery_samples,
+        "forced": _count(innocent) * (steering + 1) * config.forced_samples,
+    }
+    total = sum(generations.values())
+    if config.run.reasoner.path in ("testbed", "testbed:null"):
+        tokens = total * TESTBED_TOKENS
+        return Plan(generations=generations, tokens=tokens, seconds=tokens / TESTBED_TOKENS_PER_S)
+    limits = config.run.limits
+    tokens = total * (limits.max_trace_tokens + limits.max_answer_tokens)
+    return Plan(generations=generations, tokens=tokens, seconds=None)
+
+
+def _count(chosen: list[Benchmark]) -> int:
+    return sum(len(benchmark.prompts) for benchmark in chosen)
+
+
+def _depth_points(config: EvalConfig, trial: object) -> int:
+    if not isinstance(trial, SafeThinkConfig):
+        return 0
+    return sum(value != trial.max_steered_steps for value in config.depth_curve)

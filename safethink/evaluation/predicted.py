@@ -1,0 +1,79 @@
+"""The exact ASR of a guarded run on the testbed, to stand beside the measured one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from safethink.config import DefenseConfig, EvalConfig, ThoughtConfig
+from safethink.errors import ConfigError
+from safethink.evaluation.records import Record
+from safethink.prompts import Prompt
+from safethink.testbed import oracle
+from safethink.testbed.process import MonitorRates, predict_asr
+from safethink.testbed.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the planted process says.
+
+    Attributes:
+        world: the dynamics.
+        rates: how often the monitor fires, by what the trace really is.
+    """
+
+    world: World
+    rates: MonitorRates
+
+    def asr(self, prompts: Sequence[Prompt], defense: DefenseConfig, prefix_texts: tuple[str, ...]) -> float | None:
+        """Mean exact ASR over attack prompts; None where the process has no answer."""
+        exact = [predict_asr(self.world, prompt, defense, prefix_texts, self.rates) for prompt in prompts]
+        known = [value for value in exact if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(exact) else None
+
+
+def make_world(config: EvalConfig) -> World | None:
+    """The world behind the evaluated reasoner and prompts; None where either is not the testbed's.
+
+    Raises:
+        ConfigError: `world.seed` is not the one that the shipped weights were trained on.
+    """
+    path = config.run.reasoner.path
+    if path not in ("testbed", "testbed:null") or any(each.kind != "testbed" for each in config.benchmarks):
+        return None
+    from safethink.testbed import folders
+
+    trained = folders().card["world_seed"]
+    if config.world.seed != trained:
+        raise ConfigError(f"world.seed is {config.world.seed}, but the shipped weights were trained on {trained}")
+    return World.make(config.world.seed, kind="null" if path.endswith(":null") else "planted")
+
+
+def monitor_rates(watched: Iterable[tuple[Prompt, Record]], threshold: float, thought: ThoughtConfig) -> MonitorRates:
+    """Count how often the monitor fired on undefended traces, step by step, by what the oracle says of each.
+
+    Args:
+        watched: prompts with the records of the pass in which the monitor only watched.
+        threshold: the monitor fires below it.
+        thought: where a step ends.
+    """
+    fired: dict[str, list[bool]] = {"overt": [], "covert": [], "clean": []}
+    for prompt, record in watched:
+        for state, score in zip(_states(prompt, record, thought.step_delimiter), record.step_scores, strict=False):
+            fired[state].append(score < threshold)
+    return MonitorRates(**{state: _share(seen) for state, seen in fired.items()})
+
+
+def _states(prompt: Prompt, record: Record, delimiter: str) -> list[str]:
+    """What the trace is after each of its steps."""
+    steps = [step for step in record.trace.removeprefix(prompt.prefill).split(delimiter) if step.strip()]
+    states: list[str] = []
+    for count in range(1, len(steps) + 1):
+        depth, overt = oracle.drift_state(prompt.prefill + delimiter.join(steps[:count]))
+        states.append("clean" if depth == 0 else "overt" if overt else "covert")
+    return states
+
+
+def _share(seen: Sequence[bool]) -> float:
+    return sum(seen) / len(seen) if seen else 0.0

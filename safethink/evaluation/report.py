@@ -1,0 +1,194 @@
+"""report.html: one file that opens offline, made from what a run folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from safethink import benchmarks
+from safethink.config import EvalConfig, RowConfig
+from safethink.evaluation import figures, folder, records, table, traces
+from safethink.evaluation.columns import COLUMNS, NAMES
+from safethink.evaluation.figures import SearchStep
+from safethink.evaluation.records import Key, Record
+from safethink.evaluation.statistics import Estimate
+from safethink.evaluation.summary import Summary
+from safethink.prefix import LOG_FILE
+
+ORIGINS: Final = {
+    "asr_answer": "planted",
+    "asr_trace": "planted",
+    "asr_predicted": "planted",
+    "invalid": "emerged",
+    "recovery_rate": "planted",
+    "lift": "planted",
+    "resamples": "planted",
+    "accuracy": "trained",
+    "over_refusal": "planted",
+    "accuracy_forced": "planted",
+    "over_refusal_forced": "planted",
+    "false_interventions": "trained",
+    "extra_tokens": "emerged",
+}
+"""Where each column's numbers come from on the testbed: an input of the world, a target of training, or neither."""
+
+MEANINGS: Final = {column.name: column.meaning for column in COLUMNS} | {
+    "asr_predicted": "exact ASR of the planted process under this defense",
+    "lift": "recovery rate minus that with nothing injected",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A number in large print.
+
+    Attributes:
+        label: what it is.
+        value: the number.
+        detail: interval and sample size.
+    """
+
+    label: str
+    value: str
+    detail: str
+
+
+def write(run: Path) -> Path:
+    """Write the report of a finished run.
+
+    Args:
+        run: folder with `config.yaml`, `records.jsonl` and `summary.json`.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        MissingFileError: the folder is no run.
+        RecordError: the report could not be written.
+    """
+    config = folder.read_config(run)
+    summary = Summary.model_validate_json((run / folder.SUMMARY).read_text(encoding="utf-8"))
+    recorded = {record.key: record for record in records.read(run / folder.RECORDS)}
+    records.write_text(run / folder.REPORT, render(config, summary, recorded, read_search(Path(config.prefix))))
+    return run / folder.REPORT
+
+
+def render(config: EvalConfig, summary: Summary, recorded: Mapping[Key, Record], search: list[SearchStep]) -> str:
+    """The report as HTML."""
+    trial = trial_name(config)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = resources.files("safethink.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        plotly_js=Markup(get_plotlyjs()),
+        figures={name: Markup(html) for name, html in _figures(summary, trial, search).items()},
+        is_testbed=config.run.reasoner.path in ("testbed", "testbed:null"),
+        config=config,
+        summary=summary,
+        trial=trial,
+        headline=headline(summary, trial, baseline_name(config)),
+        cards=cards(summary, trial),
+        columns=NAMES,
+        headings=table.HEADINGS,
+        origins=ORIGINS,
+        meanings=MEANINGS,
+        number=table.number,
+        interval=table.interval,
+        comparison=traces.choose(
+            _shown_rows(config),
+            [benchmarks.load(each, config.world) for each in config.benchmarks],
+            recorded,
+            summary.texts,
+        ),
+    )
+
+
+def trial_name(config: EvalConfig) -> str | None:
+    """The row that steers with the prefix on trial."""
+    return next((row.name for row in config.rows if _is_trial(row)), None)
+
+
+def baseline_name(config: EvalConfig) -> str | None:
+    """The undefended row."""
+    return next((row.name for row in config.rows if row.defense.kind == "none"), None)
+
+
+def headline(summary: Summary, trial: str | None, baseline: str | None) -> str:
+    """What came out, in one or two sentences, whatever it is."""
+    asr = summary.rows[trial]["asr_answer"] if trial else None
+    if asr is None:
+        return "No row steers with the prefix on trial on attack prompts, so there is no headline."
+    said = (
+        f"Steered with “{summary.prefix.texts[0]}”, the reasoner gave {_share(asr)} of attack prompts a harmful answer"
+    )
+    undefended = summary.rows[baseline]["asr_answer"] if baseline else None
+    if undefended is not None:
+        said += f"; undefended, {_share(undefended)}"
+    return said + f" (95 % intervals, n = {asr.n})."
+
+
+def cards(summary: Summary, trial: str | None) -> list[Card]:
+    """The numbers that matter most, with their intervals."""
+    if trial is None:
+        return []
+    own = summary.rows[trial]
+    usual = next((cells for name, cells in summary.comparisons.items() if name.endswith("_vs_wait_think_safely")), {})
+    bare = next((cells for name, cells in summary.comparisons.items() if name.endswith("_vs_undefended")), {})
+    numbers = (
+        ("recovery rate", own["recovery_rate"], False),
+        ("lift over nothing injected", own["lift"], True),
+        ("recovery against “Wait, think safely”", usual.get("recovery_rate"), True),
+        ("accuracy against undefended", bare.get("accuracy"), True),
+    )
+    return [_card(label, estimate, signed) for label, estimate, signed in numbers if estimate is not None]
+
+
+def read_search(artifact: Path) -> list[SearchStep]:
+    """The search that found the prefix, as its artifact logs it; empty where there is no log."""
+    path = artifact / LOG_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [
+        SearchStep(line["restart"], line["step"], line["cost"]["total"], line["text"])
+        for line in map(json.loads, lines)
+        if line.get("cost")
+    ]
+
+
+def _figures(summary: Summary, trial: str | None, search: list[SearchStep]) -> dict[str, str]:
+    out: dict[str, Any] = {"asr": figures.bars(summary, "asr_answer", "ASR on the answer", trial, "asr_predicted")}
+    if any(cells["recovery_rate"] is not None for cells in summary.rows.values()):
+        out["recovery"] = figures.bars(summary, "recovery_rate", "recovery rate", trial)
+    if summary.depth_curve:
+        out["depth"] = figures.depth(summary.depth_curve)
+    if search:
+        out["search"] = figures.search_curve(search)
+    return {name: figures.to_html(figure, name) for name, figure in out.items()}
+
+
+def _shown_rows(config: EvalConfig) -> list[str]:
+    """Undefended, the usual prefix, the one on trial; as many of them as there are."""
+    usual = next((row.name for row in config.rows if row.prefix == "wait-think-safely"), None)
+    wanted = (baseline_name(config), usual, trial_name(config))
+    return [name for name in wanted if name is not None]
+
+
+def _is_trial(row: RowConfig) -> bool:
+    return row.prefix is None and row.defense.kind == "safethink"
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
+
+
+def _card(label: str, estimate: Estimate, signed: bool) -> Card:
+    style = "+.2f" if signed else ".2f"
+    low, high = (format(round(end, 2) + 0.0, style) for end in (estimate.low, estimate.high))
+    value = format(round(estimate.value, 2) + 0.0, style)
+    return Card(label, value, f"{low} to {high}, n = {estimate.n}")

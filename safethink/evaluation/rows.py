@@ -1,0 +1,126 @@
+"""The rows of the table, ready to run: every prefix loaded, verified and turned into token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from safethink import prefix
+from safethink.config import AlwaysConfig, DefenseConfig, EvalConfig, ResampleOnlyConfig, RowConfig, SafeThinkConfig
+from safethink.errors import ConfigError
+from safethink.prefix import Prefix, PrefixArtifact
+from safethink.seeds import stable_seed
+
+RANDOM: Final = "random"
+MAX_DRAWS: Final = 10_000
+"""Random strings tried before giving up on one that round-trips."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A row of the table.
+
+    Attributes:
+        name: its name.
+        defense: the defense and its limits.
+        portfolio: what it injects; empty for a defense that injects nothing.
+        on_trial: whether that is the prefix on trial.
+    """
+
+    name: str
+    defense: DefenseConfig
+    portfolio: tuple[Prefix, ...] = ()
+    on_trial: bool = False
+
+    @property
+    def token_ids(self) -> tuple[tuple[int, ...], ...]:
+        """The portfolio as token ids."""
+        return tuple(each.token_ids for each in self.portfolio)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The portfolio as texts."""
+        return tuple(each.text for each in self.portfolio)
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of what is injected; empty where nothing is."""
+        return blake2b(repr(self.token_ids).encode(), digest_size=6).hexdigest() if self.portfolio else ""
+
+    @property
+    def steers(self) -> bool:
+        """Whether the defense rolls back and resamples, with or without a prefix."""
+        return isinstance(self.defense, ResampleOnlyConfig | SafeThinkConfig)
+
+
+def load(config: EvalConfig, on_trial: PrefixArtifact, tokenizer: PreTrainedTokenizerBase) -> tuple[TableRow, ...]:
+    """Load the prefixes of all rows.
+
+    Args:
+        config: the evaluation.
+        on_trial: the prefix on trial, bound to the tokenizer.
+        tokenizer: the reasoner's.
+
+    Raises:
+        MissingFileError: a prefix that is not there.
+        ArtifactError: a prefix that does not fit the tokenizer.
+        ConfigError: `random:K` with a K that is no number above 0.
+    """
+    return tuple(_load_row(row, on_trial, tokenizer, config.run.seed) for row in config.rows)
+
+
+def _load_row(row: RowConfig, on_trial: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, seed: int) -> TableRow:
+    if not isinstance(row.defense, AlwaysConfig | SafeThinkConfig):
+        return TableRow(row.name, row.defense)
+    if row.prefix is None:
+        return TableRow(row.name, row.defense, on_trial.prefixes, on_trial=True)
+    if row.prefix == RANDOM or row.prefix.startswith(RANDOM + ":"):
+        lengths = _random_lengths(row.prefix, on_trial)
+        draws = (random_prefix(tokenizer, length, stable_seed(seed, row.name, i)) for i, length in enumerate(lengths))
+        return TableRow(row.name, row.defense, tuple(draws))
+    return TableRow(row.name, row.defense, prefix.load(row.prefix, tokenizer).prefixes)
+
+
+def _random_lengths(spec: str, on_trial: PrefixArtifact) -> tuple[int, ...]:
+    if spec == RANDOM:
+        return tuple(len(ids) for ids in on_trial.token_ids)
+    number = spec.removeprefix(RANDOM + ":")
+    if not number.isdecimal() or int(number) < 1:
+        raise ConfigError(f"rows: prefix {spec!r} is not `random:` and a number of tokens above 0")
+    return (int(number),)
+
+
+def random_prefix(tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Prefix:
+    """Draw a prefix of `length` random tokens: no control tokens, no line breaks, and its text encodes to its ids.
+
+    Raises:
+        ConfigError: the tokenizer has no such string.
+    """
+    candidates = np.asarray(list(_plain_ids(tokenizer)))
+    rng = np.random.default_rng(seed)
+    for _ in range(MAX_DRAWS if len(candidates) else 0):
+        ids = tuple(rng.choice(candidates, length).tolist())
+        drawn = Prefix(text=_decode(tokenizer, ids), token_ids=ids)
+        if prefix.round_trips(drawn, tokenizer):
+            return drawn
+    raise ConfigError(f"found no {length} random tokens whose text encodes to them again")
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
+    """Ids of ordinary tokens that are whole printable text."""
+    reserved = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    for token_id in sorted(set(tokenizer.get_vocab().values()) - reserved):
+        text = _decode(tokenizer, (token_id,))
+        if text.isprintable() and "\ufffd" not in text:
+            yield token_id
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
+    text = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    assert isinstance(text, str), "one sequence decodes to one string"
+    return text

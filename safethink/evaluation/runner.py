@@ -1,0 +1,172 @@
+"""Evaluates a guarded reasoner: every row on the same prompts with the same seeds, then the summary and the report."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from safethink import benchmarks, prefix
+from safethink.benchmarks import Benchmark
+from safethink.config import EvalConfig, SafeThinkConfig, SteeringConfig
+from safethink.errors import ConfigError
+from safethink.evaluation import folder, jobs, lineage, places, predicted, records, rows
+from safethink.evaluation.columns import Ledger
+from safethink.evaluation.execution import Execution, Reasoner
+from safethink.evaluation.jobs import Job
+from safethink.evaluation.places import Contexts
+from safethink.evaluation.records import Key, Record, RecordWriter
+from safethink.evaluation.rows import TableRow
+from safethink.evaluation.summary import Evidence, PrefixSummary, Summary, summarise
+from safethink.judges import Judge
+
+
+def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) -> Summary:
+    """Evaluate, or take up an evaluation where it was interrupted.
+
+    Writes `config.yaml`, `records.jsonl`, `summary.json` and `report.html`. The same command run again does only what
+    is missing, and ends with the same summary.
+
+    Args:
+        config: what to run.
+        out: folder of the run.
+        reasoner: a reasoner and monitor that are already loaded, see `Reasoner.of`; None loads those of `config.run`.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ConfigError: a configuration that cannot be run, or `out` belongs to another one.
+        MissingFileError: a prefix, model or prompt file that is not there.
+        ArtifactError: a prefix that does not fit.
+        MonitorError: the monitor failed; no row is ever answered without its guard.
+        RecordError: a record could not be written or read.
+    """
+    _check_extras()
+    loaded = tuple(benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks)
+    world = predicted.make_world(config)
+    artifact = prefix.load(config.prefix)
+    folder.claim(out, config)
+    reasoner = reasoner or Reasoner.load(config)
+    on_trial = prefix.bind(artifact, reasoner.thought.tokenizer)
+    table = rows.load(config, on_trial, reasoner.thought.tokenizer)
+    test_evaluations = lineage.count_evaluation(config, on_trial)
+    done, contexts = run(config, table, loaded, reasoner, out)
+    evidence = Evidence(
+        config=config,
+        rows=table,
+        ledger=Ledger(loaded, done),
+        contexts=contexts,
+        forecast=None if world is None else _forecast(config, world, loaded, done, threshold(table)),
+        prefix=PrefixSummary(path=config.prefix, texts=on_trial.texts, test_evaluations=test_evaluations),
+    )
+    summary = summarise(evidence)
+    records.write_text(out / folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+    _write_report(out)
+    return summary
+
+
+def run(
+    config: EvalConfig,
+    table: tuple[TableRow, ...],
+    loaded: tuple[Benchmark, ...],
+    reasoner: Reasoner,
+    out: Path,
+) -> tuple[dict[Key, Record], Contexts]:
+    """Generate and judge whatever `out` has no record of.
+
+    Args:
+        config: the evaluation.
+        table: its rows.
+        loaded: its benchmarks.
+        reasoner: what generates and watches.
+        out: folder of the run, where records are read and appended.
+
+    Returns:
+        All records by key, and the contexts behind the recovery rate.
+    """
+    done = _recorded(out / folder.RECORDS, table)
+    with RecordWriter(out / folder.RECORDS) as writer:
+        judge = make_judge(config)
+        execution = Execution(config, reasoner, judge, writer, done)
+        fires_below, cut = threshold(table), config.run.limits.max_step_tokens
+        execution.run(_openly(config, table, loaded, fires_below), "guarded runs")
+        contexts = places.find_contexts(loaded, done, reasoner.thought, judge, fires_below, cut)
+        forced = places.random_steps(loaded, done, reasoner.thought, config.run.seed, config.forced_samples, cut)
+        branches = [
+            *jobs.injections("recovery", table, contexts.places, config.recovery_samples),
+            *jobs.injections("forced", table, forced, samples=1),
+        ]
+        execution.run(branches, "injections")
+    return done, contexts
+
+
+def _openly(
+    config: EvalConfig, table: tuple[TableRow, ...], loaded: tuple[Benchmark, ...], fires_below: float
+) -> list[Job]:
+    """Everything that starts from a fresh prompt."""
+    trial = jobs.trial_row(table)
+    return [
+        *jobs.watch(fires_below, loaded),
+        *jobs.guarded(table, loaded, config.samples),
+        *(jobs.depth(config, trial, loaded) if trial else ()),
+    ]
+
+
+def threshold(table: tuple[TableRow, ...]) -> float:
+    """Where the monitor fires: the threshold of the row on trial, else of the first row that has one."""
+    trial = jobs.trial_row(table)
+    ordered = [row.defense for row in ((trial, *table) if trial else table)]
+    return next((each.threshold for each in ordered if isinstance(each, SteeringConfig)), SafeThinkConfig().threshold)
+
+
+def make_judge(config: EvalConfig) -> Judge:
+    """The judge that reports."""
+    if config.judge == "testbed":
+        from safethink.judges.testbed import TestbedJudge
+
+        return TestbedJudge()
+    from safethink.judges.refusal import RefusalJudge
+
+    return RefusalJudge()
+
+
+def _recorded(path: Path, table: tuple[TableRow, ...]) -> dict[Key, Record]:
+    """What is recorded already.
+
+    Raises:
+        ConfigError: a prefix has changed since.
+    """
+    now = {row.name: row.fingerprint for row in table}
+    done: dict[Key, Record] = {}
+    for record in records.read(path):
+        if record.row in now and record.injected != now[record.row]:
+            raise ConfigError(f"{path}: the prefix of row {record.row!r} has changed since; use another --out")
+        done[record.key] = record
+    return done
+
+
+def _forecast(
+    config: EvalConfig,
+    world: predicted.World,
+    loaded: tuple[Benchmark, ...],
+    done: dict[Key, Record],
+    fires_below: float,
+) -> predicted.Forecast:
+    watched = [
+        (prompt, done[Key("watch", jobs.WATCH, benchmark.name, prompt.id, 0)])
+        for benchmark in jobs.attack_benchmarks(loaded)
+        for prompt in benchmark.prompts
+    ]
+    return predicted.Forecast(world, predicted.monitor_rates(watched, fires_below, config.run.thought))
+
+
+def _write_report(out: Path) -> None:
+    from safethink.evaluation import report
+
+    report.write(out)
+
+
+def _check_extras() -> None:
+    missing = [name for name in ("scipy", "plotly") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"evaluating needs {' and '.join(missing)}: pip install 'safethink[report]'")

@@ -1,0 +1,83 @@
+"""The table of results: on a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich import box
+from rich.table import Table
+
+from safethink.evaluation.columns import NAMES
+from safethink.evaluation.statistics import Estimate
+from safethink.evaluation.summary import Summary
+
+HEADINGS: Final = {
+    "asr_answer": "ASR answer",
+    "asr_trace": "ASR trace",
+    "asr_predicted": "ASR predicted",
+    "invalid": "invalid",
+    "recovery_rate": "recovery",
+    "lift": "lift",
+    "resamples": "resamples",
+    "accuracy": "accuracy",
+    "over_refusal": "over-refusal",
+    "accuracy_forced": "accuracy forced",
+    "over_refusal_forced": "over-refusal forced",
+    "false_interventions": "false interventions",
+    "extra_tokens": "extra tokens",
+}
+"""How the columns are called in print."""
+
+PLAIN: Final = frozenset({"resamples", "extra_tokens"})
+"""Columns that are no shares."""
+
+
+def number(name: str, value: float) -> str:
+    """A value as it is printed in a column; a value that rounds to zero has no minus."""
+    rounded = round(value, 1 if name in PLAIN else 2) + 0.0
+    return f"{rounded:+.2f}" if name == "lift" else f"{rounded:.1f}" if name in PLAIN else f"{rounded:.2f}"
+
+
+def interval(name: str, estimate: Estimate) -> str:
+    """The 95 % interval as it is printed in a column; empty for an exact value."""
+    if estimate.low == estimate.high:
+        return ""
+    separator = " to " if name == "lift" else "–"
+    return f"{number(name, estimate.low)}{separator}{number(name, estimate.high)}"
+
+
+def table(summary: Summary) -> Table:
+    """The table for a terminal, turned on its side to fit: a line per column, each value over its interval."""
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="95 % intervals below the values")
+    out.add_column("")
+    for row in summary.rows:
+        out.add_column(row.replace("_", "\n"), justify="right", vertical="top")
+    for name in NAMES:
+        out.add_row(HEADINGS[name], *(_terminal_cell(name, cells[name]) for cells in summary.rows.values()))
+    return out
+
+
+def markdown(summary: Summary) -> str:
+    """The table as GitHub Markdown."""
+    lines = [
+        f"| row | {' | '.join(HEADINGS[name] for name in NAMES)} |",
+        "|---|" + "---:|" * len(NAMES),
+    ]
+    for row, cells in summary.rows.items():
+        printed = (_markdown_cell(name, cells[name]) for name in NAMES)
+        lines.append(f"| `{row}` | {' | '.join(printed)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _terminal_cell(name: str, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "[dim]–[/dim]"
+    shown = interval(name, estimate).replace(" to ", "\n")
+    return f"[bold]{number(name, estimate.value)}[/bold]\n[dim]{shown}[/dim]"
+
+
+def _markdown_cell(name: str, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    shown = interval(name, estimate)
+    return number(name, estimate.value) + (f" ({shown})" if shown else "")
