@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from optimize.scoring import Scorer
+from optimize.contexts import Context, ContextSet, after_blank
+from optimize.scoring import Example, Scorer
 from safethink.config import ObjectiveConfig
+from safethink.thought import Thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +89,29 @@ class Objective:
             rows = model.get_input_embeddings()(allowed).float()
         as_label = self._config.nll_weight / len(prefix) * gradient.token_nll[:, allowed]
         return (embeddings @ rows.T + as_label).cpu()
+
+
+def build(
+    model: PreTrainedModel, thought: Thought, contexts: ContextSet, init: tuple[int, ...], config: ObjectiveConfig
+) -> Objective:
+    """The objective over a set of contexts with targets.
+
+    Args:
+        model: the reasoner.
+        thought: how its thinking is written down.
+        contexts: where prefixes are injected and what they should lead to.
+        init: a prefix of the kind that is searched for, which tells how the reasoner goes on after one.
+        config: the weights.
+    """
+
+    def scorer(some: Sequence[Context]) -> Scorer:
+        plain = _scorer(model, some, config)
+        blank = _scorer(model, [after_blank(context, thought) for context in some], config)
+        prefix = torch.tensor([init])
+        return min(plain, blank, key=lambda each: each.losses(prefix).continuation.mean().item())
+
+    return Objective(scorer(contexts.unsafe), scorer(contexts.harmless) if contexts.harmless else None, config)
+
+
+def _scorer(model: PreTrainedModel, contexts: Sequence[Context], config: ObjectiveConfig) -> Scorer:
+    return Scorer(model, [Example(context.ids, context.target_ids) for context in contexts], config.rows_per_forward)

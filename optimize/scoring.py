@@ -203,7 +203,7 @@ class Scorer:
         """Sums over the batch's contexts."""
         num_contexts, length = len(batch.order), len(prefix)
         embed = self.model.get_input_embeddings()
-        with _frozen(self.model):
+        with frozen(self.model):
             leaf = embed(prefix.expand(num_contexts, -1)).detach().requires_grad_()
             embeds = torch.cat([leaf, embed(batch.target[:, :-1])], dim=1)
             logits = self.model(
@@ -253,7 +253,7 @@ def _means(
 
 
 @contextmanager
-def _frozen(model: PreTrainedModel) -> Iterator[None]:
+def frozen(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode and no gradients for weights; both as before afterwards."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = model.training
@@ -271,5 +271,5 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _inference(model: PreTrainedModel) -> Iterator[None]:
     # no_grad, not inference_mode: the context cache made here takes part in the gradient later.
-    with _frozen(model), torch.no_grad():
+    with frozen(model), torch.no_grad():
         yield

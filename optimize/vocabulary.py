@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from safethink.engines.hf import eos_ids
+
 TAIL_TOKENS = 8
 """How much of a context is put before a prefix when it is read again; merges do not reach further."""
 MAX_TAILS = 16
@@ -94,7 +96,7 @@ def allowed_ids(
         banned_texts: texts that no token may contain, such as the thinking tags and the step delimiter.
     """
     num_rows = len(next(model.get_input_embeddings().parameters()))
-    banned = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder) | set(_end_ids(model))
+    banned = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder) | eos_ids(model, tokenizer)
     known = sorted(set(tokenizer.get_vocab().values()) - banned)
     return [index for index in known if index < num_rows and _writable(_text(tokenizer, [index]), banned_texts)]
 
@@ -110,11 +112,6 @@ def tails(tokenizer: PreTrainedTokenizerBase, contexts: Iterable[Sequence[int]])
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-
-
-def _end_ids(model: PreTrainedModel) -> list[int]:
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def _writable(text: str, banned_texts: Sequence[str]) -> bool:

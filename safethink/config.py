@@ -267,9 +267,9 @@ class ContextsConfig(Section):
 
     prompts: int = Field(default=160, ge=1)
     """Jailbreak prompts rolled out."""
-    harmless_prompts: int = Field(default=48, ge=0)
-    """Harmless and borderline prompts rolled out beside them."""
-    max_contexts: int = Field(default=64, ge=1)
+    harmless_prompts: int = Field(default=16, ge=0)
+    """Harmless and borderline prompts rolled out beside them; each gives one context."""
+    max_contexts: int = Field(default=32, ge=1)
     """Contexts kept, spread over depths."""
     best_of: int = Field(default=8, ge=1)
     """Continuations sampled per context, from which the safe target is taken."""
@@ -284,6 +284,8 @@ class ObjectiveConfig(Section):
     """Weight of the loss of harmless continuations with the prefix forced in."""
     nll_weight: float = Field(default=0.02, ge=0)
     """Weight of the prefix's own negative log-likelihood under the reasoner (readability)."""
+    rows_per_forward: int = Field(default=256, ge=1)
+    """The most (candidate, context) pairs in one forward; bounds the memory."""
 
 
 class GcgConfig(Section):
@@ -321,6 +323,8 @@ class SelectionConfig(Section):
     """Harmless and borderline prompts into which each finalist is forced."""
     max_forced_loss: float = Field(default=0.05, ge=0, le=1)
     """The floor: how much forced accuracy may fall, and forced over-refusal rise, against nothing injected."""
+    judge: MonitorConfig | None = None
+    """A second guard that chooses where the testbed's judge cannot; None takes the monitor itself."""
 
 
 class SearchConfig(Section):

@@ -15,6 +15,10 @@ CORPUS = (
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 THINKING_TAGS = ["<think>", "</think>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
 
 
 @cache
@@ -28,6 +32,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bpe.train_from_iterator(CORPUS * 4, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     fast.add_tokens(THINKING_TAGS)
+    fast.chat_template = CHAT_TEMPLATE
     return fast
 
 

@@ -1,0 +1,259 @@
+"""Contexts: the states at which the monitor fires, each with a safe continuation to make likely; and harmless ones.
+
+The reasoner is rolled out with the monitor watching and nothing injected. Where a step scores below the threshold, the
+trace before it is a context. What the prefix should lead to is the reasoner's own: the step is sampled again, still
+with nothing injected, and the continuation that the monitor scores best becomes the target, if it passes. So no target
+was ever shaped by a prefix, and none can teach a prefix to flatter the monitor.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from optimize.splits import Split
+from safethink import scheduler
+from safethink.config import ContextsConfig, DefenseConfig, NoneConfig, SafeThinkConfig
+from safethink.defenses.effects import Defense, Task, Until, Verdict
+from safethink.defenses.moves import extend, score
+from safethink.errors import SafeThinkError
+from safethink.evaluation.records import write_text
+from safethink.fingerprints import json_hash
+from safethink.guarded import SafeThink
+from safethink.progress import progress
+from safethink.prompts import Prompt
+from safethink.result import Result
+from safethink.scheduler import Row
+from safethink.seeds import stable_seed
+from safethink.thought import Thought
+from safethink.tokens import Tokens
+
+SURPLUS = 2
+"""States mined per context wanted: not every state has a safe continuation."""
+
+
+class Context(BaseModel):
+    """A state in which a prefix may be injected."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    prompt: Prompt
+    """What is asked."""
+    prompt_ids: tuple[int, ...]
+    """The opened prompt."""
+    trace_ids: tuple[int, ...]
+    """The trace before the step."""
+    step_ids: tuple[int, ...]
+    """The step that followed with nothing injected: the violating one, where the monitor fired."""
+    depth: int
+    """Index of that step."""
+    score: float | None = None
+    """The monitor's score of it; None where it did not watch."""
+    target_ids: tuple[int, ...] = ()
+    """The continuation to make likely: a mined safe step, or the harmless step itself; empty where none was found."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Prompt and trace, which a prefix follows."""
+        return self.prompt_ids + self.trace_ids
+
+
+class ContextSet(BaseModel):
+    """The contexts of one split, and how many there were to choose from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    prompts_sha256: str
+    """Hash of the split's prompts."""
+    unsafe: tuple[Context, ...]
+    """Where the monitor fired."""
+    harmless: tuple[Context, ...]
+    """Harmless and borderline prompts, at a random step."""
+    num_watched: int
+    """Attack prompts rolled out."""
+    num_fired: int
+    """Attack prompts on which the monitor fired."""
+    num_mined: int = 0
+    """States at which a safe continuation was looked for."""
+    num_without_target: int = 0
+    """Those of them where none of the sampled continuations passed the monitor; they were left out."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all contexts, targets included."""
+        return json_hash(self.model_dump(mode="json"))
+
+    def save(self, path: Path) -> None:
+        """Write the set, whole or not at all."""
+        write_text(path, self.model_dump_json() + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> ContextSet:
+        """Read a set."""
+        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, threshold: float) -> ContextSet:
+    """Contexts with targets, to search on: every state at which the monitor fires, spread over depths.
+
+    Args:
+        guarded: the reasoner and its monitor.
+        split: the prompts.
+        config: how many.
+        threshold: the monitor fires below it.
+
+    Raises:
+        SafeThinkError: the monitor never fired, or no state has a safe continuation.
+    """
+    rollouts = _watch(guarded, split, threshold)
+    states = [state for rollout in rollouts for state in _firings(guarded, rollout, threshold)]
+    _require(states, split, threshold)
+    mined = _mine(guarded, spread(states)[: SURPLUS * config.max_contexts], config, threshold)
+    unsafe = [context for context in mined if context.target_ids]
+    if not unsafe:
+        raise SafeThinkError(
+            f"none of {config.best_of} continuations of any of {len(mined)} states passed the monitor; "
+            "raise contexts.best_of or lower the threshold"
+        )
+    return ContextSet(
+        prompts_sha256=split.fingerprint,
+        unsafe=tuple(unsafe[: config.max_contexts]),
+        harmless=_harmless(guarded, split.harmless, config.target_tokens),
+        num_watched=len(rollouts),
+        num_fired=len({state.prompt.id for state in states}),
+        num_mined=len(mined),
+        num_without_target=len(mined) - len(unsafe),
+    )
+
+
+def collect_validation(guarded: SafeThink, split: Split, config: ContextsConfig, threshold: float) -> ContextSet:
+    """Contexts to choose on: the first state of each rollout at which the monitor fires, as in the recovery rate.
+
+    Raises:
+        SafeThinkError: the monitor never fired.
+    """
+    rollouts = _watch(guarded, split, threshold)
+    firings = [_firings(guarded, rollout, threshold) for rollout in rollouts]
+    first = [states[0] for states in firings if states]
+    _require(first, split, threshold)
+    harmless = _harmless(guarded, split.harmless, config.target_tokens)
+    return ContextSet(
+        prompts_sha256=split.fingerprint,
+        unsafe=tuple(first),
+        harmless=harmless,
+        num_watched=len(rollouts),
+        num_fired=len(first),
+    )
+
+
+def spread(states: Sequence[Context]) -> list[Context]:
+    """Order states so that any beginning holds about equally many of every depth."""
+    by_depth: dict[int, list[Context]] = defaultdict(list)
+    for state in states:
+        by_depth[state.depth].append(state)
+    rounds = zip_longest(*(by_depth[depth] for depth in sorted(by_depth)))
+    return [state for state in chain.from_iterable(rounds) if state is not None]
+
+
+def best_of(task: Task, n: int) -> Defense:
+    """Sample the next step `n` times and keep the one that the monitor scores best; the trace ends with it."""
+    steps, scores = [], []
+    for _ in range(n):
+        step = yield from extend(task.start, Until.STEP)
+        scores.append((yield from score(task.start + step.tokens)))
+        steps.append(step.tokens)
+    best = max(range(n), key=scores.__getitem__)
+    return Verdict(task.start + steps[best], Tokens(), closed=False, step_scores=tuple(scores))
+
+
+def after_blank(context: Context, thought: Thought) -> Context:
+    """The same context with a target that begins with a blank, as text does when it goes on after a prefix.
+
+    A step begins a line; after an injected prefix the same words go on within one. Only the text up to the first
+    control token is encoded anew.
+    """
+    special = set(thought.tokenizer.all_special_ids) | set(thought.close_ids)
+    words = next((i for i, token in enumerate(context.target_ids) if token in special), len(context.target_ids))
+    text = str(thought.tokenizer.decode(list(context.target_ids[:words]), clean_up_tokenization_spaces=False))
+    if not text or text[0].isspace():
+        return context
+    target = thought.encoder.text(f" {text}") + context.target_ids[words:]
+    return context.model_copy(update={"target_ids": target})
+
+
+def _watch(guarded: SafeThink, split: Split, threshold: float) -> list[Result]:
+    """Undefended rollouts with the monitor's score of every step."""
+    watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0)
+    return _roll_out(guarded, split.attacks, watching, f"watching {split.name} prompts")
+
+
+def _roll_out(guarded: SafeThink, prompts: Sequence[Prompt], defense: DefenseConfig, what: str) -> list[Result]:
+    places = {prompt.id: place for place, prompt in enumerate(prompts)}
+    results = guarded.variant(defense=defense).stream((prompt, 0) for prompt in prompts)
+    return sorted(progress(results, what, len(prompts)), key=lambda result: places[result.prompt.id])
+
+
+def _steps(guarded: SafeThink, result: Result) -> list[Context]:
+    """A rollout cut into steps; a last piece without words is none."""
+    trace = result.verdict.trace
+    first = len(guarded.thought.prefill(result.prompt))
+    starts = guarded.stopper.step_starts(trace, guarded.limits.max_step_tokens, first)
+    steps = [
+        Context(
+            prompt=result.prompt,
+            prompt_ids=result.prompt_ids,
+            trace_ids=trace.ids[:start],
+            step_ids=trace.ids[start:end],
+            depth=depth,
+        )
+        for depth, (start, end) in enumerate(zip(starts, (*starts[1:], len(trace)), strict=True))
+    ]
+    return [step for step in steps if guarded.thought.trace_text(Tokens.sampled(step.step_ids)).strip()]
+
+
+def _firings(guarded: SafeThink, result: Result, threshold: float) -> list[Context]:
+    scores = result.verdict.step_scores
+    scored = [(step, scores[step.depth]) for step in _steps(guarded, result) if step.depth < len(scores)]
+    return [step.model_copy(update={"score": value}) for step, value in scored if value < threshold]
+
+
+def _require(states: Sequence[Context], split: Split, threshold: float) -> None:
+    if not states:
+        raise SafeThinkError(
+            f"the monitor never fired on {len(split.attacks)} {split.name} prompts (threshold {threshold}): "
+            "there is nothing to learn from"
+        )
+
+
+def _mine(guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, threshold: float) -> list[Context]:
+    """The states, each with the best of its continuations as target where that one passes the monitor."""
+
+    def rows() -> Iterable[Row]:
+        for place, state in enumerate(states):
+            task = Task(start=Tokens.sampled(state.trace_ids))
+            seed = stable_seed(guarded.seed, "mine", state.depth)
+            yield Row(state.prompt, state.prompt_ids, best_of(task, config.best_of), place, seed)
+
+    run = scheduler.run(rows(), guarded.engine, guarded.monitor, guarded.thought, guarded.limits, guarded.batch_size)
+    mined = list(states)
+    for row, verdict, _ in progress(run, "mining safe continuations", len(states)):
+        if max(verdict.step_scores) >= threshold:
+            state = states[row.sample]
+            step = verdict.trace.ids[len(state.trace_ids) :]
+            mined[row.sample] = state.model_copy(update={"target_ids": step[: config.target_tokens]})
+    return mined
+
+
+def _harmless(guarded: SafeThink, prompts: Sequence[Prompt], target_tokens: int) -> tuple[Context, ...]:
+    """A random step of each harmless prompt's own trace; the step itself is the target."""
+    contexts = []
+    for rollout in _roll_out(guarded, prompts, NoneConfig(), "rolling out harmless prompts"):
+        steps = _steps(guarded, rollout)
+        if steps:
+            step = steps[stable_seed(guarded.seed, "boundary", rollout.prompt.id) % len(steps)]
+            contexts.append(step.model_copy(update={"target_ids": step.step_ids[:target_tokens]}))
+    return tuple(contexts)

@@ -1,0 +1,111 @@
+"""The numbers of an artifact: what the chosen prefix did on validation, each with n and a 95 % interval."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import rankdata
+
+from optimize.contexts import ContextSet
+from optimize.selection import Arena, Trial
+from safethink.evaluation.statistics import Estimate, Observations, clopper_pearson, paired_difference, rate
+from safethink.prefix import Metric, PrefixArtifact
+
+Z = 1.96
+"""Half width of a 95 % interval in standard errors."""
+
+
+def of_trial(arena: Arena, trial: Trial, nothing: Trial, init: Trial, seed: int) -> dict[str, Metric]:
+    """What a prefix is worth on validation, and what it costs.
+
+    Args:
+        arena: where it was tried.
+        trial: the chosen prefix.
+        nothing: the same states with nothing injected.
+        init: the same states with the prefix that the search began with.
+        seed: of the bootstrap.
+    """
+
+    def change(of: Observations, against: Observations) -> Estimate | None:
+        return paired_difference(of, against, seed)
+
+    recovery, accuracy, refusals = arena.recovery(trial), arena.accuracy(trial), arena.refusals(trial)
+    estimates = {
+        "recovery_rate": rate(recovery, seed),
+        "lift": change(recovery, arena.recovery(nothing)),
+        "recovery_gain_over_init": change(recovery, arena.recovery(init)),
+        "recovery_rate_by_monitor": rate(arena.acceptance(trial), seed),
+        "monitor_judge_gap": change(arena.acceptance(trial), recovery),
+        "accuracy_forced": rate(accuracy, seed),
+        "accuracy_forced_change": change(accuracy, arena.accuracy(nothing)),
+        "over_refusal_forced": rate(refusals, seed),
+        "over_refusal_forced_change": change(refusals, arena.refusals(nothing)),
+    }
+    return {name: of_estimate(estimate) for name, estimate in estimates.items() if estimate is not None}
+
+
+def of_search(contexts: ContextSet, log: Path) -> dict[str, Metric]:
+    """Shares that tell how the search went: states with a safe continuation, candidates that survive retokenisation."""
+    found = contexts.num_mined - contexts.num_without_target
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    looked_at, dropped = (sum(line[name] for line in lines) for name in ("looked_at", "dropped"))
+    return {"target_found": _share(found, contexts.num_mined), "survival": _share(looked_at - dropped, looked_at)}
+
+
+def rank_correlation(losses: Sequence[float], recoveries: Sequence[float]) -> dict[str, Metric]:
+    """Spearman's correlation between training loss and recovery over candidates; below 0 where the loss is a guide.
+
+    The interval is Fisher's, with the standard error of Fieller, Hartley and Pearson (Biometrika 44, 1957). Nothing
+    where one of the two does not vary, or there are fewer than four candidates.
+    """
+    n = len(losses)
+    if n < 4 or len(set(losses)) == 1 or len(set(recoveries)) == 1:
+        return {}
+    value = float(np.corrcoef(rankdata(losses), rankdata(recoveries))[0, 1])
+    centre = math.atanh(max(-0.9999, min(0.9999, value)))
+    half = Z * math.sqrt(1.06 / (n - 3))
+    return {
+        "loss_recovery_rank_correlation": Metric(
+            value=value, low=math.tanh(centre - half), high=math.tanh(centre + half), n=n
+        )
+    }
+
+
+def with_test(artifact: PrefixArtifact, recovery: Metric, reported_by: str) -> PrefixArtifact:
+    """Add what an evaluation on `test` found, and count it: the recovery rate there and the fall from validation.
+
+    Args:
+        artifact: the artifact that was evaluated.
+        recovery: the recovery rate on test.
+        reported_by: the judge behind it.
+    """
+    chosen = artifact.metrics["recovery_rate"]
+    fall = chosen.value - recovery.value
+    # The two are independent, so their errors add in squares, separately on either side.
+    below = math.hypot(chosen.value - chosen.low, recovery.high - recovery.value)
+    above = math.hypot(chosen.high - chosen.value, recovery.value - recovery.low)
+    added = {
+        "recovery_rate_test": recovery,
+        "recovery_fall_validation_to_test": Metric(value=fall, low=fall - below, high=fall + above, n=recovery.n),
+    }
+    return artifact.model_copy(
+        update={
+            "metrics": artifact.metrics | added,
+            "reported_by": reported_by,
+            "test_evaluations": artifact.test_evaluations + 1,
+        }
+    )
+
+
+def of_estimate(estimate: Estimate) -> Metric:
+    """An estimate as an artifact records it."""
+    return Metric(value=estimate.value, low=estimate.low, high=estimate.high, n=estimate.n, clusters=estimate.clusters)
+
+
+def _share(count: int, total: int) -> Metric:
+    low, high = clopper_pearson(count, total)
+    return Metric(value=count / total, low=low, high=high, n=total)

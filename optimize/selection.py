@@ -1,0 +1,204 @@
+"""Chooses a prefix by what it does on validation, never by training loss.
+
+Every finalist is injected once, at states where the monitor fired and the chooser confirms the drift, and the reasoner
+goes on without a guard: the share that ends in a refusal or a helpful answer is its recovery rate. It is also forced
+into harmless and borderline prompts, where it must not cost accuracy or raise refusals beyond a floor. Finalists, the
+prefix the search began with, and nothing at all see the same states and the same random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from optimize.choosers import Chooser
+from optimize.contexts import Context, ContextSet
+from safethink.config import SelectionConfig
+from safethink.errors import RecordError, SafeThinkError
+from safethink.evaluation.statistics import Observations
+from safethink.guarded import Branch, SafeThink
+from safethink.monitors import ScoreRequest
+from safethink.progress import progress
+from safethink.result import Result
+from safethink.tokens import Tokens
+
+Ids = tuple[int, ...]
+
+
+class Trial(BaseModel):
+    """What became of one prefix on validation; one entry per (context, seed), in the arena's order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    prefix_ids: Ids
+    """What was injected; empty for nothing."""
+    recovered: tuple[bool, ...]
+    """At drifted states: whether the chooser calls the output a refusal or helpful."""
+    accepted: tuple[bool, ...]
+    """There: whether the monitor passes the trace."""
+    correct: tuple[bool | None, ...] = ()
+    """Forced into harmless prompts: whether the answer is right; None where the prompt has no reference."""
+    refused: tuple[bool, ...] = ()
+    """There: whether the chooser calls the output a refusal."""
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The states on which prefixes are tried, the same for all.
+
+    Attributes:
+        guarded: the reasoner and its monitor.
+        chooser: judges.
+        drifted: states where the monitor fired and the chooser confirms the drift.
+        harmless: random steps of harmless and borderline prompts.
+        samples: seeds per state.
+        threshold: of the monitor.
+    """
+
+    guarded: SafeThink
+    chooser: Chooser
+    drifted: tuple[Context, ...]
+    harmless: tuple[Context, ...]
+    samples: int
+    threshold: float
+
+    @classmethod
+    def build(
+        cls, guarded: SafeThink, chooser: Chooser, contexts: ContextSet, config: SelectionConfig, threshold: float
+    ) -> Arena:
+        """Keep the states at which the chooser confirms what the monitor flagged.
+
+        Raises:
+            SafeThinkError: there is none.
+        """
+        texts = [
+            (c.prompt, guarded.thought.trace_text(Tokens.sampled(c.trace_ids + c.step_ids))) for c in contexts.unsafe
+        ]
+        flags = chooser.drifted(texts)
+        drifted = [context for context, drifts in zip(contexts.unsafe, flags, strict=True) if drifts]
+        if not drifted:
+            raise SafeThinkError(f"{chooser.name} confirms none of the {len(texts)} states at which the monitor fired")
+        harmless = contexts.harmless[: config.forced_prompts]
+        return cls(guarded, chooser, tuple(drifted[: config.contexts]), harmless, config.samples, threshold)
+
+    def try_out(self, prefix_ids: Ids) -> Trial:
+        """Inject a prefix once at every state and see how it ends."""
+        drifted = self._continue(self.drifted, prefix_ids)
+        forced = self._continue(self.harmless, prefix_ids)
+        judged = self.chooser.judge(drifted)
+        judged_forced = self.chooser.judge(forced)
+        return Trial(
+            prefix_ids=prefix_ids,
+            recovered=tuple(judgement.outcome in ("refusal", "helpful") for judgement in judged),
+            accepted=tuple(self._accepted(drifted)),
+            correct=tuple(judgement.correct for judgement in judged_forced),
+            refused=tuple(judgement.outcome == "refusal" for judgement in judged_forced),
+        )
+
+    def recovery(self, trial: Trial) -> Observations:
+        """The recovery rate's observations."""
+        return self._observe(trial.recovered, self.drifted)
+
+    def acceptance(self, trial: Trial) -> Observations:
+        """The same outputs as the monitor sees them."""
+        return self._observe(trial.accepted, self.drifted)
+
+    def accuracy(self, trial: Trial) -> Observations:
+        """Right answers, with the prefix forced in, where there is a reference."""
+        counts = [correct is not None for correct in trial.correct]
+        return self._observe([bool(correct) for correct in trial.correct], self.harmless, counts)
+
+    def refusals(self, trial: Trial) -> Observations:
+        """Refusals, with the prefix forced in, of prompts without a reference."""
+        counts = [correct is None for correct in trial.correct]
+        values = [refused and count for refused, count in zip(trial.refused, counts, strict=True)]
+        return self._observe(values, self.harmless, counts)
+
+    def forced_loss(self, trial: Trial, nothing: Trial) -> float:
+        """How much accuracy falls, or over-refusal rises, against nothing injected; the worse of the two."""
+        fall = _value(self.accuracy(nothing)) - _value(self.accuracy(trial))
+        rise = _value(self.refusals(trial)) - _value(self.refusals(nothing))
+        return max(fall, rise)
+
+    def _continue(self, contexts: Sequence[Context], prefix_ids: Ids) -> list[Result]:
+        return self.guarded.continue_from(
+            Branch(context.prompt, Tokens.sampled(context.trace_ids), prefix_ids, sample)
+            for context in contexts
+            for sample in range(self.samples)
+        )
+
+    def _accepted(self, results: Sequence[Result]) -> list[bool]:
+        monitor = self.guarded.monitor
+        assert monitor is not None, "a search has a monitor"
+        requests = [ScoreRequest(row, each.prompt, each.own_trace) for row, each in enumerate(results)]
+        scores = monitor.score(requests)
+        for request in requests:
+            monitor.release(request.row)
+        return [score >= self.threshold for score in scores]
+
+    def _observe(
+        self, values: Sequence[bool], contexts: Sequence[Context], counts: Sequence[bool] | None = None
+    ) -> Observations:
+        prompts = [context.prompt for context in contexts for _ in range(self.samples)]
+        return Observations.of(
+            [float(value) for value in values],
+            [prompt.id for prompt in prompts],
+            [prompt.clusters for prompt in prompts],
+            None if counts is None else [float(count) for count in counts],
+        )
+
+
+def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]:
+    """Try every prefix; finished trials are read from `path`, new ones appended to it.
+
+    Args:
+        arena: where.
+        prefixes: what, in order; the empty one is nothing injected.
+        path: a JSONL file of trials.
+
+    Raises:
+        RecordError: the file has a damaged line.
+    """
+    done = _read(path)
+    path.write_text("".join(f"{trial.model_dump_json()}\n" for trial in done.values()), encoding="utf-8")
+    for ids in progress(prefixes, "trying finalists"):
+        if ids not in done:
+            done[ids] = arena.try_out(ids)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{done[ids].model_dump_json()}\n")
+    return [done[ids] for ids in prefixes]
+
+
+def choose(recoveries: Sequence[float], forced_losses: Sequence[float], floor: float) -> int:
+    """Index of the finalist to publish.
+
+    The best recovery among those within the floor, the earlier one on a tie; where none is within it, the one that
+    costs harmless prompts least.
+
+    Args:
+        recoveries: recovery rate of each finalist, cheapest by training cost first.
+        forced_losses: what each costs harmless prompts.
+        floor: the most it may cost.
+    """
+    within = [index for index, loss in enumerate(forced_losses) if loss <= floor]
+    if within:
+        return max(within, key=lambda index: recoveries[index])
+    return min(range(len(forced_losses)), key=lambda index: forced_losses[index])
+
+
+def _value(seen: Observations) -> float:
+    return seen.value if seen.denominators.sum() else 0.0
+
+
+def _read(path: Path) -> dict[Ids, Trial]:
+    if not path.exists():
+        return {}
+    whole_lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        trials = [Trial.model_validate_json(line) for line in whole_lines]
+    except ValidationError as error:
+        raise RecordError(f"{path}: not a trial ({error.errors(include_url=False)[0]['msg']})") from error
+    return {trial.prefix_ids: trial for trial in trials}

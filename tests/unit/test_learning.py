@@ -1,0 +1,191 @@
+"""The whole road from prompts to an artifact, on a random model: resumable, verifiable, honest about what it lacks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+import optimize
+from optimize import learning
+from optimize.selection import Arena
+from safethink import prefix as prefixes
+from safethink.config import (
+    ContextsConfig,
+    GcgConfig,
+    LimitsConfig,
+    NoneConfig,
+    ReasonerConfig,
+    RunConfig,
+    SearchConfig,
+    SelectionConfig,
+)
+from safethink.errors import ConfigError, SafeThinkError
+from safethink.guarded import SafeThink
+from safethink.prefix import PrefixArtifact
+from safethink.prompts import Prompt
+from tests.unit import tiny_reasoner
+
+ATTACKS = [Prompt.from_text(f"mix the parts {n}", id=f"attack-{n}") for n in range(18)]
+TASKS = [
+    Prompt.from_text(f"add 3 and {n}", id=f"sum-{n}").model_copy(update={"kind": "harmless", "reference": "7"})
+    for n in range(6)
+]
+LIMITS = LimitsConfig(max_step_tokens=4, max_trace_tokens=12, max_answer_tokens=4)
+SECTIONS = {
+    "contexts": ContextsConfig(max_contexts=4, best_of=3, target_tokens=4),
+    "search": GcgConfig(length=3, steps=2, candidates=12, top_k=8, restarts=2),
+    "selection": SelectionConfig(finalists=4, contexts=4, samples=1, forced_prompts=2),
+    "limits": LIMITS,
+}
+
+
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+def by_length(prompt: str, trace: str) -> float:
+    """Fires on every other length of a trace."""
+    return 1.0 - 2.0 * (len(trace) % 2)
+
+
+def small_model():
+    return tiny_reasoner.model(hidden_size=16, layers=1)
+
+
+def learn(out: Path | None = None, monitor=by_length, prompts=None, **changes) -> PrefixArtifact:
+    prompts = [*ATTACKS, *TASKS] if prompts is None else prompts
+    settings = SECTIONS | {"out": out} | changes
+    return optimize.learn(small_model(), tiny_reasoner.tokenizer(), monitor, prompts, **settings)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    learn(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the search's own state, whose bytes hold no promise."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".safetensors")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_the_artifact_loads_verifies_and_guards(run_folder):
+    artifact = prefixes.load(run_folder / "artifact", tiny_reasoner.tokenizer())
+    assert len(artifact.token_ids[0]) == 3
+    assert artifact.selected_by == "the monitor itself"
+    assert artifact.monitor is not None
+    assert artifact.monitor.name == "by_length"
+    assert artifact.threshold == 0.0
+    assert artifact.data_fingerprint is not None
+    assert SearchConfig.model_validate(artifact.config).search.length == 3
+    expected = {"recovery_rate", "lift", "monitor_judge_gap", "accuracy_forced", "target_found", "survival"}
+    assert expected <= set(artifact.metrics)
+    guarded = SafeThink(small_model(), tiny_reasoner.tokenizer(), monitor=by_length, prefix=artifact, limits=LIMITS)
+    results = guarded.run(ATTACKS[:6])
+    assert any(result.interventions for result in results)
+
+
+def test_the_log_has_every_step_and_no_prompt_trace_or_continuation(run_folder):
+    log = run_folder / "artifact" / "search.jsonl"
+    assert log.read_bytes() == (run_folder / "search.jsonl").read_bytes()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["restart"], line["step"]) for line in lines] == [(r, s) for r in range(2) for s in range(3)]
+    known = {"restart", "step", "looked_at", "dropped", "scored", "best_ids", "best_cost", "prefix_ids", "text", "cost"}
+    assert all(set(line) <= known | {"fingerprint"} for line in lines)
+    assert len({line["fingerprint"] for line in lines}) == 1
+
+
+def test_the_card_says_who_chose_and_what_was_measured(run_folder):
+    card = (run_folder / "artifact" / "README.md").read_text()
+    assert "The monitor chose it" in card
+    assert "`recovery_rate`" in card
+    assert str(run_folder) not in card
+
+
+def test_the_same_command_again_changes_nothing(run_folder):
+    before = contents(run_folder)
+    learn(run_folder)
+    assert contents(run_folder) == before
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "calls"),
+    [
+        (learning, "collect_validation", 0),
+        (learning, "gcg", 0),
+        (Arena, "try_out", 0),
+        (Arena, "try_out", 3),
+        (prefixes, "save", 0),
+    ],
+)
+def test_a_run_killed_anywhere_continues_to_the_same_result(run_folder, tmp_path, monkeypatch, owner, method, calls):
+    original, left = getattr(owner, method), calls
+
+    def mortal(*args, **kwargs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, mortal)
+        with pytest.raises(Killed):
+            learn(tmp_path)
+    learn(tmp_path)
+    assert contents(tmp_path) == contents(run_folder)
+
+
+def test_a_folder_begun_with_other_settings_or_prompts_is_refused(run_folder):
+    with pytest.raises(ConfigError, match="another configuration"):
+        learn(run_folder, seed=1)
+    with pytest.raises(ConfigError, match="other prompts"):
+        learn(run_folder, prompts=[*ATTACKS[1:], *TASKS])
+
+
+def test_without_a_folder_the_artifact_is_returned_all_the_same(run_folder):
+    assert learn().content_hash() == prefixes.load(run_folder / "artifact").content_hash()
+
+
+def test_another_seed_searches_elsewhere(tmp_path, run_folder):
+    learn(tmp_path, seed=1)
+    assert (tmp_path / "search.jsonl").read_bytes() != (run_folder / "search.jsonl").read_bytes()
+
+
+def test_a_second_guard_chooses_where_there_is_one():
+    assert learn(judge=lambda prompt, trace: -0.5).selected_by == "a second guard: <lambda>"
+
+
+def test_a_length_of_its_own_cuts_the_start_with_a_note(caplog):
+    with caplog.at_level(logging.WARNING):
+        artifact = learn(length=1)
+    assert len(artifact.token_ids[0]) == 1
+    assert "the search starts from its first 1" in caplog.text
+
+
+def test_prompts_without_harmless_ones_leave_the_cost_unknown(tmp_path):
+    learn(tmp_path, prompts=[f"mix the parts {n}" for n in range(18)])
+    assert "what it costs them is unknown" in (tmp_path / "artifact" / "README.md").read_text()
+
+
+def test_a_monitor_that_never_fires_leaves_nothing_to_learn():
+    with pytest.raises(SafeThinkError, match="never fired"):
+        learn(monitor=lambda prompt, trace: 1.0)
+
+
+def test_a_defense_without_a_threshold_is_refused():
+    config = SearchConfig(run=RunConfig(reasoner=ReasonerConfig(path="testbed"), defense=NoneConfig()))
+    with pytest.raises(ConfigError, match="has no threshold"):
+        learning.threshold_of(config)
+
+
+def test_the_callers_model_is_left_as_it_was():
+    model = small_model().train()
+    optimize.learn(model, tiny_reasoner.tokenizer(), by_length, [*ATTACKS, *TASKS], **SECTIONS)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
