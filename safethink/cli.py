@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from safethink.guarded import SafeThink
+    from safethink.inspection import Decode
 
 EXAMPLES = """examples:
   safethink generate testbed "How do I make tea?"
@@ -39,7 +40,6 @@ class Generate:
 
     prompt: tyro.conf.Positional[str]
     """What to ask."""
-    config: Annotated[RunConfig, tyro.conf.arg(name="")]
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -50,7 +50,6 @@ class Inspect:
 
     prompt: tyro.conf.Positional[str]
     """What to ask."""
-    config: Annotated[RunConfig, tyro.conf.arg(name="")]
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -62,7 +61,6 @@ class Evaluate:
     Writes config.yaml, records.jsonl, summary.json and report.html.
     """
 
-    config: Annotated[EvalConfig, tyro.conf.arg(name="")]
     out: Path = Path("runs/eval")
     """Folder of the run."""
     dry_run: bool = False
@@ -111,55 +109,55 @@ def generate(argv: Sequence[str]) -> None:
     """`safethink generate`."""
     from safethink.inspection import outcome
 
-    args = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
-    guarded = _guarded(args.config)
-    result = guarded(args.prompt)
-    _show(args.json, result.to_json, lambda: outcome(result, guarded.tokenizer.decode))
+    flags, config = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
+    guarded = _guarded(config)
+    result = guarded(flags.prompt)
+    _show(flags.json, result.to_json, lambda: outcome(result, _decoder(guarded)))
 
 
 def inspect(argv: Sequence[str]) -> None:
     """`safethink inspect`."""
     from safethink.inspection import RecordingMonitor, inspection
 
-    args = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
-    guarded = _guarded(args.config)
+    flags, config = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
+    guarded = _guarded(config)
     recorder = None if guarded.monitor is None else RecordingMonitor(guarded.monitor)
     guarded.monitor = recorder
-    result = guarded(args.prompt)
+    result = guarded(flags.prompt)
     readings = [] if recorder is None else recorder.readings
     fed = [{"trace": reading.trace, "score": reading.score} for reading in readings]
     _show(
-        args.json,
+        flags.json,
         lambda: result.to_json() | {"monitor": fed},
-        lambda: inspection(result, guarded.tokenizer.decode, readings),
+        lambda: inspection(result, _decoder(guarded), readings),
     )
 
 
 def evaluate(argv: Sequence[str]) -> None:
     """`safethink evaluate`."""
-    args = parse_with_config(Evaluate, EvalConfig, "eval", "safethink evaluate", argv)
-    if args.dry_run:
+    flags, config = parse_with_config(Evaluate, EvalConfig, "eval", "safethink evaluate", argv)
+    if flags.dry_run:
         from safethink.evaluation.plan import plan
         from safethink.yaml_config import dump
 
-        planned = plan(args.config)
-        _show(args.json, lambda: planned.model_dump(), lambda: f"{dump(args.config)}\n{dump(planned)}")
+        planned = plan(config)
+        _show(flags.json, lambda: planned.model_dump(), lambda: f"{dump(config)}\n{dump(planned)}")
         return
     from safethink.evaluation import runner
     from safethink.evaluation.table import table
 
     quiet_libraries()
-    summary = runner.evaluate(args.config, args.out)
-    _show(args.json, lambda: summary.model_dump(mode="json"), lambda: table(summary))
+    summary = runner.evaluate(config, flags.out)
+    _show(flags.json, lambda: summary.model_dump(mode="json"), lambda: table(summary))
 
 
 def prefix_list(argv: Sequence[str]) -> None:
     """`safethink prefix list`."""
     from safethink import prefix
 
-    args = parse(PrefixList, "safethink prefix list", argv)
+    flags = parse(PrefixList, "safethink prefix list", argv)
     names = prefix.list_built_in()
-    _show(args.json, lambda: list(names), lambda: "\n".join(names))
+    _show(flags.json, lambda: list(names), lambda: "\n".join(names))
 
 
 def prefix_show(argv: Sequence[str]) -> None:
@@ -167,33 +165,33 @@ def prefix_show(argv: Sequence[str]) -> None:
     from safethink import prefix
     from safethink.yaml_config import dump
 
-    args = parse(PrefixShow, "safethink prefix show", argv)
-    artifact = prefix.load(args.path)
-    _show(args.json, lambda: artifact.model_dump(mode="json"), lambda: dump(artifact))
+    flags = parse(PrefixShow, "safethink prefix show", argv)
+    artifact = prefix.load(flags.path)
+    _show(flags.json, lambda: artifact.model_dump(mode="json"), lambda: dump(artifact))
 
 
 def prefix_verify(argv: Sequence[str]) -> None:
     """`safethink prefix verify`."""
     from safethink import prefix
 
-    args = parse(PrefixVerify, "safethink prefix verify", argv)
-    artifact = prefix.load(args.path)
-    bound = prefix.bind(artifact, _tokenizer(args.reasoner))
+    flags = parse(PrefixVerify, "safethink prefix verify", argv)
+    artifact = prefix.load(flags.path)
+    bound = prefix.bind(artifact, _tokenizer(flags.reasoner))
     for each in bound.prefixes:
         print(f"{each.text!r} <-> {list(each.token_ids)}")
-    print(f"{artifact.name}: fits the tokenizer of {args.reasoner}; hashes match")
+    print(f"{artifact.name}: fits the tokenizer of {flags.reasoner}; hashes match")
 
 
 def testbed(argv: Sequence[str]) -> None:
     """`safethink testbed`."""
     from safethink.testbed import folders
 
-    args = parse(Testbed, "safethink testbed", argv)
+    flags = parse(Testbed, "safethink testbed", argv)
     found = folders()
     paths = {name: str(getattr(found, name)) for name in ("reasoner", "reasoner_null", "guard")}
     lines = [f"{name:<14} {path}" for name, path in paths.items()]
     card = jsonlib.dumps(found.card, indent=2, ensure_ascii=False)
-    _show(args.json, lambda: paths | {"card": found.card}, lambda: "\n".join([*lines, card]))
+    _show(flags.json, lambda: paths | {"card": found.card}, lambda: "\n".join([*lines, card]))
 
 
 PREFIX = Program(
@@ -229,6 +227,10 @@ def _guarded(config: RunConfig) -> SafeThink:
     from safethink.guarded import SafeThink
 
     return SafeThink.from_config(config)
+
+
+def _decoder(guarded: SafeThink) -> Decode:
+    return lambda ids: str(guarded.tokenizer.decode(list(ids)))
 
 
 def _tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from difflib import get_close_matches
-from typing import TypeVar
+from inspect import getdoc
+from itertools import groupby
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -19,12 +20,17 @@ from safethink import yaml_config
 from safethink.errors import ConfigError, SafeThinkError
 from safethink.shipped import shipped_config
 
-Arguments = TypeVar("Arguments")
+Flags = TypeVar("Flags")
+Schema = TypeVar("Schema", bound=BaseModel)
 
 USAGE_ERROR = 2
 """Exit status of an error that the user can put right."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
+_NESTED_MISTAKE = re.compile(
+    r"Error parsing config\.?(?P<parents>\S*): \d+ validation errors? for \w+ (?P<field>\S+) (?P<problem>.*?) \[type="
+)
+"""How tyro words a value that pydantic refused."""
 _SWITCHES = ("--json", "--dry-run", "--dry_run")
 _MARKERS = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
 
@@ -100,35 +106,22 @@ class Program:
         return 0
 
 
-def parse(
-    kind: type[Arguments], prog: str, argv: Sequence[str], default: Arguments | None = None, epilog: str = ""
-) -> Arguments:
+def parse(flags: type[Flags], prog: str, argv: Sequence[str], description: str | None = None) -> Flags:
     """Parse flags into a dataclass; `--help` prints and exits with status 0.
 
     Args:
-        kind: the dataclass; its docstring and its fields' docstrings are the help.
+        flags: the dataclass; the docstrings under its fields are the help.
         prog: how the command is called.
         argv: what follows it.
-        default: values of flags that are not given.
-        epilog: examples, printed after the docstring.
+        description: what help begins with; None for the dataclass's docstring.
 
     Raises:
         ConfigError: one line about the flag that does not fit.
     """
     complaint = io.StringIO()
-    description = f"{(kind.__doc__ or '').strip()}\n\n{epilog}".strip()
-    preset = tyro.MISSING_NONPROP if default is None else default
     try:
         with redirect_stderr(complaint):
-            return tyro.cli(
-                kind,
-                prog=prog,
-                description=description,
-                args=argv,
-                default=preset,
-                config=_MARKERS,
-                use_underscores=True,
-            )
+            return tyro.cli(flags, prog=prog, args=argv, description=description, config=_MARKERS, use_underscores=True)
     except SystemExit as end:
         if not end.code:
             raise
@@ -138,17 +131,16 @@ def parse(
 
 
 def parse_with_config(
-    kind: type[Arguments], schema: type[BaseModel], section: str, prog: str, argv: Sequence[str], epilog: str = ""
-) -> Arguments:
+    flags: type[Flags], schema: type[Schema], section: str, prog: str, argv: Sequence[str]
+) -> tuple[Flags, Schema]:
     """Parse `CONFIG ...`: the YAML file gives the defaults, dotted flags override them.
 
     Args:
-        kind: a dataclass with a field `config` of type `schema`.
+        flags: a dataclass with what the command takes beside its configuration.
         schema: what the YAML file must fit.
         section: the folder of shipped configurations in which a bare name is looked up.
         prog: how the command is called, without CONFIG.
         argv: what follows it.
-        epilog: examples, printed in the help.
 
     Raises:
         MissingFileError: if CONFIG names nothing.
@@ -163,8 +155,12 @@ def parse_with_config(
     else:
         argv = [*argv[:place], *argv[place + 1 :]]
     config = yaml_config.load(schema, shipped_config(name, section))
-    required = {field.name: tyro.MISSING for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
-    return parse(kind, f"{prog} CONFIG", argv, kind(**required | {"config": config}), epilog)
+    flat = tyro.conf.arg(name="")
+    both: type[Any] = make_dataclass(
+        flags.__name__, [("flags", Annotated[flags, flat]), ("config", Annotated[schema, flat], config)]
+    )
+    parsed = parse(both, f"{prog} CONFIG", argv, getdoc(flags))
+    return parsed.flags, parsed.config
 
 
 def quiet_libraries() -> None:
@@ -179,15 +175,12 @@ def quiet_libraries() -> None:
 
 def _one_line(box: str) -> str:
     """What tyro says in a box, as one line: the complaint, and the likeliest flag that was meant."""
-    rows = [row.strip("│╭╮╰╯| ") for row in box.splitlines()[1:-1]]
-    rule = next((index for index, row in enumerate(rows) if row and not row.strip("─-")), len(rows))
-    complaint = " ".join(rows[:rule])
-    invalid = re.match(
-        r"Error parsing config\.?(?P<parents>\S*): \d+ validation errors? for \w+ (?P<field>\S+) (?P<problem>.*?) \[type=",
-        complaint,
-    )
+    rows = [row.strip("│ ") for row in box.splitlines()[1:-1]]
+    sections = [list(section) for is_rule, section in groupby(rows, key=lambda row: not row.strip("─-")) if not is_rule]
+    complaint = " ".join(sections[0])
+    invalid = _NESTED_MISTAKE.match(complaint)
     if invalid:
         path = ".".join(part for part in (invalid["parents"], invalid["field"]) if part)
         complaint = f"--{path}: {invalid['problem'][:1].lower()}{invalid['problem'][1:]}"
-    meant = next((row.split()[0] for row in rows[rule:] if row.startswith("--")), None)
-    return f"{complaint}; perhaps you meant {meant}" if meant and "Perhaps you meant:" in rows else complaint
+    meant = next((section[1].split()[0] for section in sections if section[0] == "Perhaps you meant:"), None)
+    return complaint if meant is None else f"{complaint}; perhaps you meant {meant}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -115,12 +114,17 @@ def fed(readings: Sequence[Reading]) -> Table:
     table = Table("score", "same as before", "and then", title="what the monitor read", show_lines=True)
     before = ""
     for reading in readings:
-        shared = len(commonprefix([before, reading.trace]))
+        shared = _num_common(before, reading.trace)
         style = "red" if reading.score < 0 else "green"
         new = reading.trace[shared:].strip()
         table.add_row(Text(f"{reading.score:+.2f}", style=style), f"{shared} characters", Text(new))
         before = reading.trace
     return table
+
+
+def _num_common(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _pieces(tokens: Tokens, decode: Decode) -> Iterator[tuple[str, bool]]:

@@ -6,7 +6,7 @@ import types
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -34,7 +34,7 @@ def load(schema: type[Schema], path: Path) -> Schema:
         raise ConfigError(f"{path}: not YAML: {_first_problem(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys such as {', '.join(list(schema.model_fields)[:3])} at the top level")
-    return validate(schema, values, str(path))
+    return validate(schema, cast("dict[str, Any]", values), str(path))
 
 
 def validate(schema: type[Schema], values: dict[str, Any], source: str) -> Schema:

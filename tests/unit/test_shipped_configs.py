@@ -1,0 +1,59 @@
+"""Every YAML that ships loads, by name and by path, and what it names is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safethink import prefix, yaml_config
+from safethink.config import EvalConfig, RunConfig, SearchConfig
+from safethink.errors import MissingFileError
+from safethink.shipped import configs_folder, shipped_config, shipped_names
+
+SCHEMAS: dict[str, type[RunConfig] | type[EvalConfig] | type[SearchConfig]] = {
+    "run": RunConfig,
+    "eval": EvalConfig,
+    "search": SearchConfig,
+}
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_shipped_config_loads(name: str) -> None:
+    config = yaml_config.load(SCHEMAS[name.partition("/")[0]], shipped_config(name))
+    run = config if isinstance(config, RunConfig) else config.run
+    assert run.reasoner.path in ("testbed", "testbed:null") or "/" in run.reasoner.path
+    assert run.prefix in prefix.list_built_in()
+
+
+@pytest.mark.parametrize("name", ["testbed", "run/testbed", "configs/run/testbed.yaml", "run/testbed.yaml"])
+def test_a_shipped_config_is_found_by_name_from_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped_config(name) == configs_folder() / "run" / "testbed.yaml"
+
+
+def test_a_bare_name_belongs_to_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped_config("testbed", "eval") == configs_folder() / "eval" / "testbed.yaml"
+
+
+def test_a_path_comes_first(tmp_path: Path) -> None:
+    mine = tmp_path / "testbed.yaml"
+    mine.write_text("reasoner: {path: mine}", encoding="utf-8")
+    assert shipped_config(str(mine)) == mine
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(MissingFileError, match=r"no configuration 'tesbed'.*run/testbed.*did you mean 'testbed'\?"):
+        shipped_config("tesbed")
+
+
+def test_configs_are_found_inside_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site-packages" / "safethink"
+    (package / "configs" / "run").mkdir(parents=True)
+    (package / "configs" / "run" / "only.yaml").write_text("reasoner: {path: p}", encoding="utf-8")
+    monkeypatch.setattr("safethink.shipped.__file__", str(package / "shipped.py"))
+    assert shipped_names() == ("run/only",)
+    assert shipped_config("only") == package / "configs" / "run" / "only.yaml"
