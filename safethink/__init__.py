@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from safethink.errors import SafeThinkError as SafeThinkError
-    from safethink.guarded import Branch as Branch
     from safethink.guarded import SafeThink as SafeThink
     from safethink.prefix import PrefixArtifact as PrefixArtifact
     from safethink.prompts import Message as Message
     from safethink.prompts import Prompt as Prompt
+    from safethink.result import Branch as Branch
     from safethink.result import Result as Result
 
 _HOMES = {
-    "Branch": "safethink.guarded",
+    "Branch": "safethink.result",
     "Message": "safethink.prompts",
     "PrefixArtifact": "safethink.prefix",
     "Prompt": "safethink.prompts",

@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from safethink.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,7 +19,15 @@ def json_hash(value: object) -> str:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash what decides how text becomes ids: vocabulary, merges, normalisation, splitting and added tokens."""
+    """Hash what decides how text becomes ids: vocabulary, merges, normalisation, splitting and added tokens.
+
+    Raises:
+        ConfigError: if the tokenizer is not backed by the `tokenizers` library.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(f"tokenizer {tokenizer.name_or_path!r} is not backed by the tokenizers library")
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     added = {token["content"]: token["id"] for token in state["added_tokens"]}
     return json_hash({"added_tokens": added} | {key: state[key] for key in ("normalizer", "pre_tokenizer", "model")})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
 from typing import TypedDict, Unpack, overload
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,13 +22,13 @@ from safethink.config import (
 )
 from safethink.defenses.effects import Task
 from safethink.engines import Engine, Sampling
-from safethink.engines.hf import HfEngine
-from safethink.engines.stopping import Stopper, eos_ids
+from safethink.engines.hf import HfEngine, eos_ids
+from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt
-from safethink.result import Result
+from safethink.result import Branch, Result
 from safethink.scheduler import Finished, Row
 from safethink.seeds import stable_seed
 from safethink.thought import Thought
@@ -48,23 +47,6 @@ class Settings(TypedDict, total=False):
     limits: LimitsConfig
     batch_size: int
     seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """Where a continuation starts: part of a trace, and what is injected after it.
-
-    Attributes:
-        prompt: the prompt.
-        trace: the trace so far.
-        prefix_ids: injected once, directly after `trace`; empty for nothing.
-        sample: tells apart continuations of the same trace.
-    """
-
-    prompt: Prompt
-    trace: Tokens
-    prefix_ids: tuple[int, ...] = ()
-    sample: int = 0
 
 
 class SafeThink:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.nn import Module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.config import ReasonerConfig
@@ -69,7 +70,9 @@ def load_causal_lm(
         )
     except OSError as error:
         raise MissingFileError(f"no model at {str(path)!r}: {str(error).splitlines()[0]}") from error
-    return CausalLM(model.eval().requires_grad_(False).to(place), tokenizer)
+    # The class's own `to` is typed for quantised models alone.
+    Module.to(model, place)
+    return CausalLM(model.eval().requires_grad_(False), tokenizer)
 
 
 def resolve(path: str) -> str:

@@ -175,10 +175,12 @@ def bind(artifact: PrefixArtifact, tokenizer: PreTrainedTokenizerBase) -> Prefix
 
 
 def round_trips(prefix: Prefix, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the text encodes to the token ids and the token ids decode to the text."""
-    from safethink.templating import ChatEncoder
-
-    return ChatEncoder(tokenizer).text(prefix.text) == prefix.token_ids and _decode(prefix, tokenizer) == prefix.text
+    """Whether the text encodes to the token ids, none of them a control token, and the ids decode to the text."""
+    added = tokenizer.added_tokens_decoder
+    if any(token_id in added and added[token_id].content.strip() for token_id in prefix.token_ids):
+        return False
+    encoded = tokenizer.encode(prefix.text, add_special_tokens=False)
+    return encoded == list(prefix.token_ids) and _decode(prefix, tokenizer) == prefix.text
 
 
 def save(artifact: PrefixArtifact, folder: Path, search_log: Path | None, card: str) -> PrefixArtifact:
@@ -245,4 +247,4 @@ def _bound(name: str, prefix: Prefix, tokenizer: PreTrainedTokenizerBase, ids: t
 
 
 def _decode(prefix: Prefix, tokenizer: PreTrainedTokenizerBase) -> str:
-    return tokenizer.decode(list(prefix.token_ids), clean_up_tokenization_spaces=False)
+    return str(tokenizer.decode(list(prefix.token_ids), clean_up_tokenization_spaces=False))

@@ -1,16 +1,35 @@
-"""What a guarded reasoner returns for one prompt and sample."""
+"""What a guarded reasoner returns for one prompt and sample, and where it can be continued from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from safethink.defenses.effects import Intervention, Verdict
 from safethink.prefix import PrefixLike
 from safethink.prompts import Prompt
 from safethink.scheduler import Usage
+from safethink.tokens import Tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Where a continuation starts: part of a trace, and what is injected after it.
+
+    Attributes:
+        prompt: the prompt.
+        trace: the trace so far.
+        prefix_ids: injected once, directly after `trace`; empty for nothing.
+        sample: tells apart continuations of the same trace.
+    """
+
+    prompt: Prompt
+    trace: Tokens
+    prefix_ids: tuple[int, ...] = ()
+    sample: int = 0
+
+
+@runtime_checkable
 class Forker(Protocol):
     """What can continue a result from its middle."""
 

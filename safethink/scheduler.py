@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice, takewhile
 from typing import NamedTuple, SupportsFloat
@@ -72,7 +72,7 @@ def run(
     thought: Thought,
     limits: LimitsConfig,
     batch_size: int = 64,
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Run every row's defense to its end; rows are admitted as others finish.
 
     Args:
@@ -101,7 +101,7 @@ def run(
             flights = [flight for flight in flights if flight.verdict is None]
             for flight in finished:
                 _release(flight, engine, monitor)
-                yield flight.finish()
+            yield from [flight.finish() for flight in finished]
     finally:
         for flight in flights:
             _release(flight, engine, monitor)

@@ -47,8 +47,8 @@ class Thought:
     @cached_property
     def refusal_ids(self) -> tuple[int, ...]:
         """The refusal that a defense writes itself, to follow `close_ids`, end of turn included."""
-        end = () if self.tokenizer.eos_token_id is None else (self.tokenizer.eos_token_id,)
-        return self.encoder.text(f"\n\n{REFUSAL}") + end
+        end_id = self.tokenizer.eos_token_id
+        return self.encoder.text(f"\n\n{REFUSAL}") + ((end_id,) if isinstance(end_id, int) else ())
 
     def open_prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """Render the chat template, once, up to the open thinking.
@@ -62,7 +62,7 @@ class Thought:
         if not prompt.text.strip():
             raise PromptError(f"prompt {prompt.id!r} is empty")
         chat = self.encoder.chat(prompt.messages, add_generation_prompt=True, enable_thinking=True)
-        tail = self.tokenizer.decode(list(chat.ids[chat.spans[-1].stop :]))
+        tail = self.decode(chat.ids[chat.spans[-1].stop :])
         opened = tail.rfind(self.config.open_tag) > tail.rfind(self.config.close_tag)
         ids = chat.ids if opened else chat.ids + self._tag(self.config.open_tag) + self.encoder.text("\n")
         num_tokens = len(ids) + len(self.prefill(prompt))
@@ -87,13 +87,17 @@ class Thought:
 
     def answer_text(self, tokens: Tokens) -> str:
         """An answer, a defense's refusal included, without control tokens and surrounding blanks."""
-        return self.tokenizer.decode(list(tokens.ids), skip_special_tokens=True).strip()
+        return self.decode(tokens.ids, plain=True).strip()
+
+    def decode(self, ids: Sequence[int], plain: bool = False) -> str:
+        """Token ids as text; `plain` leaves special tokens out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=plain, clean_up_tokenization_spaces=False))
 
     def _thinking(self, ids: Sequence[int]) -> str:
         if len(self.close_ids) == 1:
             stop = ids.index(self.close_ids[0]) if self.close_ids[0] in ids else len(ids)
-            return self.tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+            return self.decode(ids[:stop], plain=True)
+        text = self.decode(ids, plain=True)
         before, tag, _ = text.rpartition(self.config.close_tag)
         return before if tag else text
 

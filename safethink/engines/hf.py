@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.defenses.effects import Extension, StopReason, Until
 from safethink.engines import ExtendRequest, Sampling
@@ -149,3 +149,10 @@ class HfEngine:
         """Keep what was read of a row that has just stopped and may resume; its last token was not read."""
         if row.stop is not None and row.request.until is not Until.ANSWER:
             self._read[row.request.row] = batch.row(lane, row.ids[:-1])
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a turn: the model's and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    named = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]
+    return frozenset(token_id for token_id in named if isinstance(token_id, int))

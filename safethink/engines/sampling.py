@@ -45,7 +45,7 @@ def truncate(scores: Float64[Tensor, "batch vocab"], sampling: Sampling) -> Floa
 
     The nucleus is the smallest set of likeliest tokens whose mass reaches `top_p` (Holtzman et al., arXiv 1904.09751).
     """
-    ordered, order = scores.sort(-1, descending=True, stable=True)
+    ordered, order = scores.sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
         ordered[:, sampling.top_k :] = -torch.inf
     probabilities = ordered.softmax(-1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from safethink.defenses.effects import StopReason, Until
 from safethink.thought import Thought
 from safethink.tokens import Tokens
@@ -21,7 +19,7 @@ class Stopper:
 
     def __init__(self, thought: Thought, eos_ids: Collection[int]) -> None:
         """Take the tags from `thought`; `eos_ids` end a turn."""
-        self._tokenizer = thought.tokenizer
+        self._thought = thought
         self._delimiter = thought.config.step_delimiter
         self._close_id = thought.close_ids[0] if len(thought.close_ids) == 1 else None
         self._spelled_tag = thought.config.close_tag if self._close_id is None else None
@@ -46,7 +44,7 @@ class Stopper:
         # Decoding is the slow part, and few tokens can end anything.
         if not self._ends_a_tag(last):
             return None
-        text = self._tokenizer.decode(list(ids)).lstrip()
+        text = self._thought.decode(ids).lstrip()
         if self._spelled_tag is not None and self._spelled_tag in text:
             return "thought"
         return "step" if until is Until.STEP and self._delimiter in text else None
@@ -71,16 +69,9 @@ class Stopper:
     def _ends_a_tag(self, token_id: int) -> bool:
         known = self._may_complete.get(token_id)
         if known is None:
-            piece = self._tokenizer.decode([token_id])
+            piece = self._thought.decode([token_id])
             # A piece of a character decodes to U+FFFD, and some decoders swallow blanks at the edges.
             doubtful = "\ufffd" in piece or " " in self._last_characters
             known = doubtful or any(character in piece for character in self._last_characters)
             self._may_complete[token_id] = known
         return known
-
-
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends a turn: the model's and the tokenizer's."""
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    of_model = configured if isinstance(configured, list) else [configured]
-    return frozenset(token_id for token_id in (*of_model, tokenizer.eos_token_id) if token_id is not None)

@@ -23,7 +23,7 @@ class FunctionMonitor:
         """One score per request, in order.
 
         Raises:
-            MonitorError: if the callable raises; the prompt is named.
+            MonitorError: if the callable raises or returns no number; the prompt is named.
         """
         return [self._one(request) for request in requests]
 
@@ -32,7 +32,7 @@ class FunctionMonitor:
 
     def _one(self, request: ScoreRequest) -> float:
         try:
-            return self._score(transcript(request.prompt), request.trace)
+            return float(self._score(transcript(request.prompt), request.trace))
         # Whatever a user's function raises must stop the run with the prompt named.
         except Exception as error:
             raise MonitorError(

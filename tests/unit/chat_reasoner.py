@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -59,3 +61,32 @@ def model(
     )
     torch.manual_seed(0)
     return Qwen3ForCausalLM(config).to(dtype).eval()
+
+
+def token_id(name: str) -> int:
+    """The id of a control token."""
+    found = tokenizer().convert_tokens_to_ids(name)
+    assert isinstance(found, int)
+    return found
+
+
+def encode(text: str) -> tuple[int, ...]:
+    """Token ids as the tokenizer gives them, control tokens included."""
+    return tuple(tokenizer().encode(text, add_special_tokens=False))
+
+
+def decode(ids: Sequence[int]) -> str:
+    """Text with control tokens spelled out."""
+    return str(tokenizer().decode(list(ids)))
+
+
+def generate(model: Any, ids: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+    """The new tokens of the library's own greedy decoding."""
+    tokens = model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer().pad_token_id,
+    )
+    return tuple(tokens[0, len(ids) :].tolist())
