@@ -141,7 +141,7 @@ def evaluate(argv: Sequence[str]) -> None:
         from safethink.yaml_config import dump
 
         planned = plan(config)
-        _show(flags.json, lambda: planned.model_dump(), lambda: f"{dump(config)}\n{dump(planned)}")
+        _show(flags.json, lambda: planned.model_dump(), lambda: dump(config, planned))
         return
     from safethink.evaluation import runner
     from safethink.evaluation.table import table

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from safethink import yaml_config
 from safethink.errors import ConfigError, SafeThinkError
-from safethink.shipped import shipped_config
+from safethink.shipped import first_config, shipped_config
 
 Flags = TypeVar("Flags")
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -149,7 +149,7 @@ def parse_with_config(
     place = next((index for index, word in enumerate(argv) if word not in _SWITCHES), len(argv))
     name = argv[place] if place < len(argv) else None
     if name in ("-h", "--help"):
-        name = f"{section}/testbed"
+        name = first_config(section)
     elif name is None or name.startswith("-"):
         raise ConfigError(f"{prog} takes a YAML file, or the name of a shipped one, before any other argument")
     else:

@@ -31,6 +31,11 @@ def shipped_config(name: str, section: str = "run") -> Path:
     raise MissingFileError(f"no configuration {name!r}: neither a file nor one of {', '.join(known)}{hint}")
 
 
+def first_config(section: str) -> str:
+    """Name of the first shipped configuration of a section, whose values stand in for help's."""
+    return next(name for name in shipped_names() if name.startswith(f"{section}/"))
+
+
 def shipped_names() -> tuple[str, ...]:
     """Names of all shipped configurations, with their folders."""
     folder = configs_folder()

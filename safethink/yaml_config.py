@@ -56,9 +56,9 @@ def explain(schema: type[BaseModel], error: ValidationError) -> str:
     return count + "; ".join(mistakes)
 
 
-def dump(config: BaseModel) -> str:
-    """The complete configuration as YAML, defaults included."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump(*models: BaseModel) -> str:
+    """Complete configurations as YAML, defaults included; several become several documents."""
+    return yaml.safe_dump_all([each.model_dump(mode="json") for each in models], sort_keys=False, allow_unicode=True)
 
 
 def _mistake(schema: type[BaseModel], detail: ErrorDetails) -> str:

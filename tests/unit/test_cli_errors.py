@@ -202,3 +202,12 @@ def test_help_and_mistakes_load_no_torch(argv: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage: safethink" in done.stdout
+
+
+def test_evaluate_dry_run_prints_the_resolved_config_and_what_it_takes(capsys) -> None:
+    status, out, _ = run(capsys, "evaluate", "testbed", "--dry-run", "--world.prompts_seed", "4", "--prefix", "text:a")
+    assert status == 0
+    resolved, planned = yaml.safe_load_all(out)
+    assert (resolved["world"]["prompts_seed"], resolved["prefix"]) == (4, "text:a")
+    assert planned["generations"]["guarded"] > 0
+    assert json.loads(run(capsys, "evaluate", "testbed", "--dry-run", "--json")[1])["tokens"] == planned["tokens"]

@@ -1,0 +1,78 @@
+"""The learning command line: plans without loading anything, and the same manners as the other one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from optimize import contexts
+from optimize.cli import PROGRAM
+from optimize.plan import MINED_PER_CONTEXT, plan
+from safethink import yaml_config
+from safethink.config import SearchConfig
+from safethink.shipped import shipped_config
+
+
+@pytest.fixture
+def config() -> SearchConfig:
+    return yaml_config.load(SearchConfig, shipped_config("search/testbed-gcg"))
+
+
+def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.CaptureFixture[str], config) -> None:
+    assert PROGRAM.main(["search", "testbed-gcg", "--dry-run", "--search.length", "6"]) == 0
+    resolved, planned = yaml.safe_load_all(capsys.readouterr().out)
+    longer = config.search.model_copy(update={"length": 6})
+    assert SearchConfig.model_validate(resolved) == config.model_copy(update={"search": longer})
+    assert planned["candidates"] == 2 * (1 + 40 * 96)
+
+
+def test_a_plan_follows_the_config(config: SearchConfig) -> None:
+    half = config.model_copy(update={"search": config.search.model_copy(update={"restarts": 1})})
+    assert plan(half).scored_tokens == plan(config).scored_tokens / 2
+    assert plan(half).generations == plan(config).generations
+    elsewhere = config.run.reasoner.model_copy(update={"path": "some/model"})
+    planned = plan(config.model_copy(update={"run": config.run.model_copy(update={"reasoner": elsewhere})}))
+    assert planned.seconds is None
+    assert planned.decoded_tokens > plan(config).decoded_tokens
+    assert MINED_PER_CONTEXT == contexts.SURPLUS
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["serch"], "did you mean 'search'?"),
+        (["search"], "safethink-optimize search takes a YAML file"),
+        (["search", "testbd-gcg"], "did you mean 'testbed-gcg'?"),
+        (["search", "testbed-gcg", "--search.lenght", "3"], "perhaps you meant --search.length"),
+        (["search", "testbed-gcg", "--search.momentum", "1"], "--search.momentum: input should be less than 1"),
+        (["testbed", "--world.seed", "x"], "--world.seed"),
+        (["demo", "--where", "x"], "--where"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(capsys: pytest.CaptureFixture[str], argv: list[str], said: str) -> None:
+    assert PROGRAM.main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["search", "--help"], ["testbed", "--help"], ["demo", "--help"]])
+def test_help_loads_no_torch(argv: list[str]) -> None:
+    code = (
+        "import sys\nfrom optimize.cli import PROGRAM\n"
+        "try:\n    PROGRAM.main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: safethink-optimize" in done.stdout
+
+
+def test_a_dry_run_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert PROGRAM.main(["search", "testbed-gcg", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seconds"] > 0
