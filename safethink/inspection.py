@@ -26,6 +26,7 @@ SAMPLED_STYLES = ("", "on grey15")
 INJECTED_STYLE = "bold magenta"
 OPEN_MARK, CLOSE_MARK = "⟦", "⟧"
 """Around injected tokens, for terminals and files without colour."""
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def inspection(result: Result, decode: Decode, readings: Sequence[Reading]) -> R
     legend = Text.assemble(
         "sampled by the reasoner  ", (f"{OPEN_MARK}injected by the defense{CLOSE_MARK}", INJECTED_STYLE)
     )
-    prompt = Panel(Text(decode(result.prompt_ids), style="dim"), title="prompt", title_align="left")
+    prompt = Panel(Text(visible(decode(result.prompt_ids)), style="dim"), title="prompt", title_align="left")
     return Group(legend, prompt, outcome(result, decode), fed(readings))
 
 
@@ -93,7 +94,7 @@ def coloured(tokens: Tokens, decode: Decode) -> Text:
     for forced, pieces in groupby(_pieces(tokens, decode), key=lambda piece: piece[1]):
         text.append(OPEN_MARK if forced else "", style=INJECTED_STYLE)
         for piece, _ in pieces:
-            text.append(piece, style=INJECTED_STYLE if forced else SAMPLED_STYLES[place % 2])
+            text.append(visible(piece), style=INJECTED_STYLE if forced else SAMPLED_STYLES[place % 2])
             place += 1
         text.append(CLOSE_MARK if forced else "", style=INJECTED_STYLE)
     return text
@@ -117,9 +118,14 @@ def fed(readings: Sequence[Reading]) -> Table:
         shared = _num_common(before, reading.trace)
         style = "red" if reading.score < 0 else "green"
         new = reading.trace[shared:].strip()
-        table.add_row(Text(f"{reading.score:+.2f}", style=style), f"{shared} characters", Text(new))
+        table.add_row(Text(f"{reading.score:+.2f}", style=style), f"{shared} characters", Text(visible(new)))
         before = reading.trace
     return table
+
+
+def visible(text: str) -> str:
+    """Control characters as pictures, so that what a model wrote cannot steer the terminal."""
+    return text.translate(_PICTURES)
 
 
 def _num_common(one: str, other: str) -> int:

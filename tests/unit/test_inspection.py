@@ -1,0 +1,69 @@
+"""What is shown is what was there: every token once, injected ones marked, nothing that steers the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from safethink.inspection import (
+    CLOSE_MARK,
+    INJECTED_STYLE,
+    OPEN_MARK,
+    Reading,
+    RecordingMonitor,
+    coloured,
+    fed,
+    visible,
+)
+from safethink.monitors import ScoreRequest
+from safethink.monitors.constant import ConstantMonitor
+from safethink.prompts import Prompt
+from safethink.tokens import Tokens
+
+
+def decode(ids: Sequence[int]) -> str:
+    """Every id is a byte, so that characters are cut by tokens."""
+    return bytes(ids).decode("utf-8", errors="replace")
+
+
+@given(st.lists(st.tuples(st.text("aé✓\n", min_size=1, max_size=4), st.booleans()), max_size=6))
+def test_coloured_tokens_are_the_text_with_the_injected_parts_marked(parts: list[tuple[str, bool]]) -> None:
+    tokens = Tokens()
+    for text, forced in parts:
+        ids = tuple(text.encode())
+        tokens += Tokens.injected(ids) if forced else Tokens.sampled(ids)
+    shown = coloured(tokens, decode)
+    assert shown.plain.replace(OPEN_MARK, "").replace(CLOSE_MARK, "") == "".join(text for text, _ in parts)
+    injected = "".join(shown.plain[span.start : span.end] for span in shown.spans if span.style == INJECTED_STYLE)
+    expected = "".join(text for text, forced in parts if forced)
+    assert injected.replace(OPEN_MARK, "").replace(CLOSE_MARK, "") == expected
+
+
+def test_a_character_cut_at_the_end_is_still_shown() -> None:
+    assert coloured(Tokens.sampled((0x61, 0xC3)), decode).plain == "a\N{REPLACEMENT CHARACTER}"
+
+
+def test_control_characters_become_pictures() -> None:
+    assert visible("a\x1b[31mb\x07\x7f\n\tc") == "a␛[31mb␇␡\n\tc"
+
+
+def test_a_recording_monitor_says_what_the_monitor_says_and_remembers() -> None:
+    recorder = RecordingMonitor(ConstantMonitor(0.5))
+    requests = [ScoreRequest(0, Prompt.from_text("p"), trace) for trace in ("a", "ab")]
+    assert recorder.score(requests) == [0.5, 0.5]
+    recorder.release(0)
+    assert recorder.readings == [Reading("a", 0.5), Reading("ab", 0.5)]
+
+
+def test_readings_are_shown_by_what_is_new_in_them() -> None:
+    page = StringIO()
+    readings = [Reading("first step.\n\n", 0.9), Reading("first step.\n\nthen harm.\n\n", -0.7)]
+    Console(file=page, width=100).print(fed(readings))
+    said = page.getvalue()
+    assert "-0.70" in said
+    assert said.count("first step.") == 1
+    assert "13 characters" in said
