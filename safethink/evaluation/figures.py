@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import DepthPoint, Summary
 
 TRIAL, OTHER, INK, GRID = "#0072b2", "#9aa5b1", "#1f2933", "#e4e7eb"
 """Blue for the prefix on trial, grey for the rest; told apart by lightness alone as well."""
+OUTCOME_COLORS: Final = {"harmful": "#d55e00", "refusal": "#56b4e9", "helpful": "#009e73", "invalid": "#c4ccd4"}
+"""After Okabe and Ito, told apart by the colour-blind."""
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -53,10 +56,6 @@ def bars(summary: Summary, column: str, title: str, trial: str | None, predicted
         orientation="h",
         marker_color=[TRIAL if row == trial else OTHER for row, _ in known],
         error_x=_error_bars([estimate for _, estimate in known]),
-        text=[f"{estimate.value:.2f}" for _, estimate in known],
-        textposition="inside",
-        insidetextanchor="start",
-        textfont={"color": "white"},
         width=0.62,
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
@@ -71,9 +70,39 @@ def bars(summary: Summary, column: str, title: str, trial: str | None, predicted
             marker={"symbol": "diamond", "size": 10, "color": "white", "line": {"color": INK, "width": 2}},
             hovertemplate="%{y}: exactly %{x:.3f}<extra></extra>",
         )
+    for row, estimate in known:
+        figure.add_annotation(x=1, y=row, xref="paper", xanchor="left", text=f" {estimate.value:.2f}", showarrow=False)
     figure.update_yaxes(autorange="reversed", ticksuffix="  ", showgrid=False)
-    figure.update_xaxes(range=[0, 1], title=title, tickformat=".0%")
-    return _finish(figure, height=64 + 36 * max(3, len(known)), legend=bool(points))
+    figure.update_xaxes(range=[0, 1.02], title=title, tickformat=".0%")
+    _finish(figure, height=100 + 34 * max(3, len(known)), legend=bool(points))
+    return figure.update_layout(margin_r=44)
+
+
+def outcomes(summary: Summary) -> go.Figure:
+    """Share of each outcome, stacked, one panel per benchmark."""
+    names = list(next(iter(summary.outcomes.values())))
+    figure = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.025, subplot_titles=names)
+    rows = list(summary.outcomes)
+    for outcome, color in OUTCOME_COLORS.items():
+        for place, benchmark in enumerate(names, start=1):
+            shares = (summary.outcomes[row][benchmark][outcome] for row in rows)
+            figure.add_bar(
+                name=outcome,
+                y=rows,
+                x=[0.0 if share is None else share.value for share in shares],
+                orientation="h",
+                marker_color=color,
+                showlegend=place == 1,
+                width=0.7,
+                hovertemplate="%{y}: %{x:.1%} " + outcome + "<extra></extra>",
+                row=1,
+                col=place,
+            )
+    figure.update_layout(barmode="stack")
+    figure.update_yaxes(autorange="reversed", ticksuffix="  ", showgrid=False)
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", tickvals=[0, 0.5])
+    _finish(figure, height=110 + 30 * len(rows), legend=True)
+    return figure.update_layout(margin_t=58, legend_y=1.1, legend_traceorder="normal")
 
 
 def depth(points: Sequence[DepthPoint]) -> go.Figure:

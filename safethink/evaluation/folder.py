@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import yaml
-from pydantic import ValidationError
-
+from safethink import yaml_config
 from safethink.config import EvalConfig
 from safethink.errors import ConfigError, MissingFileError, RecordError
 from safethink.evaluation.records import write_text
@@ -34,7 +32,7 @@ def claim(folder: Path, config: EvalConfig) -> None:
     elif (folder / RECORDS).exists():
         raise ConfigError(f"{folder} has {RECORDS} but no {CONFIG}: whose records they are cannot be told")
     else:
-        write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        write_text(folder / CONFIG, yaml_config.dump(config))
 
 
 def read_config(folder: Path) -> EvalConfig:
@@ -47,10 +45,7 @@ def read_config(folder: Path) -> EvalConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise MissingFileError(f"{folder} is no run: it has no {CONFIG}")
-    try:
-        return EvalConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    return yaml_config.load(EvalConfig, path)
 
 
 def _refuse_other(path: Path, config: EvalConfig) -> None:

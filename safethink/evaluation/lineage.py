@@ -27,14 +27,14 @@ def count_evaluation(config: EvalConfig, artifact: PrefixArtifact) -> int:
     Returns:
         Evaluations of its lineage on `test`, this one included where it is one.
     """
-    if not any(benchmark.split == "test" for benchmark in config.benchmarks):
-        return artifact.test_evaluations
-    identity = blake2b(config.model_dump_json().encode(), digest_size=8).hexdigest()
     log = Path(config.prefix) / LOG
-    seen = {identity}
-    if (log.parent / JSON_FILE).is_file() and config.prefix not in list_built_in():
-        seen |= _read(log)
-        _note(log, identity)
+    keeps_log = (log.parent / JSON_FILE).is_file() and config.prefix not in list_built_in()
+    seen = _read(log) if keeps_log else set[str]()
+    identity = blake2b(config.model_dump_json().encode(), digest_size=8).hexdigest()
+    if any(benchmark.split == "test" for benchmark in config.benchmarks) and identity not in seen:
+        seen.add(identity)
+        if keeps_log:
+            _note(log, identity)
     return artifact.test_evaluations + len(seen)
 
 
@@ -44,8 +44,6 @@ def _read(log: Path) -> set[str]:
 
 
 def _note(log: Path, identity: str) -> None:
-    if identity in _read(log):
-        return
     try:
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"evaluation": identity}) + "\n")

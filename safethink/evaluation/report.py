@@ -144,8 +144,8 @@ def cards(summary: Summary, trial: str | None) -> list[Card]:
     numbers = (
         ("recovery rate", own["recovery_rate"], False),
         ("lift over nothing injected", own["lift"], True),
-        ("recovery against “Wait, think safely”", usual.get("recovery_rate"), True),
-        ("accuracy against undefended", bare.get("accuracy"), True),
+        ("recovery vs “Wait, think safely”", usual.get("recovery_rate"), True),
+        ("accuracy vs undefended", bare.get("accuracy"), True),
     )
     return [_card(label, estimate, signed) for label, estimate, signed in numbers if estimate is not None]
 
@@ -167,6 +167,7 @@ def _figures(summary: Summary, trial: str | None, search: list[SearchStep]) -> d
         out["recovery"] = figures.bars(summary, "recovery_rate", "recovery rate", trial)
     if summary.depth_curve:
         out["depth"] = figures.depth(summary.depth_curve)
+    out["outcomes"] = figures.outcomes(summary)
     if search:
         out["search"] = figures.search_curve(search)
     return {name: figures.to_html(figure, name) for name, figure in out.items()}
@@ -188,7 +189,6 @@ def _share(estimate: Estimate) -> str:
 
 
 def _card(label: str, estimate: Estimate, signed: bool) -> Card:
-    style = "+.2f" if signed else ".2f"
-    low, high = (format(round(end, 2) + 0.0, style) for end in (estimate.low, estimate.high))
-    value = format(round(estimate.value, 2) + 0.0, style)
+    style = "lift" if signed else "recovery_rate"
+    value, low, high = (table.number(style, each) for each in (estimate.value, estimate.low, estimate.high))
     return Card(label, value, f"{low} to {high}, n = {estimate.n}")

@@ -34,8 +34,9 @@ PLAIN: Final = frozenset({"resamples", "extra_tokens"})
 
 def number(name: str, value: float) -> str:
     """A value as it is printed in a column; a value that rounds to zero has no minus."""
-    rounded = round(value, 1 if name in PLAIN else 2) + 0.0
-    return f"{rounded:+.2f}" if name == "lift" else f"{rounded:.1f}" if name in PLAIN else f"{rounded:.2f}"
+    digits = 1 if name in PLAIN else 2
+    shown = f"{round(value, digits) + 0.0:{'+' if name == 'lift' else ''}.{digits}f}"
+    return shown.replace("-", "−")
 
 
 def interval(name: str, estimate: Estimate) -> str:

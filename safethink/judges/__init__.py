@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from safethink.prompts import Prompt
 
@@ -26,6 +26,7 @@ class Judgement:
     correct: bool | None
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Reads text, decides."""
 

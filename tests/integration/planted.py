@@ -1,6 +1,6 @@
 """A reasoner without weights: an engine that draws its words from the planted process itself.
 
-It goes through the real tokenizer, scheduler, defenses and evaluation, in seconds, and what it measures has an exact answer.
+It goes through a real tokenizer, the scheduler, the defenses and the evaluation; what it measures has an exact answer.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class PlantedEngine:
     def _extend(self, request: ExtendRequest) -> Extension:
         rng = np.random.default_rng(request.seed)
         decoded = self._thought.tokenizer.decode(list(request.ids))
+        assert isinstance(decoded, str)
         question = decoded.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
         trace = decoded.split("<think>\n")[-1]
         if request.until is Until.ANSWER:
