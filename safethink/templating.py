@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,9 +140,10 @@ class _Builder:
 
     def flush(self) -> None:
         encoding = self._plain.encode(self._stretch, add_special_tokens=False)
+        offsets = encoding.offsets if self._contents else []
         for index, start, stop in self._contents:
-            before = sum(token_stop <= start for _, token_stop in encoding.offsets)
-            until = sum(token_start < stop for token_start, _ in encoding.offsets)
+            before = bisect_right(offsets, start, key=lambda token: token[1])
+            until = bisect_left(offsets, stop, key=lambda token: token[0])
             self.spans[index] = range(len(self.ids) + before, len(self.ids) + max(before, until))
         self.ids += encoding.ids
         self._stretch, self._contents = "", []
