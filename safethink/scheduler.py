@@ -28,7 +28,8 @@ class Row:
         prompt_ids: the opened prompt, see `Thought.open_prompt`.
         defense: a defense that has not begun, see `defenses.start`.
         sample: which sample of the prompt.
-        seed: with the prompt's id, the sample and the number of an extension, seeds that extension.
+        seed: with the prompt's id, the sample and the number of times something was dropped, seeds an extension; so two
+            defenses sample the same tokens up to the first intervention.
     """
 
     prompt: Prompt
@@ -116,7 +117,8 @@ class _Flight:
         self.effect: Effect | None = None
         self.verdict: Verdict | None = None
         self.usage = Usage()
-        self.num_extensions = 0
+        self.num_dropped = 0
+        self._grown: Tokens | None = None
         self._own_at_start = 0
         self._started = time.perf_counter()
         self.answer(None)
@@ -130,14 +132,21 @@ class _Flight:
             self.effect, self.verdict = None, stop.value
         if isinstance(self.effect, Extend):
             self.usage = replace(self.usage, forced=self.usage.forced + _just_injected(self.effect.trace))
-            if self.num_extensions == 0:
-                self._own_at_start = len(self.effect.trace.own())
+            self._notice_dropped(self.effect.trace)
 
     def extended(self, extension: Extension) -> None:
         """Answer an `Extend`."""
-        self.num_extensions += 1
+        assert isinstance(self.effect, Extend)
+        self._grown = self.effect.trace + extension.tokens
         self.usage = replace(self.usage, sampled=self.usage.sampled + len(extension.tokens))
         self.answer(extension)
+
+    def _notice_dropped(self, trace: Tokens) -> None:
+        """Count it when the defense goes on from anything but what was sampled last."""
+        if self._grown is None:
+            self._own_at_start = len(trace.own())
+        elif trace[: len(self._grown)] != self._grown:
+            self.num_dropped += 1
 
     def scored(self, value: float) -> None:
         """Answer a `Score`."""
@@ -193,7 +202,7 @@ def _request(flight: _Flight, room: int, limits: LimitsConfig) -> ExtendRequest:
         step_start=len(ids),
         until=flight.effect.until,
         max_new_tokens=min(room, limits.max_step_tokens) if flight.effect.until is Until.STEP else room,
-        seed=stable_seed(flight.row.seed, flight.row.prompt.id, flight.row.sample, flight.num_extensions),
+        seed=stable_seed(flight.row.seed, flight.row.prompt.id, flight.row.sample, flight.num_dropped),
     )
 
 

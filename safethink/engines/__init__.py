@@ -34,7 +34,8 @@ class ExtendRequest:
         step_start: index into `ids` where the text that a delimiter may complete begins.
         until: where to stop.
         max_new_tokens: the most tokens to produce.
-        seed: seeds this extension alone; equal ids and seed give equal tokens whatever else is in the batch.
+        seed: seeds a stream of random numbers, of which a token takes the one at its own position; equal ids and seed
+            give equal tokens whatever else is in the batch.
     """
 
     row: int

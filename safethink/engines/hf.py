@@ -110,7 +110,8 @@ class HfEngine:
         known = [self._read.get(row.request.row, RowKV()) for row in rows]
         batch, logits = RaggedBatch.read(self._model, [row.ids for row in rows], known)
         num_tokens = max(row.request.max_new_tokens for row in rows)
-        randoms = uniforms([row.request.seed for row in rows], num_tokens).to(logits.device)
+        seeds, starts = [row.request.seed for row in rows], [len(row.ids) for row in rows]
+        randoms = uniforms(seeds, starts, num_tokens).to(logits.device)
         lanes = rows
         for position in range(num_tokens):
             tokens = choose(logits, randoms[:, position], self._sampling)

@@ -10,9 +10,16 @@ from torch import Tensor
 from safethink.engines import Sampling
 
 
-def uniforms(seeds: list[int], num_tokens: int) -> Float64[Tensor, "batch num_tokens"]:
-    """Draw uniform numbers in [0, 1), one stream per seed; more tokens only lengthen a stream."""
-    streams = [np.random.Generator(np.random.Philox(seed)).random(num_tokens) for seed in seeds]
+def uniforms(seeds: list[int], starts: list[int], num_tokens: int) -> Float64[Tensor, "batch num_tokens"]:
+    """Draw uniform numbers in [0, 1), one stream per seed, each from its own position on.
+
+    A token's number depends on its position in the sequence alone, so that thinking decoded in one go and step by step are
+    the same tokens.
+    """
+    streams = [
+        np.random.Generator(np.random.Philox(seed)).random(start + num_tokens)[start:]
+        for seed, start in zip(seeds, starts, strict=True)
+    ]
     return torch.from_numpy(np.stack(streams))
 
 

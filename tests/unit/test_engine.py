@@ -39,7 +39,7 @@ GREEDY, SAMPLED, NUCLEUS = Sampling(temperature=0.0), Sampling(), Sampling(tempe
 
 def plain(model: Qwen3ForCausalLM, request: ExtendRequest, sampling: Sampling) -> tuple[int, ...]:
     """The same without cache, batch or padding: one full forward per token."""
-    ids, random = list(request.ids), uniforms([request.seed], request.max_new_tokens)
+    ids, random = list(request.ids), uniforms([request.seed], [len(request.ids)], request.max_new_tokens)
     stop = eos_ids(model, TOKENIZER)
     for position in range(request.max_new_tokens):
         with torch.inference_mode():

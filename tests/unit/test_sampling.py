@@ -11,9 +11,10 @@ from safethink.engines.sampling import choose, truncate, uniforms
 LOGITS = torch.log(torch.tensor([[0.1, 0.2, 0.4, 0.3]], dtype=torch.float64))
 
 
-def test_a_longer_stream_begins_like_a_shorter_one() -> None:
-    assert torch.equal(uniforms([3, 4], 5), uniforms([3, 4], 50)[:, :5])
-    assert not torch.equal(uniforms([3], 5), uniforms([4], 5))
+def test_a_number_depends_on_seed_and_position_alone() -> None:
+    whole = uniforms([3, 4], [0, 0], 50)
+    assert torch.equal(uniforms([3, 4], [7, 20], 5), torch.stack([whole[0, 7:12], whole[1, 20:25]]))
+    assert not torch.equal(whole[0], whole[1])
 
 
 def test_greedy_takes_the_likeliest() -> None:
@@ -27,7 +28,7 @@ def test_the_cumulative_distribution_is_inverted() -> None:
 
 
 def test_frequencies_follow_the_tempered_probabilities() -> None:
-    draws = uniforms([1], 20_000)[0]
+    draws = uniforms([1], [0], 20_000)[0]
     chosen = choose(LOGITS.expand(len(draws), -1), draws, Sampling(temperature=0.5))
     expected = np.array([0.1, 0.2, 0.4, 0.3]) ** 2
     np.testing.assert_allclose(np.bincount(chosen) / len(draws), expected / expected.sum(), atol=0.01)
@@ -59,7 +60,7 @@ def test_what_is_cut_off_is_never_chosen(seed: int, top_p: float, top_k: int, te
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     logits = torch.randn(32, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    random = uniforms(list(range(32)), 1)[:, 0]
+    random = uniforms(list(range(32)), [0] * 32, 1)[:, 0]
     together = choose(logits, random, Sampling(top_p=0.9))
     alone = torch.cat([choose(logits[i : i + 1], random[i : i + 1], Sampling(top_p=0.9)) for i in range(32)])
     assert torch.equal(together, alone)

@@ -145,13 +145,12 @@ def test_tokens_that_stood_there_before_are_not_counted_as_sampled() -> None:
     assert finished.usage.dropped == 0
 
 
-def test_seeds_differ_by_prompt_and_by_extension_only() -> None:
+def test_seeds_differ_by_prompt_only_while_nothing_is_dropped() -> None:
     first, second = ScriptedEngine(), ScriptedEngine()
     drive(rows(3), engine=first)
     drive(rows(3), engine=second, batch_size=1)
     assert {request.seed for request in first.requests} == {request.seed for request in second.requests}
-    assert len({request.seed for request in first.requests}) == len(first.requests)
-    assert stable_seed(0, "p0", 0, 0) in {request.seed for request in first.requests}
+    assert {request.seed for request in first.requests} == {stable_seed(0, f"p{i}", 0, 0) for i in range(3)}
     assert stable_seed(0, "p0", 0, 0) == 5624145554423210479
 
 
@@ -217,3 +216,11 @@ def test_a_function_monitor_reads_all_turns() -> None:
 
     FunctionMonitor(score).score([ScoreRequest(0, prompt, "")])
     assert seen == ["user: hi\n\nassistant: yes?\n\nuser: now"]
+
+
+def test_every_resample_has_a_seed_of_its_own() -> None:
+    engine = ScriptedEngine()
+    drive(rows(1), score=lambda prompt, trace: -1.0, engine=engine)
+    resampled = [request for request in engine.requests if request.ids[-len(PREFIX) :] == PREFIX]
+    assert len(resampled) > 1
+    assert len({request.seed for request in resampled}) == len(resampled)
