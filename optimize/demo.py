@@ -1,0 +1,35 @@
+"""The main job, end to end on the testbed: learn a prefix, export it, guard the reasoner with it, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from safethink import yaml_config
+from safethink.config import EvalConfig, SearchConfig
+from safethink.shipped import shipped_config
+
+if TYPE_CHECKING:
+    from safethink.evaluation.summary import Summary
+
+SEARCH: Final = "search/testbed-gcg"
+EVALUATION: Final = "eval/testbed"
+LEARNING: Final = "learning"
+
+
+def run(out: Path) -> Summary:
+    """Learn on `search`, choose on `validation`, report on `test`; killed and started again, it goes on where it was.
+
+    Args:
+        out: receives the report, the summary and the records; the search and its artifact go to `out/learning`.
+
+    Returns:
+        The summary of the evaluation.
+    """
+    from optimize.api import search_command
+    from optimize.learning import ARTIFACT
+    from safethink.evaluation.runner import evaluate
+
+    search_command(yaml_config.load(SearchConfig, shipped_config(SEARCH)), out / LEARNING)
+    evaluation = yaml_config.load(EvalConfig, shipped_config(EVALUATION))
+    return evaluate(evaluation.model_copy(update={"prefix": str(out / LEARNING / ARTIFACT)}), out)
