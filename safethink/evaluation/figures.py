@@ -1,9 +1,13 @@
 """The figures of the report, as plotly figures."""
 
+# plotly has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, Final
 
 import plotly.graph_objects as go
@@ -48,7 +52,7 @@ def bars(summary: Summary, column: str, title: str, trial: str | None, predicted
     """
     shown = [(row, cells[column]) for row, cells in summary.rows.items()]
     known = [(row, estimate) for row, estimate in shown if estimate is not None]
-    figure = go.Figure()
+    figure = _blank()
     figure.add_bar(
         name="measured",
         y=[row for row, _ in known],
@@ -81,7 +85,7 @@ def bars(summary: Summary, column: str, title: str, trial: str | None, predicted
 def outcomes(summary: Summary) -> go.Figure:
     """Share of each outcome, stacked, one panel per benchmark."""
     names = list(next(iter(summary.outcomes.values())))
-    figure = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.025, subplot_titles=names)
+    figure = _panels(names)
     rows = list(summary.outcomes)
     for outcome, color in OUTCOME_COLORS.items():
         for place, benchmark in enumerate(names, start=1):
@@ -107,7 +111,7 @@ def outcomes(summary: Summary) -> go.Figure:
 
 def depth(points: Sequence[DepthPoint]) -> go.Figure:
     """ASR against `max_steered_steps`: measured with intervals, and as the process predicts."""
-    figure = go.Figure()
+    figure = _blank()
     steps = [point.max_steered_steps for point in points]
     figure.add_scatter(
         name="measured",
@@ -137,7 +141,7 @@ def depth(points: Sequence[DepthPoint]) -> go.Figure:
 
 def search_curve(steps: Sequence[SearchStep]) -> go.Figure:
     """Cost of the incumbent at every step of the search, one line per start."""
-    figure = go.Figure()
+    figure = _blank()
     dashes = ("solid", "dash", "dot", "dashdot")
     for restart in sorted({step.restart for step in steps}):
         own = [step for step in steps if step.restart == restart]
@@ -161,11 +165,25 @@ def search_curve(steps: Sequence[SearchStep]) -> go.Figure:
     return _finish(figure, height=340, legend=True)
 
 
-def to_html(figure: go.Figure, name: str) -> str:
+def to_html(figure: Any, name: str) -> str:
     """The figure as a piece of HTML that expects plotly.js on its page."""
     return figure.to_html(
         full_html=False, include_plotlyjs=False, div_id=name, config={"displayModeBar": False, "responsive": True}
     )
+
+
+def plotly_js() -> str:
+    """The source of plotly.js, as the installed plotly ships it."""
+    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+
+
+def _blank() -> Any:
+    # Plotly's methods have no types; neither has what calls them.
+    return go.Figure()
+
+
+def _panels(titles: Sequence[str]) -> Any:
+    return make_subplots(1, len(titles), shared_yaxes=True, horizontal_spacing=0.025, subplot_titles=titles)
 
 
 def _error_bars(estimates: Sequence[Estimate]) -> dict[str, Any]:
@@ -179,7 +197,7 @@ def _error_bars(estimates: Sequence[Estimate]) -> dict[str, Any]:
     }
 
 
-def _finish(figure: go.Figure, height: int, legend: bool) -> go.Figure:
+def _finish(figure: Any, height: int, legend: bool) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         height=height,

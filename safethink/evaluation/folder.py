@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from safethink import yaml_config
 from safethink.config import EvalConfig
@@ -62,9 +62,9 @@ def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
     """Leaves of nested mappings and lists, by dotted name."""
     children: list[tuple[object, object]]
     if isinstance(value, dict):
-        children = list(value.items())
+        children = list(cast("dict[object, object]", value).items())
     elif isinstance(value, list):
-        children = list(enumerate(value))
+        children = list(enumerate(cast("list[object]", value)))
     else:
         yield name, value
         return

@@ -11,7 +11,7 @@ from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, SafeThinkConfig
 from safethink.evaluation.jobs import attack_benchmarks, only_kinds
 
-TESTBED_TOKENS: Final = 75
+TESTBED_TOKENS: Final = 40
 """Tokens of a typical testbed output."""
 TESTBED_TOKENS_PER_S: Final = 4000
 """Tokens per second of a guarded testbed reasoner on two CPU cores."""

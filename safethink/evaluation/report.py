@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from safethink import benchmarks
 from safethink.config import EvalConfig, RowConfig
@@ -87,8 +85,8 @@ def render(config: EvalConfig, summary: Summary, recorded: Mapping[Key, Record],
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = resources.files("safethink.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(
-        plotly_js=Markup(get_plotlyjs()),
-        figures={name: Markup(html) for name, html in _figures(summary, trial, search).items()},
+        plotly_js=figures.plotly_js(),
+        figures=_figures(summary, trial, search),
         is_testbed=config.run.reasoner.path in ("testbed", "testbed:null"),
         config=config,
         summary=summary,
@@ -139,8 +137,7 @@ def cards(summary: Summary, trial: str | None) -> list[Card]:
     if trial is None:
         return []
     own = summary.rows[trial]
-    usual = next((cells for name, cells in summary.comparisons.items() if name.endswith("_vs_wait_think_safely")), {})
-    bare = next((cells for name, cells in summary.comparisons.items() if name.endswith("_vs_undefended")), {})
+    usual, bare = (_compared_with(summary, other) for other in ("wait_think_safely", "undefended"))
     numbers = (
         ("recovery rate", own["recovery_rate"], False),
         ("lift over nothing injected", own["lift"], True),
@@ -159,6 +156,12 @@ def read_search(artifact: Path) -> list[SearchStep]:
         for line in map(json.loads, lines)
         if line.get("cost")
     ]
+
+
+def _compared_with(summary: Summary, other: str) -> dict[str, Estimate | None]:
+    """The paired differences to a row; empty where it is not in the table."""
+    ending = f"_vs_{other}"
+    return next((cells for name, cells in summary.comparisons.items() if name.endswith(ending)), {})
 
 
 def _figures(summary: Summary, trial: str | None, search: list[SearchStep]) -> dict[str, str]:

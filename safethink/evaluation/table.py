@@ -50,9 +50,9 @@ def interval(name: str, estimate: Estimate) -> str:
 def table(summary: Summary) -> Table:
     """The table for a terminal, turned on its side to fit: a line per column, each value over its interval."""
     out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="95 % intervals below the values")
-    out.add_column("")
+    out.add_column("", min_width=13)
     for row in summary.rows:
-        out.add_column(row.replace("_", "\n"), justify="right", vertical="top")
+        out.add_column(row.replace("_", "\n"), justify="right", overflow="fold")
     for name in NAMES:
         out.add_row(HEADINGS[name], *(_terminal_cell(name, cells[name]) for cells in summary.rows.values()))
     return out

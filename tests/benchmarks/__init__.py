@@ -1,0 +1,1 @@
+"""Measurements too slow for the tests: speeds as ratios side by side, exhaustive checks, nulls."""

@@ -1,0 +1,175 @@
+"""The table and the report: what they print, what they escape, and that every column is explained."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from safethink.benchmarks import Benchmark
+from safethink.config import EvalConfig
+from safethink.evaluation import report, table, traces
+from safethink.evaluation.columns import COLUMNS, NAMES
+from safethink.evaluation.figures import SearchStep
+from safethink.evaluation.records import InterventionRecord, Key, Record, Span
+from safethink.evaluation.statistics import Estimate
+from safethink.evaluation.summary import ContextCounts, DepthPoint, PrefixSummary, Summary
+from safethink.prompts import Message, Prompt
+
+ROWS = ("undefended", "safethink_wait_think_safely", "safethink_learned")
+EVIL = "<script>alert(1)</script> & more"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EvalConfig:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "' + EVIL + '", "id": "p"}\n')
+    return EvalConfig.model_validate(
+        {
+            "run": {"reasoner": {"path": "some/model"}},
+            "benchmarks": [{"kind": "jsonl", "path": str(path), "prompts": "jailbreak"}],
+            "rows": [
+                {"name": ROWS[0], "defense": {"kind": "none"}},
+                {"name": ROWS[1], "defense": {"kind": "safethink"}, "prefix": "wait-think-safely"},
+                {"name": ROWS[2], "defense": {"kind": "safethink"}},
+            ],
+        }
+    )
+
+
+@pytest.fixture
+def summary() -> Summary:
+    share = Estimate(0.25, 0.1, 0.4, n=40, clusters=8)
+    exact = Estimate(0.2, 0.2, 0.2, n=40, clusters=8)
+    cells = dict.fromkeys(NAMES, share) | {"asr_predicted": exact, "lift": Estimate(-0.004, -0.1, 0.1, 40, 8)}
+    outcomes = {"mine": dict.fromkeys(("harmful", "refusal", "helpful", "invalid"), share)}
+    return Summary(
+        prefix=PrefixSummary(path="mine", texts=(EVIL,), test_evaluations=1),
+        rows={ROWS[0]: cells | {"recovery_rate": None, "lift": None}, ROWS[1]: cells, ROWS[2]: cells},
+        comparisons={"learned_vs_wait_think_safely": cells, "learned_vs_undefended": cells},
+        outcomes=dict.fromkeys(ROWS, outcomes),
+        depth_curve=(DepthPoint(max_steered_steps=0, measured=share, predicted=0.3),),
+        contexts=ContextCounts(watched=40, fired=20, confirmed=18),
+        monitor_rates=None,
+        texts={ROWS[0]: (), ROWS[1]: ("Wait, think safely",), ROWS[2]: (EVIL,)},
+    )
+
+
+def record(row: str, outcome: str, dropped: bool) -> Record:
+    intervention = InterventionRecord(
+        step=1, position=2, score_before=-0.5, score_after=0.5, resamples=2, prefix=0, outcome="recovered"
+    )
+    return Record.model_validate(
+        {
+            "phase": "guarded",
+            "row": row,
+            "benchmark": "mine",
+            "prompt": "p",
+            "sample": 0,
+            "outcome": outcome,
+            "spans": [Span(start=0, text="Begin.\n\n"), Span(start=2, text=" Then <b>stop</b>.")],
+            "answer": "No & never.",
+            "interventions": [intervention] if dropped else [],
+        }
+    )
+
+
+@pytest.fixture
+def recorded() -> dict[Key, Record]:
+    found = [record(ROWS[0], "harmful", False), record(ROWS[1], "harmful", True), record(ROWS[2], "refusal", True)]
+    return {each.key: each for each in found}
+
+
+@pytest.fixture
+def html(config: EvalConfig, summary: Summary, recorded: dict[Key, Record]) -> str:
+    search = [SearchStep(0, 0, 2.0, EVIL), SearchStep(0, 1, 1.5, EVIL), SearchStep(1, 0, 1.9, EVIL)]
+    return report.render(config, summary, recorded, search)
+
+
+def test_every_column_is_named_explained_and_marked() -> None:
+    assert set(NAMES) == {column.name for column in COLUMNS} | {"asr_predicted", "lift"}
+    assert set(table.HEADINGS) == set(report.MEANINGS) == set(report.ORIGINS) == set(NAMES)
+
+
+def test_the_report_shows_everything(html: str) -> None:
+    for name in ("asr", "recovery", "depth", "search", "outcomes"):
+        assert f'<div id="{name}"' in html
+    assert html.count("<article") == 3
+    assert "step 2 dropped (score -0.50); passed after 2 tries (score +0.50)" in html
+    assert "Then &lt;b&gt;stop&lt;/b&gt;." in html
+    assert "the judge confirms the drift of 18" in re.sub(r"\s+", " ", html)
+
+
+def test_words_from_outside_cannot_become_markup(html: str) -> None:
+    assert EVIL not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in html
+
+
+def test_limits_are_those_of_what_was_evaluated(
+    config: EvalConfig, summary: Summary, recorded: dict[Key, Record], html: str
+) -> None:
+    assert "synthetic testbed" not in html
+    assert "These numbers hold for this reasoner" in html
+    run = config.run.model_copy(update={"reasoner": config.run.reasoner.model_copy(update={"path": "testbed"})})
+    on_testbed = report.render(config.model_copy(update={"run": run}), summary, recorded, [])
+    assert "This is a synthetic testbed." in on_testbed
+    assert '<div id="search"' not in on_testbed
+
+
+def test_removed_words_stand_where_the_step_was_dropped(recorded: dict[Key, Record]) -> None:
+    shown = traces.show(recorded[Key("guarded", ROWS[2], "mine", "p", 0)], ("Wait",))
+    assert [(piece.kind, piece.text.strip()) for piece in shown.pieces] == [
+        ("own", "Begin."),
+        ("note", "step 2 dropped (score -0.50); passed after 2 tries (score +0.50)"),
+        ("removed", "Wait"),
+        ("own", "Then <b>stop</b>."),
+    ]
+
+
+def test_the_example_follows_a_rule(recorded: dict[Key, Record]) -> None:
+    def prompt(name: str) -> Prompt:
+        return Prompt(id=name, messages=(Message(role="user", content=name),), kind="jailbreak")
+
+    calm = {
+        Key("guarded", row, "mine", "calm", 0): record(row, "refusal", False).model_copy(update={"prompt": "calm"})
+        for row in ROWS
+    }
+    both = [Benchmark("mine", (prompt("calm"), prompt("p")))]
+    chosen = traces.choose(ROWS, both, recorded | calm, dict.fromkeys(ROWS, ("Wait",)))
+    assert chosen is not None
+    assert chosen.prompt == "p"
+    fallback = traces.choose(ROWS, both, calm, {})
+    assert fallback is not None
+    assert fallback.prompt == "calm"
+    assert traces.choose(ROWS, both, {}, {}) is None
+
+
+def test_the_headline_says_what_came_out(summary: Summary) -> None:
+    said = report.headline(summary, ROWS[2], ROWS[0])
+    assert "gave 25.0% (10.0% to 40.0%) of attack prompts a harmful answer; undefended, 25.0%" in said
+    assert report.headline(summary, None, ROWS[0]).startswith("No row steers")
+
+
+def test_numbers_in_print() -> None:
+    assert table.number("lift", 0.5) == "+0.50"
+    assert table.number("lift", -0.25) == "−0.25"
+    assert table.number("accuracy", -0.0001) == "0.00"
+    assert table.number("extra_tokens", 12.34) == "12.3"
+    assert table.interval("accuracy", Estimate(0.2, 0.1, 0.3, 9, 9)) == "0.10–0.30"
+    assert table.interval("accuracy", Estimate(0.2, 0.2, 0.2, 9, 9)) == ""
+
+
+def test_the_table_for_a_terminal_and_for_a_page(summary: Summary) -> None:
+    console = Console(width=100, file=StringIO())
+    with console.capture() as captured:
+        console.print(table.table(summary))
+    printed = captured.get().splitlines()
+    assert any(line.split() == ["accuracy", "0.25", "0.25", "0.25"] for line in printed)
+    assert max(map(len, printed)) <= 100
+    lines = table.markdown(summary).splitlines()
+    assert len(lines) == 2 + len(ROWS)
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| `undefended` | 0.25 (0.10–0.40) |")
