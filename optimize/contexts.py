@@ -32,7 +32,7 @@ from safethink.seeds import stable_seed
 from safethink.thought import Thought
 from safethink.tokens import Tokens
 
-SURPLUS = 2
+SURPLUS = 4
 """States mined per context wanted: not every state has a safe continuation."""
 
 

@@ -11,7 +11,7 @@ from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
 
 TESTBED_SCORED_TOKENS_PER_S: Final = 40_000
 """Candidate tokens scored per second by the testbed's reasoner on two CPU cores."""
-MINED_PER_CONTEXT: Final = 2
+MINED_PER_CONTEXT: Final = 4
 """States that are mined for each context that is kept."""
 
 
@@ -43,7 +43,7 @@ def plan(config: SearchConfig) -> SearchPlan:
         "selection": prefixes * (selection.contexts + selection.forced_prompts) * selection.samples,
     }
     total = sum(generations.values())
-    candidates = search.restarts * (1 + search.steps * search.candidates)
+    candidates = search.steps * search.candidates
     examples = contexts.max_contexts + (contexts.harmless_prompts if config.objective.benign_weight > 0 else 0)
     scored_tokens = candidates * examples * (search.length + contexts.target_tokens)
     on_testbed = config.run.reasoner.path in ("testbed", "testbed:null")

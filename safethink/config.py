@@ -269,7 +269,7 @@ class ContextsConfig(Section):
     """Jailbreak prompts rolled out."""
     harmless_prompts: int = Field(default=16, ge=0)
     """Harmless and borderline prompts rolled out beside them; each gives one context."""
-    max_contexts: int = Field(default=32, ge=1)
+    max_contexts: int = Field(default=24, ge=1)
     """Contexts kept, spread over depths."""
     best_of: int = Field(default=8, ge=1)
     """Continuations sampled per context, from which the safe target is taken."""
@@ -282,7 +282,7 @@ class ObjectiveConfig(Section):
 
     benign_weight: float = Field(default=0.5, ge=0)
     """Weight of the loss of harmless continuations with the prefix forced in."""
-    nll_weight: float = Field(default=0.02, ge=0)
+    nll_weight: float = Field(default=0.002, ge=0)
     """Weight of the prefix's own negative log-likelihood under the reasoner (readability)."""
     rows_per_forward: int = Field(default=256, ge=1)
     """The most (candidate, context) pairs in one forward; bounds the memory."""
@@ -294,8 +294,8 @@ class GcgConfig(Section):
     kind: Literal["gcg"] = "gcg"
     length: int = Field(default=4, ge=1)
     """Number of tokens of the prefix."""
-    steps: int = Field(default=40, ge=1)
-    """Search steps."""
+    steps: int = Field(default=60, ge=1)
+    """Search steps, over all starts."""
     candidates: int = Field(default=96, ge=1)
     """Unique candidates scored per step."""
     top_k: int = Field(default=64, ge=1)
@@ -306,12 +306,12 @@ class GcgConfig(Section):
     """Share of the previous coordinate gradient kept."""
     init: str = "wait-think-safely"
     """Built-in name, or literal text, that the search starts from; cut or padded to `length`."""
-    restarts: int = Field(default=2, ge=1)
-    """Independent starts; the first from `init`, the others from random tokens."""
+    patience: int = Field(default=6, ge=0)
+    """Steps without improvement after which a start is left for another one, from random tokens."""
 
 
 class SelectionConfig(Section):
-    """How the final prefix is chosen among those the search found: by recovery on validation, never by training loss."""
+    """How the prefix is chosen among those the search found: by recovery on validation, never by training loss."""
 
     finalists: int = Field(default=12, ge=1)
     """How many of the best by loss are put on trial."""

@@ -10,7 +10,8 @@ One step:
 
 A short prefix has few neighbours, and sampling them with replacement, as GCG does, mostly draws the same ones again.
 Here nothing is scored twice: tried edits make room for the next best, so a neighbourhood that holds no improvement is
-worked through rather than resampled, and one that is small is searched exhaustively.
+worked through rather than resampled, and one that is small is searched exhaustively. A start that no longer improves is
+left for another one, from random tokens.
 """
 
 from __future__ import annotations
@@ -75,31 +76,31 @@ def gcg(
         config: how long, how wide, how often.
         init: where the first start begins; cut or padded to the length.
         journal: keeps every step; one that was begun is continued to the same result.
-        seed: together with restart and step, seeds every draw.
+        seed: together with the step, seeds every draw.
 
     Returns:
         The last state; its `best` are the cheapest prefixes that were found.
     """
     state, allowed = journal.resume(), torch.tensor(vocabulary.allowed)
-    with track(f"searching {config.length} tokens", config.restarts * (config.steps + 1)) as advance:
-        advance(state.restart * (config.steps + 1) + state.step)
-        while state.restart < config.restarts:
-            generator = torch.Generator().manual_seed(stable_seed("gcg", seed, state.restart, state.step))
-            if state.step == 0:
-                kept = init[: config.length] if state.restart == 0 else ()
-                candidates, limit = _starts(state, allowed, config.length, kept, generator), 1
-            else:
+    with track(f"searching {config.length} tokens", config.steps) as advance:
+        advance(state.step)
+        for step in range(state.step, config.steps):
+            generator = torch.Generator().manual_seed(stable_seed("gcg", seed, step))
+            if state.incumbent:
                 gradient = objective.coordinate_gradient(torch.tensor(state.incumbent), allowed)
                 state.momentum = _smooth(state.momentum, gradient, config.momentum)
                 candidates, limit = propose(state, allowed, config, generator), config.candidates
+            else:
+                kept = init[: config.length] if state.restart == 0 else ()
+                candidates, limit = _starts(state, allowed, config.length, kept, generator), 1
+                if not candidates:
+                    break
             line = _try(state, objective, vocabulary, candidates, limit) | {"fingerprint": journal.fingerprint}
-            # Without anything left to try, or to start from, this start is over.
-            done = 1 if candidates and state.incumbent else config.steps + 1 - state.step
-            state.step += done
-            if state.step > config.steps:
-                state = SearchState(restart=state.restart + 1, visited=state.visited)
+            state.step += 1
+            if not candidates or state.stale > config.patience:
+                state = SearchState(restart=state.restart + 1, step=state.step, visited=state.visited)
             journal.commit(state, line)
-            advance(done)
+            advance(1)
     return state
 
 
@@ -170,11 +171,12 @@ def _try(
     scored = [ids for ids, survives in zip(candidates, alive, strict=True) if survives][:limit]
     state.visited |= dict.fromkeys(dropped, float("inf"))
     line = {"restart": state.restart, "step": state.step, "looked_at": len(candidates), "dropped": len(dropped)}
+    state.stale += 1
     if scored:
         cost = objective.cost(torch.tensor(scored))
         state.visited |= dict(zip(scored, cost.total.tolist(), strict=True))
         best = int(cost.total.argmin())
         line |= {"scored": len(scored), "best_ids": scored[best], "best_cost": cost.terms(best)}
         if cost.total[best] < state.cost.get("total", float("inf")):
-            state.incumbent, state.cost = scored[best], cost.terms(best)
+            state.incumbent, state.cost, state.stale = scored[best], cost.terms(best), 0
     return line | {"prefix_ids": state.incumbent, "text": vocabulary.text(state.incumbent), "cost": state.cost}

@@ -29,8 +29,9 @@ class SearchState:
     """Where a search stands.
 
     Attributes:
+        step: steps finished.
         restart: index of the current start, from 0.
-        step: steps finished since it, the start itself included.
+        stale: steps since it last improved.
         incumbent: token ids of the best prefix of this start; empty before one is scored.
         cost: what it costs, term by term.
         momentum: smoothed coordinate gradient; shape (length, allowed), or empty before the first step.
@@ -38,8 +39,9 @@ class SearchState:
             being written down and read again.
     """
 
-    restart: int = 0
     step: int = 0
+    restart: int = 0
+    stale: int = 0
     incumbent: tuple[int, ...] = ()
     cost: dict[str, float] = field(default_factory=dict)
     momentum: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -84,8 +86,9 @@ class Journal:
         self.log.write_bytes(b"".join(lines[: self._num_lines]))
         ids = map(tuple, tensors["visited"].tolist())
         return SearchState(
-            restart=head["restart"],
             step=head["step"],
+            restart=head["restart"],
+            stale=head["stale"],
             incumbent=tuple(head["incumbent"]),
             cost=head["cost"],
             momentum=tensors["momentum"],
@@ -100,8 +103,9 @@ class Journal:
         head = {
             "fingerprint": self.fingerprint,
             "lines": self._num_lines,
-            "restart": state.restart,
             "step": state.step,
+            "restart": state.restart,
+            "stale": state.stale,
             "incumbent": state.incumbent,
             "cost": state.cost,
         }

@@ -27,11 +27,11 @@ def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.C
     resolved, planned = yaml.safe_load_all(capsys.readouterr().out)
     longer = config.search.model_copy(update={"length": 6})
     assert SearchConfig.model_validate(resolved) == config.model_copy(update={"search": longer})
-    assert planned["candidates"] == 2 * (1 + 40 * 96)
+    assert planned["candidates"] == 60 * 96
 
 
 def test_a_plan_follows_the_config(config: SearchConfig) -> None:
-    half = config.model_copy(update={"search": config.search.model_copy(update={"restarts": 1})})
+    half = config.model_copy(update={"search": config.search.model_copy(update={"steps": config.search.steps // 2})})
     assert plan(half).scored_tokens == plan(config).scored_tokens / 2
     assert plan(half).generations == plan(config).generations
     elsewhere = config.run.reasoner.model_copy(update={"path": "some/model"})
