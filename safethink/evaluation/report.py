@@ -17,6 +17,7 @@ from safethink.evaluation import figures, folder, records, table, traces
 from safethink.evaluation.columns import COLUMNS, NAMES
 from safethink.evaluation.figures import SearchStep
 from safethink.evaluation.records import Key, Record
+from safethink.evaluation.rows import RANDOM
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary
 from safethink.prefix import LOG_FILE
@@ -91,6 +92,7 @@ def render(config: EvalConfig, summary: Summary, recorded: Mapping[Key, Record],
         config=config,
         summary=summary,
         trial=trial,
+        random_rows=[row.name for row in config.rows if (row.prefix or "").split(":")[0] == RANDOM],
         headline=headline(summary, trial, baseline_name(config)),
         cards=cards(summary, trial),
         columns=NAMES,
