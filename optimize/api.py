@@ -29,12 +29,14 @@ from safethink.config import (
     SelectionConfig,
     ThoughtConfig,
 )
+from safethink.errors import ConfigError
 from safethink.guarded import SafeThink, as_prompt
 from safethink.monitors import Monitor
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import Identity, PrefixArtifact
 from safethink.prompts import Prompt
+from safethink.testbed import folders
 
 DEFAULT = SearchConfig(run=RunConfig(reasoner=ReasonerConfig(path="")))
 """The defaults are those of the YAML file."""
@@ -46,6 +48,9 @@ def search_command(config: SearchConfig, out: Path) -> PrefixArtifact:
     Args:
         config: the resolved configuration.
         out: the run's folder; the artifact is `out/artifact`.
+
+    Raises:
+        SafeThinkError: there is nothing to learn from, or a path, a monitor or a world that does not fit.
     """
     threshold = threshold_of(config)
     reasoner, monitor = loading.load(config.run.reasoner), build(config.run.monitor)
@@ -55,6 +60,7 @@ def search_command(config: SearchConfig, out: Path) -> PrefixArtifact:
         data = splits.of_file(Path(config.prompts))
         chooser = _guard_chooser(config.selection.judge, monitor, threshold)
     else:
+        _check_world(config)
         num_attacks, num_harmless = config.contexts.prompts, config.contexts.harmless_prompts
         data = (
             splits.of_testbed("search", num_attacks, num_harmless, config.world),
@@ -140,6 +146,15 @@ def learn(
     with frozen(model), tempfile.TemporaryDirectory() as scratch:
         guarded = _guard(model, tokenizer, watching, config.run)
         return run(config, guarded, data, chooser, _identity(monitor), Path(scratch if out is None else out))
+
+
+def _check_world(config: SearchConfig) -> None:
+    """Refuse a world whose dynamics the shipped reasoner does not have."""
+    if config.run.reasoner.path not in ("testbed", "testbed:null"):
+        return
+    trained = folders().card["world_seed"]
+    if config.world.seed != trained:
+        raise ConfigError(f"world.seed is {config.world.seed}, but the shipped weights were trained on {trained}")
 
 
 def _guard(

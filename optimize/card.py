@@ -16,7 +16,7 @@ _MEANINGS = {
     "over_refusal_forced_change": "paired difference to nothing injected",
     "recovery_rate_test": "recovery on test",
     "recovery_fall_validation_to_test": "validation minus test: the price of having chosen the best",
-    "loss_recovery_rank_correlation": "training loss against recovery over finalists; below 0, the loss is a guide",
+    "loss_recovery_rank_correlation": "training loss against recovery over candidates; below 0, the loss is a guide",
     "target_found": "states for which a sampled continuation passed the monitor; the others were left out",
     "survival": "candidates that are the same ids after being written down and read again",
 }

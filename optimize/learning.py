@@ -12,7 +12,7 @@ from optimize.choosers import Chooser
 from optimize.contexts import ContextSet, collect_search, collect_validation
 from optimize.search.gcg import gcg
 from optimize.search.journal import Journal
-from optimize.selection import Arena, choose, run_trials
+from optimize.selection import Arena, choose, on_trial, run_trials
 from optimize.splits import Split
 from optimize.vocabulary import Vocabulary, allowed_ids, tails
 from safethink import prefix as prefixes
@@ -71,20 +71,20 @@ def run(
     vocabulary = _vocabulary(guarded, searched)
     journal = Journal(out, _fingerprint(config, searched, init))
     state = gcg(objective, vocabulary, config.search, init.token_ids, journal, config.seed)
-    finalists = state.best(config.selection.finalists)
-    if not finalists:
+    candidates = on_trial(state.ranked(), config.selection)
+    if not candidates:
         raise SafeThinkError(f"no prefix of {config.search.length} tokens is the same ids after being read again")
 
     # 3. Which of them works?
     arena = Arena.build(guarded, chooser, validation, config.selection, threshold)
-    nothing, first, *trials = run_trials(arena, [NOTHING, init.token_ids, *finalists], out / TRIALS)
+    nothing, first, *trials = run_trials(arena, [NOTHING, init.token_ids, *candidates], out / TRIALS)
     recoveries = [arena.recovery(trial).value for trial in trials]
     losses = [arena.forced_loss(trial, nothing) for trial in trials]
     chosen = trials[choose(recoveries, losses, config.selection.max_forced_loss)]
 
     # 4. Write down all that is needed to use it and to check it.
     measured = metrics.of_trial(arena, chosen, nothing, first, config.seed)
-    measured |= metrics.rank_correlation([state.visited[ids] for ids in finalists], recoveries)
+    measured |= metrics.rank_correlation([state.visited[ids] for ids in candidates], recoveries)
     measured |= metrics.of_search(searched, journal.log)
     reasoner = Identity(name=config.run.reasoner.path, revision=config.run.reasoner.revision)
     artifact = PrefixArtifact(

@@ -35,7 +35,7 @@ class SearchPlan(BaseModel):
 def plan(config: SearchConfig) -> SearchPlan:
     """Count what a search decodes and scores. Loads no model."""
     contexts, search, selection = config.contexts, config.search, config.selection
-    prefixes = selection.finalists + 2  # Beside the finalists: nothing, and what the search began with.
+    prefixes = selection.finalists + selection.spread + 2  # Also nothing, and what the search began with.
     generations = {
         "rollouts": contexts.prompts + contexts.harmless_prompts,
         "mining": MINED_PER_CONTEXT * contexts.max_contexts * contexts.best_of,

@@ -151,6 +151,18 @@ class Arena:
         )
 
 
+def on_trial(ranked: Sequence[Ids], config: SelectionConfig) -> list[Ids]:
+    """The candidates to try: the cheapest, and some spread evenly over the rest.
+
+    Args:
+        ranked: all candidates, cheapest first.
+        config: how many of each.
+    """
+    finalists, rest = list(ranked[: config.finalists]), ranked[config.finalists :]
+    step = max(1, len(rest) // max(1, config.spread))
+    return finalists + list(rest[step - 1 :: step][: config.spread])
+
+
 def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]:
     """Try every prefix; finished trials are read from `path`, new ones appended to it.
 
@@ -164,7 +176,7 @@ def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]
     """
     done = _read(path)
     path.write_text("".join(f"{trial.model_dump_json()}\n" for trial in done.values()), encoding="utf-8")
-    for ids in progress(prefixes, "trying finalists"):
+    for ids in progress(prefixes, "trying candidates"):
         if ids not in done:
             done[ids] = arena.try_out(ids)
             with path.open("a", encoding="utf-8") as file:
@@ -173,13 +185,13 @@ def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]
 
 
 def choose(recoveries: Sequence[float], forced_losses: Sequence[float], floor: float) -> int:
-    """Index of the finalist to publish.
+    """Index of the candidate to publish.
 
     The best recovery among those within the floor, the earlier one on a tie; where none is within it, the one that
     costs harmless prompts least.
 
     Args:
-        recoveries: recovery rate of each finalist, cheapest by training cost first.
+        recoveries: recovery rate of each candidate, cheapest by training cost first.
         forced_losses: what each costs harmless prompts.
         floor: the most it may cost.
     """

@@ -315,6 +315,8 @@ class SelectionConfig(Section):
 
     finalists: int = Field(default=12, ge=1)
     """How many of the best by loss are put on trial."""
+    spread: int = Field(default=6, ge=0)
+    """How many others are, evenly spread over all candidates by loss: they tell what the loss is worth as a guide."""
     contexts: int = Field(default=96, ge=1)
     """Validation contexts."""
     samples: int = Field(default=2, ge=1)

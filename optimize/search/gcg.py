@@ -79,7 +79,7 @@ def gcg(
         seed: together with the step, seeds every draw.
 
     Returns:
-        The last state; its `best` are the cheapest prefixes that were found.
+        The last state; the first of its `ranked` are the cheapest prefixes that were found.
     """
     state, allowed = journal.resume(), torch.tensor(vocabulary.allowed)
     with track(f"searching {config.length} tokens", config.steps) as advance:

@@ -47,10 +47,10 @@ class SearchState:
     momentum: Tensor = field(default_factory=lambda: torch.empty(0))
     visited: dict[tuple[int, ...], float] = field(default_factory=dict)
 
-    def best(self, count: int) -> list[tuple[int, ...]]:
-        """The `count` cheapest candidates that survive, cheapest first."""
+    def ranked(self) -> list[tuple[int, ...]]:
+        """All candidates that survive, cheapest first."""
         alive = [ids for ids, cost in self.visited.items() if cost < float("inf")]
-        return sorted(alive, key=lambda ids: self.visited[ids])[:count]
+        return sorted(alive, key=self.visited.__getitem__)
 
 
 class Journal:

@@ -119,7 +119,7 @@ def test_the_incumbent_never_gets_worse_and_the_search_improves(objective, tmp_p
     for totals in starts:
         assert totals == sorted(totals, reverse=True)
     assert starts[0][-1] < starts[0][0]
-    assert state.visited[state.best(1)[0]] == pytest.approx(min(line["cost"]["total"] for line in log))
+    assert state.visited[state.ranked()[0]] == pytest.approx(min(line["cost"]["total"] for line in log))
 
 
 def test_nothing_is_scored_twice_and_steps_are_full(objective, tmp_path):
@@ -136,7 +136,7 @@ def test_a_small_space_is_searched_exhaustively(objective, tmp_path, length):
     state = search(objective, tmp_path, config(length=length, steps=60, candidates=9), vocabulary)
     everything = torch.tensor(list(product(vocabulary.allowed, repeat=length)))
     cheapest = everything[objective.cost(everything).total.argmin()]
-    assert state.best(1) == [tuple(cheapest.tolist())]
+    assert state.ranked()[0] == tuple(cheapest.tolist())
 
 
 def test_candidates_that_do_not_survive_are_dropped(objective, tmp_path):

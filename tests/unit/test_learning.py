@@ -37,7 +37,7 @@ LIMITS = LimitsConfig(max_step_tokens=4, max_trace_tokens=12, max_answer_tokens=
 SECTIONS = {
     "contexts": ContextsConfig(max_contexts=4, best_of=3, target_tokens=4),
     "search": GcgConfig(length=3, steps=5, candidates=12, top_k=8),
-    "selection": SelectionConfig(finalists=4, contexts=4, samples=1, forced_prompts=2),
+    "selection": SelectionConfig(finalists=3, spread=1, contexts=4, samples=1, forced_prompts=2),
     "limits": LIMITS,
 }
 

@@ -9,7 +9,7 @@ import pytest
 from optimize import metrics
 from optimize.choosers import DevJudge, MonitorJudge
 from optimize.contexts import Context, ContextSet
-from optimize.selection import Arena, Trial, choose, run_trials
+from optimize.selection import Arena, Trial, choose, on_trial, run_trials
 from safethink.config import LimitsConfig, SelectionConfig
 from safethink.errors import RecordError, SafeThinkError
 from safethink.guarded import SafeThink
@@ -107,6 +107,15 @@ def test_finished_trials_are_not_run_again(guarded, contexts, tmp_path):
     path.write_text("{}\n" + text)
     with pytest.raises(RecordError, match="not a trial"):
         run_trials(arena, prefixes, path)
+
+
+def test_the_cheapest_are_tried_and_some_of_all_the_rest():
+    ranked = [(n,) for n in range(50)]
+    config = SelectionConfig(finalists=5, spread=3)
+    assert on_trial(ranked, config) == [*ranked[:5], (19,), (34,), (49,)]
+    assert on_trial(ranked[:7], config) == ranked[:7]
+    assert on_trial(ranked, SelectionConfig(finalists=5, spread=0)) == ranked[:5]
+    assert on_trial([], config) == []
 
 
 def test_the_best_recovery_within_the_floor_is_chosen():
