@@ -163,7 +163,9 @@ def read_search(artifact: Path) -> list[SearchStep]:
 def _compared_with(summary: Summary, other: str) -> dict[str, Estimate | None]:
     """The paired differences to a row; empty where it is not in the table."""
     ending = f"_vs_{other}"
-    return next((cells for name, cells in summary.comparisons.items() if name.endswith(ending)), {})
+    return next(
+        (cells for name, cells in summary.comparisons.items() if name.endswith(ending)), dict[str, Estimate | None]()
+    )
 
 
 def _figures(summary: Summary, trial: str | None, search: list[SearchStep]) -> dict[str, str]:
