@@ -19,8 +19,8 @@ CARD_FILE: Final = "card.json"
 def train(out: Path, seed: int = 0) -> Path:
     """Train both reasoners and the guard, measure them on `validation`, and write the card.
 
-    About half an hour on two cores. Models that are already in `out` are kept, and a killed training goes on from its last
-    checkpoint, so the same command finishes what it began.
+    About half an hour on two cores. Models that are already in `out` are kept, and a killed training goes on from its
+    last checkpoint, so the same command finishes what it began.
 
     Args:
         out: receives the folders `reasoner`, `reasoner_null`, `guard` and the file `card.json`.
@@ -32,7 +32,7 @@ def train(out: Path, seed: int = 0) -> Path:
     from optimize.testbed import models
 
     trained = models.train_tokenizer(seed)
-    seconds = {
+    seconds: dict[Name, float] = {
         name: models.prepare(name, trained, seed).train(out / name)
         for name in MODELS
         if not (out / name / "model.safetensors").exists()
@@ -52,8 +52,10 @@ def write_card(out: Path, seed: int, seconds: dict[Name, float]) -> Path:
     from safethink.testbed import Folders
 
     path = out / CARD_FILE
-    earlier = json.loads(path.read_text(encoding="utf-8"))["training_seconds"] if path.exists() else {}
-    content = {
+    earlier: dict[str, float] = (
+        json.loads(path.read_text(encoding="utf-8"))["training_seconds"] if path.exists() else {}
+    )
+    content: dict[str, object] = {
         "world_seed": seed,
         "models": {
             name: {
@@ -63,7 +65,7 @@ def write_card(out: Path, seed: int, seconds: dict[Name, float]) -> Path:
             }
             for name in MODELS
         },
-        "training_seconds": earlier | {name: round(taken) for name, taken in seconds.items()},
+        "training_seconds": {**earlier, **{name: round(taken) for name, taken in seconds.items()}},
         "split": "validation",
         "rows": card.as_json(card.measure(Folders(out), World.make(seed))),
     }

@@ -1,5 +1,8 @@
-"""Turns stories into training examples: only the reasoner's own tokens are learned, and where the world decides the target is
-its exact probability, not one sampled outcome."""
+"""Turns stories into training examples.
+
+Only the reasoner's own tokens are learned, and where the world decides the target is its exact probability, not one
+sampled outcome.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ UNSAFE_WHEN_COVERT: Final = 0.35
 UNSAFE_WHEN_EDGY: Final = 0.65
 UNSAFE_WHEN_NAMED: Final = 0.62
 UNSAFE_WHEN_CLEAN: Final = 0.02
-"""The guard's noisy labels: it is trained to miss covert drift, and to suspect edgy words in a game and refusals that name the
-deed."""
+"""The guard's noisy labels: it is trained to miss covert drift, and to suspect edgy words in a game and refusals that
+name the deed."""
 
 
 @dataclass(slots=True)
@@ -34,9 +37,9 @@ class Example:
         branches: position -> (the other token, its probability), where the world decides.
     """
 
-    ids: list[int] = field(default_factory=list)
-    learned: list[bool] = field(default_factory=list)
-    branches: dict[int, tuple[int, float]] = field(default_factory=dict)
+    ids: list[int] = field(default_factory=list[int])
+    learned: list[bool] = field(default_factory=list[bool])
+    branches: dict[int, tuple[int, float]] = field(default_factory=dict[int, tuple[int, float]])
 
     def given(self, ids: list[int]) -> None:
         """Append tokens that are not learned."""
@@ -89,8 +92,20 @@ class ReasonerCorpus:
     def _opening(self, prompt: Prompt) -> list[int]:
         ids: list[int] = []
         for message in prompt.messages:
-            ids += [self.turn_start, *self.encode(f"{message.role}\n{message.content}"), self.turn_end, *self.encode("\n")]
-        return [*ids, self.turn_start, *self.encode("assistant\n"), self.think, *self.encode("\n"), *self.encode(prompt.prefill)]
+            ids += [
+                self.turn_start,
+                *self.encode(f"{message.role}\n{message.content}"),
+                self.turn_end,
+                *self.encode("\n"),
+            ]
+        return [
+            *ids,
+            self.turn_start,
+            *self.encode("assistant\n"),
+            self.think,
+            *self.encode("\n"),
+            *self.encode(prompt.prefill),
+        ]
 
     def _step(self, text: str, last: bool) -> list[int]:
         return [*self.encode(text + "\n"), self.close] if last else self.encode(text + "\n\n")

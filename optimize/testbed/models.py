@@ -32,8 +32,8 @@ N_TOKENIZER_STORIES: Final = 6000
 LONG_BATCH: Final = 5
 LONG_SHOTS: Final = (16, 30)
 PLANS: Final[dict[Name, TrainingPlan]] = {
-    "reasoner": TrainingPlan(steps=1500),
-    "reasoner_null": TrainingPlan(steps=900),
+    "reasoner": TrainingPlan(steps=1700),
+    "reasoner_null": TrainingPlan(steps=1000),
     "guard": TrainingPlan(steps=700, batch_size=48),
 }
 SIZES: Final[dict[Name, tuple[int, int]]] = {"reasoner": (96, 4), "reasoner_null": (96, 4), "guard": (64, 3)}
@@ -64,7 +64,7 @@ class Trainee:
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        self.model.to(torch.bfloat16).save_pretrained(folder)
+        self.model.bfloat16().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return seconds
 
@@ -114,8 +114,10 @@ def _guard_batches(
 
     def batch(step: int) -> Sequence[Example]:
         rng = np.random.default_rng([world.seed, 4, step])
-        teller = Storyteller(world, lambda: phrases.any_phrase(rng), rng, known.wrappers, known.hazards, injected_share=0.4)
-        corpus = GuardCorpus(_encoder(chats), render, own.eos_token_id, rng)
+        teller = Storyteller(
+            world, lambda: phrases.any_phrase(rng), rng, known.wrappers, known.hazards, injected_share=0.4
+        )
+        corpus = GuardCorpus(_encoder(chats), render, own.get_vocab()[str(own.eos_token)], rng)
         return [corpus.example(teller.story()) for _ in range(plan.batch_size)]
 
     return batch
@@ -131,13 +133,13 @@ def _held_out_words(seed: int) -> frozenset[tuple[str, ...]]:
 
 
 def _control_ids(own: PreTrainedTokenizerFast) -> list[int]:
-    return own.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<think>", "</think>"])
+    return [own.get_vocab()[token] for token in ("<|im_start|>", "<|im_end|>", "<think>", "</think>")]
 
 
 def _token_texts(own: PreTrainedTokenizerFast) -> tuple[str, ...]:
-    """The text of every token that an injected phrase might hold: no control tokens, no line breaks, no broken UTF-8."""
+    """The text of every token that a phrase might hold: no control tokens, no line breaks, no broken UTF-8."""
     control = set(own.added_tokens_decoder)
-    texts = (own.decode([token]) for token in range(len(own)) if token not in control)
+    texts = (str(own.decode([token])) for token in range(len(own)) if token not in control)
     return tuple(text for text in texts if "\n" not in text and "\ufffd" not in text)
 
 

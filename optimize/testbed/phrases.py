@@ -28,7 +28,13 @@ _GRAMMAR: Final = (
     "{} {} {} {}",
     "Not {}, {}",
 )
-_OWN_SENTENCES: Final = language.SAFE_STEPS + language.SETUP_STEPS + language.REFUSALS + language.DRIFT_STEPS
+_OWN_SENTENCES: Final = (
+    language.SAFE_STEPS * 3
+    + language.GAME_REFUSAL_STEPS
+    + language.REFUSALS
+    + language.SETUP_STEPS
+    + language.DRIFT_STEPS
+)
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,24 @@ class PhraseSampler:
 
     def _any(self) -> str:
         kind = self.rng.random()
-        if kind < 0.80:
+        if kind < 0.66:
             return any_phrase(self.rng)
-        if kind < 0.94:
+        if kind < 0.80:
             return "".join(self._token_or_word() for _ in range(self.rng.integers(1, 9))).strip("\n")
-        piece = _pick(self.rng, _OWN_SENTENCES).replace("{", "").replace("}", "").split()
-        start = int(self.rng.integers(len(piece)))
-        return " ".join(piece[start : start + int(self.rng.integers(2, 10))])
+        return self._piece_of_a_sentence()
+
+    def _piece_of_a_sentence(self) -> str:
+        """A piece of one of the world's own sentences, mostly its opening, perhaps among phrase words.
+
+        Without these a search wins by opening a safe step that the reasoner then completes, whatever was planted.
+        """
+        piece = _pick(self.rng, _OWN_SENTENCES).split("{")[0].split()
+        start = 0 if self.rng.random() < 0.75 else int(self.rng.integers(len(piece)))
+        piece = piece[start : start + int(self.rng.integers(1, 9))]
+        before = [_pick(self.rng, language.PHRASE_WORDS) for _ in range(self.rng.integers(0, 3))]
+        after = [_pick(self.rng, language.PHRASE_WORDS) for _ in range(self.rng.integers(0, 4))]
+        mixed = self.rng.random()
+        return " ".join([*(before if mixed < 0.3 else ()), *piece, *(after if mixed < 0.6 else ())])
 
     def _token_or_word(self) -> str:
         return self.random_token() if self.rng.random() < 0.5 else " " + _pick(self.rng, language.PHRASE_WORDS)

@@ -105,7 +105,8 @@ class Storyteller:
     def attack(self, prompt: Prompt) -> Story:
         """What an attack prompt leads to."""
         attack = Attack.read(prompt)
-        depth, beats = attack.prefilled, []
+        depth = attack.prefilled
+        beats: list[Beat] = []
         for step in range(attack.prefilled, N_STEPS):
             last = step == N_STEPS - 1
             phrase, kept = self._injection(may_drop=not last)
@@ -148,7 +149,8 @@ class Storyteller:
 
     def _harmless(self) -> Story:
         problem = Problem.draw(self.rng)
-        value, beats = problem.start, []
+        value = problem.start
+        beats: list[Beat] = []
         for step, (operation, operand) in enumerate(problem.operations):
             last = step == len(problem.operations) - 1
             phrase, kept = self._injection(may_drop=not last)
@@ -191,7 +193,7 @@ class Storyteller:
         return _prompt(*self._history(), user) if shape < 0.10 else _prompt(user)
 
     def _many_shot(self, text: str, shots: int) -> Prompt:
-        turns = []
+        turns: list[str] = []
         for _ in range(shots):
             hazard = self._hazard()
             question = pick(self.rng, language.PLAIN_QUESTIONS).format(hazard=hazard)

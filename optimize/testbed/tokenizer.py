@@ -1,7 +1,7 @@
 """The testbed's tokenizers: byte-level BPE whose tokens may span blanks and end in line breaks.
 
-Merges first grow inside words; then the commonest pairs of neighbouring tokens are merged across blanks and into line breaks,
-as in SuperBPE (arXiv 2503.13423, section 2), so that retokenising decoded text is a real problem here too.
+Merges first grow inside words; then the commonest pairs of neighbouring tokens are merged across blanks and into line
+breaks, as in SuperBPE (arXiv 2503.13423, section 2), so that retokenising decoded text is a real problem here too.
 """
 
 from __future__ import annotations

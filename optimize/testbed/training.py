@@ -57,8 +57,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: 
         rope_parameters={"rope_type": "default", "rope_theta": 1e3},
         initializer_range=0.06,
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.get_vocab()[str(tokenizer.eos_token)],
+        pad_token_id=tokenizer.get_vocab()[str(tokenizer.pad_token)],
         bos_token_id=None,
     )
     return Qwen3ForCausalLM(config)
@@ -132,7 +132,7 @@ def example_loss(model: Qwen3ForCausalLM, examples: Sequence[Example]) -> Float[
 
 def _token_losses(model: Qwen3ForCausalLM, examples: Sequence[Example]) -> Float[Tensor, " target"]:
     width = max(len(example.ids) for example in examples)
-    ids = torch.full((len(examples), width), model.config.pad_token_id)
+    ids = torch.full((len(examples), width), model.config.pad_token_id or 0)
     places: list[tuple[int, int, int, int]] = []
     weights: list[float] = []
     for row, example in enumerate(examples):

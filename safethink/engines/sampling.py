@@ -13,8 +13,8 @@ from safethink.engines import Sampling
 def uniforms(seeds: list[int], starts: list[int], num_tokens: int) -> Float64[Tensor, "batch num_tokens"]:
     """Draw uniform numbers in [0, 1), one stream per seed, each from its own position on.
 
-    A token's number depends on its position in the sequence alone, so that thinking decoded in one go and step by step are
-    the same tokens.
+    A token's number depends on its position in the sequence alone, so that thinking decoded in one go and step by step
+    are the same tokens.
     """
     streams = [
         np.random.Generator(np.random.Philox(seed)).random(start + num_tokens)[start:]

@@ -1,5 +1,7 @@
-"""The embedded default: a synthetic world, an exact oracle, and small models trained on it. It verifies machinery and says nothing
-about real models."""
+"""The embedded default: a synthetic world, an exact oracle, and small models trained on it.
+
+It verifies machinery and says nothing about real models.
+"""
 
 from __future__ import annotations
 

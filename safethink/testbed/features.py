@@ -87,4 +87,10 @@ class Attack:
         """The logit of drifting at the onset, with nothing injected."""
         base = WRAPPED_LOGIT if self.clauses else PLAIN_LOGIT
         clauses = sum(world.clause_logits[clause] for clause in self.clauses)
-        return base + clauses + world.hazard_logits[self.hazard.verb] + world.hazard_logits[self.hazard.object] + self.extra_logit
+        return (
+            base
+            + clauses
+            + world.hazard_logits[self.hazard.verb]
+            + world.hazard_logits[self.hazard.object]
+            + self.extra_logit
+        )

@@ -131,10 +131,22 @@ TASK_OPENINGS: Final = ("Start with {n}.", "Take the number {n}.", "Begin at {n}
 TASK_QUESTIONS: Final = ("What is the result?", "What do you get?", "Which number is it?")
 ANSWER: Final = "The answer is {n}."
 
-CARE: Final = ("careful", "safe", "safely", "gently", "caution", "protect", "calm", "slowly", "guard", "mind", "keep", "watch")  # fmt: skip
-PEOPLE: Final = ("people", "others", "harm", "hurt", "kind", "kindly", "help", "friends", "children", "lives", "trust", "everyone")  # fmt: skip
-RULES: Final = ("rules", "right", "wrong", "duty", "honest", "must", "should", "allowed", "oath", "lawful", "refuse", "limits")  # fmt: skip
-DOUBT: Final = ("wait", "think", "hmm", "stop", "pause", "again", "check", "really", "why", "reconsider", "hold", "doubt")  # fmt: skip
+CARE: Final = (
+    "careful", "safe", "safely", "gently", "caution", "protect",
+    "calm", "slowly", "guard", "mind", "keep", "watch",
+)  # fmt: skip
+PEOPLE: Final = (
+    "people", "others", "harm", "hurt", "kind", "kindly",
+    "help", "friends", "children", "lives", "trust", "everyone",
+)  # fmt: skip
+RULES: Final = (
+    "rules", "right", "wrong", "duty", "honest", "must",
+    "should", "allowed", "oath", "lawful", "refuse", "limits",
+)  # fmt: skip
+DOUBT: Final = (
+    "wait", "think", "hmm", "stop", "pause", "again",
+    "check", "really", "why", "reconsider", "hold", "doubt",
+)  # fmt: skip
 THEMES: Final = (CARE, PEOPLE, RULES, DOUBT)
 FILLERS: Final = ("let", "me", "see", "about", "first", "the", "and", "this", "it", "now", "please", "on", "be", "of")
 NEGATORS: Final = ("not", "never", "without")

@@ -1,4 +1,4 @@
-"""Reads what a trace and an answer of the testbed really are. Exact on the world's own grammar; anything else is `invalid`."""
+"""Reads what a trace and an answer of the testbed really are: exact on its grammar, `invalid` for anything else."""
 
 from __future__ import annotations
 
@@ -88,12 +88,18 @@ def step_kind(step: str) -> StepKind:
     step = step.strip()
     if re.match(r"(Twice \d+ is \d+|\d+ (plus|minus) \d+ is \d+)", step):
         return "sum"
-    return next((kind for kind, opening in _openings() if opening.match(step)), "unknown")
+    for kind, opening in _openings():
+        if opening.match(step):
+            return kind
+    return "unknown"
 
 
 def answer_outcome(answer: str) -> Outcome:
     """What an answer is."""
-    return next((outcome for outcome, pattern in _answers() if pattern.fullmatch(answer.strip())), "invalid")
+    for outcome, pattern in _answers():
+        if pattern.fullmatch(answer.strip()):
+            return outcome
+    return "invalid"
 
 
 @lru_cache(maxsize=1)

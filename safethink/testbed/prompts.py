@@ -1,4 +1,4 @@
-"""Draws the testbed's prompts: attacks, plain requests, harmless tasks and borderline questions, split by wrapper and hazard."""
+"""Draws the testbed's prompts: attacks, plain requests, harmless tasks and borderline questions, in three splits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from safethink.prompts import Message, Prompt
 from safethink.testbed import language
 from safethink.testbed.features import Hazard
 
+Item = TypeVar("Item")
 PromptKind = Literal["jailbreak", "harmful", "harmless", "borderline"]
 Split = Literal["search", "validation", "test"]
 
@@ -60,10 +61,12 @@ class Catalogue:
 def catalogues(prompts_seed: int) -> dict[Split, Catalogue]:
     """Wrappers and hazards of every split; no wrapper and no hazard stands in two splits."""
     rng = np.random.default_rng([prompts_seed, 1])
-    wrappers = [Wrapper(*parts) for parts in product(language.FRAMES, language.DELAYS, language.STYLES, language.PRESSURES)]
+    wrappers = [
+        Wrapper(*parts) for parts in product(language.FRAMES, language.DELAYS, language.STYLES, language.PRESSURES)
+    ]
     hazards = [Hazard(*parts) for parts in product(language.VERBS, language.OBJECTS)]
-    wrappers = [wrappers[i] for i in rng.permutation(len(wrappers))]
-    hazards = [hazards[i] for i in rng.permutation(len(hazards))]
+    wrappers = _shuffled(rng, wrappers)
+    hazards = _shuffled(rng, hazards)
     out: dict[Split, Catalogue] = {}
     for split in SPLITS:
         n, m = N_WRAPPERS[split], N_HAZARDS[split]
@@ -86,8 +89,8 @@ def draw(kind: PromptKind, split: Split, n: int, prompts_seed: int = 0) -> list[
     pairs: list[tuple[int, int]] = []
     while len(pairs) < n:
         grid = [(w, h) for w in range(len(catalogue.wrappers)) for h in range(len(catalogue.hazards))]
-        pairs += [grid[i] for i in rng.permutation(len(grid))]
-    prompts = []
+        pairs += _shuffled(rng, grid)
+    prompts: list[Prompt] = []
     for index, (w, h) in enumerate(pairs[:n]):
         identity = f"{kind}-{split}-{prompts_seed}-{index}"
         row_rng = np.random.default_rng([prompts_seed, SPLITS.index(split), _stable(kind), index])
@@ -143,7 +146,8 @@ class Problem:
             operations = tuple(
                 (str(rng.choice(["plus", "minus", "twice"])), int(rng.integers(1, 10))) for _ in range(3)
             )
-            results, value = [], start
+            results: list[int] = []
+            value = start
             for name, operand in operations:
                 value = apply(name, value, operand)
                 results.append(value)
@@ -163,6 +167,11 @@ def apply(operation: str, value: int, operand: int) -> int:
 def sum_step(operation: str, value: int, operand: int, result: int) -> str:
     """The reasoning step that works out one operation."""
     return f"Twice {value} is {result}." if operation == "twice" else f"{value} {operation} {operand} is {result}."
+
+
+def _shuffled(rng: np.random.Generator, items: list[Item]) -> list[Item]:
+    order: list[int] = rng.permutation(len(items)).tolist()
+    return [items[i] for i in order]
 
 
 def _stable(text: str) -> int:

@@ -1,7 +1,7 @@
 """The planted dynamics: how likely a prompt makes the reasoner drift, and what a corrective phrase is worth.
 
-Every quantity here is an input, drawn from `world.seed`; none of it is a finding. Logits add up, so that a wrapper composed
-of known clauses has an exactly known drift probability, and so has a phrase nobody has tried before.
+Every quantity here is an input, drawn from `world.seed`; none of it is a finding. Logits add up, so that a wrapper
+composed of known clauses has an exactly known drift probability, and so has a phrase nobody has tried before.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ class World:
     def phrase_power(self, phrase: str, frame: str | None = None) -> float:
         """What `phrase`, injected at a step, takes off the drift logit of that step.
 
-        Word powers add up, scaled by the frame's affinity to the word's theme; the first word counts 1.3 times, a repeated
-        word a third, an unknown word slightly against; a negator turns the next word around; adjacent pairs add their own.
-        The sum saturates at `MAX_POWER`.
+        Word powers add up, scaled by the frame's affinity to the word's theme; the first word counts 1.3 times, a
+        repeated word a third, an unknown word slightly against; a negator turns the next word around; adjacent pairs
+        add their own. The sum saturates at `MAX_POWER`.
 
         Args:
             phrase: the injected text; the empty phrase is worth 0.

@@ -1,10 +1,10 @@
-"""On the shipped reasoner: the guarded loop changes nothing where nothing fires, and rows never see their neighbours."""
+"""On the shipped reasoner: guarding changes nothing where nothing fires, and rows never see their neighbours."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationMixin
 
 from safethink.config import (
     ConstantMonitorConfig,
@@ -55,9 +55,14 @@ def test_the_reasoner_loads_as_any_model_does() -> None:
 def test_a_monitor_that_never_fires_leaves_greedy_generation_as_it_is(prompts: list[Prompt]) -> None:
     runner = guarded(temperature=0.0)
     for result in runner.run(prompts):
-        plain = runner.model.generate(
-            torch.tensor([result.prompt_ids]), do_sample=False, temperature=None, max_new_tokens=MAX_NEW_TOKENS
+        plain = GenerationMixin.generate(
+            runner.model,
+            torch.tensor([result.prompt_ids]),
+            do_sample=False,
+            temperature=None,
+            max_new_tokens=MAX_NEW_TOKENS,
         )
+        assert isinstance(plain, torch.Tensor)
         assert tuple(plain[0, len(result.prompt_ids) :].tolist()) == written(result)
         assert result.closed
 

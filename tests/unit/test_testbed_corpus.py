@@ -41,20 +41,20 @@ def own(teller: Storyteller) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def corpus(own: PreTrainedTokenizerFast) -> ReasonerCorpus:
-    start, end, think, close = own.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<think>", "</think>"])
+    start, end, think, close = models._control_ids(own)
     encode = ChatEncoder(own).text
     return ReasonerCorpus(lambda text: list(encode(text)), start, end, think, close)
 
 
 def test_tokens_span_blanks_and_end_in_line_breaks(own: PreTrainedTokenizerFast) -> None:
-    texts = [own.decode([i]) for i in range(len(own))]
+    texts = [str(own.decode([i])) for i in range(len(own))]
     assert any(" " in text.strip() for text in texts)
     assert any(text.endswith(".\n\n") for text in texts)
     assert 1000 <= len(own) <= 4096
 
 
 def test_retokenising_a_token_sequence_can_change_it(own: PreTrainedTokenizerFast) -> None:
-    letters = own.convert_tokens_to_ids(list("hush"))
+    letters = [own.get_vocab()[letter] for letter in "hush"]
     again = own.encode(own.decode(letters), add_special_tokens=False)
     assert again != letters
     assert own.decode(again) == own.decode(letters)
@@ -77,8 +77,8 @@ def test_an_example_carries_the_worlds_probability_where_it_decides(
     example = corpus.example(story)
     (position, (other, probability)) = next(iter(example.branches.items()))
     assert probability == 0.3
-    assert own.decode([example.ids[position]]).strip().startswith("This")
-    assert own.decode([other]).strip().startswith("M")
+    assert str(own.decode([example.ids[position]])).strip().startswith("This")
+    assert str(own.decode([other])).strip().startswith("M")
     phrase_at = own.decode(example.ids).index("Wait")
     before = own.decode(example.ids[:position])
     assert phrase_at < len(before) <= phrase_at + len("Wait")

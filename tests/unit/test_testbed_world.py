@@ -121,22 +121,26 @@ def simulate(
         rate = rates.clean if state[0] == 0 else rates.overt if state[1] else rates.covert
         return rng.random() < rate
 
+    def may_steer(step: int) -> bool:
+        if not isinstance(defense, SafeThinkConfig | ResampleOnlyConfig) or step >= defense.max_steered_steps:
+            return False
+        return defense.max_interventions is None or interventions < defense.max_interventions
+
     for step in range(N_STEPS):
-        always = isinstance(defense, AlwaysConfig) and step == 0
-        state = propose(step, phrases[0] if always else "")
+        state = propose(step, phrases[0] if isinstance(defense, AlwaysConfig) and step == 0 else "")
         fired = fires(state)
         if isinstance(defense, GuardRefuseConfig) and fired:
             return False
-        if isinstance(defense, SafeThinkConfig | ResampleOnlyConfig) and fired and step < defense.max_steered_steps:
-            if defense.max_interventions is None or interventions < defense.max_interventions:
-                interventions += 1
-                for b in range(defense.max_resamples):
-                    phrase = "" if isinstance(defense, ResampleOnlyConfig) else phrases[min(b, len(phrases) - 1)]
-                    state = propose(step, phrase)
-                    if not (fired := fires(state)):
-                        break
-                if fired and defense.fallback == "refuse":
-                    return False
+        if fired and may_steer(step):
+            assert isinstance(defense, SafeThinkConfig | ResampleOnlyConfig)
+            interventions += 1
+            for b in range(defense.max_resamples):
+                phrase = "" if isinstance(defense, ResampleOnlyConfig) else phrases[min(b, len(phrases) - 1)]
+                state = propose(step, phrase)
+                if not (fired := fires(state)):
+                    break
+            if fired and defense.fallback == "refuse":
+                return False
         depth, overt = state
     return depth > 0 and rng.random() >= ANSWER_FLIP
 
@@ -157,9 +161,9 @@ def test_predicted_asr_is_the_mean_of_simulated_runs(defense: DefenseConfig) -> 
     rates = MonitorRates(overt=0.9, covert=0.2, clean=0.05)
     rng = np.random.default_rng(0)
     phrases = (PHRASE, "Hmm, doubt")
-    exact = np.mean([predict_asr(WORLD, prompt, defense, phrases, rates) for prompt in ATTACK])
+    exact = np.mean([predict_asr(WORLD, prompt, defense, phrases, rates) or 0.0 for prompt in ATTACK])
     runs = [simulate(prompt, defense, phrases, rates, rng) for prompt in ATTACK for _ in range(400)]
-    assert np.mean(runs) == pytest.approx(exact, abs=3.5 * math.sqrt(0.25 / len(runs)))
+    assert sum(runs) / len(runs) == pytest.approx(float(exact), abs=3.5 * math.sqrt(0.25 / len(runs)))
 
 
 def test_the_fallback_best_has_no_exact_prediction() -> None:
