@@ -18,9 +18,10 @@ from optimize.choosers import Chooser
 from optimize.contexts import Context, ContextSet
 from safethink.config import SelectionConfig
 from safethink.errors import RecordError, SafeThinkError
+from safethink.evaluation.records import write_text, writing
 from safethink.evaluation.statistics import Observations
 from safethink.guarded import Branch, SafeThink
-from safethink.monitors import ScoreRequest
+from safethink.monitors import ScoreRequest, checked
 from safethink.progress import progress
 from safethink.result import Result
 from safethink.tokens import Tokens
@@ -134,7 +135,7 @@ class Arena:
         monitor = self.guarded.monitor
         assert monitor is not None, "a search has a monitor"
         requests = [ScoreRequest(row, each.prompt, each.own_trace) for row, each in enumerate(results)]
-        scores = monitor.score(requests)
+        scores = checked.score(monitor, requests)
         for request in requests:
             monitor.release(request.row)
         return [score >= self.threshold for score in scores]
@@ -172,14 +173,14 @@ def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]
         path: a JSONL file of trials.
 
     Raises:
-        RecordError: the file has a damaged line.
+        RecordError: the file has a damaged line, or could not be written.
     """
     done = _read(path)
-    path.write_text("".join(f"{trial.model_dump_json()}\n" for trial in done.values()), encoding="utf-8")
+    write_text(path, "".join(f"{trial.model_dump_json()}\n" for trial in done.values()))
     for ids in progress(prefixes, "trying candidates"):
         if ids not in done:
             done[ids] = arena.try_out(ids)
-            with path.open("a", encoding="utf-8") as file:
+            with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(f"{done[ids].model_dump_json()}\n")
     return [done[ids] for ids in prefixes]
 

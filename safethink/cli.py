@@ -13,7 +13,6 @@ import tyro
 
 from safethink.commandline import Command, Program, parse, parse_with_config, quiet_libraries
 from safethink.config import EvalConfig, RunConfig
-from safethink.errors import MissingFileError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -235,14 +234,9 @@ def _decoder(guarded: SafeThink) -> Decode:
 
 def _tokenizer(path: str) -> PreTrainedTokenizerBase:
     quiet_libraries()
-    from transformers import AutoTokenizer
+    from safethink.loading import load_tokenizer
 
-    from safethink.loading import resolve
-
-    try:
-        return AutoTokenizer.from_pretrained(resolve(path))
-    except OSError as error:
-        raise MissingFileError(f"no tokenizer at {path!r}: {str(error).splitlines()[0]}") from error
+    return load_tokenizer(path)
 
 
 def _show(json: bool, value: Callable[[], Any], text: Callable[[], RenderableType]) -> None:

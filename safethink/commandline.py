@@ -100,6 +100,13 @@ class Program:
         except SafeThinkError as error:
             print(f"{self.name}: {' '.join(str(error).split())}", file=sys.stderr)
             return USAGE_ERROR
+        except OSError as error:
+            # Libraries raise it without a number for other things, which are bugs here.
+            if error.errno is None:
+                raise
+            culprit = f"{error.filename}: " if error.filename else ""
+            print(f"{self.name}: {culprit}{error.strerror}", file=sys.stderr)
+            return USAGE_ERROR
         except KeyboardInterrupt:
             print(f"{self.name}: interrupted", file=sys.stderr)
             return INTERRUPTED
@@ -166,8 +173,11 @@ def parse_with_config(
 def quiet_libraries() -> None:
     """Silence the progress bars and notices of transformers and the hub; a command shows its own progress."""
     from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    # Without a network it would count its attempts aloud; the error that follows says it once.
+    hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()

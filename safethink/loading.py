@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch.nn import Module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -63,16 +67,35 @@ def load_causal_lm(
     """
     place = pick_device(device)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    if os.path.isdir(path) and not os.path.isfile(Path(path, "config.json")):
+        raise MissingFileError(f"no model in the folder {str(path)!r}: it has no config.json")
+    with _found("model", path):
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=pick_dtype(dtype, place), attn_implementation=attn_implementation, **hub
         )
-    except OSError as error:
-        raise MissingFileError(f"no model at {str(path)!r}: {str(error).splitlines()[0]}") from error
     # The class's own `to` is typed for quantised models alone.
     Module.to(model, place)
     return CausalLM(model.eval().requires_grad_(False), tokenizer)
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder, the hub or the package.
+
+    Raises:
+        MissingFileError: if there is no such folder or hub repository.
+    """
+    with _found("tokenizer", path):
+        return AutoTokenizer.from_pretrained(resolve(path))
+
+
+@contextmanager
+def _found(what: str, path: str | Path) -> Generator[None, None, None]:
+    """Say in one line what transformers says about `path` in many."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MissingFileError(f"no {what} at {str(path)!r}: {str(error).strip().splitlines()[0]}") from error
 
 
 def resolve(path: str) -> str:

@@ -139,6 +139,8 @@ def load(path_or_name: str | Path, tokenizer: PreTrainedTokenizerBase | None = N
         ArtifactError: if the artifact is damaged, edited or made for another tokenizer.
     """
     spec = str(path_or_name)
+    if spec == LITERAL:
+        raise ArtifactError(f"prefix {spec!r} has no text")
     if spec.startswith(LITERAL):
         artifact = PrefixArtifact(name=spec, prefixes=(Prefix(text=spec.removeprefix(LITERAL)),))
     elif spec in list_built_in():
@@ -214,9 +216,10 @@ def _shipped() -> Traversable:
 
 def _read(folder: Path) -> PrefixArtifact:
     path = folder / JSON_FILE
-    if not path.is_file():
-        what = f"{folder} has no {JSON_FILE}" if folder.is_dir() else f"no prefix {str(folder)!r}: neither a folder"
-        known = "" if folder.is_dir() else f" nor one of the built-in {', '.join(list_built_in())}"
+    if not os.path.isfile(path):
+        is_folder = os.path.isdir(folder)
+        what = f"{folder} has no {JSON_FILE}" if is_folder else f"no prefix {str(folder)!r}: neither a folder"
+        known = "" if is_folder else f" nor one of the built-in {', '.join(list_built_in())}"
         raise MissingFileError(what + known)
     try:
         artifact = PrefixArtifact.model_validate_json(path.read_bytes())

@@ -6,13 +6,12 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice, takewhile
-from typing import NamedTuple, SupportsFloat
+from typing import NamedTuple
 
 from safethink.config import LimitsConfig
 from safethink.defenses.effects import Defense, Effect, Extend, Extension, Score, Until, Verdict
 from safethink.engines import Engine, ExtendRequest
-from safethink.errors import MonitorError, SafeThinkError
-from safethink.monitors import Monitor, ScoreRequest
+from safethink.monitors import Monitor, ScoreRequest, checked
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
 from safethink.thought import Thought
@@ -215,29 +214,8 @@ def _score_all(flights: Sequence[_Flight], monitor: Monitor | None, thought: Tho
         for flight in flights
         if isinstance(flight.effect, Score)
     ]
-    for flight, value in zip(flights, _scores(requests, monitor), strict=True):
+    for flight, value in zip(flights, checked.score(monitor, requests), strict=True):
         flight.scored(value)
-
-
-def _scores(requests: Sequence[ScoreRequest], monitor: Monitor) -> list[float]:
-    """Ask the monitor, and fail closed: any failure stops the run with the row named."""
-    culprits = ", ".join(repr(request.prompt.id) for request in requests[:3]) + ("..." if len(requests) > 3 else "")
-    try:
-        values = monitor.score(requests)
-    except SafeThinkError:
-        raise
-    except Exception as error:
-        raise MonitorError(f"the monitor failed on prompt {culprits}: {type(error).__name__}: {error}") from error
-    if len(values) != len(requests):
-        raise MonitorError(f"the monitor gave {len(values)} scores for {len(requests)} prompts ({culprits})")
-    return [_checked(request, value) for request, value in zip(requests, values, strict=True)]
-
-
-def _checked(request: ScoreRequest, value: object) -> float:
-    # Comparisons with NaN are false, so it is refused too.
-    if not (isinstance(value, SupportsFloat) and -1 <= (score := float(value)) <= 1):
-        raise MonitorError(f"the monitor scored prompt {request.prompt.id!r} {value!r}, which is not in [-1, 1]")
-    return score
 
 
 def _release(flight: _Flight, engine: Engine, monitor: Monitor | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def shipped_config(name: str, section: str = "run") -> Path:
         MissingFileError: if there is neither such a file nor such a name; lists what there is.
     """
     path = Path(name).expanduser()
-    if path.is_file():
+    # Unlike Path's own, it takes a whole sentence for a name that no file has.
+    if os.path.isfile(path):
         return path
     known = shipped_names()
     bare = name.removeprefix("configs/").removesuffix(".yaml")

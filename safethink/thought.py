@@ -57,10 +57,13 @@ class Thought:
         model to open the thinking, the opening tag is appended. `prompt.prefill` is not part of it: see `prefill`.
 
         Raises:
-            PromptError: if the prompt is empty, the template refuses it, or it leaves no room in the context window.
+            PromptError: if the prompt is empty or no Unicode text, the template refuses it, or it leaves no room in the
+                context window.
         """
         if not prompt.text.strip():
             raise PromptError(f"prompt {prompt.id!r} is empty")
+        if not is_unicode(prompt):
+            raise PromptError(f"prompt {prompt.id!r} is not Unicode text: it has half of a character")
         chat = self.encoder.chat(prompt.messages, add_generation_prompt=True, enable_thinking=True)
         tail = self.decode(chat.ids[chat.spans[-1].stop :])
         opened = tail.rfind(self.config.open_tag) > tail.rfind(self.config.close_tag)
@@ -103,3 +106,12 @@ class Thought:
 
     def _tag(self, tag: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(tag, add_special_tokens=False))
+
+
+def is_unicode(prompt: Prompt) -> bool:
+    """Whether every text of a prompt can be encoded; bytes that a shell could not read become lone surrogates."""
+    try:
+        "".join([*(message.content for message in prompt.messages), prompt.prefill]).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from safethink.errors import RecordError
+from safethink.evaluation.records import writing
 
 LOG = "search.jsonl"
 STATE = "search.safetensors"
@@ -83,7 +84,7 @@ class Journal:
         self._num_lines = head["lines"]
         if len(lines) < self._num_lines:
             raise RecordError(f"{self.log}: has {len(lines)} of {self._num_lines} lines; give a fresh --out")
-        self.log.write_bytes(b"".join(lines[: self._num_lines]))
+        os.truncate(self.log, sum(map(len, lines[: self._num_lines])))
         ids = map(tuple, tensors["visited"].tolist())
         return SearchState(
             step=head["step"],
@@ -96,8 +97,12 @@ class Journal:
         )
 
     def commit(self, state: SearchState, line: dict[str, Any]) -> None:
-        """Append `line` to the log, then put `state` in place."""
-        with self.log.open("a") as file:
+        """Append `line` to the log, then put `state` in place.
+
+        Raises:
+            RecordError: one of the two could not be written; the steps before stay, and the same command resumes.
+        """
+        with writing(self.log), self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
         self._num_lines += 1
         head = {
@@ -115,5 +120,8 @@ class Journal:
             "visited_cost": torch.tensor(list(state.visited.values()), dtype=torch.float64),
         }
         partial = self._state.with_suffix(".partial")
-        save_file(tensors, partial, {"state": json.dumps(head)})
+        try:
+            save_file(tensors, partial, {"state": json.dumps(head)})
+        except SafetensorError as error:
+            raise RecordError(f"{self._state}: {error}") from error
         os.replace(partial, self._state)

@@ -31,6 +31,8 @@ def train(out: Path, seed: int = 0) -> Path:
     """
     from optimize.testbed import models
 
+    # Half an hour of training must not find out last that there is nowhere to write.
+    out.mkdir(parents=True, exist_ok=True)
     trained = models.train_tokenizer(seed)
     seconds: dict[Name, float] = {
         name: models.prepare(name, trained, seed).train(out / name)

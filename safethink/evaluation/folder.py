@@ -8,8 +8,8 @@ from typing import Final, cast
 
 from safethink import yaml_config
 from safethink.config import EvalConfig
-from safethink.errors import ConfigError, MissingFileError, RecordError
-from safethink.evaluation.records import write_text
+from safethink.errors import ConfigError, MissingFileError
+from safethink.evaluation.records import write_text, writing
 
 CONFIG, RECORDS, SUMMARY, REPORT = "config.yaml", "records.jsonl", "summary.json", "report.html"
 
@@ -23,10 +23,8 @@ def claim(folder: Path, config: EvalConfig) -> None:
         ConfigError: another configuration lives there; what differs is named.
         RecordError: the folder cannot be made or written.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"{folder}: {error.strerror}") from error
     if (folder / CONFIG).exists():
         _refuse_other(folder / CONFIG, config)
     elif (folder / RECORDS).exists():

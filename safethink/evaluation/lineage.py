@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
 from safethink.config import EvalConfig
+from safethink.errors import RecordError
+from safethink.evaluation.records import write_text
 from safethink.prefix import JSON_FILE, PrefixArtifact, list_built_in
 
 LOG: Final = "evaluations.jsonl"
@@ -28,13 +31,13 @@ def count_evaluation(config: EvalConfig, artifact: PrefixArtifact) -> int:
         Evaluations of its lineage on `test`, this one included where it is one.
     """
     log = Path(config.prefix) / LOG
-    keeps_log = (log.parent / JSON_FILE).is_file() and config.prefix not in list_built_in()
+    keeps_log = os.path.isfile(log.parent / JSON_FILE) and config.prefix not in list_built_in()
     seen = _read(log) if keeps_log else set[str]()
     identity = blake2b(config.model_dump_json().encode(), digest_size=8).hexdigest()
     if any(benchmark.split == "test" for benchmark in config.benchmarks) and identity not in seen:
         seen.add(identity)
         if keeps_log:
-            _note(log, identity)
+            _note(log, seen)
     return artifact.test_evaluations + len(seen)
 
 
@@ -43,9 +46,9 @@ def _read(log: Path) -> set[str]:
     return {json.loads(line)["evaluation"] for line in lines}
 
 
-def _note(log: Path, identity: str) -> None:
+def _note(log: Path, identities: set[str]) -> None:
+    lines = (json.dumps({"evaluation": identity}) + "\n" for identity in sorted(identities))
     try:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"evaluation": identity}) + "\n")
-    except OSError:
+        write_text(log, "".join(lines))
+    except RecordError:
         return

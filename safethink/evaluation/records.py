@@ -7,7 +7,8 @@ flight. A last line that was cut short is dropped on the next start; a damaged l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -130,12 +131,10 @@ class RecordWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
+        with writing(path):
             self._file = path.open("ab", buffering=0)
             if path.is_file():
                 self._file.truncate(_end_of_last_line(path))
-        except OSError as error:
-            raise RecordError(f"{path}: {error.strerror}") from error
 
     def append(self, record: Record) -> None:
         """Write one line.
@@ -180,6 +179,19 @@ def read(path: Path) -> Iterator[Record]:
                 raise RecordError(f"{path}:{number}: not a record ({reason})") from error
 
 
+@contextmanager
+def writing(path: Path) -> Generator[None, None, None]:
+    """Name the file when the disk is full or refuses for another reason.
+
+    Raises:
+        RecordError: the file could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file, or leave the old one as it was.
 
@@ -188,11 +200,12 @@ def write_text(path: Path, text: str) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
+        with writing(path):
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+    except RecordError:
         partial.unlink(missing_ok=True)
-        raise RecordError(f"{path}: {error.strerror}") from error
+        raise
 
 
 def _end_of_last_line(path: Path) -> int:

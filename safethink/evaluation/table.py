@@ -6,6 +6,7 @@ from typing import Final
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from safethink.evaluation.columns import NAMES
 from safethink.evaluation.statistics import Estimate
@@ -70,11 +71,11 @@ def markdown(summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _terminal_cell(name: str, estimate: Estimate | None) -> str:
+def _terminal_cell(name: str, estimate: Estimate | None) -> Text:
     if estimate is None:
-        return "[dim]–[/dim]"
+        return Text("–", style="dim")
     shown = interval(name, estimate).replace(" to ", "\n")
-    return f"[bold]{number(name, estimate.value)}[/bold]\n[dim]{shown}[/dim]"
+    return Text.assemble((number(name, estimate.value), "bold"), "\n", (shown, "dim"))
 
 
 def _markdown_cell(name: str, estimate: Estimate | None) -> str:

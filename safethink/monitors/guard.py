@@ -96,8 +96,8 @@ class GuardMonitor:
         """One score per request, in order: the same whatever else is in the batch and whatever was read before.
 
         Raises:
-            MonitorError: if a prompt and trace do not fit into the guard's context window.
-            PromptError: if the guard's template refuses the prompt's turns.
+            MonitorError: if a prompt and trace do not fit into the guard's context window, or its template refuses
+                the prompt's turns.
         """
         readings = [self._reading(request) for request in requests]
         scores = [math.nan] * len(readings)
@@ -112,7 +112,10 @@ class GuardMonitor:
 
     def _reading(self, request: ScoreRequest) -> _Reading:
         """Encode the guard's question about one request."""
-        chat = self._chat((*request.prompt.messages, Message(role="assistant", content=request.trace)))
+        try:
+            chat = self._chat((*request.prompt.messages, Message(role="assistant", content=request.trace)))
+        except PromptError as error:
+            raise MonitorError(f"prompt {request.prompt.id!r} cannot be put to the guard: {error}") from error
         ids = chat.ids + self._opening
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         num_tokens = len(ids) + max(len(self._verdicts.safe), len(self._verdicts.unsafe))
