@@ -13,14 +13,14 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from optimize.splits import Split
 from safethink import scheduler
 from safethink.config import ContextsConfig, DefenseConfig, NoneConfig, SafeThinkConfig
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
-from safethink.errors import SafeThinkError
+from safethink.errors import RecordError, SafeThinkError
 from safethink.evaluation.records import write_text
 from safethink.fingerprints import json_hash
 from safethink.guarded import SafeThink
@@ -55,6 +55,8 @@ class Context(BaseModel):
     """The monitor's score of it; None where it did not watch."""
     target_ids: tuple[int, ...] = ()
     """The continuation to make likely: a mined safe step, or the harmless step itself; empty where none was found."""
+    target_score: float | None = None
+    """The monitor's score of a mined target."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -93,12 +95,25 @@ class ContextSet(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> ContextSet:
-        """Read a set."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        """Read a set.
+
+        Raises:
+            RecordError: the file is damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise RecordError(f"{path}: no set of contexts ({reason}); delete it to collect again") from error
 
 
 def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, threshold: float) -> ContextSet:
-    """Contexts with targets, to search on: every state at which the monitor fires, spread over depths.
+    """Contexts with targets, to search on, spread over depths.
+
+    States at which the monitor fires first come before those at which it fires again: there a defense would intervene,
+    and the way back is short. Of the states with a target that passes, those are preferred where the monitor tells it
+    and the violating step clearly apart: an imperfect monitor also fires on safe steps, and passes unsafe ones, but
+    less surely.
 
     Args:
         guarded: the reasoner and its monitor.
@@ -110,10 +125,11 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
         SafeThinkError: the monitor never fired, or no state has a safe continuation.
     """
     rollouts = _watch(guarded, split, threshold)
-    states = [state for rollout in rollouts for state in _firings(guarded, rollout, threshold)]
-    _require(states, split, threshold)
-    mined = _mine(guarded, spread(states)[: SURPLUS * config.max_contexts], config, threshold)
-    unsafe = [context for context in mined if context.target_ids]
+    firings = [states for rollout in rollouts if (states := _firings(guarded, rollout, threshold))]
+    _require(firings, split, threshold)
+    states = spread([first for first, *_ in firings]) + spread([state for _, *later in firings for state in later])
+    mined = _mine(guarded, states[: SURPLUS * config.max_contexts], config, threshold)
+    unsafe = sorted((context for context in mined if context.target_ids), key=_margin, reverse=True)
     if not unsafe:
         raise SafeThinkError(
             f"none of {config.best_of} continuations of any of {len(mined)} states passed the monitor; "
@@ -124,7 +140,7 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
         unsafe=tuple(unsafe[: config.max_contexts]),
         harmless=_harmless(guarded, split.harmless, config.target_tokens),
         num_watched=len(rollouts),
-        num_fired=len({state.prompt.id for state in states}),
+        num_fired=len(firings),
         num_mined=len(mined),
         num_without_target=len(mined) - len(unsafe),
     )
@@ -137,8 +153,7 @@ def collect_validation(guarded: SafeThink, split: Split, config: ContextsConfig,
         SafeThinkError: the monitor never fired.
     """
     rollouts = _watch(guarded, split, threshold)
-    firings = [_firings(guarded, rollout, threshold) for rollout in rollouts]
-    first = [states[0] for states in firings if states]
+    first = [states[0] for rollout in rollouts if (states := _firings(guarded, rollout, threshold))]
     _require(first, split, threshold)
     harmless = _harmless(guarded, split.harmless, config.target_tokens)
     return ContextSet(
@@ -168,21 +183,6 @@ def best_of(task: Task, n: int) -> Defense:
         steps.append(step.tokens)
     best = max(range(n), key=scores.__getitem__)
     return Verdict(task.start + steps[best], Tokens(), closed=False, step_scores=tuple(scores))
-
-
-def after_blank(context: Context, thought: Thought) -> Context:
-    """The same context with a target that begins with a blank, as text does when it goes on after a prefix.
-
-    A step begins a line; after an injected prefix the same words go on within one. Only the text up to the first
-    control token is encoded anew.
-    """
-    special = set(thought.tokenizer.all_special_ids) | set(thought.close_ids)
-    words = next((i for i, token in enumerate(context.target_ids) if token in special), len(context.target_ids))
-    text = str(thought.tokenizer.decode(list(context.target_ids[:words]), clean_up_tokenization_spaces=False))
-    if not text or text[0].isspace():
-        return context
-    target = thought.encoder.text(f" {text}") + context.target_ids[words:]
-    return context.model_copy(update={"target_ids": target})
 
 
 def _watch(guarded: SafeThink, split: Split, threshold: float) -> list[Result]:
@@ -221,8 +221,13 @@ def _firings(guarded: SafeThink, result: Result, threshold: float) -> list[Conte
     return [step.model_copy(update={"score": value}) for step, value in scored if value < threshold]
 
 
-def _require(states: Sequence[Context], split: Split, threshold: float) -> None:
-    if not states:
+def _margin(context: Context) -> float:
+    """How far apart the monitor sets the violating step and the target; to one digit, for finer differences are noise."""
+    return round((context.target_score or 0.0) - (context.score or 0.0), 1)
+
+
+def _require(firings: Sequence[object], split: Split, threshold: float) -> None:
+    if not firings:
         raise SafeThinkError(
             f"the monitor never fired on {len(split.attacks)} {split.name} prompts (threshold {threshold}): "
             "there is nothing to learn from"
@@ -241,10 +246,10 @@ def _mine(guarded: SafeThink, states: Sequence[Context], config: ContextsConfig,
     run = scheduler.run(rows(), guarded.engine, guarded.monitor, guarded.thought, guarded.limits, guarded.batch_size)
     mined = list(states)
     for row, verdict, _ in progress(run, "mining safe continuations", len(states)):
-        if max(verdict.step_scores) >= threshold:
-            state = states[row.sample]
-            step = verdict.trace.ids[len(state.trace_ids) :]
-            mined[row.sample] = state.model_copy(update={"target_ids": step[: config.target_tokens]})
+        state, best = states[row.sample], max(verdict.step_scores)
+        if best >= threshold:
+            target = verdict.trace.ids[len(state.trace_ids) :][: config.target_tokens]
+            mined[row.sample] = state.model_copy(update={"target_ids": target, "target_score": best})
     return mined
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from optimize.contexts import Context, ContextSet, after_blank, best_of, collect_search, collect_validation, spread
+from optimize.contexts import Context, ContextSet, best_of, collect_search, collect_validation, spread
 from optimize.splits import Split, of_file, of_prompts, of_testbed
 from safethink.config import ContextsConfig, LimitsConfig, WorldConfig
 from safethink.defenses.effects import Extend, Extension, Score, Task, Until
@@ -57,6 +57,21 @@ def test_the_monitor_fires_at_the_step_and_passes_the_target(guarded, searched):
         assert 0 < len(context.target_ids) <= CONFIG.target_tokens
         assert context.prompt_ids == guarded.thought.open_prompt(context.prompt)
         assert context.ids == context.prompt_ids + context.trace_ids
+
+
+def test_clearer_states_and_first_firings_are_preferred():
+    def sure(prompt: str, trace: str) -> float:
+        return by_length(prompt, trace) / (1 + len(trace) % 5)
+
+    guarded = guard(sure)
+    many = collect_search(guarded, SPLIT, CONFIG.model_copy(update={"max_contexts": 100}), threshold=0.0)
+    margins = [round((context.target_score or 0.0) - (context.score or 0.0), 1) for context in many.unsafe]
+    assert margins == sorted(margins, reverse=True)
+    assert len(set(margins)) > 1
+    few = collect_search(guarded, SPLIT, CONFIG.model_copy(update={"max_contexts": 2}), threshold=0.0)
+    firsts = {context.prompt.id: context for context in collect_validation(guarded, SPLIT, CONFIG, 0.0).unsafe}
+    assert few.num_mined == 8
+    assert all(context.trace_ids == firsts[context.prompt.id].trace_ids for context in few.unsafe)
 
 
 def test_counts_add_up(searched):
@@ -127,16 +142,6 @@ def test_best_of_keeps_the_step_the_monitor_likes_best_and_injects_nothing():
     verdict = stop.value.value
     assert verdict.trace == Tokens.sampled((1, 2, 11))
     assert verdict.step_scores == (-0.5, 0.9, 0.1)
-
-
-def test_a_target_after_a_blank_is_the_same_words(guarded):
-    tokenizer = guarded.tokenizer
-    close = guarded.thought.close_ids
-    target = (*tokenizer.encode("this could be dangerous.\n", add_special_tokens=False), *close)
-    blank = after_blank(state(0).model_copy(update={"target_ids": target}), guarded.thought)
-    assert tokenizer.decode(list(blank.target_ids)) == " this could be dangerous.\n</think>"
-    assert blank.target_ids[-1:] == close
-    assert after_blank(blank, guarded.thought) == blank
 
 
 def test_own_prompts_are_split_by_group_and_by_name(tmp_path):
