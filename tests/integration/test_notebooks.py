@@ -1,0 +1,45 @@
+"""The notebooks run from top to bottom, and each is what its source says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.source import ROOT
+
+FOLDER = ROOT / "notebooks"
+SOURCES = sorted(FOLDER.glob("*.py"))
+
+
+def cells(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
+    """Kind and text of every cell; ids differ from one conversion to the next."""
+    return [(cell.cell_type, cell.source) for cell in notebook.cells]
+
+
+def test_there_is_a_source_for_every_notebook() -> None:
+    assert [path.with_suffix(".ipynb") for path in SOURCES] == sorted(FOLDER.glob("*.ipynb"))
+    assert {path.stem for path in SOURCES} >= {"quickstart", "learn_a_prefix"}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_is_its_source_and_has_no_outputs(source: Path) -> None:
+    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(notebook)
+    assert cells(notebook) == cells(jupytext.read(source)), f"run: jupytext --update --to ipynb notebooks/{source.name}"
+    for cell in notebook.cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_runs(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFETHINK_TINY", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    # What it writes, it writes where it runs.
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    assert any(cell.get("outputs") for cell in notebook.cells)
