@@ -1,0 +1,143 @@
+"""What the benches on the testbed share: its reasoners, the arena that chooses, and the injections that report.
+
+Choosing and reporting are the pipeline's own: `optimize.selection` on validation, `safethink.evaluation` on test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from optimize import splits
+from optimize.choosers import DevJudge
+from optimize.contexts import ContextSet, collect_validation
+from optimize.selection import Arena, Ids
+from optimize.vocabulary import Vocabulary, allowed_ids, tails
+from safethink.benchmarks import Benchmark
+from safethink.benchmarks.testbed import load
+from safethink.config import (
+    EvalConfig,
+    GuardMonitorConfig,
+    LimitsConfig,
+    ReasonerConfig,
+    RowConfig,
+    RunConfig,
+    SafeThinkConfig,
+    SearchConfig,
+    SelectionConfig,
+    TestbedBenchmarkConfig,
+    WorldConfig,
+)
+from safethink.evaluation import columns, folder, jobs, places
+from safethink.evaluation.execution import Execution, Reasoner
+from safethink.evaluation.records import Key, Record, RecordWriter
+from safethink.evaluation.rows import TableRow
+from safethink.evaluation.statistics import Observations
+from safethink.guarded import SafeThink
+from safethink.judges.testbed import TestbedJudge
+from safethink.prefix import Prefix
+from safethink.shipped import shipped_config
+from safethink.yaml_config import load as load_yaml
+
+THRESHOLD = 0.0
+
+
+@cache
+def shipped_search() -> SearchConfig:
+    """The search as it ships."""
+    return load_yaml(SearchConfig, shipped_config("search/testbed-gcg"))
+
+
+@cache
+def guarded(reasoner: Literal["testbed", "testbed:null"]) -> SafeThink:
+    """A shipped reasoner, watched by the shipped guard, decoding on one thread.
+
+    Rows of a few tokens gain nothing from a second thread, and on a busy machine lose tenfold to it.
+    """
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    return SafeThink.from_config(run_config(reasoner))
+
+
+def run_config(reasoner: Literal["testbed", "testbed:null"]) -> RunConfig:
+    """The shipped run with one of the shipped reasoners."""
+    return RunConfig(
+        reasoner=ReasonerConfig(path=reasoner),
+        monitor=GuardMonitorConfig(path="testbed"),
+        defense=SafeThinkConfig(threshold=THRESHOLD),
+        limits=LimitsConfig(max_step_tokens=48, max_trace_tokens=256, max_answer_tokens=48),
+        batch_size=128,
+    )
+
+
+def validation(reasoner: SafeThink, world: WorldConfig, num_harmless: int) -> ContextSet:
+    """The states on which prefixes are chosen."""
+    config = shipped_search().contexts
+    split = splits.of_testbed("validation", config.prompts, num_harmless, world)
+    return collect_validation(reasoner, split, config, THRESHOLD)
+
+
+def arena(reasoner: SafeThink, contexts: ContextSet, config: SelectionConfig) -> Arena:
+    """Where prefixes are chosen, by the noisy judge."""
+    return Arena.build(reasoner, DevJudge(seed=0), contexts, config, THRESHOLD)
+
+
+def vocabulary(reasoner: SafeThink, contexts: ContextSet) -> Vocabulary:
+    """What a prefix may be made of, and how the states end that it must fit."""
+    thought = reasoner.thought.config
+    banned = (thought.open_tag, thought.close_tag, thought.step_delimiter)
+    allowed = allowed_ids(reasoner.tokenizer, reasoner.model, banned)
+    endings = tails(reasoner.tokenizer, [context.ids for context in contexts.unsafe + contexts.harmless])
+    return Vocabulary(reasoner.tokenizer, allowed, endings, banned, reasoner.thought.config.prefix_separator)
+
+
+def random_prefixes(words: Vocabulary, count: int, length: int, seed: int) -> list[Ids]:
+    """Prefixes of random allowed tokens that survive being written down and read again."""
+    rng = np.random.default_rng(seed)
+    drawn: dict[Ids, None] = {}
+    while len(drawn) < count:
+        tries = [tuple(ids) for ids in rng.choice(words.allowed, (64, length)).tolist()]
+        drawn |= {ids: None for ids, alive in zip(tries, words.survive(tries), strict=True) if alive}
+    return list(drawn)[:count]
+
+
+def ids_of(reasoner: SafeThink, texts: Sequence[str]) -> list[Ids]:
+    """Phrases as this reasoner's token ids."""
+    return [reasoner.bind(f"text:{text}").token_ids[0] for text in texts]
+
+
+def test_recoveries(
+    reasoner: SafeThink, prefixes: Sequence[Ids], world: WorldConfig, num_prompts: int, samples: int
+) -> list[Observations]:
+    """Recovery of each prefix on `test`, as the evaluation measures and the exact oracle reports it.
+
+    All prefixes see the same states and the same random numbers, so that any two of them are paired.
+    """
+    source = TestbedBenchmarkConfig(prompts="jailbreak", split="test", n=num_prompts)
+    loaded = (Benchmark(source.name, load(source, world)),)
+    table = tuple(TableRow(str(i), SafeThinkConfig(), (_prefix(reasoner, ids),)) for i, ids in enumerate(prefixes))
+    rows = tuple(RowConfig(name=row.name, defense=row.defense) for row in table)
+    # The run's sections say how it decodes; the rows' prefixes are in the table already.
+    config = EvalConfig(run=run_config("testbed"), benchmarks=(source,), rows=rows, world=world)
+    done: dict[Key, Record] = {}
+    judge = TestbedJudge()
+    with TemporaryDirectory() as scratch, RecordWriter(Path(scratch) / folder.RECORDS) as writer:
+        execution = Execution(config, Reasoner.of(reasoner), judge, writer, done)
+        execution.run(list(jobs.watch(THRESHOLD, loaded)), "watching test prompts")
+        cut = config.run.limits.max_step_tokens
+        contexts = places.find_contexts(loaded, done, reasoner.thought, judge, THRESHOLD, cut)
+        execution.run(list(jobs.injections("recovery", table, contexts.places, samples)), "injecting on test")
+    ledger = columns.Ledger(loaded, done)
+    seen = [ledger.observe(columns.named("recovery_rate"), row) for row in table]
+    return [each for each in seen if each is not None]
+
+
+def _prefix(reasoner: SafeThink, ids: Ids) -> Prefix:
+    return Prefix(text=str(reasoner.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)), token_ids=ids)
