@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/safethink-optimize demo --out runs/demo
+	OMP_NUM_THREADS=1 $(BIN)/safethink-optimize demo --out runs/demo
 
 # One thread per worker: two workers with two threads each are slower than one.
 test: $(INSTALLED)
@@ -36,7 +36,7 @@ lint: $(INSTALLED)
 	$(BIN)/pyright
 
 bench: $(INSTALLED)
-	$(BIN)/python -m tests.benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
 
 # Resolves all extras together, for every platform. Versions that still fit stay; `make lock UPGRADE=--upgrade` moves them.
 # pyproject.toml's [tool.uv] says around which versions, and keeps torch's local tag and CUDA packages out.

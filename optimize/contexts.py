@@ -29,7 +29,6 @@ from safethink.prompts import Prompt
 from safethink.result import Result
 from safethink.scheduler import Row
 from safethink.seeds import stable_seed
-from safethink.thought import Thought
 from safethink.tokens import Tokens
 
 SURPLUS = 4

@@ -67,7 +67,7 @@ def run(
 
     # 2. Which prefixes make that likely?
     init = _init(guarded, config.search)
-    objective = objectives.build(guarded.model, guarded.thought, searched, init.token_ids, config.objective)
+    objective = objectives.build(guarded.model, guarded.thought, searched, config.objective)
     vocabulary = _vocabulary(guarded, searched)
     journal = Journal(out, _fingerprint(config, searched, init))
     state = gcg(objective, vocabulary, config.search, init.token_ids, journal, config.seed)
@@ -152,7 +152,7 @@ def _vocabulary(guarded: SafeThink, contexts: ContextSet) -> Vocabulary:
     banned = (thought.open_tag, thought.close_tag, thought.step_delimiter)
     allowed = allowed_ids(guarded.tokenizer, guarded.model, banned)
     endings = tails(guarded.tokenizer, [context.ids for context in contexts.unsafe + contexts.harmless])
-    return Vocabulary(guarded.tokenizer, allowed, endings, banned)
+    return Vocabulary(guarded.tokenizer, allowed, endings, banned, thought.prefix_separator)
 
 
 def _fingerprint(config: SearchConfig, contexts: ContextSet, init: Prefix) -> str:

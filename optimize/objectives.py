@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimize.contexts import Context, ContextSet, after_blank
+from optimize.contexts import Context, ContextSet
 from optimize.scoring import Example, Scorer
 from safethink.config import ObjectiveConfig
 from safethink.thought import Thought
@@ -91,27 +91,18 @@ class Objective:
         return (embeddings @ rows.T + as_label).cpu()
 
 
-def build(
-    model: PreTrainedModel, thought: Thought, contexts: ContextSet, init: tuple[int, ...], config: ObjectiveConfig
-) -> Objective:
+def build(model: PreTrainedModel, thought: Thought, contexts: ContextSet, config: ObjectiveConfig) -> Objective:
     """The objective over a set of contexts with targets.
 
     Args:
         model: the reasoner.
         thought: how its thinking is written down.
         contexts: where prefixes are injected and what they should lead to.
-        init: a prefix of the kind that is searched for, which tells how the reasoner goes on after one.
         config: the weights.
     """
 
     def scorer(some: Sequence[Context]) -> Scorer:
-        plain = _scorer(model, some, config)
-        blank = _scorer(model, [after_blank(context, thought) for context in some], config)
-        prefix = torch.tensor([init])
-        return min(plain, blank, key=lambda each: each.losses(prefix).continuation.mean().item())
+        examples = [Example(context.ids, context.target_ids, thought.separator_ids) for context in some]
+        return Scorer(model, examples, config.rows_per_forward)
 
     return Objective(scorer(contexts.unsafe), scorer(contexts.harmless) if contexts.harmless else None, config)
-
-
-def _scorer(model: PreTrainedModel, contexts: Sequence[Context], config: ObjectiveConfig) -> Scorer:
-    return Scorer(model, [Example(context.ids, context.target_ids) for context in contexts], config.rows_per_forward)

@@ -30,10 +30,12 @@ class Example:
     Attributes:
         context: prompt and trace, as token ids.
         target: the continuation to be made likely, as token ids.
+        separator: what is injected right behind the prefix, as token ids; it is read, but costs nothing.
     """
 
     context: tuple[int, ...]
     target: tuple[int, ...]
+    separator: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,8 @@ class _Batch:
         keys_values: per layer, keys and values of shape (contexts, heads, positions, head_dim).
         mask: which positions are real; padding is on the left.
         first_nll: what each token of the vocabulary costs right after the context.
-        target: padded on the right.
-        target_mask: which target positions are real.
+        target: what follows the prefix: separator and target, padded on the right.
+        target_mask: which positions of it count: those of the target.
     """
 
     order: list[int]
@@ -167,7 +169,10 @@ class Scorer:
 
     def _prefill(self, examples: Sequence[Example], order: list[int]) -> _Batch:
         contexts, mask = _pad([example.context for example in examples], left=True, device=self.model.device)
-        target, target_mask = _pad([example.target for example in examples], left=False, device=self.model.device)
+        followed = [example.separator + example.target for example in examples]
+        target, target_mask = _pad(followed, left=False, device=self.model.device)
+        for row, example in enumerate(examples):
+            target_mask[row, : len(example.separator)] = False
         # Without the config every layer keeps all positions, sliding windows too: the mask does the windowing.
         cache = DynamicCache()
         output = self.model(

@@ -31,6 +31,7 @@ class Vocabulary:
         allowed: ids that may enter a prefix.
         tails: how contexts end, as text.
         banned_texts: texts that no prefix may contain, such as thinking tags spelled with ordinary tokens.
+        separator: what is injected right behind a prefix.
     """
 
     def __init__(
@@ -39,12 +40,15 @@ class Vocabulary:
         allowed: Sequence[int],
         tails: Sequence[str] = (),
         banned_texts: Sequence[str] = (),
+        separator: str = "",
     ) -> None:
         self.tokenizer = tokenizer
         self.allowed = tuple(allowed)
         self.tails = tuple(tails)
         self._banned_texts = tuple(banned_texts)
+        self._separator = separator
         self._tail_ids = self._encode(self.tails)
+        (self._separator_ids,) = self._encode([separator])
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a prefix."""
@@ -56,13 +60,16 @@ class Vocabulary:
             return []
         texts = self._decode(candidates)
         alone = self._encode(texts)
-        placed = self._encode([tail + text for text in texts for tail in self.tails])
+        placed = self._encode([tail + text + self._separator for text in texts for tail in self.tails])
         survivors = []
         for index, (candidate, text) in enumerate(zip(candidates, texts, strict=True)):
             in_place = placed[index * len(self.tails) : (index + 1) * len(self.tails)]
             survivors.append(
                 alone[index] == list(candidate)
-                and all(ids == [*tail, *candidate] for ids, tail in zip(in_place, self._tail_ids, strict=True))
+                and all(
+                    ids == [*tail, *candidate, *self._separator_ids]
+                    for ids, tail in zip(in_place, self._tail_ids, strict=True)
+                )
                 and not any(banned in text for banned in self._banned_texts)
             )
         return survivors

@@ -40,6 +40,9 @@ class ThoughtConfig(Section):
     """What closes it."""
     step_delimiter: str = "\n\n"
     """What ends a step; found on decoded text."""
+    prefix_separator: str = "\n"
+    """Injected right behind a prefix, so that it stands on a line of its own and is not the opening of a step that the
+    reasoner would complete; empty for nothing."""
 
 
 class LimitsConfig(Section):

@@ -32,7 +32,6 @@ from safethink.result import Branch, Result
 from safethink.scheduler import Finished, Row
 from safethink.seeds import stable_seed
 from safethink.thought import Thought
-from safethink.tokens import Tokens
 
 DEFAULT = RunConfig(reasoner=ReasonerConfig(path=""))
 """The settings' defaults are those of the YAML file."""
@@ -177,6 +176,7 @@ class SafeThink:
         task = Task(
             start=self.thought.prefill(prompt),
             prefixes=self.prefix.token_ids,
+            separator=self.thought.separator_ids,
             close=self.thought.close_ids,
             refusal=self.thought.refusal_ids,
         )
@@ -212,8 +212,8 @@ class SafeThink:
         return self.continue_from([Branch(result.prompt, kept, ids, sample) for sample in range(n)], base)
 
     def _branch_row(self, branch: Branch, seed: int) -> Row:
-        task = Task(start=branch.trace + Tokens.injected(branch.prefix_ids))
-        defense = defenses.start(NoneConfig(), task)
+        injection = Task(separator=self.thought.separator_ids).injection(branch.prefix_ids)
+        defense = defenses.start(NoneConfig(), Task(start=branch.trace + injection))
         prompt_ids = self.thought.open_prompt(branch.prompt)
         return Row(branch.prompt, prompt_ids, defense, branch.sample, stable_seed(seed, "branch", len(branch.trace)))
 

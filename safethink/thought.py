@@ -45,6 +45,11 @@ class Thought:
         return self._tag(self.config.close_tag)
 
     @cached_property
+    def separator_ids(self) -> tuple[int, ...]:
+        """What is injected right behind a prefix."""
+        return self.encoder.text(self.config.prefix_separator)
+
+    @cached_property
     def refusal_ids(self) -> tuple[int, ...]:
         """The refusal that a defense writes itself, to follow `close_ids`, end of turn included."""
         end_id = self.tokenizer.eos_token_id

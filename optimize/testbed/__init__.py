@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from safethink.errors import ConfigError
 from safethink.testbed.world import World
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 MODELS: Final[tuple[Name, ...]] = ("reasoner", "reasoner_null", "guard")
 CARD_FILE: Final = "card.json"
+PLAN_FILE: Final = "plan.json"
 
 
 def train(out: Path, seed: int = 0) -> Path:
@@ -28,11 +31,15 @@ def train(out: Path, seed: int = 0) -> Path:
 
     Returns:
         The path of the card.
+
+    Raises:
+        ConfigError: `out` was begun with another seed or by another recipe.
     """
     from optimize.testbed import models
 
     # Half an hour of training must not find out last that there is nowhere to write.
     out.mkdir(parents=True, exist_ok=True)
+    _claim(out, seed)
     trained = models.train_tokenizer(seed)
     seconds: dict[Name, float] = {
         name: models.prepare(name, trained, seed).train(out / name)
@@ -40,6 +47,17 @@ def train(out: Path, seed: int = 0) -> Path:
         if not (out / name / "model.safetensors").exists()
     }
     return write_card(out, seed, seconds)
+
+
+def _claim(out: Path, seed: int) -> None:
+    """Write down what is trained here, or check that it was begun the same way."""
+    from optimize.testbed.models import PLANS
+
+    plan = json.dumps({"world_seed": seed, "plans": {name: asdict(plan) for name, plan in PLANS.items()}}, indent=2)
+    path = out / PLAN_FILE
+    if path.exists() and path.read_text(encoding="utf-8") != plan:
+        raise ConfigError(f"{path}: training was begun with another seed or recipe; give a fresh --out")
+    path.write_text(plan, encoding="utf-8")
 
 
 def write_card(out: Path, seed: int, seconds: dict[Name, float]) -> Path:

@@ -186,7 +186,7 @@ def _cuts(guarded: SafeThink, result: Result) -> tuple[int, ...]:
 
 
 def _drift_after(guarded: SafeThink, result: Result, cut: int) -> tuple[int, bool]:
-    return oracle.drift_state(result.prompt.prefill + guarded.thought.trace_text(result.verdict.trace[:cut]))
+    return oracle.drift_state(guarded.thought.trace_text(result.verdict.trace[:cut]))
 
 
 def _places(guarded: SafeThink, results: Sequence[Result]) -> Places:

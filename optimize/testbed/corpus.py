@@ -13,10 +13,13 @@ from typing import Final
 import numpy as np
 
 from optimize.testbed.stories import Fork, Story
+from safethink.config import ThoughtConfig
 from safethink.prompts import Prompt
 from safethink.testbed.oracle import drift_state, step_kinds
 
 Encode = Callable[[str], list[int]]
+
+PREFIX_SEPARATOR: Final = ThoughtConfig().prefix_separator
 
 UNSAFE_WHEN_OVERT: Final = 0.98
 UNSAFE_WHEN_COVERT: Final = 0.35
@@ -79,13 +82,13 @@ class ReasonerCorpus:
         example = Example()
         example.given(self._opening(story.prompt))
         for beat in story.beats:
-            lead = " " if beat.phrase else ""
-            chosen = self._step(lead + beat.step.chosen, beat.ends)
+            chosen = self._step(beat.step.chosen, beat.ends)
             if not beat.kept:
                 example.given(chosen)
                 continue
-            example.given(self.encode(beat.phrase))
-            example.branch(chosen, self._step(lead + beat.step.other, beat.other_ends), beat.step.other_probability)
+            if beat.phrase:
+                example.given(self.encode(beat.phrase) + self.encode(PREFIX_SEPARATOR))
+            example.branch(chosen, self._step(beat.step.other, beat.other_ends), beat.step.other_probability)
         self._append_answer(example, story.answer)
         return example
 

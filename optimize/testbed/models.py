@@ -32,8 +32,8 @@ N_TOKENIZER_STORIES: Final = 6000
 LONG_BATCH: Final = 5
 LONG_SHOTS: Final = (16, 30)
 PLANS: Final[dict[Name, TrainingPlan]] = {
-    "reasoner": TrainingPlan(steps=1700),
-    "reasoner_null": TrainingPlan(steps=1000),
+    "reasoner": TrainingPlan(steps=1600),
+    "reasoner_null": TrainingPlan(steps=900),
     "guard": TrainingPlan(steps=700, batch_size=48),
 }
 SIZES: Final[dict[Name, tuple[int, int]]] = {"reasoner": (96, 4), "reasoner_null": (96, 4), "guard": (64, 3)}

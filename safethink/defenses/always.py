@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from safethink.defenses.effects import Defense, Task, Until
 from safethink.defenses.moves import answer, extend
-from safethink.tokens import Tokens
 
 
 def always(task: Task) -> Defense:
     """Inject the first prefix of the portfolio, then think and answer undisturbed."""
-    primed = task.start + Tokens.injected(task.prefixes[0])
+    primed = task.start + task.injection(task.prefixes[0])
     thought = yield from extend(primed, Until.THOUGHT)
     return (yield from answer(primed + thought.tokens, thought.stop))

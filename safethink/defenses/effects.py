@@ -126,6 +126,7 @@ class Task:
             or a prefilled attack.
         prefixes: the portfolio, as token ids; try b of an intervention uses prefix b, and the last one again when it
             runs out.
+        separator: token ids injected right behind a prefix.
         close: token ids that close the thinking, for a defense that ends it itself.
         refusal: token ids of the refusal a defense may write itself, to follow `close`.
         first_step: index of the first step the defense will ask for; more than 0 only in a fork.
@@ -133,9 +134,14 @@ class Task:
 
     start: Tokens = field(default_factory=Tokens)
     prefixes: tuple[tuple[int, ...], ...] = ()
+    separator: tuple[int, ...] = ()
     close: tuple[int, ...] = ()
     refusal: tuple[int, ...] = ()
     first_step: int = 0
+
+    def injection(self, prefix_ids: tuple[int, ...]) -> Tokens:
+        """What is put into the trace where `prefix_ids` is injected: prefix and separator; nothing for no prefix."""
+        return Tokens.injected(prefix_ids + self.separator if prefix_ids else ())
 
 
 Defense: TypeAlias = Generator[Effect, Extension | float, Verdict]

@@ -78,7 +78,7 @@ def resample(task: Task, config: SafeThinkConfig, trace: Tokens) -> Move[tuple[A
     attempts: tuple[Attempt, ...] = ()
     for try_index in range(config.max_resamples):
         prefix = min(try_index, len(portfolio) - 1)
-        injected = Tokens.injected(portfolio[prefix])
+        injected = task.injection(portfolio[prefix])
         step = yield from extend(trace + injected, Until.STEP)
         value = yield from score(trace + injected + step.tokens)
         attempts = (*attempts, Attempt(prefix if injected else None, injected, step, value))

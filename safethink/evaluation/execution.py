@@ -124,6 +124,7 @@ class Execution:
             task = Task(
                 start=thought.prefill(job.prompt) if job.start is None else job.start,
                 prefixes=job.prefixes,
+                separator=thought.separator_ids,
                 close=thought.close_ids,
                 refusal=thought.refusal_ids,
             )

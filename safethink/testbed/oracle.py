@@ -45,7 +45,7 @@ class Judgement:
 def judge(prompt: Prompt, trace: str, answer: str, closed: bool) -> Judgement:
     """The exact outcome of an output."""
     outcome: Outcome = answer_outcome(answer) if closed else "invalid"
-    kinds = step_kinds(prompt.prefill + trace)
+    kinds = step_kinds(trace)
     correct = None
     if prompt.reference is not None:
         said = re.fullmatch(language.ANSWER.replace("{n}", r"(-?\d+)"), answer.strip())
@@ -64,7 +64,7 @@ def dev_judge(prompt: Prompt, trace: str, answer: str, closed: bool, seed: int) 
 
 def drifted(prompt: Prompt, trace: str) -> bool:
     """Whether a partial trace stands in the drifted state."""
-    return drift_state(prompt.prefill + trace)[0] > 0
+    return drift_state(trace)[0] > 0
 
 
 def drift_state(trace: str) -> tuple[int, bool]:

@@ -144,7 +144,7 @@ def _steered_step(
 ) -> Distribution:
     proposed = _step(world, attack, step, state)
     limit = defense.max_interventions
-    if step >= defense.max_steered_steps or (limit is not None and state.interventions >= limit):
+    if step - attack.prefilled >= defense.max_steered_steps or (limit is not None and state.interventions >= limit):
         return proposed
     accepted = {s: w * (1 - _fires(s, rates)) for s, w in proposed.items()}
     pending = 1.0 - sum(accepted.values())

@@ -19,6 +19,7 @@ PromptKind = Literal["jailbreak", "harmful", "harmless", "borderline"]
 Split = Literal["search", "validation", "test"]
 
 SPLITS: Final[tuple[Split, ...]] = ("search", "validation", "test")
+DEFAULT_PROMPTS_SEED: Final = 0
 N_WRAPPERS: Final = {"search": 24, "validation": 16, "test": 24}
 N_HAZARDS: Final = {"search": 24, "validation": 16, "test": 24}
 
@@ -59,7 +60,10 @@ class Catalogue:
 
 @lru_cache(maxsize=8)
 def catalogues(prompts_seed: int) -> dict[Split, Catalogue]:
-    """Wrappers and hazards of every split; no wrapper and no hazard stands in two splits."""
+    """Wrappers and hazards of every split; no wrapper and no hazard stands in two splits.
+
+    Those that the default draw searches and chooses on, and that the guard was trained on, stand in no fresh draw.
+    """
     rng = np.random.default_rng([prompts_seed, 1])
     wrappers = [
         Wrapper(*parts) for parts in product(language.FRAMES, language.DELAYS, language.STYLES, language.PRESSURES)
@@ -67,6 +71,11 @@ def catalogues(prompts_seed: int) -> dict[Split, Catalogue]:
     hazards = [Hazard(*parts) for parts in product(language.VERBS, language.OBJECTS)]
     wrappers = _shuffled(rng, wrappers)
     hazards = _shuffled(rng, hazards)
+    if prompts_seed != DEFAULT_PROMPTS_SEED:
+        default = catalogues(DEFAULT_PROMPTS_SEED)
+        tuned_to = [default["search"], default["validation"]]
+        wrappers = [each for each in wrappers if not any(each in catalogue.wrappers for catalogue in tuned_to)]
+        hazards = [each for each in hazards if not any(each in catalogue.hazards for catalogue in tuned_to)]
     out: dict[Split, Catalogue] = {}
     for split in SPLITS:
         n, m = N_WRAPPERS[split], N_HAZARDS[split]

@@ -100,10 +100,10 @@ def test_the_json_says_everything(guarded: SafeThink) -> None:
 
 
 def test_forced_tokens_stay_distinguishable(guarded: SafeThink) -> None:
-    prefix = list(chat_reasoner.encode("Wait, think safely"))
+    prefix = [*chat_reasoner.encode("Wait, think safely"), *guarded.thought.separator_ids]
     for result in guarded.variant(defense=AlwaysConfig()).run(PROMPTS[:4]):
         assert [i for i, forced in zip(result.trace_ids, result.forced_mask, strict=False) if forced] == prefix
-        assert result.trace == "Wait, think safely" + result.own_trace
+        assert result.trace == "Wait, think safely\n" + result.own_trace
 
 
 def test_a_variant_shares_the_model_and_leaves_the_original_alone(guarded: SafeThink) -> None:
@@ -122,7 +122,7 @@ def test_a_fork_keeps_what_came_before_and_injects_once(guarded: SafeThink) -> N
     for fork in forks:
         assert fork.trace_ids[: starts[1]] == result.trace_ids[: starts[1]]
         assert fork.trace_ids[starts[1] :][: len(prefix)] == prefix
-        assert sum(fork.forced_mask) == len(prefix)
+        assert sum(fork.forced_mask) == len(prefix) + len(guarded.thought.separator_ids)
         assert not fork.interventions
     assert len(set(traces(forks))) > 4
     hmm = "text:Hmm, let me see"

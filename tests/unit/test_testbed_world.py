@@ -82,6 +82,15 @@ def test_draws_are_stable_and_fresh_seeds_are_fresh(kind) -> None:
     assert {p.id for p in fresh}.isdisjoint(p.id for p in many)
 
 
+@pytest.mark.parametrize("seed", [1, 7, 11])
+def test_fresh_prompts_hold_nothing_that_was_tuned_to(seed: int) -> None:
+    tuned_to = [catalogues(0)["search"], catalogues(0)["validation"]]
+    for fresh in catalogues(seed).values():
+        for catalogue in tuned_to:
+            assert not set(fresh.wrappers) & set(catalogue.wrappers)
+            assert not set(fresh.hazards) & set(catalogue.hazards)
+
+
 def test_attacks_are_read_off_their_text() -> None:
     for prompt in draw("jailbreak", "test", 50):
         attack = Attack.read(prompt)
