@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SEARCH: Final = "search/testbed-gcg"
 EVALUATION: Final = "eval/testbed"
 LEARNING: Final = "learning"
+ON_TRIAL: Final = "safethink_learned"
 
 
 def run(out: Path) -> Summary:
@@ -30,6 +31,23 @@ def run(out: Path) -> Summary:
     from optimize.learning import ARTIFACT
     from safethink.evaluation.runner import evaluate
 
+    artifact = out / LEARNING / ARTIFACT
     search_command(yaml_config.load(SearchConfig, shipped_config(SEARCH)), out / LEARNING)
-    evaluation = yaml_config.load(EvalConfig, shipped_config(EVALUATION))
-    return evaluate(evaluation.model_copy(update={"prefix": str(out / LEARNING / ARTIFACT)}), out)
+    evaluation = yaml_config.load(EvalConfig, shipped_config(EVALUATION)).model_copy(update={"prefix": str(artifact)})
+    summary = evaluate(evaluation, out)
+    _report_on_card(artifact, summary, evaluation.judge)
+    return summary
+
+
+def _report_on_card(folder: Path, summary: Summary, judge: str) -> None:
+    """Write what `test` showed into the artifact: the recovery rate there, and how far it fell from validation."""
+    from optimize import metrics
+    from optimize.card import card
+    from safethink import prefix
+
+    recovery = summary.rows[ON_TRIAL]["recovery_rate"]
+    if recovery is None:
+        return
+    artifact = prefix.load(folder)
+    reported = metrics.with_test(artifact, metrics.of_estimate(recovery), judge, summary.prefix.test_evaluations)
+    prefix.save(reported, folder, folder / prefix.LOG_FILE, card(reported))

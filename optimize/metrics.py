@@ -75,13 +75,14 @@ def rank_correlation(losses: Sequence[float], recoveries: Sequence[float]) -> di
     }
 
 
-def with_test(artifact: PrefixArtifact, recovery: Metric, reported_by: str) -> PrefixArtifact:
-    """Add what an evaluation on `test` found, and count it: the recovery rate there and the fall from validation.
+def with_test(artifact: PrefixArtifact, recovery: Metric, reported_by: str, test_evaluations: int) -> PrefixArtifact:
+    """Add what an evaluation on `test` found: the recovery rate there and the fall from validation.
 
     Args:
         artifact: the artifact that was evaluated.
         recovery: the recovery rate on test.
         reported_by: the judge behind it.
+        test_evaluations: how often its lineage was evaluated on test, this time included.
     """
     chosen = artifact.metrics["recovery_rate"]
     fall = chosen.value - recovery.value
@@ -96,7 +97,7 @@ def with_test(artifact: PrefixArtifact, recovery: Metric, reported_by: str) -> P
         update={
             "metrics": artifact.metrics | added,
             "reported_by": reported_by,
-            "test_evaluations": artifact.test_evaluations + 1,
+            "test_evaluations": test_evaluations,
         }
     )
 

@@ -38,7 +38,7 @@ def count_evaluation(config: EvalConfig, artifact: PrefixArtifact) -> int:
         seen.add(identity)
         if keeps_log:
             _note(log, seen)
-    return artifact.test_evaluations + len(seen)
+    return max(artifact.test_evaluations, len(seen))
 
 
 def _read(log: Path) -> set[str]:
