@@ -122,7 +122,9 @@ def _claim(out: Path, config: SearchConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = yaml_config.dump(config)
     path = out / CONFIG
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    # A run that stopped before it had any contexts, at a misspelt path for instance, has no claim to the folder.
+    begun = (out / SEARCH_CONTEXTS).exists() and path.exists()
+    if begun and path.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{path}: the run was begun with another configuration; give a fresh --out")
     write_text(path, text)
 

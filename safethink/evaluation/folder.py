@@ -19,15 +19,18 @@ _ABSENT: Final = "absent"
 def claim(folder: Path, config: EvalConfig) -> None:
     """Make `folder` the home of a run, or find it to be the home of the same run.
 
+    A run that stopped before its first record, at a misspelt prefix for instance, has no claim to it.
+
     Raises:
         ConfigError: another configuration lives there; what differs is named.
         RecordError: the folder cannot be made or written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if (folder / CONFIG).exists():
+    begun = (folder / RECORDS).exists() and (folder / RECORDS).stat().st_size > 0
+    if begun and (folder / CONFIG).exists():
         _refuse_other(folder / CONFIG, config)
-    elif (folder / RECORDS).exists():
+    elif begun:
         raise ConfigError(f"{folder} has {RECORDS} but no {CONFIG}: whose records they are cannot be told")
     else:
         write_text(folder / CONFIG, yaml_config.dump(config))
