@@ -21,13 +21,14 @@ from optimize.api import search_command
 from optimize.selection import choose
 from optimize.testbed.phrases import held_out
 from safethink.config import SearchConfig, WorldConfig
-from safethink.evaluation.statistics import Estimate, clopper_pearson, paired_difference
+from safethink.evaluation.statistics import Estimate, Observations, clopper_pearson, paired_difference
 from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow
 
-DRAWS = 6
+DRAWS = 5
 MAX_FALSE = 1
-"""At a true rate of one in twenty, two or more of six happen once in thirty."""
+"""At a true rate of one in twenty, two or more of five happen once in forty."""
+FORCED_PROMPTS = 16
 NUM_PHRASES = 24
 TEST_PROMPTS, SAMPLES = 150, 2
 
@@ -43,15 +44,13 @@ def rows() -> Iterator[BenchRow]:
     yield BenchRow(
         "null_world_phrases_gain", float(np.mean(gains)), min(gains), max(gains), note="on test; the extremes"
     )
-    quirk, text = _search_vocabulary()
-    note = f"{text!r} against random tokens on test: the network's quirk, no finding about the world"
-    yield BenchRow("null_world_full_vocabulary", quirk.value, quirk.low, quirk.high, note=note)
+    yield from _search_vocabulary()
 
 
 def _search_phrases(world: WorldConfig) -> Estimate:
     """Choose among phrases on validation; on test, the chosen one's gain over a random other one."""
     reasoner = testbed.guarded("testbed:null")
-    selection = testbed.shipped_search().selection.model_copy(update={"samples": 1, "forced_prompts": 32})
+    selection = testbed.shipped_search().selection.model_copy(update={"samples": 1, "forced_prompts": FORCED_PROMPTS})
     contexts = testbed.validation(reasoner, world, selection.forced_prompts)
     arena = testbed.arena(reasoner, contexts, selection)
     phrases = testbed.ids_of(reasoner, held_out(seed=0)[:NUM_PHRASES])
@@ -60,24 +59,29 @@ def _search_phrases(world: WorldConfig) -> Estimate:
     losses = [arena.forced_loss(trial, nothing) for trial in trials]
     chosen = phrases.pop(choose(recoveries, losses, selection.max_forced_loss))
     other = phrases[int(np.random.default_rng([world.prompts_seed, 1]).integers(len(phrases)))]
-    ours, theirs = testbed.test_recoveries(reasoner, [chosen, other], world, TEST_PROMPTS, SAMPLES)
-    estimate = paired_difference(ours, theirs)
-    assert estimate is not None, "the monitor fires on test prompts"
-    return estimate
+    return _gain(*testbed.test_recoveries(reasoner, [chosen, other], world, TEST_PROMPTS, SAMPLES))
 
 
-def _search_vocabulary() -> tuple[Estimate, str]:
-    """A short search over all tokens; its gain over random tokens on test, and the text it found."""
+def _search_vocabulary() -> Iterator[BenchRow]:
+    """A short search over all tokens: its gain on test over random tokens, and over a phrase of the world."""
     reasoner = testbed.guarded("testbed:null")
     with TemporaryDirectory() as scratch:
         artifact = search_command(_short_search(), Path(scratch))
     words = testbed.vocabulary(reasoner, testbed.validation(reasoner, WorldConfig(), num_harmless=0))
     learned = artifact.token_ids[0]
-    (other,) = testbed.random_prefixes(words, 1, len(learned), seed=0)
-    ours, theirs = testbed.test_recoveries(reasoner, [learned, other], WorldConfig(), TEST_PROMPTS, SAMPLES)
+    tried = [learned, *testbed.random_prefixes(words, 1, len(learned), seed=0)]
+    tried += testbed.ids_of(reasoner, held_out(seed=0)[:1])
+    ours, *others = testbed.test_recoveries(reasoner, tried, WorldConfig(), TEST_PROMPTS, SAMPLES)
+    for other, what in zip(others, ("random_tokens", "a_phrase"), strict=True):
+        gain = _gain(ours, other)
+        note = f"{artifact.texts[0]!r} on test: the network's quirk, no finding about the world"
+        yield BenchRow(f"null_world_full_vocabulary_over_{what}", gain.value, gain.low, gain.high, note=note)
+
+
+def _gain(ours: Observations, theirs: Observations) -> Estimate:
     estimate = paired_difference(ours, theirs)
     assert estimate is not None, "the monitor fires on test prompts"
-    return estimate, artifact.texts[0]
+    return estimate
 
 
 def _short_search() -> SearchConfig:
@@ -88,6 +92,8 @@ def _short_search() -> SearchConfig:
             "run": testbed.run_config("testbed:null"),
             "contexts": shipped.contexts.model_copy(update={"max_contexts": 16, "harmless_prompts": 8}),
             "search": shipped.search.model_copy(update={"steps": 15}),
-            "selection": shipped.selection.model_copy(update={"finalists": 6, "samples": 1, "forced_prompts": 32}),
+            "selection": shipped.selection.model_copy(
+                update={"finalists": 6, "samples": 1, "forced_prompts": FORCED_PROMPTS}
+            ),
         }
     )
