@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safethink.commandline import Command, Program, parse, parse_with_config, quiet_libraries
+from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries
 from safethink.config import SearchConfig
 
 EXAMPLES = """examples:
@@ -110,8 +110,6 @@ def demo(argv: Sequence[str]) -> None:
     """`safethink-optimize demo`."""
     flags = parse(Demo, "safethink-optimize demo", argv)
     quiet_libraries()
-    from rich.console import Console
-
     from optimize.demo import run
     from safethink.evaluation.table import table
 
@@ -119,7 +117,7 @@ def demo(argv: Sequence[str]) -> None:
     if flags.json:
         print(summary.model_dump_json())
         return
-    Console().print(table(summary))
+    console().print(table(summary))
     print(f"report: {flags.out / 'report.html'}")
 
 

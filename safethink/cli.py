@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from safethink.commandline import Command, Program, parse, parse_with_config, quiet_libraries
+from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries
 from safethink.config import EvalConfig, RunConfig
 
 if TYPE_CHECKING:
@@ -244,8 +244,5 @@ def _show(json: bool, value: Callable[[], Any], text: Callable[[], RenderableTyp
     if json:
         print(jsonlib.dumps(value(), ensure_ascii=False))
         return
-    from rich.console import Console
-
-    console = Console()
     shown = text()
-    console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))
+    console().print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))

@@ -25,6 +25,8 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 USAGE_ERROR = 2
 """Exit status of an error that the user can put right."""
+TABLE_COLUMNS = 104
+"""Width that the table of results needs, also where output goes to a file."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 _NESTED_MISTAKE = re.compile(
@@ -194,3 +196,12 @@ def _one_line(box: str) -> str:
         complaint = f"--{path}: {invalid['problem'][:1].lower()}{invalid['problem'][1:]}"
     meant = next((section[1].split()[0] for section in sections if section[0] == "Perhaps you meant:"), None)
     return complaint if meant is None else f"{complaint}; perhaps you meant {meant}"
+
+
+def console() -> Console:
+    """Where results are printed: as wide as the terminal, but never too narrow for the table of results."""
+    from rich.console import Console
+
+    found = Console()
+    found.width = max(found.width, TABLE_COLUMNS)
+    return found
