@@ -66,7 +66,9 @@ def test_generate_is_repeatable_and_flags_change_it(capsys, run_yaml: Path) -> N
 def test_generate_prints_what_was_injected_and_done(capsys, run_yaml: Path) -> None:
     status, out, _ = run(capsys, "generate", run_yaml, "how are you?", "--defense.keep_prefix")
     assert status == 0
-    assert f"⟦{prefix.built_in('wait-think-safely').texts[0]}⟧" in out
+    # The separator behind the prefix is injected too, so the mark closes on the next line.
+    assert f"⟦{prefix.built_in('wait-think-safely').texts[0]}" in out
+    assert "⟧" in out
     assert "interventions" in out
 
 
