@@ -11,7 +11,7 @@ from dataclasses import dataclass, make_dataclass
 from difflib import get_close_matches
 from inspect import getdoc
 from itertools import groupby
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,9 @@ from pydantic import BaseModel, ValidationError
 from safethink import yaml_config
 from safethink.errors import ConfigError, SafeThinkError
 from safethink.shipped import first_config, shipped_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Flags = TypeVar("Flags")
 Schema = TypeVar("Schema", bound=BaseModel)
