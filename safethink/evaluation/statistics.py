@@ -1,7 +1,8 @@
 """Rates, means and paired differences with their 95 % intervals. Pure functions over numpy arrays.
 
 Prompts are not independent: those that share a wrapper or a hazard succeed and fail together. So intervals come from a
-bootstrap over clusters, and where prompts are crossed by two factors both are resampled at once.
+bootstrap over clusters, and where prompts are crossed by two factors both are resampled at once. An observation whose
+denominator is 0 saw nothing: it counts neither as a unit nor as a cluster.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
 from typing import Final, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.stats import beta
 
@@ -80,6 +82,15 @@ class Observations:
             tuple(clusters) if clusters is not None else tuple(dict[str, str]() for _ in values),
         )
 
+    def only(self, kept: Bool[ndarray, " n"]) -> Observations:
+        """The observations where `kept` is true."""
+        return Observations(
+            self.numerators[kept],
+            self.denominators[kept],
+            tuple(compress(self.units, kept)),
+            tuple(compress(self.clusters, kept)),
+        )
+
     @property
     def design(self) -> Design:
         """What each observation belongs to, as one hashable value."""
@@ -107,6 +118,7 @@ def rate(seen: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estim
     Returns:
         The estimate; None where nothing was observed.
     """
+    seen = seen.only(seen.denominators > 0)
     estimate = mean(seen, seed, resamples)
     if estimate is None or 0.0 < estimate.value < 1.0:
         return estimate
@@ -121,7 +133,8 @@ def mean(seen: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estim
     Returns:
         The estimate; None where nothing was observed.
     """
-    if not seen.denominators.sum():
+    seen = seen.only(seen.denominators > 0)
+    if not seen.units:
         return None
     low, high = _percentiles(_resampled_ratios(seen, _weights(seen.design, seed, resamples)))
     return Estimate(seen.value, low, high, seen.count, count_clusters(seen))
@@ -147,6 +160,8 @@ def paired_difference(a: Observations, b: Observations, seed: int = 0, resamples
     """
     if a.units != b.units:
         raise ValueError("a paired difference needs the same units on both sides, in the same order")
+    seen = (a.denominators > 0) | (b.denominators > 0)
+    a, b = a.only(seen), b.only(seen)
     if not a.denominators.sum() or not b.denominators.sum():
         return None
     weights = _weights(a.design, seed, resamples)

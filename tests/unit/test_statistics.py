@@ -121,6 +121,25 @@ def test_a_ratio_of_sums() -> None:
     assert (estimate.value, estimate.low, estimate.high, estimate.n) == (2.0, 2.0, 2.0, 3)
 
 
+def test_what_saw_nothing_is_no_observation() -> None:
+    half = [1.0] * 32 + [0.0] * 32
+    clusters = [{"wrapper": f"w{i}"} for i in range(64)]
+    none = Observations.of([0.0] * 64, prompts(64), clusters, half)
+    alone, difference = rate(none), paired_difference(none, none)
+    assert alone is not None
+    assert difference is not None
+    assert (alone.n, alone.clusters, alone.high) == (32, 32, clopper_pearson(0, 32)[1])
+    assert (difference.clusters, difference.high) == (32, clopper_pearson(0, 32)[1])
+
+
+def test_a_pair_seen_on_one_side_still_counts() -> None:
+    a = Observations.of([1.0, 0.0, 1.0, 0.0], prompts(4), denominators=[1.0, 0.0, 1.0, 0.0])
+    b = Observations.of([0.0, 0.0, 1.0, 0.0], prompts(4), denominators=[1.0, 1.0, 1.0, 0.0])
+    difference = paired_difference(a, b)
+    assert difference is not None
+    assert (difference.value, difference.clusters) == (pytest.approx(1 - 1 / 3), 3)
+
+
 def test_nothing_observed_is_none() -> None:
     nothing = Observations.of([0.0, 0.0], ["a", "b"], denominators=[0.0, 0.0])
     assert mean(nothing) is None
