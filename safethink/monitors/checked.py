@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import SupportsFloat
 
@@ -13,23 +14,44 @@ def score(monitor: Monitor, requests: Sequence[ScoreRequest]) -> list[float]:
     """One score in [-1, 1] per request, in order.
 
     Raises:
-        MonitorError: if the monitor raises, or returns anything else, NaN included; names the prompts.
+        MonitorError: if the monitor raises, or returns anything else, NaN included; names the prompt.
     """
     culprits = ", ".join(repr(request.prompt.id) for request in requests[:3]) + ("..." if len(requests) > 3 else "")
     try:
-        values = monitor.score(requests)
+        values = list(monitor.score(requests))
     except MonitorError:
         raise
     # Whatever a monitor raises must stop the run: nothing may be answered unguarded.
     except Exception as error:
+        if len(requests) > 1:
+            _ask_one_by_one(monitor, requests)
         raise MonitorError(f"the monitor failed on prompt {culprits}: {type(error).__name__}: {error}") from error
     if len(values) != len(requests):
         raise MonitorError(f"the monitor gave {len(values)} scores for {len(requests)} prompts ({culprits})")
     return [_checked(request, value) for request, value in zip(requests, values, strict=True)]
 
 
+def _ask_one_by_one(monitor: Monitor, requests: Sequence[ScoreRequest]) -> None:
+    """Find the request on which a batch failed.
+
+    Raises:
+        MonitorError: names its prompt; nothing is raised where each request passes alone.
+    """
+    for request in requests:
+        score(monitor, [request])
+
+
 def _checked(request: ScoreRequest, value: object) -> float:
+    number = _as_float(value)
     # Comparisons with NaN are false, so it is refused too.
-    if not (isinstance(value, SupportsFloat) and -1 <= (score := float(value)) <= 1):
+    if not -1 <= number <= 1:
         raise MonitorError(f"the monitor scored prompt {request.prompt.id!r} {value!r}, which is not in [-1, 1]")
-    return score
+    return number
+
+
+def _as_float(value: object) -> float:
+    """`value` as a number; NaN where it is none, such as an array of several."""
+    try:
+        return float(value) if isinstance(value, SupportsFloat) else math.nan
+    except (ArithmeticError, RuntimeError, TypeError, ValueError):
+        return math.nan

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 
 from safethink import defenses
@@ -173,8 +175,9 @@ def test_an_answer_ends_at_its_limit_or_with_the_context_window() -> None:
 class ListMonitor:
     """Returns the same list whatever is asked."""
 
-    def __init__(self, scores: list[float]) -> None:
+    def __init__(self, scores: Any, culprit: str = "") -> None:
         self.scores = scores
+        self.culprit = culprit
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
         return self.scores
@@ -184,7 +187,16 @@ class ListMonitor:
 
 class BrokenMonitor(ListMonitor):
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        raise RuntimeError("out of memory")
+        if any(self.culprit in request.prompt.id for request in requests):
+            raise RuntimeError("out of memory")
+        return [1.0] * len(requests)
+
+
+class CrowdedMonitor(ListMonitor):
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        if len(requests) > 1:
+            raise RuntimeError("too many")
+        return [1.0]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +206,13 @@ class BrokenMonitor(ListMonitor):
         (FunctionMonitor(lambda prompt, trace: 1.5 if prompt == "prompt 1" else 1.0), r"'p1' 1\.5"),
         (FunctionMonitor(lambda prompt, trace: 1 / len(prompt.removeprefix("prompt 1"))), "'p1': ZeroDivisionError"),
         (ListMonitor([1.0]), "1 scores for 3 prompts"),
-        (BrokenMonitor([]), "'p0', 'p1', 'p2': RuntimeError: out of memory"),
+        (BrokenMonitor([]), "'p0': RuntimeError: out of memory"),
+        (BrokenMonitor([], "p1"), "prompt 'p1': RuntimeError: out of memory"),
+        (CrowdedMonitor([]), "'p0', 'p1', 'p2': RuntimeError: too many"),
+        (ListMonitor(None), "'p0': TypeError: 'NoneType'"),
+        (ListMonitor(iter([1.0, "safe", 1.0])), "'p1' 'safe', .* not in"),
+        (ListMonitor(np.ones((3, 2))), r"'p0' array\(\[1., 1.\]\), .* not in"),
+        (ListMonitor([1.0, 10**400, 1.0]), "'p1' 10+, .* not in"),
     ],
 )
 def test_a_failing_monitor_stops_the_run_with_the_row_named(monitor: Monitor, message: str) -> None:
