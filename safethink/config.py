@@ -254,7 +254,8 @@ class EvalConfig(Section):
     depth_prompts: int = Field(default=150, ge=1)
     """The most attack prompts behind each point of that curve."""
     judge: Literal["testbed", "refusal"] = "testbed"
-    """`testbed`: the exact oracle; `refusal`: published refusal phrases, a weak baseline."""
+    """`testbed`: the exact oracle, for the testbed's prompts alone; `refusal`: published refusal phrases, a weak
+    baseline."""
 
     @model_validator(mode="after")
     def _unique_names(self) -> EvalConfig:
@@ -262,6 +263,15 @@ class EvalConfig(Section):
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
                 raise ValueError(f"two {what}s are called {twice!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_knows_the_prompts(self) -> EvalConfig:
+        foreign = next((each.name for each in self.benchmarks if each.kind != "testbed"), None)
+        if self.judge == "testbed" and foreign is not None:
+            raise ValueError(
+                f"judge: 'testbed' knows the testbed's prompts alone, not those of {foreign!r}; use 'refusal'"
+            )
         return self
 
 

@@ -166,7 +166,7 @@ def test_an_out_that_is_no_folder(command, tmp_path: Path) -> None:
 
 def test_prompts_that_are_not_there(command) -> None:
     mine = [{"kind": "jsonl", "path": "absent.jsonl", "prompts": "harmful"}]
-    assert "absent.jsonl" in culprit(command("evaluate", EVALUATION | {"benchmarks": mine}))
+    assert "absent.jsonl" in culprit(command("evaluate", EVALUATION | {"benchmarks": mine, "judge": "refusal"}))
     assert "absent.jsonl" in culprit(command("search", SEARCH | {"prompts": "absent.jsonl"}))
 
 

@@ -20,6 +20,7 @@ EVAL = {
     "run": RUN,
     "benchmarks": [{"kind": "testbed", "prompts": "jailbreak"}, {"kind": "jsonl", "path": "x", "prompts": "harmful"}],
     "rows": [{"name": "a", "defense": {"kind": "none"}}, {"name": "b", "defense": {"kind": "safethink"}}],
+    "judge": "refusal",
 }
 
 
@@ -106,6 +107,8 @@ def test_mistakes_inside_lists_carry_their_index(write) -> None:
 def test_a_rule_over_several_keys_is_reported_too(write) -> None:
     twice = [{"name": "a", "defense": {"kind": "none"}}] * 2
     assert complaint(EvalConfig, write(EVAL | {"rows": twice})) == "two rows are called 'a'"
+    said = complaint(EvalConfig, write(EVAL | {"judge": "testbed"}))
+    assert said == "judge: 'testbed' knows the testbed's prompts alone, not those of 'x'; use 'refusal'"
 
 
 @pytest.mark.parametrize(
