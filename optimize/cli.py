@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safethink import extras
 from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries
 from safethink.config import SearchConfig
 
@@ -81,6 +82,7 @@ def search(argv: Sequence[str]) -> None:
         planned = plan(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))
         return
+    extras.require("report", "scipy")
     quiet_libraries()
     from optimize.api import search_command
     from optimize.learning import ARTIFACT
@@ -99,6 +101,7 @@ def search(argv: Sequence[str]) -> None:
 def testbed(argv: Sequence[str]) -> None:
     """`safethink-optimize testbed`."""
     flags = parse(Testbed, "safethink-optimize testbed", argv)
+    extras.require("report", "scipy")
     quiet_libraries()
     from optimize.testbed import train
 
@@ -109,6 +112,7 @@ def testbed(argv: Sequence[str]) -> None:
 def demo(argv: Sequence[str]) -> None:
     """`safethink-optimize demo`."""
     flags = parse(Demo, "safethink-optimize demo", argv)
+    extras.require("report", "scipy", "plotly")
     quiet_libraries()
     from optimize.demo import run
     from safethink.evaluation.table import table

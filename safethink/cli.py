@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from safethink import extras
 from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries
 from safethink.config import EvalConfig, RunConfig
 
@@ -57,7 +58,7 @@ class Inspect:
 class Evaluate:
     """Run several defenses over several benchmarks; run it again to go on where it was interrupted.
 
-    Writes config.yaml, records.jsonl, summary.json and report.html.
+    Writes config.yaml, models.json, records.jsonl, summary.json and report.html.
     """
 
     out: Path = Path("runs/eval")
@@ -142,6 +143,7 @@ def evaluate(argv: Sequence[str]) -> None:
         planned = plan(config)
         _show(flags.json, lambda: planned.model_dump(), lambda: dump(config, planned))
         return
+    extras.require("report", "scipy", "plotly")
     from safethink.evaluation import runner
     from safethink.evaluation.table import table
 
