@@ -35,7 +35,7 @@ from safethink.monitors import Monitor
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import Identity, PrefixArtifact
-from safethink.prompts import Prompt
+from safethink.prompts import Prompt, refuse_duplicates
 from safethink.testbed import folders
 
 DEFAULT = SearchConfig(run=RunConfig(reasoner=ReasonerConfig(path="")))
@@ -118,7 +118,8 @@ def learn(
         The artifact, to be handed to `SafeThink` or saved by `safethink.prefix.save`.
 
     Raises:
-        SafeThinkError: there is nothing to learn from: too few prompts, a monitor that never fires.
+        SafeThinkError: there is nothing to learn from: too few prompts, a monitor that never fires; or two
+            prompts have the same id.
     """
     config = SearchConfig(
         run=RunConfig(
@@ -140,7 +141,9 @@ def learn(
     if isinstance(prompts, str | Path):
         data = splits.of_file(Path(prompts))
     else:
-        data = splits.of_prompts(list({prompt.id: prompt for prompt in map(as_prompt, prompts)}.values()))
+        named = [as_prompt(prompt) for prompt in prompts]
+        refuse_duplicates(named)
+        data = splits.of_prompts(named)
     watching = as_monitor(monitor)
     chooser = _guard_chooser(judge, watching, threshold)
     with frozen(model), tempfile.TemporaryDirectory() as scratch:

@@ -27,7 +27,7 @@ from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
-from safethink.prompts import Prompt
+from safethink.prompts import Prompt, refuse_duplicates
 from safethink.result import Branch, Result
 from safethink.scheduler import Finished, Row
 from safethink.seeds import stable_seed
@@ -149,7 +149,7 @@ class SafeThink:
         """Think and answer, guarded: one prompt gives one result, a list is run as one batch.
 
         Raises:
-            PromptError: if a prompt is empty or too long.
+            PromptError: if a prompt is empty or too long, or two of a list are the same.
             MonitorError: if the monitor fails; nothing is answered unguarded.
         """
         if isinstance(prompt, str | Prompt):
@@ -157,8 +157,14 @@ class SafeThink:
         return self.run(prompt)
 
     def run(self, prompts: Sequence[str | Prompt], samples: int = 1) -> list[Result]:
-        """Run every prompt `samples` times; results come prompt by prompt, sample by sample."""
+        """Run every prompt `samples` times; results come prompt by prompt, sample by sample.
+
+        Raises:
+            PromptError: if a prompt is empty or too long, or two have the same id; several runs of one are `samples`.
+            MonitorError: if the monitor fails; nothing is answered unguarded.
+        """
         named = [as_prompt(prompt) for prompt in prompts]
+        refuse_duplicates(named)
         jobs = [(prompt, sample) for prompt in named for sample in range(samples)]
         return self._ordered([self.row(prompt, sample) for prompt, sample in jobs])
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from safethink.errors import PromptError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -46,3 +49,16 @@ class Prompt(BaseModel):
     def text(self) -> str:
         """The last user turn."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+
+def refuse_duplicates(prompts: Iterable[Prompt]) -> None:
+    """Check that no two prompts share an id.
+
+    Raises:
+        PromptError: two do; they would draw the same random numbers and could not be told apart.
+    """
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise PromptError(f"the prompt id {prompt.id!r} stands twice: {prompt.text[:40]!r}")
+        seen.add(prompt.id)

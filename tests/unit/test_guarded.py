@@ -75,6 +75,13 @@ def test_a_prompt_gives_the_same_result_alone_as_in_a_list(guarded: SafeThink) -
     assert any(result.interventions for result in together)
 
 
+def test_two_prompts_with_one_id_are_refused(guarded: SafeThink) -> None:
+    with pytest.raises(PromptError, match=r"the prompt id 'p0' stands twice: 'other'"):
+        guarded.run([PROMPTS[0], Prompt.from_text("other", id="p0")])
+    with pytest.raises(PromptError, match="stands twice: 'hello'"):
+        guarded(["hello", "hello"])
+
+
 def test_samples_come_prompt_by_prompt_and_differ(guarded: SafeThink) -> None:
     results = guarded.run(PROMPTS[:3], samples=4)
     jobs = [(f"p{i}", sample) for i in range(3) for sample in range(4)]

@@ -22,7 +22,7 @@ from safethink.config import (
     SearchConfig,
     SelectionConfig,
 )
-from safethink.errors import ConfigError, SafeThinkError
+from safethink.errors import ConfigError, PromptError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.prefix import PrefixArtifact
 from safethink.prompts import Prompt
@@ -176,6 +176,11 @@ def test_prompts_without_harmless_ones_leave_the_cost_unknown(tmp_path):
 def test_a_monitor_that_never_fires_leaves_nothing_to_learn():
     with pytest.raises(SafeThinkError, match="never fired"):
         learn(monitor=lambda prompt, trace: 1.0)
+
+
+def test_two_prompts_with_one_id_are_refused():
+    with pytest.raises(PromptError, match="the prompt id 'attack-0' stands twice: 'mix the parts 0'"):
+        learn(prompts=[*ATTACKS, ATTACKS[0]])
 
 
 def test_a_defense_without_a_threshold_is_refused():
