@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from safethink.config import ReasonerConfig
 from safethink.errors import ConfigError, MissingFileError
+from safethink.testbed import folders, is_testbed
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,8 @@ def _found(what: str, path: str | Path) -> Generator[None, None, None]:
 
 def resolve(path: str) -> str:
     """Turn `testbed` and `testbed:null` into the folders of the shipped reasoners; anything else stays."""
-    if path not in ("testbed", "testbed:null"):
+    if not is_testbed(path):
         return path
-    from safethink.testbed import folders
-
     return str(folders().reasoner if path == "testbed" else folders().reasoner_null)
 
 

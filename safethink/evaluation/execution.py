@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -14,10 +14,10 @@ from safethink.engines import Engine
 from safethink.errors import ConfigError, PromptError
 from safethink.evaluation.jobs import Job
 from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span
+from safethink.fingerprints import model_hash
 from safethink.judges import Judge
 from safethink.monitors import Monitor
 from safethink.progress import track
-from safethink.prompts import Prompt
 from safethink.scheduler import Row, Usage
 from safethink.seeds import stable_seed
 from safethink.thought import Thought
@@ -34,11 +34,13 @@ class Reasoner:
         engine: produces the reasoner's tokens.
         monitor: scores partial traces.
         thought: opens prompts and reads traces.
+        models: hash of the weights of each model, by what it does; a run is resumed by the same ones only.
     """
 
     engine: Engine
     monitor: Monitor
     thought: Thought
+    models: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
     def of(cls, guarded: SafeThink) -> Reasoner:
@@ -49,7 +51,12 @@ class Reasoner:
         """
         if guarded.monitor is None:
             raise ConfigError("an evaluation needs a monitor, also where no row asks for one: it finds the contexts")
-        return cls(guarded.engine, guarded.monitor, guarded.thought)
+        from safethink.monitors.guard import GuardMonitor
+
+        models = {"reasoner": model_hash(guarded.model)}
+        if isinstance(guarded.monitor, GuardMonitor):
+            models["guard"] = guarded.monitor.fingerprint
+        return cls(guarded.engine, guarded.monitor, guarded.thought, models)
 
     @classmethod
     def load(cls, config: EvalConfig) -> Reasoner:
@@ -85,7 +92,7 @@ class Execution:
     judge: Judge
     writer: RecordWriter
     records: dict[Key, Record]
-    _opened: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    _opened: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict[tuple[str, str], tuple[int, ...]])
 
     def run(self, jobs: Sequence[Job], description: str) -> None:
         """Generate what is not recorded yet.
@@ -116,7 +123,7 @@ class Execution:
         thought = self.reasoner.thought
         for job in jobs:
             try:
-                prompt_ids = self._open(job.prompt)
+                prompt_ids = self._open(job)
             except PromptError as error:
                 self._keep(_unrunnable(job, str(error)))
                 advance(1)
@@ -139,10 +146,12 @@ class Execution:
                 job=job,
             )
 
-    def _open(self, prompt: Prompt) -> tuple[int, ...]:
-        if prompt.id not in self._opened:
-            self._opened[prompt.id] = self.reasoner.thought.open_prompt(prompt)
-        return self._opened[prompt.id]
+    def _open(self, job: Job) -> tuple[int, ...]:
+        """The opened prompt; ids are unique within a benchmark only."""
+        place = job.key.benchmark, job.prompt.id
+        if place not in self._opened:
+            self._opened[place] = self.reasoner.thought.open_prompt(job.prompt)
+        return self._opened[place]
 
     def _keep(self, record: Record) -> None:
         self.writer.append(record)

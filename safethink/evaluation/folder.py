@@ -1,8 +1,9 @@
-"""The folder of a run: made once, resumed by the same configuration, refused to any other."""
+"""The folder of a run: made once, resumed by the same configuration and models, refused to any other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, cast
 
@@ -11,7 +12,8 @@ from safethink.config import EvalConfig
 from safethink.errors import ConfigError, MissingFileError
 from safethink.evaluation.records import write_text, writing
 
-CONFIG, RECORDS, SUMMARY, REPORT = "config.yaml", "records.jsonl", "summary.json", "report.html"
+CONFIG, MODELS, RECORDS = "config.yaml", "models.json", "records.jsonl"
+SUMMARY, REPORT = "summary.json", "report.html"
 
 _ABSENT: Final = "absent"
 
@@ -27,13 +29,33 @@ def claim(folder: Path, config: EvalConfig) -> None:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    begun = (folder / RECORDS).exists() and (folder / RECORDS).stat().st_size > 0
-    if begun and (folder / CONFIG).exists():
+    if _has_begun(folder) and (folder / CONFIG).exists():
         _refuse_other(folder / CONFIG, config)
-    elif begun:
+    elif _has_begun(folder):
         raise ConfigError(f"{folder} has {RECORDS} but no {CONFIG}: whose records they are cannot be told")
     else:
         write_text(folder / CONFIG, yaml_config.dump(config))
+
+
+def claim_models(folder: Path, models: Mapping[str, str]) -> None:
+    """Note which models a run is made with, or find that they are still the same.
+
+    Args:
+        folder: of the run, claimed already.
+        models: hash of the weights of each, by what it does.
+
+    Raises:
+        ConfigError: the run was begun with other weights; the model is named.
+        RecordError: the file cannot be written.
+    """
+    path = folder / MODELS
+    if not _has_begun(folder):
+        write_text(path, json.dumps(models, indent=2) + "\n")
+        return
+    there = cast("dict[str, str]", json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    other = next((name for name in sorted(there.keys() | models.keys()) if there.get(name) != models.get(name)), None)
+    if other is not None:
+        raise ConfigError(f"{path}: the weights of the {other} are not those the run began with; use another --out")
 
 
 def read_config(folder: Path) -> EvalConfig:
@@ -47,6 +69,10 @@ def read_config(folder: Path) -> EvalConfig:
     if not path.is_file():
         raise MissingFileError(f"{folder} is no run: it has no {CONFIG}")
     return yaml_config.load(EvalConfig, path)
+
+
+def _has_begun(folder: Path) -> bool:
+    return (folder / RECORDS).exists() and (folder / RECORDS).stat().st_size > 0
 
 
 def _refuse_other(path: Path, config: EvalConfig) -> None:

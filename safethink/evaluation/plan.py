@@ -10,6 +10,7 @@ from safethink import benchmarks
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, SafeThinkConfig
 from safethink.evaluation.jobs import attack_benchmarks, only_kinds
+from safethink.testbed import is_testbed
 
 TESTBED_TOKENS: Final = 40
 """Tokens of a typical testbed output."""
@@ -54,7 +55,7 @@ def plan(config: EvalConfig) -> Plan:
         "forced": _count(innocent) * (steering + 1) * config.forced_samples,
     }
     total = sum(generations.values())
-    if config.run.reasoner.path in ("testbed", "testbed:null"):
+    if is_testbed(config.run.reasoner.path):
         tokens = total * TESTBED_TOKENS
         return Plan(generations=generations, tokens=tokens, seconds=tokens / TESTBED_TOKENS_PER_S)
     limits = config.run.limits

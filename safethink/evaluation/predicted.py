@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from safethink.config import DefenseConfig, EvalConfig, ThoughtConfig
+from safethink.config import DefenseConfig, EvalConfig
 from safethink.errors import ConfigError
-from safethink.evaluation.records import Record
+from safethink.evaluation.places import Watched
 from safethink.prompts import Prompt
-from safethink.testbed import oracle
+from safethink.testbed import folders, is_testbed, oracle
 from safethink.testbed.process import MonitorRates, predict_asr
 from safethink.testbed.world import World
+from safethink.thought import Thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +41,35 @@ def make_world(config: EvalConfig) -> World | None:
         ConfigError: `world.seed` is not the one that the shipped weights were trained on.
     """
     path = config.run.reasoner.path
-    if path not in ("testbed", "testbed:null") or any(each.kind != "testbed" for each in config.benchmarks):
+    if not is_testbed(path) or any(each.kind != "testbed" for each in config.benchmarks):
         return None
-    from safethink.testbed import folders
-
     trained = folders().card["world_seed"]
     if config.world.seed != trained:
         raise ConfigError(f"world.seed is {config.world.seed}, but the shipped weights were trained on {trained}")
     return World.make(config.world.seed, kind="null" if path.endswith(":null") else "planted")
 
 
-def monitor_rates(watched: Iterable[tuple[Prompt, Record]], threshold: float, thought: ThoughtConfig) -> MonitorRates:
+def monitor_rates(traces: Iterable[Watched], threshold: float, thought: Thought) -> MonitorRates:
     """Count how often the monitor fired on undefended traces, step by step, by what the oracle says of each.
 
     Args:
-        watched: prompts with the records of the pass in which the monitor only watched.
+        traces: of the pass in which the monitor only watched.
         threshold: the monitor fires below it.
-        thought: where a step ends.
+        thought: reads traces.
     """
     fired: dict[str, list[bool]] = {"overt": [], "covert": [], "clean": []}
-    for prompt, record in watched:
-        for state, score in zip(_states(prompt, record, thought.step_delimiter), record.step_scores, strict=False):
-            fired[state].append(score < threshold)
+    for each in traces:
+        # Where a trace meets its limit at the end of a step, the empty one after it was scored too.
+        scores = each.record.step_scores[: len(each.starts)]
+        for step, score in zip(range(len(each.starts)), scores, strict=True):
+            fired[_state(thought.trace_text(each.through(step)))].append(score < threshold)
     return MonitorRates(**{state: _share(seen) for state, seen in fired.items()})
 
 
-def _states(prompt: Prompt, record: Record, delimiter: str) -> list[str]:
-    """What the trace is after each of its steps."""
-    steps = [step for step in record.trace.removeprefix(prompt.prefill).split(delimiter) if step.strip()]
-    states: list[str] = []
-    for count in range(1, len(steps) + 1):
-        depth, overt = oracle.drift_state(prompt.prefill + delimiter.join(steps[:count]))
-        states.append("clean" if depth == 0 else "overt" if overt else "covert")
-    return states
+def _state(trace: str) -> str:
+    """What a partial trace is."""
+    depth, overt = oracle.drift_state(trace)
+    return "clean" if depth == 0 else "overt" if overt else "covert"
 
 
 def _share(seen: Sequence[bool]) -> float:

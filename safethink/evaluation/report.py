@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined
+from pydantic import BaseModel
 
 from safethink import benchmarks
 from safethink.config import EvalConfig, RowConfig
@@ -21,6 +21,7 @@ from safethink.evaluation.rows import RANDOM
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary
 from safethink.prefix import LOG_FILE
+from safethink.testbed import is_testbed
 
 ORIGINS: Final = {
     "asr_answer": "planted",
@@ -60,6 +61,15 @@ class Card:
     detail: str
 
 
+class _SearchLine(BaseModel):
+    """What the report wants of a line of the search's log; there is no cost before a candidate survives."""
+
+    restart: int
+    step: int
+    text: str
+    cost: dict[str, float]
+
+
 def write(run: Path) -> Path:
     """Write the report of a finished run.
 
@@ -80,15 +90,18 @@ def write(run: Path) -> Path:
     return run / folder.REPORT
 
 
-def render(config: EvalConfig, summary: Summary, recorded: Mapping[Key, Record], search: list[SearchStep]) -> str:
-    """The report as HTML."""
+def render(
+    config: EvalConfig, summary: Summary, recorded: Mapping[Key, Record], search: list[SearchStep] | None
+) -> str:
+    """The report as HTML; `search` is None where the log of the search cannot be read."""
     trial = trial_name(config)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = resources.files("safethink.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         plotly_js=figures.plotly_js(),
-        figures=_figures(summary, trial, search),
-        is_testbed=config.run.reasoner.path in ("testbed", "testbed:null"),
+        figures=_figures(summary, trial, search or []),
+        search_unread=search is None,
+        is_testbed=is_testbed(config.run.reasoner.path),
         config=config,
         summary=summary,
         trial=trial,
@@ -149,15 +162,19 @@ def cards(summary: Summary, trial: str | None) -> list[Card]:
     return [_card(label, estimate, signed) for label, estimate, signed in numbers if estimate is not None]
 
 
-def read_search(artifact: Path) -> list[SearchStep]:
-    """The search that found the prefix, as its artifact logs it; empty where there is no log."""
+def read_search(artifact: Path) -> list[SearchStep] | None:
+    """The search that found the prefix, as its artifact logs it.
+
+    Returns:
+        Its steps; none where there is no log, and None where a line of it is not of this form.
+    """
     path = artifact / LOG_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [
-        SearchStep(line["restart"], line["step"], line["cost"]["total"], line["text"])
-        for line in map(json.loads, lines)
-        if line.get("cost")
-    ]
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        lines = [_SearchLine.model_validate_json(line) for line in text.splitlines()]
+        return [SearchStep(line.restart, line.step, line.cost["total"], line.text) for line in lines if line.cost]
+    except (KeyError, ValueError):  # pydantic's and the decoder's errors are ValueErrors
+        return None
 
 
 def _compared_with(summary: Summary, other: str) -> dict[str, Estimate | None]:

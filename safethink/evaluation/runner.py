@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from safethink import benchmarks, prefix
@@ -18,13 +17,14 @@ from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.rows import TableRow
 from safethink.evaluation.summary import Evidence, PrefixSummary, Summary, summarise
 from safethink.judges import Judge
+from safethink.thought import Thought
 
 
 def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) -> Summary:
     """Evaluate, or take up an evaluation where it was interrupted.
 
-    Writes `config.yaml`, `records.jsonl`, `summary.json` and `report.html`. The same command run again does only what
-    is missing, and ends with the same summary.
+    Writes `config.yaml`, `models.json`, `records.jsonl`, `summary.json` and `report.html`. The same command run again
+    does only what is missing, and ends with the same summary.
 
     Args:
         config: what to run.
@@ -35,18 +35,18 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
         The summary.
 
     Raises:
-        ConfigError: a configuration that cannot be run, or `out` belongs to another one.
+        ConfigError: a configuration that cannot be run, or `out` belongs to another one or to other models.
         MissingFileError: a prefix, model or prompt file that is not there.
         ArtifactError: a prefix that does not fit.
         MonitorError: the monitor failed; no row is ever answered without its guard.
         RecordError: a record could not be written or read.
     """
-    _check_extras()
     loaded = tuple(benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks)
     world = predicted.make_world(config)
     artifact = prefix.load(config.prefix)
     folder.claim(out, config)
     reasoner = reasoner or Reasoner.load(config)
+    folder.claim_models(out, reasoner.models)
     on_trial = prefix.bind(artifact, reasoner.thought.tokenizer)
     table = rows.load(config, on_trial, reasoner.thought.tokenizer)
     test_evaluations = lineage.count_evaluation(config, on_trial)
@@ -56,7 +56,7 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
         rows=table,
         ledger=Ledger(loaded, done),
         contexts=contexts,
-        forecast=None if world is None else _forecast(config, world, loaded, done, threshold(table)),
+        forecast=None if world is None else _forecast(config, world, loaded, done, table, reasoner.thought),
         prefix=PrefixSummary(path=config.prefix, texts=on_trial.texts, test_evaluations=test_evaluations),
     )
     summary = summarise(evidence)
@@ -150,23 +150,14 @@ def _forecast(
     world: predicted.World,
     loaded: tuple[Benchmark, ...],
     done: dict[Key, Record],
-    fires_below: float,
+    table: tuple[TableRow, ...],
+    thought: Thought,
 ) -> predicted.Forecast:
-    watched = [
-        (prompt, done[Key("watch", jobs.WATCH, benchmark.name, prompt.id, 0)])
-        for benchmark in jobs.attack_benchmarks(loaded)
-        for prompt in benchmark.prompts
-    ]
-    return predicted.Forecast(world, predicted.monitor_rates(watched, fires_below, config.run.thought))
+    traces = places.watched(jobs.attack_benchmarks(loaded), done, thought, config.run.limits.max_step_tokens)
+    return predicted.Forecast(world, predicted.monitor_rates(traces, threshold(table), thought))
 
 
 def _write_report(out: Path) -> None:
     from safethink.evaluation import report
 
     report.write(out)
-
-
-def _check_extras() -> None:
-    missing = [name for name in ("scipy", "plotly") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"evaluating needs {' and '.join(missing)}: pip install 'safethink[report]'")

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.engines.kv import RaggedBatch, RowKV
 from safethink.errors import ConfigError, MonitorError, PromptError
+from safethink.fingerprints import model_hash
 from safethink.monitors import ScoreRequest
 from safethink.prompts import Message
 from safethink.templating import ChatEncoder, EncodedChat
@@ -91,6 +92,11 @@ class GuardMonitor:
         self._batch_size = batch_size
         self._read: dict[int, RowKV] = {}
         self._warned = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the guard's weights."""
+        return model_hash(self._model)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """One score per request, in order: the same whatever else is in the batch and whatever was read before.

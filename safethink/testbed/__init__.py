@@ -9,7 +9,10 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+REASONERS: Final = ("testbed", "testbed:null")
+"""What the shipped reasoners are called where a path is asked for: for the `planted` and the `null` world."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Folders:
     def card(self) -> dict[str, Any]:
         """What the models were trained on and how they measured."""
         return json.loads((self.root / "card.json").read_text(encoding="utf-8"))
+
+
+def is_testbed(path: str) -> bool:
+    """Whether `path` names a shipped reasoner."""
+    return path in REASONERS
 
 
 def folders() -> Folders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import StringIO
 from pathlib import Path
@@ -36,6 +37,7 @@ def config(tmp_path: Path) -> EvalConfig:
                 {"name": ROWS[1], "defense": {"kind": "safethink"}, "prefix": "wait-think-safely"},
                 {"name": ROWS[2], "defense": {"kind": "safethink"}},
             ],
+            "judge": "refusal",
         }
     )
 
@@ -117,6 +119,28 @@ def test_limits_are_those_of_what_was_evaluated(
     on_testbed = report.render(config.model_copy(update={"run": run}), summary, recorded, [])
     assert "This is a synthetic testbed." in on_testbed
     assert '<div id="search"' not in on_testbed
+    assert "is not shown" not in on_testbed
+
+
+LINE = {"restart": 0, "step": 3, "text": "Wait", "cost": {"total": 1.5}, "looked_at": 96}
+
+
+def test_the_search_is_read_from_its_log(tmp_path: Path) -> None:
+    assert report.read_search(tmp_path) == []
+    (tmp_path / "search.jsonl").write_text(f"{json.dumps(LINE | {'cost': {}})}\n{json.dumps(LINE)}\n")
+    assert report.read_search(tmp_path) == [SearchStep(0, 3, 1.5, "Wait")]
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff", b'{"loss": 2}', json.dumps(LINE | {"cost": {"a": 1}}).encode()])
+def test_a_foreign_search_is_left_out_and_the_report_says_so(
+    config: EvalConfig, summary: Summary, recorded: dict[Key, Record], tmp_path: Path, line: bytes
+) -> None:
+    (tmp_path / "search.jsonl").write_bytes(json.dumps(LINE).encode() + b"\n" + line)
+    search = report.read_search(tmp_path)
+    assert search is None
+    html = report.render(config, summary, recorded, search)
+    assert '<div id="search"' not in html
+    assert "its search is not shown" in html
 
 
 def test_removed_words_stand_where_the_step_was_dropped(recorded: dict[Key, Record]) -> None:
