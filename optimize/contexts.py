@@ -13,7 +13,10 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch.nn import functional
+from transformers import PreTrainedModel
 
 from optimize.splits import Split
 from safethink import scheduler
@@ -31,6 +34,8 @@ from safethink.scheduler import Row
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 
+FLUKE_SHARE = 0.1
+"""Share of the targets that are left out as flukes."""
 SURPLUS = 4
 """States mined per context wanted: not every state has a safe continuation."""
 
@@ -128,20 +133,20 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
     _require(firings, split, threshold)
     states = spread([first for first, *_ in firings]) + spread([state for _, *later in firings for state in later])
     mined = _mine(guarded, states[: SURPLUS * config.max_contexts], config, threshold)
-    unsafe = sorted((context for context in mined if context.target_ids), key=_margin, reverse=True)
-    if not unsafe:
+    found = [context for context in mined if context.target_ids]
+    if not found:
         raise SafeThinkError(
             f"none of {config.best_of} continuations of any of {len(mined)} states passed the monitor; "
             "raise contexts.best_of or lower the threshold"
         )
     return ContextSet(
         prompts_sha256=split.fingerprint,
-        unsafe=tuple(unsafe[: config.max_contexts]),
-        harmless=_harmless(guarded, split.harmless, config.target_tokens),
+        unsafe=tuple(sorted(without_flukes(guarded.model, found), key=_margin, reverse=True)[: config.max_contexts]),
+        harmless=tuple(without_flukes(guarded.model, _harmless(guarded, split.harmless, config.target_tokens))),
         num_watched=len(rollouts),
         num_fired=len(firings),
         num_mined=len(mined),
-        num_without_target=len(mined) - len(unsafe),
+        num_without_target=len(mined) - len(found),
     )
 
 
@@ -173,9 +178,31 @@ def spread(states: Sequence[Context]) -> list[Context]:
     return [state for state in chain.from_iterable(rounds) if state is not None]
 
 
+def without_flukes(model: PreTrainedModel, contexts: Sequence[Context]) -> list[Context]:
+    """Leave out the tenth whose targets the reasoner itself finds least likely, with nothing injected.
+
+    Sampling now and then says what no prefix makes likely again. A mean over contexts follows such outliers: a single
+    one among two dozen was seen to undo the rank correlation between a prefix's loss and its recovery.
+    """
+    losses = [_own_loss(model, context) for context in contexts]
+    order = sorted(range(len(contexts)), key=losses.__getitem__)
+    kept = set(order[: len(order) - int(FLUKE_SHARE * len(order))])
+    return [context for place, context in enumerate(contexts) if place in kept]
+
+
+@torch.inference_mode()
+def _own_loss(model: PreTrainedModel, context: Context) -> float:
+    """Mean loss per token of the target right after the context."""
+    ids = torch.tensor([context.ids + context.target_ids], device=model.device)
+    length = len(context.target_ids)
+    logits = model(input_ids=ids, logits_to_keep=length + 1).logits[0, :-1]
+    return functional.cross_entropy(logits.float(), ids[0, -length:]).item()
+
+
 def best_of(task: Task, n: int) -> Defense:
     """Sample the next step `n` times and keep the one that the monitor scores best; the trace ends with it."""
-    steps, scores = [], []
+    steps: list[Tokens] = []
+    scores: list[float] = []
     for _ in range(n):
         step = yield from extend(task.start, Until.STEP)
         scores.append((yield from score(task.start + step.tokens)))
@@ -221,7 +248,7 @@ def _firings(guarded: SafeThink, result: Result, threshold: float) -> list[Conte
 
 
 def _margin(context: Context) -> float:
-    """How far apart the monitor sets the violating step and the target; to one digit, for finer differences are noise."""
+    """How far apart the monitor sets violating step and target; to one digit, because finer differences are noise."""
     return round((context.target_score or 0.0) - (context.score or 0.0), 1)
 
 
@@ -254,7 +281,7 @@ def _mine(guarded: SafeThink, states: Sequence[Context], config: ContextsConfig,
 
 def _harmless(guarded: SafeThink, prompts: Sequence[Prompt], target_tokens: int) -> tuple[Context, ...]:
     """A random step of each harmless prompt's own trace; the step itself is the target."""
-    contexts = []
+    contexts: list[Context] = []
     for rollout in _roll_out(guarded, prompts, NoneConfig(), "rolling out harmless prompts"):
         steps = _steps(guarded, rollout)
         if steps:

@@ -155,13 +155,25 @@ class Arena:
 def on_trial(ranked: Sequence[Ids], config: SelectionConfig) -> list[Ids]:
     """The candidates to try: the cheapest, and some spread evenly over the rest.
 
+    The cheapest are mostly single edits of one another. Such near-duplicates are passed over, so that what is tried
+    comes from all starts of the search and the choice is one.
+
     Args:
         ranked: all candidates, cheapest first.
         config: how many of each.
     """
-    finalists, rest = list(ranked[: config.finalists]), ranked[config.finalists :]
+    finalists: list[Ids] = []
+    for ids in ranked:
+        if len(finalists) < config.finalists and not any(_near(ids, finalist) for finalist in finalists):
+            finalists.append(ids)
+    rest = [ids for ids in ranked if ids not in finalists]
     step = max(1, len(rest) // max(1, config.spread))
-    return finalists + list(rest[step - 1 :: step][: config.spread])
+    return finalists + rest[step - 1 :: step][: config.spread]
+
+
+def _near(a: Ids, b: Ids) -> bool:
+    """Whether one of several places differs."""
+    return len(a) > 1 and sum(x != y for x, y in zip(a, b, strict=True)) == 1
 
 
 def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]:

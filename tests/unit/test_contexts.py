@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.nn import functional
 
-from optimize.contexts import Context, ContextSet, best_of, collect_search, collect_validation, spread
+from optimize.contexts import Context, ContextSet, best_of, collect_search, collect_validation, spread, without_flukes
 from optimize.splits import Split, of_file, of_prompts, of_testbed
 from safethink.config import ContextsConfig, LimitsConfig, WorldConfig
 from safethink.defenses.effects import Extend, Extension, Score, Task, Until
@@ -121,6 +123,22 @@ def test_a_monitor_that_never_fires_is_one_clear_line(collect):
 def test_a_monitor_that_passes_nothing_is_one_clear_line():
     with pytest.raises(SafeThinkError, match="passed the monitor"):
         collect_search(guard(lambda prompt, trace: -1.0), SPLIT, CONFIG, 0.0)
+
+
+def test_the_least_likely_tenth_of_the_targets_is_left_out(guarded, searched):
+    model, context = guarded.model, searched.harmless[0]
+    rows = torch.randint(3, 300, (20, 4), generator=torch.Generator().manual_seed(0)).tolist()
+    contexts = [context.model_copy(update={"target_ids": tuple(row)}) for row in rows]
+
+    def loss(context: Context) -> float:
+        ids = torch.tensor([context.ids + context.target_ids])
+        with torch.no_grad():
+            return functional.cross_entropy(model(ids).logits[0, -5:-1], ids[0, -4:]).item()
+
+    likely = sorted(contexts, key=loss)[:18]
+    assert without_flukes(model, contexts) == [context for context in contexts if context in likely]
+    assert without_flukes(model, contexts[:9]) == contexts[:9]
+    assert without_flukes(model, []) == []
 
 
 def test_any_beginning_of_a_spread_is_balanced_over_depths():

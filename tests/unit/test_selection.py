@@ -118,6 +118,11 @@ def test_the_cheapest_are_tried_and_some_of_all_the_rest():
     assert on_trial([], config) == []
 
 
+def test_near_duplicates_of_a_finalist_are_passed_over():
+    ranked = [(1, 1, 1), (1, 1, 2), (1, 2, 2), (3, 1, 1), (3, 3, 3), (1, 2, 3)]
+    assert on_trial(ranked, SelectionConfig(finalists=3, spread=0)) == [(1, 1, 1), (1, 2, 2), (3, 3, 3)]
+
+
 def test_the_best_recovery_within_the_floor_is_chosen():
     assert choose([0.7, 0.95, 0.9], [0.0, 0.2, 0.01], floor=0.05) == 2
     assert choose([0.9, 0.9], [0.05, 0.0], floor=0.05) == 0
