@@ -37,6 +37,7 @@ def test_the_shipped_models_are_evaluated(config: EvalConfig, tmp_path: Path) ->
 
 def test_another_prompts_seed_is_another_run(config: EvalConfig, tmp_path: Path) -> None:
     runner.folder.claim(tmp_path, config)
+    (tmp_path / runner.folder.RECORDS).write_text("begun\n")
     fresh = config.model_copy(update={"world": WorldConfig(prompts_seed=7)})
     with pytest.raises(ConfigError, match=r"world\.prompts_seed is 0 there and 7 here"):
         runner.evaluate(fresh, tmp_path)
