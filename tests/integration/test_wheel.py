@@ -72,4 +72,4 @@ def test_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     said = run(installed / "safethink", "generate", "testbed", "Please add 3 and 4.", "--json", cwd=tmp_path)
     result = json.loads(said)
     assert result["trace"]
-    assert len(result["forced_mask"]) == len(result["trace_ids"])
+    assert len(result["forced_mask"]) == len(result["trace_ids"]) + len(result["answer_ids"])
