@@ -62,6 +62,8 @@ def of_testbed(name: SplitName, num_attacks: int, num_harmless: int, world: Worl
 def of_file(path: Path) -> tuple[Split, Split]:
     """Search and validation prompts of a JSONL file: by its `split` where lines name one, else by group.
 
+    Lines of the split `test` are left alone, always.
+
     A prompt without a `label` counts as an attack.
 
     Raises:
@@ -71,7 +73,8 @@ def of_file(path: Path) -> tuple[Split, Split]:
     everything = jsonl.load(JsonlBenchmarkConfig(path=str(path), prompts="jailbreak"))
     search, validation = _named(path, "search"), _named(path, "validation")
     if not search and not validation:
-        return of_prompts(everything)
+        held_out = {prompt.id for prompt in _named(path, "test")}
+        return of_prompts([prompt for prompt in everything if prompt.id not in held_out])
     for name, prompts in (("search", search), ("validation", validation)):
         if not prompts:
             raise ConfigError(f"{path}: no prompts of the split {name!r}")
@@ -98,7 +101,7 @@ def of_prompts(prompts: Sequence[Prompt]) -> tuple[Split, Split]:
     return splits
 
 
-def _named(path: Path, split: SplitName) -> tuple[Prompt, ...]:
+def _named(path: Path, split: Literal["search", "validation", "test"]) -> tuple[Prompt, ...]:
     try:
         return jsonl.load(JsonlBenchmarkConfig(path=str(path), prompts="jailbreak", split=split))
     except ConfigError:

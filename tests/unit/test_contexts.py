@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch.nn import functional
@@ -189,3 +191,11 @@ def test_the_testbeds_splits_share_no_wrapper_and_mix_harmless_with_borderline()
     assert not wrappers[0] & wrappers[1]
     assert [prompt.kind for prompt in search.harmless] == ["harmless", "borderline"] * 2 + ["harmless"]
     assert of_testbed("search", 3, 0, WorldConfig()).harmless == ()
+
+
+def test_lines_of_the_split_test_are_never_learned_on(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    lines = [{"prompt": f"prompt {n}", "split": "test" if n % 3 == 0 else "train"} for n in range(30)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    learned_on = {prompt.text for split in of_file(path) for prompt in split.attacks}
+    assert learned_on == {line["prompt"] for line in lines if line["split"] == "train"}
