@@ -73,8 +73,6 @@ class ContextSet(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    prompts_sha256: str
-    """Hash of the split's prompts."""
     unsafe: tuple[Context, ...]
     """Where the monitor fired."""
     harmless: tuple[Context, ...]
@@ -87,6 +85,8 @@ class ContextSet(BaseModel):
     """States at which a safe continuation was looked for."""
     num_without_target: int = 0
     """Those of them where none of the sampled continuations passed the monitor; they were left out."""
+    source: str = ""
+    """Hash of what they were collected from: prompts and weights."""
 
     @property
     def fingerprint(self) -> str:
@@ -140,7 +140,6 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
             "raise contexts.best_of or lower the threshold"
         )
     return ContextSet(
-        prompts_sha256=split.fingerprint,
         unsafe=tuple(sorted(without_flukes(guarded.model, found), key=_margin, reverse=True)[: config.max_contexts]),
         harmless=tuple(without_flukes(guarded.model, _harmless(guarded, split.harmless, config.target_tokens))),
         num_watched=len(rollouts),
@@ -161,7 +160,6 @@ def collect_validation(guarded: SafeThink, split: Split, config: ContextsConfig,
     _require(first, split, threshold)
     harmless = _harmless(guarded, split.harmless, config.target_tokens)
     return ContextSet(
-        prompts_sha256=split.fingerprint,
         unsafe=tuple(first),
         harmless=harmless,
         num_watched=len(rollouts),

@@ -22,6 +22,7 @@ from safethink.errors import ConfigError, SafeThinkError
 from safethink.evaluation.records import write_text
 from safethink.fingerprints import chat_template_hash, json_hash, model_hash, tokenizer_hash
 from safethink.guarded import SafeThink
+from safethink.monitors.guard import GuardMonitor
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 
 logger = logging.getLogger(__name__)
@@ -47,60 +48,38 @@ def run(
         out: the run's folder.
 
     Raises:
-        ConfigError: the folder was begun with another configuration or other prompts.
+        ConfigError: the folder was begun with another configuration, other prompts or other weights.
         SafeThinkError: there is nothing to learn from: the monitor never fires, or no prefix survives.
     """
     _claim(out, config)
-    threshold = threshold_of(config)
-    search_split = data[0].first(config.contexts.prompts, config.contexts.harmless_prompts)
-    validation_split = data[1].first(config.contexts.prompts, config.selection.forced_prompts)
-
-    # 1. Where does the monitor fire, and what would have been safe there?
-    searched = _cached(
-        out / SEARCH_CONTEXTS, search_split, lambda: collect_search(guarded, search_split, config.contexts, threshold)
-    )
-    validation = _cached(
-        out / VALIDATION_CONTEXTS,
-        validation_split,
-        lambda: collect_validation(guarded, validation_split, config.contexts, threshold),
-    )
-
-    # 2. Which prefixes make that likely?
-    init = _init(guarded, config.search)
-    objective = objectives.build(guarded.model, guarded.thought, searched, config.objective)
-    vocabulary = _vocabulary(guarded, searched)
+    unlearned = _artifact(config, guarded, monitor)
+    # Where does the monitor fire, and what would have been safe there?
+    searched, validation = _contexts(config, guarded, data, unlearned, out)
+    # Which prefixes make that likely?
+    (init,), vocabulary = unlearned.prefixes, _vocabulary(guarded, searched)
     journal = Journal(out, _fingerprint(config, searched, init))
+    objective = objectives.build(guarded.model, guarded.thought, searched, config.objective)
     state = gcg(objective, vocabulary, config.search, init.token_ids, journal, config.seed)
     candidates = on_trial(state.ranked(), config.selection)
     if not candidates:
         raise SafeThinkError(f"no prefix of {config.search.length} tokens is the same ids after being read again")
-
-    # 3. Which of them works?
-    arena = Arena.build(guarded, chooser, validation, config.selection, threshold)
+    # Which of them works?
+    arena = Arena.build(guarded, chooser, validation, config.selection, threshold_of(config))
     nothing, first, *trials = run_trials(arena, [NOTHING, init.token_ids, *candidates], out / TRIALS)
     recoveries = [arena.recovery(trial).value for trial in trials]
     losses = [arena.forced_loss(trial, nothing) for trial in trials]
     chosen = trials[choose(recoveries, losses, config.selection.max_forced_loss)]
-
-    # 4. Write down all that is needed to use it and to check it.
+    # What must be written down to use it and to check it?
     measured = metrics.of_trial(arena, chosen, nothing, first, config.seed)
     measured |= metrics.rank_correlation([state.visited[ids] for ids in candidates], recoveries)
     measured |= metrics.of_search(searched, journal.log)
-    reasoner = Identity(name=config.run.reasoner.path, revision=config.run.reasoner.revision)
-    artifact = PrefixArtifact(
-        name=config.name,
-        prefixes=(Prefix(text=vocabulary.text(chosen.prefix_ids), token_ids=chosen.prefix_ids),),
-        reasoner=reasoner.model_copy(update={"sha256": model_hash(guarded.model)}),
-        tokenizer=reasoner.model_copy(update={"sha256": tokenizer_hash(guarded.tokenizer)}),
-        chat_template=reasoner.model_copy(update={"sha256": chat_template_hash(guarded.tokenizer)}),
-        monitor=monitor,
-        threshold=threshold,
-        seeds=_seeds(config),
-        config=config.model_dump(mode="json"),
-        data_fingerprint=json_hash([searched.fingerprint, validation.fingerprint]),
-        selected_by=chooser.name,
-        metrics=measured,
-    )
+    learned = {
+        "prefixes": (Prefix(text=vocabulary.text(chosen.prefix_ids), token_ids=chosen.prefix_ids),),
+        "data_fingerprint": json_hash([searched.fingerprint, validation.fingerprint]),
+        "selected_by": chooser.name,
+        "metrics": measured,
+    }
+    artifact = unlearned.model_copy(update=learned)
     return prefixes.save(artifact, out / ARTIFACT, journal.log, card(artifact))
 
 
@@ -129,13 +108,54 @@ def _claim(out: Path, config: SearchConfig) -> None:
     write_text(path, text)
 
 
-def _cached(path: Path, split: Split, collect: Callable[[], ContextSet]) -> ContextSet:
+def _artifact(config: SearchConfig, guarded: SafeThink, monitor: Identity) -> PrefixArtifact:
+    """What is known of the artifact before anything is learned; it holds the prefix that the search starts from."""
+    reasoner, world = config.run.reasoner, config.world
+    name = Identity(name=reasoner.path, revision=reasoner.revision)
+    if isinstance(guarded.monitor, GuardMonitor):
+        monitor = monitor.model_copy(update={"sha256": guarded.monitor.fingerprint})
+    return PrefixArtifact(
+        name=config.name,
+        prefixes=(_init(guarded, config.search),),
+        reasoner=name.model_copy(update={"sha256": model_hash(guarded.model)}),
+        tokenizer=name.model_copy(update={"sha256": tokenizer_hash(guarded.tokenizer)}),
+        chat_template=name.model_copy(update={"sha256": chat_template_hash(guarded.tokenizer)}),
+        monitor=monitor,
+        threshold=threshold_of(config),
+        seeds={"search": config.seed, "run": config.run.seed, "world": world.seed, "prompts": world.prompts_seed},
+        config=config.model_dump(mode="json"),
+    )
+
+
+def _contexts(
+    config: SearchConfig, guarded: SafeThink, data: tuple[Split, Split], made_with: PrefixArtifact, out: Path
+) -> tuple[ContextSet, ContextSet]:
+    """Contexts to search on and contexts to choose on."""
+    threshold, num_attacks = threshold_of(config), config.contexts.prompts
+    search = data[0].first(num_attacks, config.contexts.harmless_prompts)
+    validation = data[1].first(num_attacks, config.selection.forced_prompts)
+    models = [identity.sha256 if identity else None for identity in (made_with.reasoner, made_with.monitor)]
+    return (
+        _cached(
+            out / SEARCH_CONTEXTS,
+            json_hash([search.fingerprint, *models]),
+            lambda: collect_search(guarded, search, config.contexts, threshold),
+        ),
+        _cached(
+            out / VALIDATION_CONTEXTS,
+            json_hash([validation.fingerprint, *models]),
+            lambda: collect_validation(guarded, validation, config.contexts, threshold),
+        ),
+    )
+
+
+def _cached(path: Path, source: str, collect: Callable[[], ContextSet]) -> ContextSet:
     """Contexts from an earlier start of this run, or collected now."""
     if not path.exists():
-        collect().save(path)
+        collect().model_copy(update={"source": source}).save(path)
     contexts = ContextSet.load(path)
-    if contexts.prompts_sha256 != split.fingerprint:
-        raise ConfigError(f"{path}: collected on other prompts; give a fresh --out")
+    if contexts.source != source:
+        raise ConfigError(f"{path}: collected on other prompts or with other weights; give a fresh --out")
     return contexts
 
 
@@ -161,8 +181,3 @@ def _fingerprint(config: SearchConfig, contexts: ContextSet, init: Prefix) -> st
     """What decides the course of a search."""
     parts = config.objective.model_dump(mode="json"), config.search.model_dump(mode="json"), config.seed
     return json_hash([contexts.fingerprint, init.token_ids, *parts])
-
-
-def _seeds(config: SearchConfig) -> dict[str, int]:
-    world = config.world
-    return {"search": config.seed, "run": config.run.seed, "world": world.seed, "prompts": world.prompts_seed}

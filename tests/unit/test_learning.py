@@ -141,11 +141,14 @@ def test_a_run_killed_anywhere_continues_to_the_same_result(run_folder, tmp_path
     assert contents(tmp_path) == contents(run_folder)
 
 
-def test_a_folder_begun_with_other_settings_or_prompts_is_refused(run_folder):
+def test_a_folder_begun_with_other_settings_prompts_or_weights_is_refused(run_folder, monkeypatch):
     with pytest.raises(ConfigError, match="another configuration"):
         learn(run_folder, seed=1)
     with pytest.raises(ConfigError, match="other prompts"):
         learn(run_folder, prompts=[*ATTACKS[1:], *TASKS])
+    monkeypatch.setattr(learning, "model_hash", lambda model: "retrained")
+    with pytest.raises(ConfigError, match="other weights"):
+        learn(run_folder)
 
 
 def test_without_a_folder_the_artifact_is_returned_all_the_same(run_folder):

@@ -58,7 +58,7 @@ def contexts(guarded) -> ContextSet:
 
     unsafe = tuple(context(f"attack-{n}") for n in range(8))
     harmless = (context("sum-0", "7"), context("game-0"), context("sum-1", "3"), context("game-1"))
-    return ContextSet(prompts_sha256="", unsafe=unsafe, harmless=harmless, num_watched=8, num_fired=8)
+    return ContextSet(unsafe=unsafe, harmless=harmless, num_watched=8, num_fired=8)
 
 
 @pytest.fixture
