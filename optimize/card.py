@@ -30,7 +30,7 @@ def card(artifact: PrefixArtifact) -> str:
             f"# {artifact.name}",
             "",
             "A corrective prefix: injected into the unfinished thinking of a reasoner where a monitor fires, directly",
-            "after the accepted trace, with no separator.",
+            f"after the accepted trace{_separator(artifact)}.",
             "",
             prefixes,
             "",
@@ -55,6 +55,11 @@ def card(artifact: PrefixArtifact) -> str:
             "",
         ]
     )
+
+
+def _separator(artifact: PrefixArtifact) -> str:
+    separator = artifact.config.get("run", {}).get("thought", {}).get("prefix_separator", "")
+    return f", with {separator!r} behind it" if separator else ""
 
 
 def _row(name: str, metric: Metric) -> str:

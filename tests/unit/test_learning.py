@@ -104,6 +104,7 @@ def test_the_card_says_who_chose_and_what_was_measured(run_folder):
     card = (run_folder / "artifact" / "README.md").read_text()
     assert "The monitor chose it" in card
     assert "`recovery_rate`" in card
+    assert r"with '\n' behind it" in card
     assert str(run_folder) not in card
 
 
