@@ -77,7 +77,7 @@ class PrefixArtifact(_Part):
     prefixes: tuple[Prefix, ...] = Field(min_length=1)
     """The portfolio: try b of an intervention uses prefix b, the last one again when it runs out."""
     placement: Literal["after_accepted_trace"] = "after_accepted_trace"
-    """Where it is injected: directly after the accepted trace, with no separator."""
+    """Where it is injected: directly after the accepted trace; `thought.prefix_separator` follows it."""
     reasoner: Identity | None = None
     """The reasoner it was learned on."""
     tokenizer: Identity | None = None
