@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from safethink.config import (
     ConstantMonitorConfig,
+    GuardMonitorConfig,
     LimitsConfig,
+    MonitorConfig,
     NoneConfig,
     ReasonerConfig,
     RunConfig,
@@ -24,23 +26,25 @@ from safethink.testbed import folders
 from safethink.testbed.prompts import draw
 
 MAX_NEW_TOKENS = 200
+NEVER_FIRES = ConstantMonitorConfig(value=1.0)
 
 
 @pytest.fixture(scope="module")
 def prompts() -> list[Prompt]:
-    kinds = ("jailbreak", "harmful", "harmless", "borderline", "jailbreak")
-    return [prompt for kind in kinds for prompt in draw(kind, "test", 20)][:50]
+    kinds = ("jailbreak", "harmful", "harmless", "borderline")
+    by_kind = [draw(kind, "test", 13) for kind in kinds]
+    return [prompt for some in zip(*by_kind, strict=True) for prompt in some][:50]
 
 
-def guarded(temperature: float, batch_size: int = 32) -> SafeThink:
+def guarded(temperature: float, monitor: MonitorConfig = NEVER_FIRES) -> SafeThink:
     return SafeThink.from_config(
         RunConfig(
             reasoner=ReasonerConfig(path="testbed", dtype="float64"),
-            monitor=ConstantMonitorConfig(value=1.0),
+            monitor=monitor,
             defense=SafeThinkConfig(),
             sampling=SamplingConfig(temperature=temperature),
             limits=LimitsConfig(max_trace_tokens=MAX_NEW_TOKENS),
-            batch_size=batch_size,
+            batch_size=32,
         )
     )
 
@@ -65,12 +69,16 @@ def test_a_monitor_that_never_fires_leaves_greedy_generation_as_it_is(prompts: l
         assert result.closed
 
 
+@pytest.mark.parametrize("monitor", [NEVER_FIRES, GuardMonitorConfig()], ids=lambda monitor: monitor.kind)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_prompt_alone_gives_what_it_gives_in_a_batch_of_32(prompts: list[Prompt], temperature: float) -> None:
-    runner = guarded(temperature)
+def test_a_prompt_alone_gives_what_it_gives_in_a_batch_of_32(
+    prompts: list[Prompt], temperature: float, monitor: MonitorConfig
+) -> None:
+    runner = guarded(temperature, monitor)
     together = runner.run(prompts[:32])
     alone = [runner.run([prompt])[0] for prompt in prompts[:32]]
     assert [written(result) for result in alone] == [written(result) for result in together]
+    assert any(result.interventions for result in together) == isinstance(monitor, GuardMonitorConfig)
 
 
 def test_undefended_and_never_firing_are_the_same_tokens(prompts: list[Prompt]) -> None:
