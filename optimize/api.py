@@ -29,14 +29,13 @@ from safethink.config import (
     SelectionConfig,
     ThoughtConfig,
 )
-from safethink.errors import ConfigError
 from safethink.guarded import SafeThink, as_prompt
 from safethink.monitors import Monitor
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import Identity, PrefixArtifact
 from safethink.prompts import Prompt, refuse_duplicates
-from safethink.testbed import folders
+from safethink.testbed import is_testbed, require_world
 
 DEFAULT = SearchConfig(run=RunConfig(reasoner=ReasonerConfig(path="")))
 """The defaults are those of the YAML file."""
@@ -153,11 +152,8 @@ def learn(
 
 def _check_world(config: SearchConfig) -> None:
     """Refuse a world whose dynamics the shipped reasoner does not have."""
-    if config.run.reasoner.path not in ("testbed", "testbed:null"):
-        return
-    trained = folders().card["world_seed"]
-    if config.world.seed != trained:
-        raise ConfigError(f"world.seed is {config.world.seed}, but the shipped weights were trained on {trained}")
+    if is_testbed(config.run.reasoner.path):
+        require_world(config.world.seed)
 
 
 def _guard(

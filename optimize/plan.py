@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from safethink.config import SearchConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
+from safethink.testbed import is_testbed
 
 TESTBED_SCORED_TOKENS_PER_S: Final = 40_000
 """Candidate tokens scored per second by the testbed's reasoner on two CPU cores."""
@@ -46,7 +47,7 @@ def plan(config: SearchConfig) -> SearchPlan:
     candidates = search.steps * search.candidates
     examples = contexts.max_contexts + (contexts.harmless_prompts if config.objective.benign_weight > 0 else 0)
     scored_tokens = candidates * examples * (search.length + contexts.target_tokens)
-    on_testbed = config.run.reasoner.path in ("testbed", "testbed:null")
+    on_testbed = is_testbed(config.run.reasoner.path)
     limits = config.run.limits
     decoded_tokens = total * (TESTBED_TOKENS if on_testbed else limits.max_trace_tokens + limits.max_answer_tokens)
     seconds = decoded_tokens / TESTBED_TOKENS_PER_S + scored_tokens / TESTBED_SCORED_TOKENS_PER_S

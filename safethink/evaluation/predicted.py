@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from safethink.config import DefenseConfig, EvalConfig
-from safethink.errors import ConfigError
 from safethink.evaluation.places import Watched
 from safethink.prompts import Prompt
-from safethink.testbed import folders, is_testbed, oracle
+from safethink.testbed import is_testbed, oracle, require_world
 from safethink.testbed.process import MonitorRates, predict_asr
 from safethink.testbed.world import World
 from safethink.thought import Thought
@@ -43,9 +42,7 @@ def make_world(config: EvalConfig) -> World | None:
     path = config.run.reasoner.path
     if not is_testbed(path) or any(each.kind != "testbed" for each in config.benchmarks):
         return None
-    trained = folders().card["world_seed"]
-    if config.world.seed != trained:
-        raise ConfigError(f"world.seed is {config.world.seed}, but the shipped weights were trained on {trained}")
+    require_world(config.world.seed)
     return World.make(config.world.seed, kind="null" if path.endswith(":null") else "planted")
 
 

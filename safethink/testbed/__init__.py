@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from safethink.errors import ConfigError
+
 REASONERS: Final = ("testbed", "testbed:null")
 """What the shipped reasoners are called where a path is asked for: for the `planted` and the `null` world."""
 
@@ -49,6 +51,17 @@ class Folders:
 def is_testbed(path: str) -> bool:
     """Whether `path` names a shipped reasoner."""
     return path in REASONERS
+
+
+def require_world(seed: int) -> None:
+    """Make sure that the shipped reasoners have the dynamics of `world.seed`.
+
+    Raises:
+        ConfigError: they were trained on another world.
+    """
+    trained = folders().card["world_seed"]
+    if seed != trained:
+        raise ConfigError(f"world.seed is {seed}, but the shipped weights were trained on {trained}")
 
 
 def folders() -> Folders:
