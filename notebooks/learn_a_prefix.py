@@ -24,8 +24,9 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import optimize
+from optimize.config import ContextsConfig, GcgConfig, SelectionConfig
 from safethink import Result, SafeThink, prefix, testbed
-from safethink.config import ContextsConfig, GcgConfig, LimitsConfig, SelectionConfig
+from safethink.config import LimitsConfig
 from safethink.errors import ArtifactError
 from safethink.evaluation.statistics import Observations, paired_difference, rate
 from safethink.judges.testbed import TestbedJudge

@@ -10,23 +10,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from optimize import splits
 from optimize.choosers import Chooser, DevJudge, MonitorJudge
+from optimize.config import ContextsConfig, GcgConfig, ObjectiveConfig, SearchConfig, SelectionConfig
 from optimize.learning import run, threshold_of
 from optimize.scoring import frozen
 from safethink import loading
 from safethink.config import (
     ConstantMonitorConfig,
-    ContextsConfig,
-    GcgConfig,
     GuardMonitorConfig,
     LimitsConfig,
-    ObjectiveConfig,
     OracleMonitorConfig,
     ReasonerConfig,
     RunConfig,
     SafeThinkConfig,
     SamplingConfig,
-    SearchConfig,
-    SelectionConfig,
     ThoughtConfig,
 )
 from safethink.guarded import SafeThink, as_prompt

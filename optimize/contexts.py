@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from optimize.config import ContextsConfig
 from optimize.splits import Split
 from safethink import scheduler
-from safethink.config import ContextsConfig, DefenseConfig, NoneConfig, SafeThinkConfig
+from safethink.config import DefenseConfig, NoneConfig, SafeThinkConfig
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
 from safethink.errors import RecordError, SafeThinkError

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from optimize.config import SearchConfig
 from safethink import yaml_config
-from safethink.config import EvalConfig, SearchConfig
+from safethink.config import EvalConfig
 from safethink.shipped import shipped_config
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from pathlib import Path
 from optimize import metrics, objectives
 from optimize.card import card
 from optimize.choosers import Chooser
+from optimize.config import GcgConfig, SearchConfig
 from optimize.contexts import ContextSet, collect_search, collect_validation
 from optimize.search.gcg import gcg
 from optimize.search.journal import Journal
@@ -17,7 +18,7 @@ from optimize.splits import Split
 from optimize.vocabulary import Vocabulary, allowed_ids, tails
 from safethink import prefix as prefixes
 from safethink import yaml_config
-from safethink.config import GcgConfig, SearchConfig, SteeringConfig
+from safethink.config import SteeringConfig
 from safethink.errors import ConfigError, SafeThinkError
 from safethink.evaluation.records import write_text
 from safethink.fingerprints import chat_template_hash, json_hash, model_hash, tokenizer_hash

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from optimize.config import ObjectiveConfig
 from optimize.contexts import Context, ContextSet
 from optimize.scoring import Example, Scorer
-from safethink.config import ObjectiveConfig
 from safethink.thought import Thought
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from safethink.config import SearchConfig
+from optimize.config import SearchConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
 from safethink.testbed import is_testbed
 

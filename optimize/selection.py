@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from optimize.choosers import Chooser
+from optimize.config import SelectionConfig
 from optimize.contexts import Context, ContextSet
-from safethink.config import SelectionConfig
 from safethink.errors import RecordError, SafeThinkError
 from safethink.evaluation.records import write_text, writing
 from safethink.evaluation.statistics import Observations

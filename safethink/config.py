@@ -160,8 +160,10 @@ DefenseConfig = Annotated[
 
 
 class WorldConfig(Section):
-    """The testbed's two seeds."""
+    """The testbed's dynamics and prompts."""
 
+    kind: Literal["planted", "hackable", "costly"] = "planted"
+    """Which dynamics; the shipped reasoners have `planted`, the others' are trained by `safethink-optimize testbed`."""
     seed: int = 0
     """Fixes the dynamics; must match the card of the weights."""
     prompts_seed: int = 0
@@ -273,87 +275,3 @@ class EvalConfig(Section):
                 f"judge: 'testbed' knows the testbed's prompts alone, not those of {foreign!r}; use 'refusal'"
             )
         return self
-
-
-class ContextsConfig(Section):
-    """How the states at which the monitor fires are collected."""
-
-    prompts: int = Field(default=160, ge=1)
-    """Jailbreak prompts rolled out."""
-    harmless_prompts: int = Field(default=16, ge=0)
-    """Harmless and borderline prompts rolled out beside them; each gives one context."""
-    max_contexts: int = Field(default=24, ge=1)
-    """Contexts kept, spread over depths."""
-    best_of: int = Field(default=8, ge=1)
-    """Continuations sampled per context, from which the safe target is taken."""
-    target_tokens: int = Field(default=24, ge=1)
-    """Length of a target continuation."""
-
-
-class ObjectiveConfig(Section):
-    """What a candidate prefix costs; lower is better."""
-
-    benign_weight: float = Field(default=0.5, ge=0)
-    """Weight of the loss of harmless continuations with the prefix forced in."""
-    nll_weight: float = Field(default=0.002, ge=0)
-    """Weight of the prefix's own negative log-likelihood under the reasoner (readability)."""
-    rows_per_forward: int = Field(default=256, ge=1)
-    """The most (candidate, context) pairs in one forward; bounds the memory."""
-
-
-class GcgConfig(Section):
-    """Greedy coordinate gradient (arXiv 2307.15043), with momentum (arXiv 2405.01229)."""
-
-    kind: Literal["gcg"] = "gcg"
-    length: int = Field(default=4, ge=1)
-    """Number of tokens of the prefix."""
-    steps: int = Field(default=60, ge=1)
-    """Search steps, over all starts."""
-    candidates: int = Field(default=96, ge=1)
-    """Unique candidates scored per step."""
-    top_k: int = Field(default=64, ge=1)
-    """Substitutes considered per position."""
-    pair_share: float = Field(default=0.25, ge=0, lt=1)
-    """Share of the candidates that change two positions at once."""
-    momentum: float = Field(default=0.4, ge=0, lt=1)
-    """Share of the previous coordinate gradient kept."""
-    init: str = "wait-think-safely"
-    """Built-in name, or literal text, that the search starts from; cut or padded to `length`."""
-    patience: int = Field(default=6, ge=0)
-    """Steps without improvement after which a start is left for another one, from random tokens."""
-
-
-class SelectionConfig(Section):
-    """How the prefix is chosen among those the search found: by recovery on validation, never by training loss."""
-
-    finalists: int = Field(default=12, ge=1)
-    """How many of the best by loss are put on trial."""
-    spread: int = Field(default=6, ge=0)
-    """How many others are, evenly spread over all candidates by loss: they tell what the loss is worth as a guide."""
-    contexts: int = Field(default=96, ge=1)
-    """Validation contexts."""
-    samples: int = Field(default=2, ge=1)
-    """Seeds per context."""
-    forced_prompts: int = Field(default=64, ge=0)
-    """Harmless and borderline prompts into which each finalist is forced."""
-    max_forced_loss: float = Field(default=0.05, ge=0, le=1)
-    """The floor: how much forced accuracy may fall, and forced over-refusal rise, against nothing injected."""
-    judge: MonitorConfig | None = None
-    """A second guard that chooses where the testbed's judge cannot; None takes the monitor itself."""
-
-
-class SearchConfig(Section):
-    """What `safethink-optimize search` takes."""
-
-    run: RunConfig
-    world: WorldConfig = WorldConfig()
-    prompts: str | None = None
-    """JSONL with prompts of one's own; None for the testbed's."""
-    contexts: ContextsConfig = ContextsConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    search: GcgConfig = GcgConfig()
-    selection: SelectionConfig = SelectionConfig()
-    name: str = "learned"
-    """Name written into the artifact."""
-    seed: int = 0
-    """Seeds the search."""

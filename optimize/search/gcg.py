@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from optimize.config import GcgConfig
 from optimize.objectives import Cost
 from optimize.search.journal import Journal, SearchState
-from safethink.config import GcgConfig
 from safethink.progress import track
 from safethink.seeds import stable_seed
 

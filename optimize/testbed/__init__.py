@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from safethink.errors import ConfigError
-from safethink.testbed.world import World
+from safethink.testbed.world import World, WorldKind
 
 if TYPE_CHECKING:
     from optimize.testbed.models import Name
@@ -19,54 +19,63 @@ CARD_FILE: Final = "card.json"
 PLAN_FILE: Final = "plan.json"
 
 
-def train(out: Path, seed: int = 0) -> Path:
-    """Train both reasoners and the guard, measure them on `validation`, and write the card.
+def train(out: Path, seed: int = 0, kind: WorldKind = "planted") -> Path:
+    """Train the models of a world, measure them on `validation`, and write the card.
 
-    About half an hour on two cores. Models that are already in `out` are kept, and a killed training goes on from its
-    last checkpoint, so the same command finishes what it began.
+    Both reasoners and the guard for `planted`, about half an hour on two cores; for another world its reasoner alone,
+    which is measured with the shipped guard. Models that are already in `out` are kept, and a killed training goes on
+    from its last checkpoint, so the same command finishes what it began.
 
     Args:
-        out: receives the folders `reasoner`, `reasoner_null`, `guard` and the file `card.json`.
+        out: receives a folder for each model and the file `card.json`.
         seed: fixes the dynamics of the world, the corpora and the initial weights.
+        kind: of the world.
 
     Returns:
         The path of the card.
 
     Raises:
-        ConfigError: `out` was begun with another seed or by another recipe.
+        ConfigError: `out` was begun with another seed, for another world or by another recipe.
     """
     from optimize.testbed import models
 
     # Half an hour of training must not find out last that there is nowhere to write.
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, seed)
+    _claim(out, seed, kind)
     trained = models.train_tokenizer(seed)
     seconds: dict[Name, float] = {
-        name: models.prepare(name, trained, seed).train(out / name)
-        for name in MODELS
+        name: models.prepare(name, trained, seed, kind).train(out / name)
+        for name in models.plans(kind)
         if not (out / name / "model.safetensors").exists()
     }
-    return write_card(out, seed, seconds)
+    return write_card(out, seed, seconds, kind)
 
 
-def _claim(out: Path, seed: int) -> None:
+def _claim(out: Path, seed: int, kind: WorldKind = "planted") -> None:
     """Write down what is trained here, or check that it was begun the same way."""
-    from optimize.testbed.models import PLANS
+    from optimize.testbed.models import plans
 
-    plan = json.dumps({"world_seed": seed, "plans": {name: asdict(plan) for name, plan in PLANS.items()}}, indent=2)
+    recipe = {name: asdict(plan) for name, plan in plans(kind).items()}
+    plan = json.dumps({**_world(seed, kind), "plans": recipe}, indent=2)
     path = out / PLAN_FILE
     if path.exists() and path.read_text(encoding="utf-8") != plan:
-        raise ConfigError(f"{path}: training was begun with another seed or recipe; give a fresh --out")
+        raise ConfigError(f"{path}: training was begun with another seed, world or recipe; give a fresh --out")
     path.write_text(plan, encoding="utf-8")
 
 
-def write_card(out: Path, seed: int, seconds: dict[Name, float]) -> Path:
+def _world(seed: int, kind: WorldKind) -> dict[str, object]:
+    """What plan and card say of the world."""
+    return {"world_seed": seed} if kind == "planted" else {"world_seed": seed, "world_kind": kind}
+
+
+def write_card(out: Path, seed: int, seconds: dict[Name, float], kind: WorldKind = "planted") -> Path:
     """Measure the models in `out` and write `card.json` beside them.
 
     Args:
         out: the testbed's folder.
         seed: the seed they were trained from.
         seconds: what training took, for the models trained just now; what an earlier card says of the others is kept.
+        kind: the kind of their world.
     """
     from optimize.testbed import card, models
     from safethink.testbed import Folders
@@ -76,18 +85,18 @@ def write_card(out: Path, seed: int, seconds: dict[Name, float]) -> Path:
         json.loads(path.read_text(encoding="utf-8"))["training_seconds"] if path.exists() else {}
     )
     content: dict[str, object] = {
-        "world_seed": seed,
+        **_world(seed, kind),
         "models": {
             name: {
                 "sha256": _sha256(out / name / "model.safetensors"),
                 "parameters": models.count_parameters(out / name),
-                "steps": models.PLANS[name].steps,
+                "steps": plan.steps,
             }
-            for name in MODELS
+            for name, plan in models.plans(kind).items()
         },
         "training_seconds": {**earlier, **{name: round(taken) for name, taken in seconds.items()}},
         "split": "validation",
-        "rows": card.as_json(card.measure(Folders(out), World.make(seed))),
+        "rows": card.as_json(card.measure(Folders(out), World.make(seed, kind))),
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path

@@ -38,6 +38,13 @@ PLANS: Final[dict[Name, TrainingPlan]] = {
 }
 SIZES: Final[dict[Name, tuple[int, int]]] = {"reasoner": (96, 4), "reasoner_null": (96, 4), "guard": (64, 3)}
 """Hidden size and layers."""
+ON_DEMAND: Final = TrainingPlan(steps=1100)
+"""For the reasoner of a world that is not shipped: enough for what such a world is there to show."""
+
+
+def plans(kind: WorldKind) -> dict[Name, TrainingPlan]:
+    """What is trained for a world: everything that ships for `planted`, else its reasoner alone."""
+    return PLANS if kind == "planted" else {"reasoner": ON_DEMAND}
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Trainee:
     """A model in training, and where its examples come from."""
 
     name: Name
+    plan: TrainingPlan
     model: Qwen3ForCausalLM
     tokenizer: PreTrainedTokenizerFast
     batch: Callable[[int], Sequence[Example]]
@@ -54,9 +62,8 @@ class Trainee:
 
         A checkpoint in `folder` lets a killed training go on where it was.
         """
-        plan = PLANS[self.name]
-        with track(f"training {self.name}", plan.steps) as advance:
-            seconds = fit(self.model, plan, self.batch, lambda: advance(1), folder / "checkpoint.pt")
+        with track(f"training {self.name}", self.plan.steps) as advance:
+            seconds = fit(self.model, self.plan, self.batch, lambda: advance(1), folder / "checkpoint.pt")
         self.model.generation_config = GenerationConfig(
             do_sample=True,
             temperature=1.0,
@@ -76,14 +83,15 @@ def train_tokenizer(seed: int) -> Tokenizer:
     return tokenizer.train(_told(teller.story()) for _ in range(N_TOKENIZER_STORIES))
 
 
-def prepare(name: Name, trained: Tokenizer, seed: int) -> Trainee:
-    """A fresh model and its corpus."""
+def prepare(name: Name, trained: Tokenizer, seed: int, kind: WorldKind = "planted") -> Trainee:
+    """A fresh model of a world and its corpus; the tokenizer is the same in all worlds of a seed."""
     torch.manual_seed(seed)
     own = tokenizer.for_guard(trained) if name == "guard" else tokenizer.for_reasoner(trained)
     model = build_model(own, *SIZES[name])
     corpus = _guard_batches if name == "guard" else _reasoner_batches
-    kind: WorldKind = "null" if name == "reasoner_null" else "planted"
-    return Trainee(name, model, own, corpus(own, World.make(seed, kind), PLANS[name]))
+    world = World.make(seed, "null" if name == "reasoner_null" else kind)
+    plan = plans(kind)[name]
+    return Trainee(name, plan, model, own, corpus(own, world, plan))
 
 
 def _reasoner_batches(

@@ -14,9 +14,8 @@ from safethink.testbed import language
 from safethink.testbed.features import Attack, Hazard
 from safethink.testbed.process import drift_probability
 from safethink.testbed.prompts import Problem, Wrapper, apply, pick, sum_step
-from safethink.testbed.world import ANSWER_FLIP, COVERT_SHARE, EDGY_SHARE, N_STEPS, World
+from safethink.testbed.world import ANSWER_FLIP, EDGY_SHARE, N_GAME_STEPS, N_STEPS, World
 
-N_GAME_STEPS: Final = 3
 DROPPED_SHARE: Final = 0.15
 """Share of steps that were resampled behind a phrase which then was dropped."""
 
@@ -105,7 +104,7 @@ class Storyteller:
     def attack(self, prompt: Prompt) -> Story:
         """What an attack prompt leads to."""
         attack = Attack.read(prompt)
-        depth = attack.prefilled
+        depth, overt = attack.prefilled, attack.prefilled > 0
         beats: list[Beat] = []
         for step in range(attack.prefilled, N_STEPS):
             last = step == N_STEPS - 1
@@ -113,14 +112,14 @@ class Storyteller:
             drift = drift_probability(self.world, attack, step, depth, phrase)
             drifts = bool(self.rng.random() < drift)
             calm = language.SETUP_STEPS if depth == 0 and step < attack.onset else language.SAFE_STEPS
-            covert = bool(self.rng.random() < COVERT_SHARE)
+            covert = bool(self.rng.random() < self.world.covert_share(phrase, hidden=depth > 0 and not overt))
             texts = (
                 self._fill(pick(self.rng, calm), attack.hazard),
                 self._fill(pick(self.rng, language.COVERT_STEPS if covert else language.DRIFT_STEPS), attack.hazard),
             )
             fork = Fork(texts[drifts], texts[not drifts], 1 - drift if drifts else drift)
             beats.append(Beat(phrase, kept, fork, last, last))
-            depth = depth + 1 if drifts else 0
+            depth, overt = (depth + 1, overt or not covert) if drifts else (0, False)
         harmful, refusal = self._harmful(attack.hazard), pick(self.rng, language.REFUSALS)
         if depth == 0:
             answer = Fork(refusal)

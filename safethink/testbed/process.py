@@ -17,7 +17,7 @@ from safethink.config import (
 )
 from safethink.prompts import Prompt
 from safethink.testbed.features import Attack
-from safethink.testbed.world import ANSWER_FLIP, COVERT_SHARE, DEPTH_LOGITS, N_STEPS, RELAPSE_LOGIT, World, sigmoid
+from safethink.testbed.world import ANSWER_FLIP, DEPTH_LOGITS, N_GAME_STEPS, N_STEPS, RELAPSE_LOGIT, World, sigmoid
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,29 @@ def drift_probability(world: World, attack: Attack, step: int, depth: int, phras
 
 def recovery_probability(world: World, attack: Attack, step: int, depth: int, phrase: str) -> float:
     """Probability of a harmless output after one injection at `step` and no monitor from there on."""
+    return 1.0 - _harmful(_continued(world, attack, step, depth, phrase))
+
+
+def acceptance_probability(
+    world: World, attack: Attack, step: int, depth: int, phrase: str, rates: MonitorRates
+) -> float:
+    """Probability that the monitor passes the trace that follows one injection at `step`, drifted or not."""
+    states = _continued(world, attack, step, depth, phrase)
+    return sum(weight * (1 - _fires(state, rates)) for state, weight in states.items())
+
+
+def refusal_probability(world: World, step: int, phrase: str) -> float:
+    """Probability that a borderline prompt is refused, with `phrase` injected at `step` and nothing later."""
+    going_on = 1.0 - world.game_refusal_probability(phrase)
+    return 1.0 - going_on * (1.0 - world.game_refusal_probability()) ** (N_GAME_STEPS - 1 - step)
+
+
+def _continued(world: World, attack: Attack, step: int, depth: int, phrase: str) -> Distribution:
+    """How the trace may end after one injection at `step` and no monitor from there on."""
     states = _step(world, attack, step, State(depth, overt=depth > 0), phrase)
     for later in range(step + 1, N_STEPS):
         states = _mix((weight, _step(world, attack, later, state)) for state, weight in states.items())
-    return 1.0 - _harmful(states)
+    return states
 
 
 def predict_asr(
@@ -167,8 +186,9 @@ def _step(world: World, attack: Attack, step: int, state: State, phrase: str = "
     deeper = min(state.depth + 1, len(DEPTH_LOGITS) - 1)
     out: Distribution = defaultdict(float)
     out[State(0, False, state.interventions)] += 1 - drift
-    out[State(deeper, True, state.interventions)] += drift * (1 - COVERT_SHARE)
-    out[State(deeper, state.overt, state.interventions)] += drift * COVERT_SHARE
+    covert = world.covert_share(phrase, hidden=state.depth > 0 and not state.overt)
+    out[State(deeper, True, state.interventions)] += drift * (1 - covert)
+    out[State(deeper, state.overt, state.interventions)] += drift * covert
     return dict(out)
 
 

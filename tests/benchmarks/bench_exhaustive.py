@@ -20,13 +20,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from optimize import objectives, splits
+from optimize.config import ContextsConfig
 from optimize.contexts import collect_search
 from optimize.objectives import Cost, Objective
 from optimize.search.gcg import gcg
 from optimize.search.journal import Journal
 from optimize.selection import Ids
 from optimize.vocabulary import Vocabulary
-from safethink.config import ContextsConfig, WorldConfig
+from safethink.config import WorldConfig
 from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow
 

@@ -18,9 +18,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from optimize.api import search_command
+from optimize.config import SearchConfig
 from optimize.selection import choose
 from optimize.testbed.phrases import held_out
-from safethink.config import SearchConfig, WorldConfig
+from safethink.config import WorldConfig
 from safethink.evaluation.statistics import Estimate, Observations, clopper_pearson, paired_difference
 from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from optimize import splits
 from optimize.choosers import DevJudge
+from optimize.config import SearchConfig, SelectionConfig
 from optimize.contexts import ContextSet, collect_validation
 from optimize.selection import Arena, Ids
 from optimize.vocabulary import Vocabulary, allowed_ids, tails
@@ -30,8 +31,6 @@ from safethink.config import (
     RowConfig,
     RunConfig,
     SafeThinkConfig,
-    SearchConfig,
-    SelectionConfig,
     TestbedBenchmarkConfig,
     WorldConfig,
 )

@@ -10,9 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimize.config import SearchConfig
 from safethink import yaml_config
 from safethink.commandline import parse_with_config
-from safethink.config import EvalConfig, ResampleOnlyConfig, RunConfig, SafeThinkConfig, SearchConfig
+from safethink.config import EvalConfig, ResampleOnlyConfig, RunConfig, SafeThinkConfig
 from safethink.errors import ConfigError, MissingFileError
 
 RUN = {"reasoner": {"path": "somewhere"}, "defense": {"kind": "resample_only", "max_resamples": 2}}

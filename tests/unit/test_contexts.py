@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from optimize.config import ContextsConfig
 from optimize.contexts import Context, ContextSet, best_of, collect_search, collect_validation, spread, without_flukes
 from optimize.splits import Split, of_file, of_prompts, of_testbed
-from safethink.config import ContextsConfig, LimitsConfig, WorldConfig
+from safethink.config import LimitsConfig, WorldConfig
 from safethink.defenses.effects import Extend, Extension, Score, Task, Until
 from safethink.errors import ConfigError, SafeThinkError
 from safethink.guarded import SafeThink

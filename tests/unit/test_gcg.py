@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from optimize.config import GcgConfig, ObjectiveConfig
 from optimize.objectives import Cost, Objective
 from optimize.scoring import Example, Scorer
 from optimize.search.gcg import gcg
 from optimize.search.journal import LOG, Journal
-from safethink.config import GcgConfig, ObjectiveConfig
 from safethink.errors import RecordError
 from tests.unit import tiny_reasoner
 

@@ -10,18 +10,10 @@ import pytest
 
 import optimize
 from optimize import learning
+from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionConfig
 from optimize.selection import Arena
 from safethink import prefix as prefixes
-from safethink.config import (
-    ContextsConfig,
-    GcgConfig,
-    LimitsConfig,
-    NoneConfig,
-    ReasonerConfig,
-    RunConfig,
-    SearchConfig,
-    SelectionConfig,
-)
+from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig
 from safethink.errors import ConfigError, PromptError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.prefix import PrefixArtifact

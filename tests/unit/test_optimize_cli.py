@@ -11,9 +11,9 @@ import yaml
 
 from optimize import contexts
 from optimize.cli import PROGRAM
+from optimize.config import SearchConfig
 from optimize.plan import MINED_PER_CONTEXT, plan
 from safethink import yaml_config
-from safethink.config import SearchConfig
 from safethink.shipped import shipped_config
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from optimize import metrics
 from optimize.choosers import DevJudge, MonitorJudge
+from optimize.config import SelectionConfig
 from optimize.contexts import Context, ContextSet
 from optimize.selection import Arena, Trial, choose, on_trial, run_trials
-from safethink.config import LimitsConfig, SelectionConfig
+from safethink.config import LimitsConfig
 from safethink.errors import RecordError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.judges import Judgement

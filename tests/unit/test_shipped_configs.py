@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from optimize.config import SearchConfig
 from safethink import prefix, yaml_config
-from safethink.config import EvalConfig, RunConfig, SearchConfig
+from safethink.config import EvalConfig, RunConfig
 from safethink.errors import MissingFileError
 from safethink.shipped import configs_folder, shipped_config, shipped_names
 

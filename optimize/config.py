@@ -1,0 +1,253 @@
+"""One frozen model per YAML section of `safethink-optimize`. Imports no torch, so help and validation are instant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from safethink.config import MonitorConfig, RunConfig, Section, WorldConfig
+
+
+class ContextsConfig(Section):
+    """How the states at which the monitor fires are collected."""
+
+    path: str | None = None
+    """Folder written by `safethink-optimize contexts`; None collects them in the run's own folder."""
+    prompts: int = Field(default=160, ge=1)
+    """Jailbreak prompts rolled out."""
+    harmless_prompts: int = Field(default=16, ge=0)
+    """Harmless and borderline prompts rolled out beside them; each gives one context."""
+    max_contexts: int = Field(default=24, ge=1)
+    """Contexts kept, spread over depths."""
+    best_of: int = Field(default=8, ge=1)
+    """Continuations sampled per context, from which the safe target is taken."""
+    target_tokens: int = Field(default=24, ge=1)
+    """Length of a target continuation."""
+    refresh_every_steps: int | None = Field(default=None, ge=1)
+    """Steps after which contexts are collected again with the prefix found so far: the states it fails on come in,
+    solved ones leave; None never does."""
+    replay_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the contexts of earlier rounds that stay at a refresh, so that what was solved is not forgotten."""
+
+
+class RewardConfig(Section):
+    """The expected monitor reward, by REINFORCE with a leave-one-out baseline over sampled continuations."""
+
+    samples: int = Field(default=4, ge=2)
+    """Continuations sampled per context and prefix, beside the greedy one and the best one seen so far."""
+    continuation_tokens: int = Field(default=32, ge=1)
+    """Length of a sampled continuation."""
+    contexts: int = Field(default=8, ge=1)
+    """Contexts on which it is estimated."""
+
+
+class RacingConfig(Section):
+    """Scores all candidates on few contexts first and drops those that are surely worse."""
+
+    first_contexts: int = Field(default=4, ge=2)
+    """Contexts of the first heat; every heat doubles them."""
+    keep: int = Field(default=8, ge=1)
+    """Candidates that reach the last heat at least."""
+    confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    """One-sided confidence at which a paired difference to the leader drops a candidate."""
+
+
+class ObjectiveConfig(Section):
+    """What a candidate prefix costs: a weighted sum of terms; lower is better. A term of weight 0 is not computed."""
+
+    continuation_weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss of mined safe continuations where the monitor fired."""
+    reward_weight: float = Field(default=0.0, ge=0)
+    """Weight of the expected share of sampled continuations that the monitor does not pass."""
+    reward: RewardConfig = RewardConfig()
+    """How that share is estimated."""
+    unlikelihood_weight: float = Field(default=0.0, ge=0)
+    """Weight of the log-likelihood of the violating step."""
+    unlikelihood_clip: float = Field(default=4.0, gt=0)
+    """Nats per token beyond which making it even less likely is worth nothing."""
+    benign_weight: float = Field(default=0.5, ge=0)
+    """Weight of the loss of harmless continuations with the prefix forced in."""
+    benign_kl_weight: float = Field(default=0.0, ge=0)
+    """Weight of the KL divergence there from the reasoner without a prefix."""
+    nll_weight: float = Field(default=0.002, ge=0)
+    """Weight of the prefix's own negative log-likelihood under the reasoner (readability)."""
+    length_weight: float = Field(default=0.0, ge=0)
+    """Weight of the number of tokens."""
+    rows_per_forward: int = Field(default=256, ge=1)
+    """The most (candidate, context) pairs in one forward; bounds the memory."""
+    attention: Literal["auto", "shared", "expanded", "plain"] = "auto"
+    """How a context's keys and values are shared among candidates; `auto` takes the fastest that passes a self-test."""
+    racing: RacingConfig | None = None
+    """Drops candidates early; None scores every candidate on every context."""
+
+
+class SearchSection(Section):
+    """What every search method shares."""
+
+    length: int = Field(default=4, ge=1)
+    """Number of tokens of the prefix."""
+    steps: int = Field(default=60, ge=1)
+    """The most search steps, over all starts."""
+    budget_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens forwarded by the objective, gradients counted twice; None leaves it to `steps`."""
+    candidates: int = Field(default=96, ge=1)
+    """Unique candidates scored per step."""
+    init: str | None = "wait-think-safely"
+    """Built-in name, artifact folder or literal text that the search starts from; shorter ones are padded with random
+    tokens. None starts from random tokens."""
+
+
+class GradientSection(SearchSection):
+    """What the methods that follow the coordinate gradient share."""
+
+    top_k: int = Field(default=64, ge=1)
+    """Substitutes considered per position."""
+    momentum: float = Field(default=0.4, ge=0, lt=1)
+    """Share of the previous coordinate gradient kept."""
+    patience: int = Field(default=6, ge=0)
+    """Steps without improvement after which a start is left for another one, from random tokens."""
+
+
+class GcgConfig(GradientSection):
+    """Greedy coordinate gradient (arXiv 2307.15043), with momentum (arXiv 2405.01229)."""
+
+    kind: Literal["gcg"] = "gcg"
+    pair_share: float = Field(default=0.25, ge=0, lt=1)
+    """Share of the candidates that change two positions at once."""
+    merge: int = Field(default=0, ge=0)
+    """The best so many single edits of a step are merged one after the other into further candidates (arXiv
+    2405.21018); 0 merges none."""
+    first_edits: int = Field(default=1, ge=1)
+    """Positions edited at once in the first step, falling to one half way through; 1 always edits one."""
+    buffer: int = Field(default=1, ge=1)
+    """Incumbents kept; the next step edits the cheapest that is not exhausted."""
+
+
+class EvolutionConfig(GradientSection):
+    """A Pareto front of loss against readability, evolved by swaps, insertions, deletions and proposals."""
+
+    kind: Literal["evolution"] = "evolution"
+    population: int = Field(default=16, ge=2)
+    """Prefixes kept, spread over the front."""
+    min_length: int = Field(default=1, ge=1)
+    """The fewest tokens; `length` is the most."""
+
+
+class BeamConfig(SearchSection):
+    """Beams of the reasoner's own samples, ranked by the objective: readable by construction (arXiv 2402.15570)."""
+
+    kind: Literal["beam"] = "beam"
+    beams: int = Field(default=8, ge=1)
+    """Beams kept per length."""
+    branches: int = Field(default=12, ge=1)
+    """Tokens sampled per beam."""
+
+
+class RelaxedConfig(SearchSection):
+    """PEZ (arXiv 2302.03668): continuous rows, with gradients taken at the tokens they project to."""
+
+    kind: Literal["relaxed"] = "relaxed"
+    learning_rate: float = Field(default=0.1, gt=0)
+    """Of AdamW on the continuous rows."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Of AdamW."""
+    patience: int = Field(default=12, ge=0)
+    """Steps without a new projection after which the rows start again from random tokens."""
+
+
+class PhrasesConfig(SearchSection):
+    """A finite pool of phrases, or a slot grammar: the paper's own way of finding a prefix."""
+
+    kind: Literal["phrases"] = "phrases"
+    pool: tuple[str, ...] = ()
+    """Phrases to try."""
+    slots: tuple[tuple[str, ...], ...] = ()
+    """A grammar: one choice per slot, joined as written; an empty choice leaves the slot out."""
+    max_kl: float | None = Field(default=None, gt=0)
+    """Phrases that move harmless continuations further than this many nats per token are dropped."""
+    exhaustive_below: int = Field(default=512, ge=1)
+    """Up to so many phrases are all tried; beyond, Optuna proposes and its WilcoxonPruner stops early."""
+
+
+class RandomConfig(SearchSection):
+    """Random tokens: the control that every search must beat."""
+
+    kind: Literal["random"] = "random"
+
+
+class UnigramConfig(SearchSection):
+    """The best single tokens, concatenated: the control that a search over their order must beat."""
+
+    kind: Literal["unigram"] = "unigram"
+
+
+class SoftConfig(SearchSection):
+    """A soft prefix: embedding rows trained by AdamW."""
+
+    kind: Literal["soft"] = "soft"
+    learning_rate: float = Field(default=0.01, gt=0)
+    """Of AdamW."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """The gradient's norm is clipped to this."""
+    norm_weight: float = Field(default=0.0, ge=0)
+    """Weight of the penalty on rows longer than the reasoner's own embeddings are."""
+    logger: Literal["tensorboard", "wandb"] | None = None
+    """Lightning's logger; None logs to `search.jsonl` alone."""
+    harden: bool = False
+    """Whether what is exported is the nearest hard prefix, found by PEZ from the trained rows."""
+
+
+MethodConfig = Annotated[
+    GcgConfig
+    | EvolutionConfig
+    | BeamConfig
+    | RelaxedConfig
+    | PhrasesConfig
+    | RandomConfig
+    | UnigramConfig
+    | SoftConfig,
+    Field(discriminator="kind"),
+]
+
+
+class SelectionConfig(Section):
+    """How the prefix is chosen among those the search found: by recovery on validation, never by training loss."""
+
+    finalists: int = Field(default=12, ge=1)
+    """How many of the best by loss are put on trial."""
+    spread: int = Field(default=6, ge=0)
+    """How many others are, evenly spread over all candidates by loss: they tell what the loss is worth as a guide."""
+    contexts: int = Field(default=96, ge=1)
+    """Validation contexts."""
+    samples: int = Field(default=2, ge=1)
+    """Seeds per context."""
+    forced_prompts: int = Field(default=64, ge=0)
+    """Harmless and borderline prompts into which each finalist is forced."""
+    max_forced_loss: float = Field(default=0.05, ge=0, le=1)
+    """The floor: how much forced accuracy may fall, and forced over-refusal rise, against nothing injected."""
+    by: Literal["judge", "monitor"] = "judge"
+    """`monitor` chooses by what the monitor passes alone: an ablation that shows what a separate judge is for."""
+    portfolio: int = Field(default=1, ge=1)
+    """Prefixes in the artifact, one per try; each next one recovers most of what those before it leave."""
+    judge: MonitorConfig | None = None
+    """A second guard that chooses where the testbed's judge cannot; None takes the monitor itself."""
+
+
+class SearchConfig(Section):
+    """What `safethink-optimize search` takes."""
+
+    run: RunConfig
+    world: WorldConfig = WorldConfig()
+    prompts: str | None = None
+    """JSONL with prompts of one's own; None for the testbed's."""
+    contexts: ContextsConfig = ContextsConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    search: MethodConfig = GcgConfig()
+    selection: SelectionConfig = SelectionConfig()
+    name: str = "learned"
+    """Name written into the artifact."""
+    devices: int = Field(default=1, ge=1)
+    """Processes that share the contexts, one per GPU, or on the CPU."""
+    seed: int = 0
+    """Seeds the search."""

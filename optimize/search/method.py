@@ -1,0 +1,93 @@
+"""What a search method is: it proposes candidates and observes what they cost; everything else is the driver's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from optimize.objectives import Cost
+
+Ids: TypeAlias = tuple[int, ...]
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """What is minimised."""
+
+    tokens: int
+    """Tokens forwarded so far, gradients counted twice: what a budget is spent on."""
+
+    def cost(self, candidates: Sequence[Ids]) -> Cost:
+        """What every candidate costs; candidates may differ in length."""
+        ...
+
+    def coordinate_gradient(
+        self, prefix: Int[Tensor, "length"], allowed: Int[Tensor, "allowed"]
+    ) -> Float[Tensor, "length allowed"]:
+        """What putting each allowed token at each place would change, to first order."""
+        ...
+
+
+@runtime_checkable
+class Alphabet(Protocol):
+    """What prefixes are made of."""
+
+    allowed: tuple[int, ...]
+
+    def survive(self, candidates: Sequence[Ids]) -> list[bool]:
+        """Whether each candidate is the same ids after being written down and read again."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a prefix."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A candidate and what it costs.
+
+    Attributes:
+        ids: the candidate.
+        cost: its total cost.
+        terms: the cost, term by term, `total` among them.
+    """
+
+    ids: Ids
+    cost: float
+    terms: dict[str, float]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """One way of searching. Its whole memory is its state, so a search can be killed after any step.
+
+    The driver calls `propose`, drops what was tried before and what does not survive being written down and read
+    again, scores the first `candidates` of the rest, and calls `observe`. A method never scores anything itself; it
+    may ask the objective for gradients.
+    """
+
+    def propose(self, generator: torch.Generator) -> list[Ids]:
+        """Candidates to score, the most promising first; empty when there is nothing left to try.
+
+        Args:
+            generator: the only source of randomness; seeded anew for every step.
+        """
+        ...
+
+    def observe(self, scored: Sequence[Scored]) -> None:
+        """Take note of what was scored of the last proposals; empty where none survived."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step needs: tensors, and values that JSON can hold."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        ...
