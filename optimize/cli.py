@@ -7,15 +7,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from optimize.config import SearchConfig
 from safethink import extras
 from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries
-from safethink.config import SearchConfig
 
 EXAMPLES = """examples:
   safethink-optimize search testbed-gcg --out runs/gcg
   safethink-optimize search configs/search/testbed-gcg.yaml --out runs/gcg --search.length 6 --dry-run
   safethink-optimize testbed --out runs/testbed --world.seed 1
+  safethink-optimize testbed --out runs/hackable --world.kind hackable
   safethink-optimize demo --out runs/demo
 
 CONFIG is a YAML file or the name of a shipped one; each of its keys is also a flag with dots in it, and
@@ -39,10 +41,13 @@ class Search:
 
 @dataclass(frozen=True)
 class World:
-    """The world that the models are trained on."""
+    """The world that the models are trained on; a run's `world` must match that of its models."""
 
+    kind: Literal["planted", "hackable", "costly"] = "planted"
+    """`hackable`: some words make drift look safe to the guard; `costly`: the strongest words make borderline prompts
+    refused. Both train their reasoner alone, in a third of the time, and are measured with the shipped guard."""
     seed: int = 0
-    """Fixes its dynamics; a run's `world.seed` must match that of its models."""
+    """Fixes its dynamics."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Testbed:
     """
 
     out: Path = Path("runs/testbed")
-    """Receives the folders `reasoner`, `reasoner_null` and `guard`, and card.json."""
+    """Receives the folders `reasoner`, `reasoner_null` and `guard`, or `reasoner` alone, and card.json."""
     world: World = World()
     json: bool = False
     """Print the card and nothing else."""
@@ -105,7 +110,7 @@ def testbed(argv: Sequence[str]) -> None:
     quiet_libraries()
     from optimize.testbed import train
 
-    card = jsonlib.loads(train(flags.out, flags.world.seed).read_text(encoding="utf-8"))
+    card = jsonlib.loads(train(flags.out, flags.world.seed, flags.world.kind).read_text(encoding="utf-8"))
     print(jsonlib.dumps(card, indent=None if flags.json else 2, ensure_ascii=False))
 
 
