@@ -6,6 +6,7 @@ An artifact is a folder with `prefix.json`, `search.jsonl` (what the search did,
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from importlib import resources
@@ -102,6 +103,8 @@ class PrefixArtifact(_Part):
     """How often its lineage was evaluated on `test`."""
     metrics: dict[str, Metric] = Field(default_factory=dict)
     """What was measured, by name."""
+    license: str = "apache-2.0"
+    """Licence of the artifact, as the hub spells it."""
     content_sha256: str | None = None
     """Hash of everything above; written when saved, checked when loaded."""
 
@@ -221,13 +224,16 @@ def _read(folder: Path) -> PrefixArtifact:
         what = f"{folder} has no {JSON_FILE}" if is_folder else f"no prefix {str(folder)!r}: neither a folder"
         known = "" if is_folder else f" nor one of the built-in {', '.join(list_built_in())}"
         raise MissingFileError(what + known)
+    written = path.read_bytes()
     try:
-        artifact = PrefixArtifact.model_validate_json(path.read_bytes())
+        artifact = PrefixArtifact.model_validate_json(written)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "not JSON"
         raise ArtifactError(f"{path}: {where}: {first['msg']}") from error
-    if artifact.content_sha256 != artifact.content_hash():
+    # Of what the file holds, so that a field added later leaves older artifacts whole.
+    held = {key: value for key, value in json.loads(written).items() if key != "content_sha256"}
+    if artifact.content_sha256 != json_hash(held):
         raise ArtifactError(f"{path} was edited: its content does not match content_sha256")
     return artifact
 
