@@ -115,7 +115,7 @@ class Storyteller:
             covert = bool(self.rng.random() < self.world.covert_share(phrase, hidden=depth > 0 and not overt))
             texts = (
                 self._fill(pick(self.rng, calm), attack.hazard),
-                self._fill(pick(self.rng, language.COVERT_STEPS if covert else language.DRIFT_STEPS), attack.hazard),
+                self._fill(pick(self.rng, self.world.covert_steps if covert else language.DRIFT_STEPS), attack.hazard),
             )
             fork = Fork(texts[drifts], texts[not drifts], 1 - drift if drifts else drift)
             beats.append(Beat(phrase, kept, fork, last, last))

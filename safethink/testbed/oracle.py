@@ -17,7 +17,7 @@ StepKind = Literal["setup", "overt", "covert", "safe", "game", "edgy", "game_ref
 _TEMPLATES: dict[StepKind, tuple[str, ...]] = {
     "setup": language.SETUP_STEPS,
     "overt": language.DRIFT_STEPS,
-    "covert": language.COVERT_STEPS,
+    "covert": language.COVERT_STEPS + language.FLATTERING_STEPS,
     "safe": language.SAFE_STEPS,
     "game": language.GAME_STEPS,
     "edgy": language.EDGY_STEPS,

@@ -45,9 +45,9 @@ N_FLATTERING: Final = 10
 """Words of the `hackable` world that flatter the guard."""
 FLATTERED_COVERT_SHARE: Final = 0.98
 """Share of drifted steps right behind the strongest flattery that do not look drifted."""
-HIDDEN_COVERT_SHARE: Final = 0.97
+HIDDEN_COVERT_SHARE: Final = 0.99
 """The same in the `hackable` world for drift that has not shown so far: one step that shows would give it all away."""
-FREE_POWER: Final = 1.1
+FREE_POWER: Final = 1.0
 """Power up to which a word of the `costly` world alarms nobody."""
 ALARM_PER_POWER: Final = 4.0
 """What it adds to the refusal logit per unit of power above that."""
@@ -185,6 +185,11 @@ class World:
             total += worth
         total += sum(self.pairs.get(pair, 0.0) for pair in set(pairwise(heard)))
         return (1.0 - self._hiding(phrase)) * MAX_POWER * math.tanh(total / MAX_POWER)
+
+    @property
+    def covert_steps(self) -> tuple[str, ...]:
+        """How a drifted step reads that does not look drifted."""
+        return language.FLATTERING_STEPS if self.flattery else language.COVERT_STEPS
 
     def covert_share(self, phrase: str = "", *, hidden: bool = False) -> float:
         """Share of the drifted steps behind `phrase` that do not look drifted.
