@@ -29,3 +29,7 @@ class MonitorError(SafeThinkError, RuntimeError):
 
 class RecordError(SafeThinkError, OSError):
     """A record that could not be written or read."""
+
+
+class HubError(SafeThinkError, ConnectionError):
+    """A hub that cannot be reached, or that refuses what it was asked for."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from safethink import hub
 from safethink.errors import ArtifactError, MissingFileError
 from safethink.fingerprints import chat_template_hash, json_hash, tokenizer_hash
 
@@ -124,22 +125,25 @@ class PrefixArtifact(_Part):
 
 
 PrefixLike: TypeAlias = str | Path | PrefixArtifact
-"""A built-in prefix's name, an artifact's folder, `text:` and a literal prefix, or a loaded artifact."""
+"""A built-in prefix's name, an artifact's folder or place on the hub, `text:` and a literal prefix, or an artifact."""
 
 
 def load(path_or_name: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> PrefixArtifact:
     """Load a prefix and verify it.
 
     Args:
-        path_or_name: folder of an artifact, name of a built-in prefix, or `text:` and a literal prefix.
+        path_or_name: folder of an artifact, name of a built-in prefix, `text:` and a literal prefix, or a place on the
+            hub, `OWNER/NAME@COMMIT`.
         tokenizer: the reasoner's; without it nothing that concerns token ids is checked.
 
     Returns:
         The artifact; with `tokenizer`, every prefix has its token ids.
 
     Raises:
-        MissingFileError: if there is no such folder or built-in prefix.
+        MissingFileError: if there is no such folder, built-in prefix or commit of a repository.
         ArtifactError: if the artifact is damaged, edited or made for another tokenizer.
+        ConfigError: if a place on the hub is not pinned to a commit.
+        HubError: if the hub cannot be reached.
     """
     spec = str(path_or_name)
     if spec == LITERAL:
@@ -148,6 +152,8 @@ def load(path_or_name: str | Path, tokenizer: PreTrainedTokenizerBase | None = N
         artifact = PrefixArtifact(name=spec, prefixes=(Prefix(text=spec.removeprefix(LITERAL)),))
     elif spec in list_built_in():
         artifact = built_in(spec)
+    elif not os.path.isdir(spec) and (place := hub.parse(spec)):
+        artifact = _read(hub.download(place))
     else:
         artifact = _read(Path(spec))
     return artifact if tokenizer is None else bind(artifact, tokenizer)
