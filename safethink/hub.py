@@ -19,7 +19,7 @@ SCHEME: Final = "hub:"
 DATA_ONLY: Final = ("*.json", "*.jsonl", "*.md", "*.safetensors")
 """What is downloaded: nothing that could be run."""
 
-_REPO_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REPO_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
