@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from optimize.config import SearchConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
-from safethink.testbed import is_testbed
+from safethink.testbed.origin import is_testbed
 
 TESTBED_SCORED_TOKENS_PER_S: Final = 40_000
 """Candidate tokens scored per second by the testbed's reasoner on two CPU cores."""

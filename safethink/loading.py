@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from safethink.config import ReasonerConfig
 from safethink.errors import ConfigError, MissingFileError
-from safethink.testbed import folders, is_testbed
+from safethink.testbed import locate
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def load(config: ReasonerConfig) -> CausalLM:
         ConfigError: if the device does not exist.
     """
     return load_causal_lm(
-        resolve(config.path),
+        locate(config.path),
         config.revision,
         config.dtype,
         config.device,
@@ -87,7 +87,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         MissingFileError: if there is no such folder or hub repository.
     """
     with _found("tokenizer", path):
-        return AutoTokenizer.from_pretrained(resolve(path))
+        return AutoTokenizer.from_pretrained(locate(path))
 
 
 @contextmanager
@@ -97,13 +97,6 @@ def _found(what: str, path: str | Path) -> Generator[None, None, None]:
         yield
     except (OSError, ValueError, SafetensorError) as error:
         raise MissingFileError(f"no {what} at {str(path)!r}: {str(error).strip().splitlines()[0]}") from error
-
-
-def resolve(path: str) -> str:
-    """Turn `testbed` and `testbed:null` into the folders of the shipped reasoners; anything else stays."""
-    if not is_testbed(path):
-        return path
-    return str(folders().reasoner if path == "testbed" else folders().reasoner_null)
 
 
 def pick_device(name: str) -> torch.device:

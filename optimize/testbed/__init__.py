@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from safethink.errors import ConfigError
+from safethink.testbed import CARD_FILE
 from safethink.testbed.world import World, WorldKind
 
 if TYPE_CHECKING:
     from optimize.testbed.models import Name
 
 MODELS: Final[tuple[Name, ...]] = ("reasoner", "reasoner_null", "guard")
-CARD_FILE: Final = "card.json"
 PLAN_FILE: Final = "plan.json"
 
 

@@ -10,7 +10,7 @@ from safethink import benchmarks
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, SafeThinkConfig
 from safethink.evaluation.jobs import attack_benchmarks, only_kinds
-from safethink.testbed import is_testbed
+from safethink.testbed.origin import is_testbed
 
 TESTBED_TOKENS: Final = 40
 """Tokens of a typical testbed output."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from safethink.config import DefenseConfig, EvalConfig
 from safethink.evaluation.places import Watched
 from safethink.prompts import Prompt
-from safethink.testbed import is_testbed, oracle, require_world
+from safethink.testbed import oracle
+from safethink.testbed.origin import origin, require_world
 from safethink.testbed.process import MonitorRates, predict_asr
 from safethink.testbed.world import World
 from safethink.thought import Thought
@@ -37,13 +38,14 @@ def make_world(config: EvalConfig) -> World | None:
     """The world behind the evaluated reasoner and prompts; None where either is not the testbed's.
 
     Raises:
-        ConfigError: `world.seed` is not the one that the shipped weights were trained on.
+        ConfigError: `world` is not the one that the reasoner was trained on.
     """
     path = config.run.reasoner.path
-    if not is_testbed(path) or any(each.kind != "testbed" for each in config.benchmarks):
+    found = origin(path)
+    if found is None or any(each.kind != "testbed" for each in config.benchmarks):
         return None
-    require_world(config.world.seed)
-    return World.make(config.world.seed, kind="null" if path.endswith(":null") else "planted")
+    require_world(path, config.world)
+    return found.world()
 
 
 def monitor_rates(traces: Iterable[Watched], threshold: float, thought: Thought) -> MonitorRates:

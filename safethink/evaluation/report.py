@@ -21,7 +21,7 @@ from safethink.evaluation.rows import RANDOM
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary
 from safethink.prefix import LOG_FILE
-from safethink.testbed import is_testbed
+from safethink.testbed.origin import is_testbed
 
 ORIGINS: Final = {
     "asr_answer": "planted",

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from safethink.errors import ConfigError
-
 REASONERS: Final = ("testbed", "testbed:null")
 """What the shipped reasoners are called where a path is asked for: for the `planted` and the `null` world."""
+
+CARD_FILE: Final = "card.json"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Folders:
     """Where a testbed's models are.
 
     Attributes:
-        root: folder that holds the three model folders and `card.json`.
+        root: folder that holds the model folders and `card.json`.
     """
 
     root: Path
@@ -45,23 +45,19 @@ class Folders:
     @cached_property
     def card(self) -> dict[str, Any]:
         """What the models were trained on and how they measured."""
-        return json.loads((self.root / "card.json").read_text(encoding="utf-8"))
+        return json.loads((self.root / CARD_FILE).read_text(encoding="utf-8"))
 
 
-def is_testbed(path: str) -> bool:
+def is_shipped(path: str) -> bool:
     """Whether `path` names a shipped reasoner."""
     return path in REASONERS
 
 
-def require_world(seed: int) -> None:
-    """Make sure that the shipped reasoners have the dynamics of `world.seed`.
-
-    Raises:
-        ConfigError: they were trained on another world.
-    """
-    trained = folders().card["world_seed"]
-    if seed != trained:
-        raise ConfigError(f"world.seed is {seed}, but the shipped weights were trained on {trained}")
+def locate(path: str) -> str:
+    """Turn the name of a shipped reasoner into its folder; any other path stays."""
+    if not is_shipped(path):
+        return path
+    return str(folders().reasoner if path == "testbed" else folders().reasoner_null)
 
 
 def folders() -> Folders:

@@ -45,7 +45,7 @@ def test_another_prompts_seed_is_another_run(config: EvalConfig, tmp_path: Path)
 
 def test_the_world_must_be_the_one_the_weights_know(config: EvalConfig, tmp_path: Path) -> None:
     other = config.model_copy(update={"world": WorldConfig(seed=1)})
-    with pytest.raises(ConfigError, match=r"world\.seed is 1, but the shipped weights were trained on 0"):
+    with pytest.raises(ConfigError, match=r"world\.seed is 1, but 'testbed' was trained on 0"):
         runner.evaluate(other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
