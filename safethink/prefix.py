@@ -123,6 +123,11 @@ class PrefixArtifact(_Part):
         """Hash everything but the hash itself, as canonical JSON."""
         return json_hash(self.model_dump(mode="json", exclude={"content_sha256"}))
 
+    def learned_hash(self) -> str:
+        """Hash what was learned and on what; it stays the same when numbers are reported or the licence changes."""
+        added_later = {"metrics", "reported_by", "test_evaluations", "license", "content_sha256"}
+        return json_hash(self.model_dump(mode="json", exclude=added_later, exclude_defaults=True))
+
 
 PrefixLike: TypeAlias = str | Path | PrefixArtifact
 """A built-in prefix's name, an artifact's folder or place on the hub, `text:` and a literal prefix, or an artifact."""

@@ -20,8 +20,8 @@ LOG: Final = "evaluations.jsonl"
 def count_evaluation(config: EvalConfig, artifact: PrefixArtifact) -> int:
     """Note this evaluation in the artifact's folder and count all there have been.
 
-    A resumed or repeated run of the same configuration counts once. A folder that cannot be written, such as that of a
-    built-in prefix, keeps no log; then only what the artifact says and this run are counted.
+    A resumed or repeated run of the same configuration counts once. A place that cannot be written, such as the hub or
+    a built-in prefix, keeps no log; then what the artifact says and this run are counted.
 
     Args:
         config: the evaluation.
@@ -38,6 +38,8 @@ def count_evaluation(config: EvalConfig, artifact: PrefixArtifact) -> int:
         seen.add(identity)
         if keeps_log:
             _note(log, seen)
+    if not keeps_log:
+        return artifact.test_evaluations + len(seen)
     return max(artifact.test_evaluations, len(seen))
 
 

@@ -57,7 +57,12 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
         ledger=Ledger(loaded, done),
         contexts=contexts,
         forecast=None if world is None else _forecast(config, world, loaded, done, table, reasoner.thought),
-        prefix=PrefixSummary(path=config.prefix, texts=on_trial.texts, test_evaluations=test_evaluations),
+        prefix=PrefixSummary(
+            path=config.prefix,
+            texts=on_trial.texts,
+            test_evaluations=test_evaluations,
+            learned_sha256=artifact.learned_hash(),
+        ),
     )
     summary = summarise(evidence)
     records.write_text(out / folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")

@@ -32,6 +32,8 @@ class PrefixSummary(_Part):
     """The portfolio."""
     test_evaluations: int
     """How often it and its lineage were evaluated on `test`, this run included."""
+    learned_sha256: str
+    """The artifact's `learned_hash`: which one it was, whatever it is called by now."""
 
 
 class DepthPoint(_Part):
@@ -157,11 +159,16 @@ def comparisons(evidence: Evidence) -> dict[str, Cells]:
         return {}
     others = [row for row in evidence.rows if row.name != trial.name]
     return {
-        f"{_short(trial.name)}_vs_{_short(other.name)}": {
+        comparison_name(trial.name, other.name): {
             column.name: _difference(column, trial, other, evidence) for column in COLUMNS
         }
         for other in others
     }
+
+
+def comparison_name(trial: str, other: str) -> str:
+    """What the comparison of two rows is called."""
+    return f"{_short(trial)}_vs_{_short(other)}"
 
 
 def _difference(column: Column, a: TableRow, b: TableRow, evidence: Evidence) -> Estimate | None:

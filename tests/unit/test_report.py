@@ -49,7 +49,7 @@ def summary() -> Summary:
     cells = dict.fromkeys(NAMES, share) | {"asr_predicted": exact, "lift": Estimate(-0.004, -0.1, 0.1, 40, 8)}
     outcomes = {"mine": dict.fromkeys(("harmful", "refusal", "helpful", "invalid"), share)}
     return Summary(
-        prefix=PrefixSummary(path="mine", texts=(EVIL,), test_evaluations=1),
+        prefix=PrefixSummary(path="mine", texts=(EVIL,), test_evaluations=1, learned_sha256="0" * 64),
         rows={ROWS[0]: cells | {"recovery_rate": None, "lift": None}, ROWS[1]: cells, ROWS[2]: cells},
         comparisons={"learned_vs_wait_think_safely": cells, "learned_vs_undefended": cells},
         outcomes=dict.fromkeys(ROWS, outcomes),
