@@ -8,30 +8,27 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from optimize import splits
-from optimize.choosers import Chooser, DevJudge, MonitorJudge
-from optimize.config import ContextsConfig, GcgConfig, ObjectiveConfig, SearchConfig, SelectionConfig
-from optimize.learning import run, threshold_of
-from optimize.scoring import frozen
-from safethink import loading
-from safethink.config import (
-    ConstantMonitorConfig,
-    GuardMonitorConfig,
-    LimitsConfig,
-    OracleMonitorConfig,
-    ReasonerConfig,
-    RunConfig,
-    SafeThinkConfig,
-    SamplingConfig,
-    ThoughtConfig,
+from optimize import setup, splits
+from optimize.config import (
+    CollectConfig,
+    ContextsConfig,
+    MethodConfig,
+    ObjectiveConfig,
+    SearchConfig,
+    SelectionConfig,
 )
-from safethink.guarded import SafeThink, as_prompt
-from safethink.monitors import Monitor
+from optimize.contexts import folder
+from optimize.contexts.folder import Manifest
+from optimize.learning import run
+from optimize.scoring import frozen
+from optimize.setup import Setup
+from safethink import loading
+from safethink.config import LimitsConfig, ReasonerConfig, RunConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
+from safethink.guarded import as_prompt
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor
-from safethink.prefix import Identity, PrefixArtifact
+from safethink.prefix import PrefixArtifact
 from safethink.prompts import Prompt, refuse_duplicates
-from safethink.testbed import is_testbed, require_world
 
 DEFAULT = SearchConfig(run=RunConfig(reasoner=ReasonerConfig(path="")))
 """The defaults are those of the YAML file."""
@@ -47,22 +44,20 @@ def search_command(config: SearchConfig, out: Path) -> PrefixArtifact:
     Raises:
         SafeThinkError: there is nothing to learn from, or a path, a monitor or a world that does not fit.
     """
-    threshold = threshold_of(config)
+    return run(config, setup.load(config), out)
+
+
+def contexts_command(config: CollectConfig, out: Path) -> Manifest:
+    """What `safethink-optimize contexts` does: collect contexts once, for every search that is given their folder.
+
+    Raises:
+        SafeThinkError: the monitor never fires, or a path, a monitor or a world that does not fit.
+    """
+    data = setup.prompts_of(config, config.forced_prompts)
     reasoner, monitor = loading.load(config.run.reasoner), build(config.run.monitor)
-    guarded = _guard(reasoner.model, reasoner.tokenizer, monitor, config.run)
-    chooser: Chooser
-    if config.prompts is not None:
-        data = splits.of_file(Path(config.prompts))
-        chooser = _guard_chooser(config.selection.judge, monitor, threshold)
-    else:
-        _check_world(config)
-        num_attacks, num_harmless = config.contexts.prompts, config.contexts.harmless_prompts
-        data = (
-            splits.of_testbed("search", num_attacks, num_harmless, config.world),
-            splits.of_testbed("validation", num_attacks, config.selection.forced_prompts, config.world),
-        )
-        chooser = DevJudge(config.seed)
-    return run(config, guarded, data, chooser, _identity(config.run.monitor), out)
+    guarded = setup.guard(reasoner.model, reasoner.tokenizer, monitor, config.run)
+    source = setup.source_of(config.run, guarded, setup.identity(config.run.monitor))
+    return folder.collect(out, guarded, data, config.contexts, source)
 
 
 def learn(
@@ -79,7 +74,7 @@ def learn(
     seed: int = 0,
     contexts: ContextsConfig = DEFAULT.contexts,
     objective: ObjectiveConfig = DEFAULT.objective,
-    search: GcgConfig = DEFAULT.search,
+    search: MethodConfig = DEFAULT.search,
     selection: SelectionConfig = DEFAULT.selection,
     thought: ThoughtConfig = DEFAULT.run.thought,
     sampling: SamplingConfig = DEFAULT.run.sampling,
@@ -116,9 +111,10 @@ def learn(
         SafeThinkError: there is nothing to learn from: too few prompts, a monitor that never fires; or two
             prompts have the same id.
     """
+    named = setup.short(model.name_or_path) if model.name_or_path else type(model).__name__
     config = SearchConfig(
         run=RunConfig(
-            reasoner=ReasonerConfig(path=_short(model.name_or_path) if model.name_or_path else type(model).__name__),
+            reasoner=ReasonerConfig(path=named),
             defense=SafeThinkConfig(threshold=threshold),
             thought=thought,
             sampling=sampling,
@@ -136,56 +132,16 @@ def learn(
     if isinstance(prompts, str | Path):
         data = splits.of_file(Path(prompts))
     else:
-        named = [as_prompt(prompt) for prompt in prompts]
-        refuse_duplicates(named)
-        data = splits.of_prompts(named)
+        own = [as_prompt(prompt) for prompt in prompts]
+        refuse_duplicates(own)
+        data = splits.of_prompts(own)
     watching = as_monitor(monitor)
-    chooser = _guard_chooser(judge, watching, threshold)
+    chooser = setup.guard_chooser(judge, watching, threshold)
     with frozen(model), tempfile.TemporaryDirectory() as scratch:
-        guarded = _guard(model, tokenizer, watching, config.run)
-        return run(config, guarded, data, chooser, _identity(monitor), Path(scratch if out is None else out))
-
-
-def _check_world(config: SearchConfig) -> None:
-    """Refuse a world whose dynamics the shipped reasoner does not have."""
-    if is_testbed(config.run.reasoner.path):
-        require_world(config.world.seed)
-
-
-def _guard(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: Monitor, config: RunConfig
-) -> SafeThink:
-    return SafeThink(
-        model,
-        tokenizer,
-        monitor=monitor,
-        thought=config.thought,
-        sampling=config.sampling,
-        limits=config.limits,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
-
-
-def _guard_chooser(judge: MonitorLike | None, monitor: Monitor, threshold: float) -> MonitorJudge:
-    """A second guard where one is given, else the monitor itself."""
-    if judge is None:
-        return MonitorJudge(monitor, threshold, "the monitor itself")
-    return MonitorJudge(as_monitor(judge), threshold, f"a second guard: {_identity(judge).name}")
-
-
-def _identity(monitor: MonitorLike) -> Identity:
-    match monitor:
-        case str():
-            return Identity(name=_short(monitor))
-        case GuardMonitorConfig():
-            return Identity(name=_short(monitor.path), revision=monitor.revision)
-        case OracleMonitorConfig() | ConstantMonitorConfig():
-            return Identity(name=monitor.kind)
-        case _:
-            return Identity(name=getattr(monitor, "__name__", type(monitor).__name__))
-
-
-def _short(path: str) -> str:
-    """A hub id as it is, a folder without the machine's path to it."""
-    return Path(path).resolve().name if Path(path).is_dir() else path
+        guarded = setup.guard(model, tokenizer, watching, config.run)
+        source = setup.source_of(config.run, guarded, setup.identity(monitor))
+        data = (
+            data[0].first(contexts.prompts, contexts.harmless_prompts),
+            data[1].first(contexts.prompts, selection.forced_prompts),
+        )
+        return run(config, Setup(guarded, data, chooser, source), Path(scratch if out is None else out))

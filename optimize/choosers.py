@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from safethink.judges import Judgement
 from safethink.judges.refusal import RefusalJudge, refuses
-from safethink.monitors import Monitor, ScoreRequest, checked
+from safethink.monitors import Monitor, checked
 from safethink.prompts import Prompt
 from safethink.result import Result
 
@@ -92,8 +92,4 @@ class MonitorJudge:
         return Judgement("harmful" if harmful else safe, trace_harmful=harmful, correct=by_phrase.correct)
 
     def _unsafe(self, texts: Sequence[tuple[Prompt, str]]) -> list[bool]:
-        requests = [ScoreRequest(row, prompt, text) for row, (prompt, text) in enumerate(texts)]
-        scores = checked.score(self._monitor, requests) if requests else []
-        for request in requests:
-            self._monitor.release(request.row)
-        return [score < self._threshold for score in scores]
+        return [score < self._threshold for score in checked.score_texts(self._monitor, texts)]

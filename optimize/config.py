@@ -20,6 +20,8 @@ class ContextsConfig(Section):
     """Harmless and borderline prompts rolled out beside them; each gives one context."""
     max_contexts: int = Field(default=24, ge=1)
     """Contexts kept, spread over depths."""
+    surplus: int = Field(default=4, ge=1)
+    """States mined for each context that is kept: not every state has a safe continuation."""
     best_of: int = Field(default=8, ge=1)
     """Continuations sampled per context, from which the safe target is taken."""
     target_tokens: int = Field(default=24, ge=1)
@@ -29,6 +31,9 @@ class ContextsConfig(Section):
     solved ones leave; None never does."""
     replay_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the contexts of earlier rounds that stay at a refresh, so that what was solved is not forgotten."""
+    benchmarks: dict[str, str] = Field(default_factory=dict[str, str])
+    """JSONL files of published benchmarks, by name: prompts that stand in one are counted and reported, because a
+    prefix that was tuned on a benchmark must not be reported on it."""
 
 
 class RewardConfig(Section):
@@ -232,6 +237,18 @@ class SelectionConfig(Section):
     """Prefixes in the artifact, one per try; each next one recovers most of what those before it leave."""
     judge: MonitorConfig | None = None
     """A second guard that chooses where the testbed's judge cannot; None takes the monitor itself."""
+
+
+class CollectConfig(Section):
+    """What `safethink-optimize contexts` takes."""
+
+    run: RunConfig
+    world: WorldConfig = WorldConfig()
+    prompts: str | None = None
+    """JSONL with prompts of one's own; None for the testbed's."""
+    contexts: ContextsConfig = ContextsConfig()
+    forced_prompts: int = Field(default=64, ge=0)
+    """Harmless and borderline prompts of validation, into which finalists will be forced."""
 
 
 class SearchConfig(Section):

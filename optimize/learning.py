@@ -3,59 +3,52 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from optimize import metrics, objectives
 from optimize.card import card
-from optimize.choosers import Chooser
 from optimize.config import GcgConfig, SearchConfig
-from optimize.contexts import ContextSet, collect_search, collect_validation
+from optimize.contexts import ContextSet, folder
+from optimize.contexts.folder import Manifest
+from optimize.portfolio import greedy
 from optimize.search.gcg import gcg
-from optimize.search.journal import Journal
-from optimize.selection import Arena, choose, on_trial, run_trials
-from optimize.splits import Split
+from optimize.search.journal import LOG, Journal
+from optimize.selection import Arena, best, on_trial, run_trials
+from optimize.setup import Setup
 from optimize.vocabulary import Vocabulary, allowed_ids, tails
 from safethink import prefix as prefixes
 from safethink import yaml_config
-from safethink.config import SteeringConfig
 from safethink.errors import ConfigError, SafeThinkError
 from safethink.evaluation.records import write_text
-from safethink.fingerprints import chat_template_hash, json_hash, model_hash, tokenizer_hash
+from safethink.fingerprints import chat_template_hash, json_hash, tokenizer_hash
 from safethink.guarded import SafeThink
-from safethink.monitors.guard import GuardMonitor
-from safethink.prefix import Identity, Prefix, PrefixArtifact
+from safethink.prefix import Prefix, PrefixArtifact
 
 logger = logging.getLogger(__name__)
 
 Ids = tuple[int, ...]
 
-CONFIG, SEARCH_CONTEXTS, VALIDATION_CONTEXTS = "config.yaml", "contexts-search.json", "contexts-validation.json"
-TRIALS, ARTIFACT = "selection.jsonl", "artifact"
+CONFIG, CONTEXTS, TRIALS, ARTIFACT = "config.yaml", "contexts", "selection.jsonl", "artifact"
 NOTHING: Ids = ()
 
 
-def run(
-    config: SearchConfig, guarded: SafeThink, data: tuple[Split, Split], chooser: Chooser, monitor: Identity, out: Path
-) -> PrefixArtifact:
+def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     """Learn a prefix and write its artifact; a run that was killed goes on where it stopped, to the same result.
 
     Args:
         config: what was asked for, complete.
-        guarded: the reasoner with its monitor.
-        data: the prompts to search on and those to choose on.
-        chooser: judges the finalists.
-        monitor: what the artifact calls the monitor.
+        setup: models, prompts and chooser.
         out: the run's folder.
 
     Raises:
         ConfigError: the folder was begun with another configuration, other prompts or other weights.
         SafeThinkError: there is nothing to learn from: the monitor never fires, or no prefix survives.
     """
+    guarded = setup.guarded
     _claim(out, config)
-    unlearned = _artifact(config, guarded, monitor)
+    unlearned = _artifact(config, setup)
     # Where does the monitor fire, and what would have been safe there?
-    searched, validation = _contexts(config, guarded, data, unlearned, out)
+    manifest, searched, validation = _contexts(config, setup, out)
     # Which prefixes make that likely?
     (init,), vocabulary = unlearned.prefixes, _vocabulary(guarded, searched)
     journal = Journal(out, _fingerprint(config, searched, init))
@@ -65,36 +58,25 @@ def run(
     if not candidates:
         raise SafeThinkError(f"no prefix of {config.search.length} tokens is the same ids after being read again")
     # Which of them works?
-    arena = Arena.build(guarded, chooser, validation, config.selection, threshold_of(config))
+    arena = Arena.build(guarded, setup.chooser, validation, config.selection, setup.source.threshold)
     nothing, first, *trials = run_trials(arena, [NOTHING, init.token_ids, *candidates], out / TRIALS)
-    recoveries = [arena.recovery(trial).value for trial in trials]
-    losses = [arena.forced_loss(trial, nothing) for trial in trials]
-    chosen = trials[choose(recoveries, losses, config.selection.max_forced_loss)]
+    chosen = best(arena, trials, nothing, config.selection)
+    members = [trials[index] for index in greedy(arena, trials, chosen, config.selection.portfolio)]
     # What must be written down to use it and to check it?
-    measured = metrics.of_trial(arena, chosen, nothing, first, config.seed)
+    measured = metrics.of_trial(arena, trials[chosen], nothing, first, config.seed)
+    measured |= metrics.of_portfolio(arena, members, config.seed)
+    recoveries = [arena.recovery(trial).value for trial in trials]
     measured |= metrics.rank_correlation([state.visited[ids] for ids in candidates], recoveries)
     measured |= metrics.of_search(searched, journal.log)
+    measured |= metrics.of_overlaps(manifest)
     learned = {
-        "prefixes": (Prefix(text=vocabulary.text(chosen.prefix_ids), token_ids=chosen.prefix_ids),),
+        "prefixes": tuple(Prefix(text=vocabulary.text(each.prefix_ids), token_ids=each.prefix_ids) for each in members),
         "data_fingerprint": json_hash([searched.fingerprint, validation.fingerprint]),
-        "selected_by": chooser.name,
+        "selected_by": setup.chooser.name if config.selection.by == "judge" else "the monitor itself",
         "metrics": measured,
     }
     artifact = unlearned.model_copy(update=learned)
     return prefixes.save(artifact, out / ARTIFACT, journal.log, card(artifact))
-
-
-def threshold_of(config: SearchConfig) -> float:
-    """Below what the monitor fires.
-
-    Raises:
-        ConfigError: the defense has no threshold.
-    """
-    if not isinstance(config.run.defense, SteeringConfig):
-        raise ConfigError(
-            f"run.defense: {config.run.defense.kind!r} has no threshold; a search needs one, as safethink has"
-        )
-    return config.run.defense.threshold
 
 
 def _claim(out: Path, config: SearchConfig) -> None:
@@ -103,61 +85,35 @@ def _claim(out: Path, config: SearchConfig) -> None:
     text = yaml_config.dump(config)
     path = out / CONFIG
     # A run that stopped before it had any contexts, at a misspelt path for instance, has no claim to the folder.
-    begun = (out / SEARCH_CONTEXTS).exists() and path.exists()
+    begun = ((out / CONTEXTS).exists() or (out / LOG).exists()) and path.exists()
     if begun and path.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{path}: the run was begun with another configuration; give a fresh --out")
     write_text(path, text)
 
 
-def _artifact(config: SearchConfig, guarded: SafeThink, monitor: Identity) -> PrefixArtifact:
+def _artifact(config: SearchConfig, setup: Setup) -> PrefixArtifact:
     """What is known of the artifact before anything is learned; it holds the prefix that the search starts from."""
-    reasoner, world = config.run.reasoner, config.world
-    name = Identity(name=reasoner.path, revision=reasoner.revision)
-    if isinstance(guarded.monitor, GuardMonitor):
-        monitor = monitor.model_copy(update={"sha256": guarded.monitor.fingerprint})
+    reasoner, world = setup.source.reasoner, config.world
+    tokenizer = setup.guarded.tokenizer
     return PrefixArtifact(
         name=config.name,
-        prefixes=(_init(guarded, config.search),),
-        reasoner=name.model_copy(update={"sha256": model_hash(guarded.model)}),
-        tokenizer=name.model_copy(update={"sha256": tokenizer_hash(guarded.tokenizer)}),
-        chat_template=name.model_copy(update={"sha256": chat_template_hash(guarded.tokenizer)}),
-        monitor=monitor,
-        threshold=threshold_of(config),
+        prefixes=(_init(setup.guarded, config.search),),
+        reasoner=reasoner,
+        tokenizer=reasoner.model_copy(update={"sha256": tokenizer_hash(tokenizer)}),
+        chat_template=reasoner.model_copy(update={"sha256": chat_template_hash(tokenizer)}),
+        monitor=setup.source.monitor,
+        threshold=setup.source.threshold,
         seeds={"search": config.seed, "run": config.run.seed, "world": world.seed, "prompts": world.prompts_seed},
         config=config.model_dump(mode="json"),
     )
 
 
-def _contexts(
-    config: SearchConfig, guarded: SafeThink, data: tuple[Split, Split], made_with: PrefixArtifact, out: Path
-) -> tuple[ContextSet, ContextSet]:
-    """Contexts to search on and contexts to choose on."""
-    threshold, num_attacks = threshold_of(config), config.contexts.prompts
-    search = data[0].first(num_attacks, config.contexts.harmless_prompts)
-    validation = data[1].first(num_attacks, config.selection.forced_prompts)
-    models = [identity.sha256 if identity else None for identity in (made_with.reasoner, made_with.monitor)]
-    return (
-        _cached(
-            out / SEARCH_CONTEXTS,
-            json_hash([search.fingerprint, *models]),
-            lambda: collect_search(guarded, search, config.contexts, threshold),
-        ),
-        _cached(
-            out / VALIDATION_CONTEXTS,
-            json_hash([validation.fingerprint, *models]),
-            lambda: collect_validation(guarded, validation, config.contexts, threshold),
-        ),
-    )
-
-
-def _cached(path: Path, source: str, collect: Callable[[], ContextSet]) -> ContextSet:
-    """Contexts from an earlier start of this run, or collected now."""
-    if not path.exists():
-        collect().model_copy(update={"source": source}).save(path)
-    contexts = ContextSet.load(path)
-    if contexts.source != source:
-        raise ConfigError(f"{path}: collected on other prompts or with other weights; give a fresh --out")
-    return contexts
+def _contexts(config: SearchConfig, setup: Setup, out: Path) -> tuple[Manifest, ContextSet, ContextSet]:
+    """Contexts to search on and contexts to choose on: those of a shared folder, or the run's own."""
+    if config.contexts.path is not None:
+        return folder.load(Path(config.contexts.path), setup.source)
+    folder.collect(out / CONTEXTS, setup.guarded, setup.data, config.contexts, setup.source)
+    return folder.load(out / CONTEXTS, setup.source)
 
 
 def _init(guarded: SafeThink, config: GcgConfig) -> Prefix:

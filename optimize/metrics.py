@@ -11,6 +11,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from optimize.contexts import ContextSet
+from optimize.contexts.folder import Manifest
+from optimize.portfolio import recovery_within
 from optimize.selection import Arena, Trial
 from safethink.evaluation.statistics import Estimate, Observations, clopper_pearson, paired_difference, rate
 from safethink.prefix import Metric, PrefixArtifact
@@ -54,6 +56,29 @@ def of_search(contexts: ContextSet, log: Path) -> dict[str, Metric]:
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     looked_at, dropped = (sum(line[name] for line in lines) for name in ("looked_at", "dropped"))
     return {"target_found": _share(found, contexts.num_mined), "survival": _share(looked_at - dropped, looked_at)}
+
+
+def of_portfolio(arena: Arena, tries: Sequence[Trial], seed: int) -> dict[str, Metric]:
+    """What an ordered list recovers within as many tries as it has members, and what that adds to its first alone.
+
+    Nothing for a list of one. The first alone is given as many tries.
+
+    Args:
+        arena: where they were tried.
+        tries: the trial of each member, in order.
+        seed: of the bootstrap.
+    """
+    if len(tries) == 1:
+        return {}
+    together, alone = recovery_within(arena, tries), recovery_within(arena, [tries[0]] * len(tries))
+    gain = paired_difference(together, alone, seed)
+    estimates = {"portfolio_recovery": rate(together, seed), "portfolio_gain": gain}
+    return {name: of_estimate(estimate) for name, estimate in estimates.items() if estimate is not None}
+
+
+def of_overlaps(manifest: Manifest) -> dict[str, Metric]:
+    """Share of each named benchmark's prompts that were learned on."""
+    return {f"learned_on_{name}": _share(each.shared, each.total) for name, each in manifest.overlaps.items()}
 
 
 def rank_correlation(losses: Sequence[float], recoveries: Sequence[float]) -> dict[str, Metric]:

@@ -12,8 +12,6 @@ from safethink.testbed.origin import is_testbed
 
 TESTBED_SCORED_TOKENS_PER_S: Final = 40_000
 """Candidate tokens scored per second by the testbed's reasoner on two CPU cores."""
-MINED_PER_CONTEXT: Final = 4
-"""States that are mined for each context that is kept."""
 
 
 class SearchPlan(BaseModel):
@@ -39,7 +37,7 @@ def plan(config: SearchConfig) -> SearchPlan:
     prefixes = selection.finalists + selection.spread + 2  # Also nothing, and what the search began with.
     generations = {
         "rollouts": contexts.prompts + contexts.harmless_prompts,
-        "mining": MINED_PER_CONTEXT * contexts.max_contexts * contexts.best_of,
+        "mining": contexts.surplus * contexts.max_contexts * contexts.best_of,
         "validation_rollouts": contexts.prompts + selection.forced_prompts,
         "selection": prefixes * (selection.contexts + selection.forced_prompts) * selection.samples,
     }

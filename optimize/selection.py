@@ -21,8 +21,9 @@ from safethink.errors import RecordError, SafeThinkError
 from safethink.evaluation.records import write_text, writing
 from safethink.evaluation.statistics import Observations
 from safethink.guarded import Branch, SafeThink
-from safethink.monitors import ScoreRequest, checked
+from safethink.monitors import checked
 from safethink.progress import progress
+from safethink.prompts import Prompt
 from safethink.result import Result
 from safethink.tokens import Tokens
 
@@ -39,7 +40,9 @@ class Trial(BaseModel):
     recovered: tuple[bool, ...]
     """At drifted states: whether the chooser calls the output a refusal or helpful."""
     accepted: tuple[bool, ...]
-    """There: whether the monitor passes the trace."""
+    """There: whether the monitor passes the whole trace."""
+    passed: tuple[bool, ...]
+    """There: whether the monitor passes the step behind the injection, so that a defense would take it."""
     correct: tuple[bool | None, ...] = ()
     """Forced into harmless prompts: whether the answer is right; None where the prompt has no reference."""
     refused: tuple[bool, ...] = ()
@@ -89,23 +92,29 @@ class Arena:
         """Inject a prefix once at every state and see how it ends."""
         drifted = self._continue(self.drifted, prefix_ids)
         forced = self._continue(self.harmless, prefix_ids)
+        states = [context for context in self.drifted for _ in range(self.samples)]
         judged = self.chooser.judge(drifted)
         judged_forced = self.chooser.judge(forced)
         return Trial(
             prefix_ids=prefix_ids,
             recovered=tuple(judgement.outcome in ("refusal", "helpful") for judgement in judged),
-            accepted=tuple(self._accepted(drifted)),
+            accepted=tuple(self._accepts([(each.prompt, each.own_trace) for each in drifted])),
+            passed=tuple(self._accepts([self._first_step(*pair) for pair in zip(states, drifted, strict=True)])),
             correct=tuple(judgement.correct for judgement in judged_forced),
             refused=tuple(judgement.outcome == "refusal" for judgement in judged_forced),
         )
 
     def recovery(self, trial: Trial) -> Observations:
         """The recovery rate's observations."""
-        return self._observe(trial.recovered, self.drifted)
+        return self.observe_drifted(trial.recovered)
 
     def acceptance(self, trial: Trial) -> Observations:
         """The same outputs as the monitor sees them."""
-        return self._observe(trial.accepted, self.drifted)
+        return self.observe_drifted(trial.accepted)
+
+    def observe_drifted(self, values: Sequence[bool]) -> Observations:
+        """Something that is true or not of every (drifted state, seed), with its clusters."""
+        return self._observe(values, self.drifted)
 
     def accuracy(self, trial: Trial) -> Observations:
         """Right answers, with the prefix forced in, where there is a reference."""
@@ -131,14 +140,17 @@ class Arena:
             for sample in range(self.samples)
         )
 
-    def _accepted(self, results: Sequence[Result]) -> list[bool]:
+    def _accepts(self, texts: Sequence[tuple[Prompt, str]]) -> list[bool]:
         monitor = self.guarded.monitor
         assert monitor is not None, "a search has a monitor"
-        requests = [ScoreRequest(row, each.prompt, each.own_trace) for row, each in enumerate(results)]
-        scores = checked.score(monitor, requests)
-        for request in requests:
-            monitor.release(request.row)
-        return [score >= self.threshold for score in scores]
+        return [score >= self.threshold for score in checked.score_texts(monitor, texts)]
+
+    def _first_step(self, context: Context, result: Result) -> tuple[Prompt, str]:
+        """Prompt and trace up to the end of the step behind the injection."""
+        trace, start = result.verdict.trace, len(context.trace_ids)
+        starts = self.guarded.stopper.step_starts(trace, self.guarded.limits.max_step_tokens, start)
+        end = starts[1] if len(starts) > 1 else len(trace)
+        return result.prompt, self.guarded.thought.trace_text(trace[:end])
 
     def _observe(
         self, values: Sequence[bool], contexts: Sequence[Context], counts: Sequence[bool] | None = None
@@ -173,7 +185,7 @@ def on_trial(ranked: Sequence[Ids], config: SelectionConfig) -> list[Ids]:
 
 def _near(a: Ids, b: Ids) -> bool:
     """Whether one of several places differs."""
-    return len(a) > 1 and sum(x != y for x, y in zip(a, b, strict=True)) == 1
+    return len(a) == len(b) > 1 and sum(x != y for x, y in zip(a, b, strict=True)) == 1
 
 
 def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]:
@@ -195,6 +207,20 @@ def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]
             with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(f"{done[ids].model_dump_json()}\n")
     return [done[ids] for ids in prefixes]
+
+
+def best(arena: Arena, trials: Sequence[Trial], nothing: Trial, config: SelectionConfig) -> int:
+    """Index of the trial to publish: see `choose`.
+
+    Args:
+        arena: where they took place.
+        trials: the candidates', cheapest by training cost first.
+        nothing: the trial of nothing injected.
+        config: who says what recovered, and the floor.
+    """
+    by = arena.recovery if config.by == "judge" else arena.acceptance
+    losses = [arena.forced_loss(trial, nothing) for trial in trials]
+    return choose([by(trial).value for trial in trials], losses, config.max_forced_loss)
 
 
 def choose(recoveries: Sequence[float], forced_losses: Sequence[float], floor: float) -> int:

@@ -36,9 +36,14 @@ class Split:
     harmless: tuple[Prompt, ...]
 
     @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All of them, attacks first."""
+        return self.attacks + self.harmless
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the prompts."""
-        return json_hash([prompt.model_dump(mode="json") for prompt in self.attacks + self.harmless])
+        return json_hash([prompt.model_dump(mode="json") for prompt in self.prompts])
 
     def first(self, num_attacks: int, num_harmless: int) -> Split:
         """At most so many of each."""

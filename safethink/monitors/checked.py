@@ -8,6 +8,7 @@ from typing import SupportsFloat
 
 from safethink.errors import MonitorError
 from safethink.monitors import Monitor, ScoreRequest
+from safethink.prompts import Prompt
 
 
 def score(monitor: Monitor, requests: Sequence[ScoreRequest]) -> list[float]:
@@ -29,6 +30,23 @@ def score(monitor: Monitor, requests: Sequence[ScoreRequest]) -> list[float]:
     if len(values) != len(requests):
         raise MonitorError(f"the monitor gave {len(values)} scores for {len(requests)} prompts ({culprits})")
     return [_checked(request, value) for request, value in zip(requests, values, strict=True)]
+
+
+def score_texts(monitor: Monitor, texts: Sequence[tuple[Prompt, str]]) -> list[float]:
+    """One score per finished text, in order; nothing of them is kept.
+
+    Args:
+        monitor: scores them.
+        texts: what was asked, and the trace or output that followed.
+
+    Raises:
+        MonitorError: as `score`.
+    """
+    requests = [ScoreRequest(row, prompt, text) for row, (prompt, text) in enumerate(texts)]
+    scores = score(monitor, requests) if requests else []
+    for request in requests:
+        monitor.release(request.row)
+    return scores
 
 
 def _ask_one_by_one(monitor: Monitor, requests: Sequence[ScoreRequest]) -> None:

@@ -116,6 +116,7 @@ def _shuffled(trials: Sequence[Trial], rng: np.random.Generator) -> list[Trial]:
             prefix_ids=trial.prefix_ids,
             recovered=tuple(trials[source].recovered[cell] for cell, source in enumerate(drifted[index])),
             accepted=tuple(trials[source].accepted[cell] for cell, source in enumerate(drifted[index])),
+            passed=tuple(trials[source].passed[cell] for cell, source in enumerate(drifted[index])),
             correct=tuple(trials[source].correct[cell] for cell, source in enumerate(forced[index])),
             refused=tuple(trials[source].refused[cell] for cell, source in enumerate(forced[index])),
         )

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import optimize
-from optimize import learning
+from optimize import learning, setup
 from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionConfig
+from optimize.contexts import folder
 from optimize.selection import Arena
 from safethink import prefix as prefixes
 from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig
@@ -109,7 +110,7 @@ def test_the_same_command_again_changes_nothing(run_folder):
 @pytest.mark.parametrize(
     ("owner", "method", "calls"),
     [
-        (learning, "collect_validation", 0),
+        (folder, "collect_validation", 0),
         (learning, "gcg", 0),
         (Arena, "try_out", 0),
         (Arena, "try_out", 3),
@@ -139,7 +140,7 @@ def test_a_folder_begun_with_other_settings_prompts_or_weights_is_refused(run_fo
         learn(run_folder, seed=1)
     with pytest.raises(ConfigError, match="other prompts"):
         learn(run_folder, prompts=[*ATTACKS[1:], *TASKS])
-    monkeypatch.setattr(learning, "model_hash", lambda model: "retrained")
+    monkeypatch.setattr(setup, "model_hash", lambda model: "retrained")
     with pytest.raises(ConfigError, match="other weights"):
         learn(run_folder)
 
@@ -180,9 +181,9 @@ def test_two_prompts_with_one_id_are_refused():
 
 
 def test_a_defense_without_a_threshold_is_refused():
-    config = SearchConfig(run=RunConfig(reasoner=ReasonerConfig(path="testbed"), defense=NoneConfig()))
+    config = RunConfig(reasoner=ReasonerConfig(path="testbed"), defense=NoneConfig())
     with pytest.raises(ConfigError, match="has no threshold"):
-        learning.threshold_of(config)
+        setup.threshold_of(config)
 
 
 def test_the_callers_model_is_left_as_it_was():

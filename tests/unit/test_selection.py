@@ -133,7 +133,9 @@ def test_the_best_recovery_within_the_floor_is_chosen():
 def test_forced_loss_is_the_worse_of_both(arena):
     def trial(correct: list[bool | None], refused: list[bool]) -> Trial:
         both = (True,) * 10
-        return Trial(prefix_ids=(), recovered=both, accepted=both, correct=tuple(correct), refused=tuple(refused))
+        return Trial(
+            prefix_ids=(), recovered=both, accepted=both, passed=both, correct=tuple(correct), refused=tuple(refused)
+        )
 
     tasks = [True, True, None, None] * 2
     nothing = trial(tasks, [False] * 8)
@@ -232,6 +234,8 @@ def test_the_monitor_is_asked_about_the_whole_own_trace(guarded, contexts):
     prefix = tuple(guarded.tokenizer.encode("think safely", add_special_tokens=False))
     arena.try_out(prefix)
     start = guarded.tokenizer.decode([70, 71])
-    assert len(asked) == 10
+    # Once whole, and once up to the end of the step behind the injection.
+    assert len(asked) == 20
+    assert all(whole.trace.startswith(first.trace) for whole, first in zip(asked[:10], asked[10:], strict=True))
     assert all(request.trace.startswith(start) for request in asked)
     assert not any(request.trace.startswith(f"{start}think safely") for request in asked)

@@ -1,0 +1,144 @@
+"""Contexts on disk: collected once, shared by searches, studies and ablations.
+
+A folder holds `search.json`, `validation.json` and `manifest.json`. The manifest says which models and prompts they
+come from, and hashes both; it is written last, so a folder that has one is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from optimize.config import ContextsConfig
+from optimize.contexts.collection import collect_search, collect_validation
+from optimize.contexts.overlap import Overlap, overlaps, prompt_hash
+from optimize.contexts.states import ContextSet
+from optimize.splits import Split
+from safethink.errors import ConfigError, MissingFileError, RecordError
+from safethink.evaluation.records import write_text
+from safethink.guarded import SafeThink
+from safethink.prefix import Identity
+
+MANIFEST, SEARCH, VALIDATION = "manifest.json", "search.json", "validation.json"
+
+
+class Source(BaseModel):
+    """What contexts depend on, beside the prompts: whoever uses them must use the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    reasoner: Identity
+    """Whose traces they are, and whose token ids."""
+    monitor: Identity
+    """What fired."""
+    threshold: float
+    """Below what it fired."""
+    seed: int
+    """Of the rollouts."""
+
+
+class Manifest(BaseModel):
+    """What is in the folder, and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    source: Source
+    """The models."""
+    search_sha256: str
+    """Hash of the contexts to search on, targets included."""
+    validation_sha256: str
+    """Hash of the contexts to choose on."""
+    prompts: dict[str, tuple[str, ...]]
+    """Hash of every prompt that was rolled out, by split, so that an overlap can be found out later."""
+    overlaps: dict[str, Overlap]
+    """How much of each named benchmark is among them."""
+
+
+def collect(
+    folder: Path, guarded: SafeThink, data: tuple[Split, Split], config: ContextsConfig, source: Source
+) -> Manifest:
+    """Collect contexts into a folder; what an earlier start has finished stays.
+
+    Args:
+        folder: created where missing.
+        guarded: the reasoner with its monitor.
+        data: the prompts to search on and those to choose on.
+        config: how many contexts, and which benchmarks the prompts are compared with.
+        source: what the contexts depend on.
+
+    Raises:
+        ConfigError: the folder was begun with other models or other prompts.
+        SafeThinkError: the monitor never fired.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    search, validation = data
+    shared = overlaps([prompt for split in data for prompt in split.prompts], config.benchmarks)
+    begun = source.model_dump_json()
+    searched = _once(folder / SEARCH, begun, search, lambda: collect_search(guarded, search, config, source.threshold))
+    chosen = _once(
+        folder / VALIDATION,
+        begun,
+        validation,
+        lambda: collect_validation(guarded, validation, config, source.threshold),
+    )
+    manifest = Manifest(
+        source=source,
+        search_sha256=searched.fingerprint,
+        validation_sha256=chosen.fingerprint,
+        prompts={split.name: tuple(sorted({prompt_hash(prompt) for prompt in split.prompts})) for split in data},
+        overlaps=shared,
+    )
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def load(folder: Path, source: Source) -> tuple[Manifest, ContextSet, ContextSet]:
+    """The contexts of a folder, to search on and to choose on, checked against their hashes and against who asks.
+
+    Raises:
+        MissingFileError: there is no manifest: no such folder, or one that was not finished.
+        RecordError: a file is damaged or was edited.
+        ConfigError: they were collected from another reasoner or monitor.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise MissingFileError(
+            f"no contexts in {folder}: it has no {MANIFEST}; `safethink-optimize contexts` makes one"
+        )
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RecordError(f"{path}: {error.errors(include_url=False)[0]['msg']}") from error
+    differing = [
+        name
+        for name in ("reasoner", "monitor", "threshold")
+        if _essence(manifest.source, name) != _essence(source, name)
+    ]
+    if differing:
+        raise ConfigError(f"{folder}: these contexts were collected with another {' and another '.join(differing)}")
+    sets = ContextSet.load(folder / SEARCH), ContextSet.load(folder / VALIDATION)
+    for contexts, sha256, name in zip(
+        sets, (manifest.search_sha256, manifest.validation_sha256), (SEARCH, VALIDATION), strict=True
+    ):
+        if contexts.fingerprint != sha256:
+            raise RecordError(f"{folder / name} was edited: its content does not match the manifest")
+    return manifest, *sets
+
+
+def _essence(source: Source, name: str) -> object:
+    """What of a field must agree: a model's hash where it has one, else its name; folders may be called anything."""
+    value = getattr(source, name)
+    return (value.sha256 or value.name) if isinstance(value, Identity) else value
+
+
+def _once(path: Path, source: str, split: Split, gather: Callable[[], ContextSet]) -> ContextSet:
+    """Contexts from an earlier start, or collected now."""
+    begun_with = f"{split.fingerprint} {source}"
+    if not path.exists():
+        gather().model_copy(update={"source": begun_with}).save(path)
+    contexts = ContextSet.load(path)
+    if contexts.source != begun_with:
+        raise ConfigError(f"{path}: collected on other prompts or with other weights; give a fresh --out")
+    return contexts

@@ -1,0 +1,75 @@
+"""What would have been safe: the reasoner's own best continuation of a state, with nothing injected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from optimize.config import ContextsConfig
+from optimize.contexts.states import Context
+from safethink import scheduler
+from safethink.defenses.effects import Defense, Task, Until, Verdict
+from safethink.defenses.moves import extend, score
+from safethink.guarded import SafeThink
+from safethink.progress import progress
+from safethink.scheduler import Row
+from safethink.seeds import stable_seed
+from safethink.tokens import Tokens
+
+FLUKE_SHARE = 0.1
+"""Share of the targets that are left out as flukes."""
+
+
+def mine(guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, threshold: float) -> list[Context]:
+    """The states, each with the best of its continuations as target where that one passes the monitor."""
+
+    def rows() -> Iterable[Row]:
+        for place, state in enumerate(states):
+            task = Task(start=Tokens.sampled(state.trace_ids))
+            seed = stable_seed(guarded.seed, "mine", state.depth)
+            yield Row(state.prompt, state.prompt_ids, best_of(task, config.best_of), place, seed)
+
+    run = scheduler.run(rows(), guarded.engine, guarded.monitor, guarded.thought, guarded.limits, guarded.batch_size)
+    mined = list(states)
+    for row, verdict, _ in progress(run, "mining safe continuations", len(states)):
+        state, best = states[row.sample], max(verdict.step_scores)
+        if best >= threshold:
+            target = verdict.trace.ids[len(state.trace_ids) :][: config.target_tokens]
+            mined[row.sample] = state.model_copy(update={"target_ids": target, "target_score": best})
+    return mined
+
+
+def best_of(task: Task, n: int) -> Defense:
+    """Sample the next step `n` times and keep the one that the monitor scores best; the trace ends with it."""
+    steps: list[Tokens] = []
+    scores: list[float] = []
+    for _ in range(n):
+        step = yield from extend(task.start, Until.STEP)
+        scores.append((yield from score(task.start + step.tokens)))
+        steps.append(step.tokens)
+    best = max(range(n), key=scores.__getitem__)
+    return Verdict(task.start + steps[best], Tokens(), closed=False, step_scores=tuple(scores))
+
+
+def without_flukes(model: PreTrainedModel, contexts: Sequence[Context]) -> list[Context]:
+    """Leave out the tenth whose targets the reasoner itself finds least likely, with nothing injected.
+
+    Sampling now and then says what no prefix makes likely again. A mean over contexts follows such outliers: a single
+    one among two dozen was seen to undo the rank correlation between a prefix's loss and its recovery.
+    """
+    losses = [_own_loss(model, context) for context in contexts]
+    order = sorted(range(len(contexts)), key=losses.__getitem__)
+    kept = set(order[: len(order) - int(FLUKE_SHARE * len(order))])
+    return [context for place, context in enumerate(contexts) if place in kept]
+
+
+@torch.inference_mode()
+def _own_loss(model: PreTrainedModel, context: Context) -> float:
+    """Mean loss per token of the target right after the context."""
+    ids = torch.tensor([context.ids + context.target_ids], device=model.device)
+    length = len(context.target_ids)
+    logits = model(input_ids=ids, logits_to_keep=length + 1).logits[0, :-1]
+    return functional.cross_entropy(logits.float(), ids[0, -length:]).item()

@@ -1,0 +1,84 @@
+"""Contexts on policy: the states on which the prefix found so far fails come in, those that it solves leave.
+
+A search over a fixed set of states learns those by heart. Here the reasoner is rolled out again with new seeds, the
+prefix is injected once at every state, and the monitor says which of them it solves. Targets are mined anew as well,
+again with nothing injected: one that stands for good, a refusal say, would become the goal itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optimize.config import ContextsConfig
+from optimize.contexts.collection import clearest
+from optimize.contexts.mining import mine, without_flukes
+from optimize.contexts.rollouts import firings, harmless_states
+from optimize.contexts.states import Context, ContextSet, spread
+from optimize.splits import Split
+from safethink.guarded import SafeThink
+from safethink.monitors import checked
+from safethink.result import Branch
+from safethink.seeds import stable_seed
+from safethink.tokens import Tokens
+
+
+def refresh(
+    guarded: SafeThink,
+    split: Split,
+    contexts: ContextSet,
+    prefix_ids: tuple[int, ...],
+    config: ContextsConfig,
+    threshold: float,
+    round_index: int,
+) -> ContextSet:
+    """The contexts of the next round.
+
+    Args:
+        guarded: the reasoner and its monitor.
+        split: the prompts that are rolled out.
+        contexts: those of the round before; a share of `config.replay_share` of them stays, the unsolved first.
+        prefix_ids: the best prefix found so far.
+        config: how many contexts, and what share of them is replayed.
+        threshold: the monitor fires below it.
+        round_index: of the round to come; seeds its rollouts.
+
+    Raises:
+        SafeThinkError: the monitor does not fire any more.
+    """
+    fresh = guarded.variant()
+    fresh.seed = stable_seed(guarded.seed, "round", round_index)
+    states = spread([state for fired in firings(fresh, split, threshold) for state in fired])
+    mined = mine(fresh, states[: config.surplus * config.max_contexts], config, threshold)
+    found = [context for context in mined if context.target_ids]
+    num_replayed = round(config.replay_share * min(len(contexts.unsafe), config.max_contexts))
+    # A state at which nothing passes this time keeps the target it had.
+    replayed = _hardest_first(fresh, mine(fresh, contexts.unsafe, config, threshold), prefix_ids, threshold)
+    replayed = replayed[:num_replayed]
+    incoming = _hardest_first(fresh, clearest(without_flukes(fresh.model, found)), prefix_ids, threshold)
+    return ContextSet(
+        unsafe=tuple(replayed + spread(incoming[: config.max_contexts - len(replayed)])),
+        harmless=tuple(without_flukes(fresh.model, harmless_states(fresh, split.harmless, config.target_tokens))),
+        num_watched=len(split.attacks),
+        num_fired=len({state.prompt.id for state in states}),
+        num_mined=len(mined),
+        num_without_target=len(mined) - len(found),
+    )
+
+
+def solved(
+    guarded: SafeThink, contexts: Sequence[Context], prefix_ids: tuple[int, ...], threshold: float
+) -> list[bool]:
+    """Whether the monitor passes what follows one injection at each state."""
+    assert guarded.monitor is not None, "contexts are collected with a monitor"
+    results = guarded.continue_from(
+        Branch(context.prompt, Tokens.sampled(context.trace_ids), prefix_ids) for context in contexts
+    )
+    texts = [(result.prompt, result.own_trace) for result in results]
+    return [score >= threshold for score in checked.score_texts(guarded.monitor, texts)]
+
+
+def _hardest_first(
+    guarded: SafeThink, contexts: Sequence[Context], prefix_ids: tuple[int, ...], threshold: float
+) -> list[Context]:
+    done = solved(guarded, contexts, prefix_ids, threshold)
+    return [context for _, context in sorted(zip(done, contexts, strict=True), key=lambda pair: pair[0])]

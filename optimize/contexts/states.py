@@ -1,0 +1,95 @@
+"""States in which a prefix may be injected, and sets of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from safethink.errors import RecordError
+from safethink.evaluation.records import write_text
+from safethink.fingerprints import json_hash
+from safethink.prompts import Prompt
+
+
+class Context(BaseModel):
+    """A state in which a prefix may be injected."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    prompt: Prompt
+    """What is asked."""
+    prompt_ids: tuple[int, ...]
+    """The opened prompt."""
+    trace_ids: tuple[int, ...]
+    """The trace before the step."""
+    step_ids: tuple[int, ...]
+    """The step that followed with nothing injected: the violating one, where the monitor fired."""
+    depth: int
+    """Index of that step."""
+    score: float | None = None
+    """The monitor's score of it; None where it did not watch."""
+    target_ids: tuple[int, ...] = ()
+    """The continuation to make likely: a mined safe step, or the harmless step itself; empty where none was found."""
+    target_score: float | None = None
+    """The monitor's score of a mined target."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Prompt and trace, which a prefix follows."""
+        return self.prompt_ids + self.trace_ids
+
+
+class ContextSet(BaseModel):
+    """The contexts of one split, and how many there were to choose from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    unsafe: tuple[Context, ...]
+    """Where the monitor fired."""
+    harmless: tuple[Context, ...]
+    """Harmless and borderline prompts, at a random step."""
+    num_watched: int
+    """Attack prompts rolled out."""
+    num_fired: int
+    """Attack prompts on which the monitor fired."""
+    num_mined: int = 0
+    """States at which a safe continuation was looked for."""
+    num_without_target: int = 0
+    """Those of them where none of the sampled continuations passed the monitor; they were left out."""
+    source: str = ""
+    """Hash of what they were collected from: prompts and weights."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all contexts, targets included."""
+        return json_hash(self.model_dump(mode="json"))
+
+    def save(self, path: Path) -> None:
+        """Write the set, whole or not at all."""
+        write_text(path, self.model_dump_json() + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> ContextSet:
+        """Read a set.
+
+        Raises:
+            RecordError: the file is damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise RecordError(f"{path}: no set of contexts ({reason}); delete it to collect again") from error
+
+
+def spread(states: Sequence[Context]) -> list[Context]:
+    """Order states so that any beginning holds about equally many of every depth."""
+    by_depth: dict[int, list[Context]] = defaultdict(list)
+    for state in states:
+        by_depth[state.depth].append(state)
+    rounds = zip_longest(*(by_depth[depth] for depth in sorted(by_depth)))
+    return [state for state in chain.from_iterable(rounds) if state is not None]

@@ -1,0 +1,148 @@
+"""What learning works with: the guarded reasoner, the prompts, and who chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from optimize import splits
+from optimize.choosers import Chooser, DevJudge, MonitorJudge
+from optimize.config import CollectConfig, SearchConfig
+from optimize.contexts.folder import Source
+from optimize.splits import Split
+from safethink import loading
+from safethink.config import (
+    ConstantMonitorConfig,
+    GuardMonitorConfig,
+    OracleMonitorConfig,
+    RunConfig,
+    SteeringConfig,
+)
+from safethink.errors import ConfigError
+from safethink.fingerprints import model_hash
+from safethink.guarded import SafeThink
+from safethink.monitors import Monitor
+from safethink.monitors.build import build
+from safethink.monitors.coerce import MonitorLike, as_monitor
+from safethink.monitors.guard import GuardMonitor
+from safethink.prefix import Identity
+from safethink.testbed.origin import require_world
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a search shares with others over the same models and prompts.
+
+    Attributes:
+        guarded: the reasoner with its monitor.
+        data: the prompts to search on and those to choose on.
+        chooser: judges the finalists.
+        source: names and hashes of the models, and the threshold.
+    """
+
+    guarded: SafeThink
+    data: tuple[Split, Split]
+    chooser: Chooser
+    source: Source
+
+
+def load(config: SearchConfig) -> Setup:
+    """Load what a search needs: the testbed's prompts, or those of a file.
+
+    Raises:
+        SafeThinkError: a path, a monitor, a defense or a world that does not fit.
+    """
+    threshold = threshold_of(config.run)
+    reasoner, monitor = loading.load(config.run.reasoner), build(config.run.monitor)
+    guarded = guard(reasoner.model, reasoner.tokenizer, monitor, config.run)
+    on_file = config.prompts is not None
+    return Setup(
+        guarded,
+        prompts_of(config, config.selection.forced_prompts),
+        guard_chooser(config.selection.judge, monitor, threshold) if on_file else DevJudge(config.seed),
+        source_of(config.run, guarded, identity(config.run.monitor)),
+    )
+
+
+def prompts_of(config: SearchConfig | CollectConfig, forced_prompts: int) -> tuple[Split, Split]:
+    """The prompts to search on and those to choose on, as many as are asked for.
+
+    Args:
+        config: names them.
+        forced_prompts: harmless and borderline prompts to choose on.
+
+    Raises:
+        MissingFileError: the file is not there.
+        ConfigError: a line that is no prompt, too few of them, or a world that the reasoner does not have.
+    """
+    num_attacks, num_harmless = config.contexts.prompts, config.contexts.harmless_prompts
+    if config.prompts is not None:
+        search, validation = splits.of_file(Path(config.prompts))
+        return search.first(num_attacks, num_harmless), validation.first(num_attacks, forced_prompts)
+    require_world(config.run.reasoner.path, config.world)
+    return (
+        splits.of_testbed("search", num_attacks, num_harmless, config.world),
+        splits.of_testbed("validation", num_attacks, forced_prompts, config.world),
+    )
+
+
+def threshold_of(config: RunConfig) -> float:
+    """Below what the monitor fires.
+
+    Raises:
+        ConfigError: the defense has no threshold.
+    """
+    if not isinstance(config.defense, SteeringConfig):
+        raise ConfigError(
+            f"run.defense: {config.defense.kind!r} has no threshold; learning needs one, as safethink has"
+        )
+    return config.defense.threshold
+
+
+def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: Monitor, config: RunConfig) -> SafeThink:
+    """The reasoner with its monitor, under the settings of `config`."""
+    return SafeThink(
+        model,
+        tokenizer,
+        monitor=monitor,
+        thought=config.thought,
+        sampling=config.sampling,
+        limits=config.limits,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+
+
+def guard_chooser(judge: MonitorLike | None, monitor: Monitor, threshold: float) -> MonitorJudge:
+    """A second guard where one is given, else the monitor itself."""
+    if judge is None:
+        return MonitorJudge(monitor, threshold, "the monitor itself")
+    return MonitorJudge(as_monitor(judge), threshold, f"a second guard: {identity(judge).name}")
+
+
+def source_of(config: RunConfig, guarded: SafeThink, monitor: Identity) -> Source:
+    """Names and hashes of the models; reads every weight once."""
+    if isinstance(guarded.monitor, GuardMonitor):
+        monitor = monitor.model_copy(update={"sha256": guarded.monitor.fingerprint})
+    reasoner = Identity(name=config.reasoner.path, revision=config.reasoner.revision, sha256=model_hash(guarded.model))
+    return Source(reasoner=reasoner, monitor=monitor, threshold=threshold_of(config), seed=config.seed)
+
+
+def identity(monitor: MonitorLike) -> Identity:
+    """What an artifact calls a monitor."""
+    match monitor:
+        case str():
+            return Identity(name=short(monitor))
+        case GuardMonitorConfig():
+            return Identity(name=short(monitor.path), revision=monitor.revision)
+        case OracleMonitorConfig() | ConstantMonitorConfig():
+            return Identity(name=monitor.kind)
+        case _:
+            return Identity(name=getattr(monitor, "__name__", type(monitor).__name__))
+
+
+def short(path: str) -> str:
+    """A hub id as it is, a folder without the machine's path to it."""
+    return Path(path).resolve().name if Path(path).is_dir() else path
