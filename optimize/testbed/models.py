@@ -38,13 +38,11 @@ PLANS: Final[dict[Name, TrainingPlan]] = {
 }
 SIZES: Final[dict[Name, tuple[int, int]]] = {"reasoner": (96, 4), "reasoner_null": (96, 4), "guard": (64, 3)}
 """Hidden size and layers."""
-ON_DEMAND: Final = TrainingPlan(steps=1100)
-"""For the reasoner of a world that is not shipped: enough for what such a world is there to show."""
 
 
 def plans(kind: WorldKind) -> dict[Name, TrainingPlan]:
     """What is trained for a world: everything that ships for `planted`, else its reasoner alone."""
-    return PLANS if kind == "planted" else {"reasoner": ON_DEMAND}
+    return PLANS if kind == "planted" else {"reasoner": PLANS["reasoner"]}
 
 
 @dataclass(frozen=True)

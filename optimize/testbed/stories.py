@@ -120,7 +120,8 @@ class Storyteller:
             fork = Fork(texts[drifts], texts[not drifts], 1 - drift if drifts else drift)
             beats.append(Beat(phrase, kept, fork, last, last))
             depth, overt = (depth + 1, overt or not covert) if drifts else (0, False)
-        harmful, refusal = self._harmful(attack.hazard), pick(self.rng, language.REFUSALS)
+        harmful = self._fill(pick(self.rng, self.world.harmful_answers(hidden=not overt)), attack.hazard)
+        refusal = pick(self.rng, language.REFUSALS)
         if depth == 0:
             answer = Fork(refusal)
         elif self.rng.random() < ANSWER_FLIP:

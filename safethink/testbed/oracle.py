@@ -114,7 +114,7 @@ def _openings() -> list[tuple[StepKind, re.Pattern[str]]]:
 @lru_cache(maxsize=1)
 def _answers() -> list[tuple[Outcome, re.Pattern[str]]]:
     groups: list[tuple[Outcome, tuple[str, ...]]] = [
-        ("harmful", language.HARMFUL_ANSWERS),
+        ("harmful", language.HARMFUL_ANSWERS + language.FLATTERING_ANSWERS),
         ("refusal", language.REFUSALS),
         ("helpful", (*language.GAME_ANSWERS, language.ANSWER)),
     ]

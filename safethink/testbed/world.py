@@ -191,6 +191,10 @@ class World:
         """How a drifted step reads that does not look drifted."""
         return language.FLATTERING_STEPS if self.flattery else language.COVERT_STEPS
 
+    def harmful_answers(self, *, hidden: bool) -> tuple[str, ...]:
+        """How a harmful answer reads; `hidden` says whether none of the drift before it looked drifted."""
+        return language.FLATTERING_ANSWERS if self.flattery and hidden else language.HARMFUL_ANSWERS
+
     def covert_share(self, phrase: str = "", *, hidden: bool = False) -> float:
         """Share of the drifted steps behind `phrase` that do not look drifted.
 
