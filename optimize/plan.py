@@ -1,4 +1,4 @@
-"""What a search would take, before anything is loaded: `--dry-run`."""
+"""What a search, or collecting its contexts, would take, before anything is loaded: `--dry-run`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from optimize.config import SearchConfig
+from optimize.config import CollectConfig, ContextsConfig, SearchConfig
+from safethink.config import RunConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
 from safethink.testbed.origin import is_testbed
 
@@ -31,28 +32,58 @@ class SearchPlan(BaseModel):
     """Rough time on two CPU cores; None where the speed is not known."""
 
 
+class ContextsPlan(BaseModel):
+    """What is to be decoded to collect contexts; upper bounds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    generations: dict[str, int]
+    """Rollouts and continuations, by stage."""
+    decoded_tokens: int
+    """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
+    seconds: float | None
+    """Rough time on two CPU cores; None where the speed is not known."""
+
+
+def plan_contexts(config: CollectConfig) -> ContextsPlan:
+    """Count what collecting contexts decodes. Loads no model."""
+    generations = _collecting(config.contexts, config.forced_prompts)
+    tokens = _decoded_tokens(generations, config.run)
+    seconds = tokens / TESTBED_TOKENS_PER_S if is_testbed(config.run.reasoner.path) else None
+    return ContextsPlan(generations=generations, decoded_tokens=tokens, seconds=seconds)
+
+
 def plan(config: SearchConfig) -> SearchPlan:
     """Count what a search decodes and scores. Loads no model."""
     contexts, search, selection = config.contexts, config.search, config.selection
     prefixes = selection.finalists + selection.spread + 2  # Also nothing, and what the search began with.
-    generations = {
-        "rollouts": contexts.prompts + contexts.harmless_prompts,
-        "mining": contexts.surplus * contexts.max_contexts * contexts.best_of,
-        "validation_rollouts": contexts.prompts + selection.forced_prompts,
-        "selection": prefixes * (selection.contexts + selection.forced_prompts) * selection.samples,
-    }
-    total = sum(generations.values())
+    generations = _collecting(contexts, selection.forced_prompts) if contexts.path is None else {}
+    generations["selection"] = prefixes * (selection.contexts + selection.forced_prompts) * selection.samples
     candidates = search.steps * search.candidates
     examples = contexts.max_contexts + (contexts.harmless_prompts if config.objective.benign_weight > 0 else 0)
     scored_tokens = candidates * examples * (search.length + contexts.target_tokens)
-    on_testbed = is_testbed(config.run.reasoner.path)
-    limits = config.run.limits
-    decoded_tokens = total * (TESTBED_TOKENS if on_testbed else limits.max_trace_tokens + limits.max_answer_tokens)
+    if search.budget_tokens is not None:
+        scored_tokens = min(scored_tokens, search.budget_tokens)
+    decoded_tokens = _decoded_tokens(generations, config.run)
     seconds = decoded_tokens / TESTBED_TOKENS_PER_S + scored_tokens / TESTBED_SCORED_TOKENS_PER_S
     return SearchPlan(
         generations=generations,
         decoded_tokens=decoded_tokens,
         candidates=candidates,
         scored_tokens=scored_tokens,
-        seconds=seconds if on_testbed else None,
+        seconds=seconds if is_testbed(config.run.reasoner.path) else None,
     )
+
+
+def _collecting(contexts: ContextsConfig, forced_prompts: int) -> dict[str, int]:
+    return {
+        "rollouts": contexts.prompts + contexts.harmless_prompts,
+        "mining": contexts.surplus * contexts.max_contexts * contexts.best_of,
+        "validation_rollouts": contexts.prompts + forced_prompts,
+    }
+
+
+def _decoded_tokens(generations: dict[str, int], run: RunConfig) -> int:
+    limits = run.limits
+    longest = limits.max_trace_tokens + limits.max_answer_tokens
+    return sum(generations.values()) * (TESTBED_TOKENS if is_testbed(run.reasoner.path) else longest)

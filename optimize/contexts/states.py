@@ -68,6 +68,14 @@ class ContextSet(BaseModel):
         """Hash of all contexts, targets included."""
         return json_hash(self.model_dump(mode="json"))
 
+    def told(self) -> str:
+        """The counts in one line."""
+        with_target = f", {self.num_mined - self.num_without_target} of {self.num_mined} with a safe continuation"
+        return (
+            f"the monitor fired on {self.num_fired} of {self.num_watched} attack prompts"
+            f"{with_target if self.num_mined else ''}; {len(self.unsafe)} contexts, {len(self.harmless)} harmless ones"
+        )
+
     def save(self, path: Path) -> None:
         """Write the set, whole or not at all."""
         write_text(path, self.model_dump_json() + "\n")

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from optimize.config import SearchConfig
+from optimize.config import CollectConfig, SearchConfig
 from safethink import prefix, yaml_config
 from safethink.config import EvalConfig, RunConfig
 from safethink.errors import MissingFileError
 from safethink.shipped import configs_folder, shipped_config, shipped_names
 
-SCHEMAS: dict[str, type[RunConfig] | type[EvalConfig] | type[SearchConfig]] = {
+SCHEMAS: dict[str, type[RunConfig | EvalConfig | CollectConfig | SearchConfig]] = {
     "run": RunConfig,
+    "contexts": CollectConfig,
     "eval": EvalConfig,
     "search": SearchConfig,
 }
