@@ -137,7 +137,9 @@ def identity(monitor: MonitorLike) -> Identity:
             return Identity(name=short(monitor))
         case GuardMonitorConfig():
             return Identity(name=short(monitor.path), revision=monitor.revision)
-        case OracleMonitorConfig() | ConstantMonitorConfig():
+        case OracleMonitorConfig():
+            return Identity(name=monitor.name)
+        case ConstantMonitorConfig():
             return Identity(name=monitor.kind)
         case _:
             return Identity(name=getattr(monitor, "__name__", type(monitor).__name__))

@@ -86,9 +86,22 @@ class GuardMonitorConfig(Section):
 
 
 class OracleMonitorConfig(Section):
-    """The testbed's oracle as a monitor: exact, +1 or -1. Only for prompts of the testbed."""
+    """The testbed's oracle as a monitor: exact, +1 or -1, or as wrong as asked for. Only for prompts of the testbed."""
 
     kind: Literal["oracle"] = "oracle"
+    miss_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of drifted traces that it passes; drawn anew at every step."""
+    false_alarm_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of the others that it fires at."""
+    seed: int = 0
+    """Draws which ones."""
+
+    @property
+    def name(self) -> str:
+        """What artifacts and reports call it: two that err differently are two monitors."""
+        if not self.miss_rate and not self.false_alarm_rate:
+            return self.kind
+        return f"{self.kind}, miss rate {self.miss_rate}, false alarm rate {self.false_alarm_rate}, seed {self.seed}"
 
 
 class ConstantMonitorConfig(Section):

@@ -19,7 +19,7 @@ def build(config: MonitorConfig) -> Monitor:
         case OracleMonitorConfig():
             from safethink.monitors.oracle import OracleMonitor
 
-            return OracleMonitor()
+            return OracleMonitor(config.miss_rate, config.false_alarm_rate, config.seed)
         case ConstantMonitorConfig():
             from safethink.monitors.constant import ConstantMonitor
 
