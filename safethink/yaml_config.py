@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
@@ -47,6 +47,34 @@ def validate(schema: type[Schema], values: dict[str, Any], source: str) -> Schem
         return schema.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{source}: {explain(schema, error)}") from error
+
+
+def override(config: Schema, changes: Mapping[str, Any], source: str) -> Schema:
+    """Set values by their dotted keys, as `{"search.kind": "random", "search.length": 8}`.
+
+    A section whose `kind` changes keeps what its new kind has as well, and takes defaults for the rest.
+
+    Args:
+        config: what is changed.
+        changes: values by key.
+        source: what a mistake is blamed on.
+
+    Raises:
+        ConfigError: a key or a value that does not fit.
+    """
+    values = config.model_dump(mode="json")
+    # Kinds first: the other changes are meant for the new ones.
+    for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".kind")):
+        *parents, name = key.split(".")
+        section = values
+        for parent in parents:
+            if not isinstance(section.get(parent), dict):
+                section[parent] = {}
+            section = section[parent]
+        section[name] = value
+        if name == "kind":
+            _drop_foreign(type(config), parents, section)
+    return validate(type(config), values, source)
 
 
 def explain(schema: type[BaseModel], error: ValidationError) -> str:
@@ -98,6 +126,14 @@ def _walk(annotation: Any, location: Sequence[int | str]) -> tuple[list[int | st
         else:
             annotation = next(iter(get_args(annotation)), None)
     return path, _bare(annotation)
+
+
+def _drop_foreign(schema: type[BaseModel], parents: Sequence[str], section: dict[str, Any]) -> None:
+    """Drop the keys that the section's kind does not have; of an unknown kind none, validation will name it."""
+    kinds = {_tag(member): member.model_fields for member in _members(_walk(schema, parents)[1])}
+    known = kinds.get(section["kind"], section)
+    for name in section.keys() - known.keys():
+        del section[name]
 
 
 def _bare(annotation: Any) -> Any:

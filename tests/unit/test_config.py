@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimize.config import SearchConfig
+from optimize.config import PhrasesConfig, SearchConfig
 from safethink import yaml_config
 from safethink.commandline import parse_with_config
-from safethink.config import EvalConfig, ResampleOnlyConfig, RunConfig, SafeThinkConfig
+from safethink.config import EvalConfig, GuardRefuseConfig, ResampleOnlyConfig, RunConfig, SafeThinkConfig
 from safethink.errors import ConfigError, MissingFileError
 
 RUN = {"reasoner": {"path": "somewhere"}, "defense": {"kind": "resample_only", "max_resamples": 2}}
@@ -194,3 +194,40 @@ def test_help_lists_the_flags_with_the_values_of_the_file(write, capsys: pytest.
     said = capsys.readouterr().out
     assert "--defense.max_resamples" in said
     assert "1234" in said
+
+
+def test_an_override_sets_values_by_their_dotted_keys() -> None:
+    base = SearchConfig.model_validate({"run": RUN})
+    changes = {"search.length": 8, "run.defense.max_resamples": 4, "objective.racing.keep": 3}
+    changed = yaml_config.override(base, changes, "axes")
+    assert changed.search.length == 8
+    assert changed.run.defense == ResampleOnlyConfig(max_resamples=4)
+    assert changed.objective.racing is not None
+    assert changed.objective.racing.keep == 3
+    assert yaml_config.override(changed, {}, "axes") == changed
+
+
+def test_a_section_of_another_kind_keeps_what_both_kinds_have() -> None:
+    base = yaml_config.override(
+        SearchConfig.model_validate({"run": RUN}), {"search.length": 7, "search.top_k": 9}, "axes"
+    )
+    other = yaml_config.override(base, {"search.pool": ["Wait"], "search.kind": "phrases"}, "axes")
+    assert other.search == PhrasesConfig(length=7, pool=("Wait",))
+    defense = yaml_config.override(base, {"run.defense.kind": "guard_refuse"}, "axes").run.defense
+    assert defense == GuardRefuseConfig()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"search.lenght": 2}, "axes: search.lenght: unknown key, did you mean 'length'?"),
+        ({"serach.length": 2}, "axes: serach: unknown key, did you mean 'search'?"),
+        ({"search.kind": "randm"}, "axes: search.kind: 'randm' is not one of .*, did you mean 'random'?"),
+        ({"search.kind": "random", "search.top_k": 4}, "axes: search.top_k: unknown key"),
+        ({"search.length": 0}, "axes: search.length: input should be greater than or equal to 1, not 0"),
+        ({"seed.x": 1}, "axes: seed: input should be a valid integer"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_named(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        yaml_config.override(SearchConfig.model_validate({"run": RUN}), changes, "axes")
