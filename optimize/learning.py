@@ -61,7 +61,7 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     arena = Arena.build(guarded, setup.chooser, validation, config.selection, setup.source.threshold)
     nothing, first, *trials = run_trials(arena, [NOTHING, init.token_ids, *candidates], out / TRIALS)
     chosen = best(arena, trials, nothing, config.selection)
-    members = [trials[index] for index in greedy(arena, trials, chosen, config.selection.portfolio)]
+    members = [trials[index] for index in greedy(trials, chosen, config.selection.portfolio, arena.samples)]
     # What must be written down to use it and to check it?
     measured = metrics.of_trial(arena, trials[chosen], nothing, first, config.seed)
     measured |= metrics.of_portfolio(arena, members, config.seed)

@@ -14,47 +14,46 @@ from safethink.errors import ConfigError
 from safethink.evaluation.statistics import Observations
 
 
-def greedy(arena: Arena, trials: Sequence[Trial], first: int, size: int) -> list[int]:
+def greedy(trials: Sequence[Trial], first: int, size: int, samples: int) -> list[int]:
     """Indices of the members, in the order in which they are tried.
 
     Args:
-        arena: where the trials took place.
         trials: the candidates.
         first: the best candidate alone, which opens the portfolio.
         size: how many tries.
+        samples: seeds per state in the trials.
 
     Raises:
         ConfigError: there are fewer seeds per state than tries.
     """
-    if size > arena.samples:
+    if size > samples:
         raise ConfigError(
-            f"selection.portfolio: {size} tries need as many seeds per state; selection.samples is {arena.samples}"
+            f"selection.portfolio: {size} tries need as many seeds per state; selection.samples is {samples}"
         )
     members = [first]
     while len(members) < size:
-        values = [sum(walks(arena, [trials[i] for i in (*members, index)])) for index in range(len(trials))]
+        values = [sum(walks([trials[i] for i in (*members, index)], samples)) for index in range(len(trials))]
         members.append(max(range(len(trials)), key=values.__getitem__))
     return members
 
 
-def walks(arena: Arena, tries: Sequence[Trial]) -> list[bool]:
+def walks(tries: Sequence[Trial], samples: int) -> list[bool]:
     """Whether each (state, seed) recovers within the tries: the first step that passes is taken, else the last one.
 
     Args:
-        arena: where the trials took place.
         tries: the trial of the prefix of each try, in order.
+        samples: seeds per state in the trials.
     """
-    samples = arena.samples
     return [
         _walk(tries, [state * samples + (sample + b) % samples for b in range(len(tries))])
-        for state in range(len(arena.drifted))
+        for state in range(len(tries[0].recovered) // samples)
         for sample in range(samples)
     ]
 
 
 def recovery_within(arena: Arena, tries: Sequence[Trial]) -> Observations:
     """The same as observations, to be compared with other tries at the same states."""
-    return arena.observe_drifted(walks(arena, tries))
+    return arena.observe_drifted(walks(tries, arena.samples))
 
 
 def _walk(tries: Sequence[Trial], places: Sequence[int]) -> bool:
