@@ -258,8 +258,8 @@ class EvalConfig(Section):
     benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
     rows: tuple[RowConfig, ...] = Field(min_length=1)
     world: WorldConfig = WorldConfig()
-    samples: int = Field(default=1, ge=1)
-    """Seeds per prompt and row."""
+    samples: int = Field(default=1, ge=0)
+    """Seeds per prompt and row; 0 leaves the guarded runs out."""
     recovery_samples: int = Field(default=2, ge=0)
     """Seeds per context in the recovery rate; 0 leaves it out."""
     forced_samples: int = Field(default=1, ge=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from safethink import benchmarks, prefix
 from safethink.benchmarks import Benchmark
@@ -41,6 +43,28 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
         MonitorError: the monitor failed; no row is ever answered without its guard.
         RecordError: a record could not be written or read.
     """
+    summary = summarise(gather(config, out, reasoner))
+    records.write_text(out / folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+    _write_report(out)
+    return summary
+
+
+def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shared: Path | None = None) -> Evidence:
+    """Do what `evaluate` does, short of the summary and the report.
+
+    Args:
+        config: what to run.
+        out: folder of the run.
+        reasoner: as of `evaluate`.
+        shared: folder of a run over the same prompts with the same settings and seeds, whose rows stand in this table
+            too: what it has recorded holds here as well, and is not generated again.
+
+    Returns:
+        All that the summary is computed from.
+
+    Raises:
+        SafeThinkError: as `evaluate`; or `shared` is a run over something else.
+    """
     loaded = tuple(benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks)
     world = predicted.make_world(config)
     artifact = prefix.load(config.prefix)
@@ -49,9 +73,10 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
     folder.claim_models(out, reasoner.models)
     on_trial = prefix.bind(artifact, reasoner.thought.tokenizer)
     table = rows.load(config, on_trial, reasoner.thought.tokenizer)
+    known = {} if shared is None else _known(shared, config, table, reasoner)
     test_evaluations = lineage.count_evaluation(config, on_trial)
-    done, contexts = run(config, table, loaded, reasoner, out)
-    evidence = Evidence(
+    done, contexts = run(config, table, loaded, reasoner, out, known)
+    return Evidence(
         config=config,
         rows=table,
         ledger=Ledger(loaded, done),
@@ -64,10 +89,6 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
             learned_sha256=artifact.learned_hash(),
         ),
     )
-    summary = summarise(evidence)
-    records.write_text(out / folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
-    _write_report(out)
-    return summary
 
 
 def run(
@@ -76,6 +97,7 @@ def run(
     loaded: tuple[Benchmark, ...],
     reasoner: Reasoner,
     out: Path,
+    known: Mapping[Key, Record] = MappingProxyType({}),
 ) -> tuple[dict[Key, Record], Contexts]:
     """Generate and judge whatever `out` has no record of.
 
@@ -85,11 +107,12 @@ def run(
         loaded: its benchmarks.
         reasoner: what generates and watches.
         out: folder of the run, where records are read and appended.
+        known: records of another run that hold here too.
 
     Returns:
         All records by key, and the contexts behind the recovery rate.
     """
-    done = _recorded(out / folder.RECORDS, table)
+    done = {**known, **_recorded(out / folder.RECORDS, table)}
     with RecordWriter(out / folder.RECORDS) as writer:
         judge = make_judge(config)
         execution = Execution(config, reasoner, judge, writer, done)
@@ -148,6 +171,20 @@ def _recorded(path: Path, table: tuple[TableRow, ...]) -> dict[Key, Record]:
             raise ConfigError(f"{path}: the prefix of row {record.row!r} has changed since; use another --out")
         done[record.key] = record
     return done
+
+
+def _known(shared: Path, config: EvalConfig, table: tuple[TableRow, ...], reasoner: Reasoner) -> dict[Key, Record]:
+    """The records of another run, where it is over the same things.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    theirs = folder.read_config(shared)
+    same = theirs.model_copy(update={"rows": config.rows, "prefix": config.prefix}) == config
+    if not same or any(row not in config.rows for row in theirs.rows):
+        raise ConfigError(f"{shared}: its records do not hold here: it has other prompts, settings or rows")
+    folder.claim_models(shared, reasoner.models)
+    return _recorded(shared / folder.RECORDS, table)
 
 
 def _forecast(

@@ -14,7 +14,7 @@ from safethink.evaluation.jobs import NOTHING, attack_benchmarks, attack_prompts
 from safethink.evaluation.places import Contexts
 from safethink.evaluation.predicted import Forecast
 from safethink.evaluation.rows import TableRow
-from safethink.evaluation.statistics import Estimate, Observations, mean, paired_difference, rate
+from safethink.evaluation.statistics import Estimate, mean, paired_difference, rate
 
 Cells = dict[str, Estimate | None]
 
@@ -180,14 +180,14 @@ def outcomes(row: TableRow, evidence: Evidence) -> dict[str, Cells]:
     """Share of each outcome on each benchmark."""
     return {
         benchmark.name: {
-            outcome: rate(_outcome_seen(row.name, benchmark.name, outcome, evidence), evidence.config.run.seed)
+            outcome: _outcome_share(row.name, benchmark.name, outcome, evidence)
             for outcome in ("harmful", "refusal", "helpful", "invalid")
         }
         for benchmark in evidence.ledger.benchmarks
     }
 
 
-def _outcome_seen(row: str, benchmark: str, outcome: str, evidence: Evidence) -> Observations:
+def _outcome_share(row: str, benchmark: str, outcome: str, evidence: Evidence) -> Estimate | None:
     column = Column(
         outcome,
         outcome,
@@ -195,8 +195,7 @@ def _outcome_seen(row: str, benchmark: str, outcome: str, evidence: Evidence) ->
         lambda record: record.outcome == outcome,
     )
     seen = evidence.ledger.observations(column, row)
-    assert seen is not None, "every row runs on every benchmark"
-    return seen
+    return None if seen is None else rate(seen, evidence.config.run.seed)
 
 
 def depth_curve(evidence: Evidence) -> tuple[DepthPoint, ...]:
