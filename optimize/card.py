@@ -2,79 +2,162 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Final
+
+import yaml
+from huggingface_hub import ModelCardData
+
+from optimize import snippets
+from safethink.hub import is_repo_id
 from safethink.prefix import Identity, Metric, PrefixArtifact
 
-_MEANINGS = {
-    "recovery_rate": "recovery on validation: one injection where the monitor fired, no resampling",
-    "lift": "paired difference to nothing injected",
-    "recovery_gain_over_init": "paired difference to the prefix the search began with",
+TAGS: Final = ("safethink", "corrective-prefix", "ai-safety", "reasoning", "jailbreak-defense")
+VALIDATION: Final = {
+    "recovery_rate": "recovery: one injection where the monitor fired, no resampling",
+    "lift": "recovery, paired difference to nothing injected",
+    "recovery_gain_over_init": "recovery, paired difference to the prefix the search began with",
     "recovery_rate_by_monitor": "the same outputs as the monitor sees them",
     "monitor_judge_gap": "monitor minus judge; well above 0, the prefix flatters the monitor",
+    "portfolio_recovery": "recovery within as many tries as there are prefixes",
+    "portfolio_gain": "the same, paired difference to as many tries of the first alone",
     "accuracy_forced": "accuracy with the prefix forced into harmless prompts",
-    "accuracy_forced_change": "paired difference to nothing injected",
+    "accuracy_forced_change": "the same, paired difference to nothing injected",
     "over_refusal_forced": "refusals with the prefix forced into borderline prompts",
-    "over_refusal_forced_change": "paired difference to nothing injected",
-    "recovery_rate_test": "recovery on test",
-    "recovery_fall_validation_to_test": "validation minus test: the price of having chosen the best",
+    "over_refusal_forced_change": "the same, paired difference to nothing injected",
     "loss_recovery_rank_correlation": "training loss against recovery over candidates; below 0, the loss is a guide",
     "target_found": "states for which a sampled continuation passed the monitor; the others were left out",
     "survival": "candidates that are the same ids after being written down and read again",
 }
+"""What is known from the search and its validation prompts, and what each number says."""
+TEST: Final = {
+    "asr_test": "attack prompts answered harmfully, guarded",
+    "asr_undefended_test": "the same prompts and seeds, undefended",
+    "asr_change_test": "guarded minus undefended, paired",
+    "asr_trace_test": "harmful trace or answer, guarded",
+    "asr_trace_undefended_test": "the same, undefended",
+    "asr_trace_change_test": "guarded minus undefended, paired",
+    "invalid_test": "outputs that are unclosed, empty or gibberish; never counted as safe",
+    "recovery_rate_test": "recovery: one injection where the monitor fired, no resampling",
+    "lift_test": "recovery, paired difference to nothing injected",
+    "recovery_fall_validation_to_test": "recovery, validation minus test: the price of having chosen the best",
+    "accuracy_test": "harmless tasks solved, guarded",
+    "accuracy_change_test": "guarded minus undefended, paired",
+    "over_refusal_test": "borderline prompts refused, guarded",
+    "over_refusal_change_test": "guarded minus undefended, paired",
+    "false_interventions_test": "harmless and borderline prompts with an intervention",
+    "extra_tokens_test": "tokens dropped or injected, per prompt",
+}
+"""What an evaluation on `test` showed."""
+_OVERLAP: Final = "share of this benchmark's prompts that it was learned on"
+_HEAD: Final = ("| metric | value | 95 % interval | n | clusters | what it is |", "|---|---:|---|---:|---:|---|")
 
 
 def card(artifact: PrefixArtifact) -> str:
-    """The card as Markdown."""
-    prefixes = "\n".join(f"- `{prefix.text}` (token ids {list(prefix.token_ids)})" for prefix in artifact.prefixes)
-    return "\n".join(
+    """The card as Markdown, with the metadata that the hub reads in front."""
+    sections = [_front(artifact), _what(artifact), _use(artifact), _found(artifact), _measured(artifact)]
+    return "\n\n".join([*sections, _untested(artifact), _limits(artifact)]) + "\n"
+
+
+def _front(artifact: PrefixArtifact) -> str:
+    reasoner = artifact.reasoner.name if artifact.reasoner else ""
+    on_hub = is_repo_id(reasoner) and not os.path.isdir(reasoner)
+    metadata = ModelCardData(
+        license=artifact.license,
+        library_name="safethink",
+        base_model=reasoner if on_hub else None,
+        tags=list(TAGS),
+    )
+    return f"---\n{metadata.to_yaml()}\n---"
+
+
+def _what(artifact: PrefixArtifact) -> str:
+    lines = [f"- {_code(each.text)} (token ids {list(each.token_ids)})" for each in artifact.prefixes]
+    if len(lines) > 1:
+        lines += ["", "Try b of an intervention injects prefix b; the last one is used again when they run out."]
+    return f"""\
+# {artifact.name}
+
+A corrective prefix: injected into the unfinished thinking of a reasoner where a monitor fires, directly after the
+accepted trace{_separator(artifact)}. Licence: {artifact.license}.
+
+""" + "\n".join(lines)
+
+
+def _use(artifact: PrefixArtifact) -> str:
+    return f"""\
+## Use it
+
+`{snippets.PLACE}` stands for this repository at a commit; the artifact's folder will do as well. In Python:
+
+```python
+{snippets.python(artifact)}
+```
+
+On the command line, as `run.yaml` for `safethink generate run.yaml "Your prompt."`:
+
+```yaml
+{snippets.run_config(artifact)}
+```
+
+With bare vLLM, without safethink. The prefix goes in as token ids: a text might be cut into other tokens where it meets
+the trace.
+
+```python
+{snippets.vllm(artifact)}
+```"""
+
+
+def _found(artifact: PrefixArtifact) -> str:
+    if not artifact.config:
+        return "## How it was found\n\nNo search stands behind it."
+    method = artifact.config.get("search", {}).get("kind", "unknown")
+    settings = {key: value for key, value in artifact.config.items() if key not in ("run", "name", "seed")}
+    return f"""\
+## How it was found
+
+- method: `{method}`; its settings and budget are below
+- reasoner: {_name(artifact.reasoner)}
+- monitor: {_name(artifact.monitor)}, threshold {artifact.threshold}
+- chosen on validation by: {artifact.selected_by}
+- reported on test by: {artifact.reported_by or "nobody yet"}, {artifact.test_evaluations} evaluation(s)
+- seeds: {", ".join(f"{name} {seed}" for name, seed in artifact.seeds.items())}
+- contexts: sha256 {artifact.data_fingerprint}
+
+```yaml
+{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110).strip()}
+```
+
+Every step of the search is in `search.jsonl`, the whole configuration in `prefix.json`."""
+
+
+def _measured(artifact: PrefixArtifact) -> str:
+    known = VALIDATION | TEST
+    other = {name: _OVERLAP if name.startswith("learned_on_") else "" for name in artifact.metrics if name not in known}
+    return "\n\n".join(
         [
-            f"# {artifact.name}",
-            "",
-            "A corrective prefix: injected into the unfinished thinking of a reasoner where a monitor fires, directly",
-            f"after the accepted trace{_separator(artifact)}.",
-            "",
-            prefixes,
-            "",
-            "## Learned on",
-            "",
-            f"- reasoner: {_name(artifact.reasoner)}",
-            f"- monitor: {_name(artifact.monitor)}, threshold {artifact.threshold}",
-            f"- chosen on validation by: {artifact.selected_by}",
-            f"- reported on test by: {artifact.reported_by or 'nobody yet'}, {artifact.test_evaluations} evaluation(s)",
-            f"- seeds: {', '.join(f'{name} {seed}' for name, seed in artifact.seeds.items())}",
-            f"- contexts: sha256 {artifact.data_fingerprint}",
-            "",
-            "Every step of the search is in `search.jsonl`, the resolved configuration in `prefix.json`.",
-            "",
             "## Measured",
-            "",
-            "| metric | value | 95 % interval | n | what it is |",
-            "|---|---|---|---|---|",
-            *(_row(name, artifact.metrics[name]) for name in _MEANINGS if name in artifact.metrics),
-            "",
-            *_caveats(artifact),
-            "",
+            "On `test`, prompts that nothing was learned or chosen on:",
+            _table(artifact, TEST) or "Not yet evaluated on `test`.",
+            "On validation, where the prefix was chosen, so these flatter it:",
+            _table(artifact, VALIDATION | other) or "Nothing.",
         ]
     )
 
 
-def _separator(artifact: PrefixArtifact) -> str:
-    separator = artifact.config.get("run", {}).get("thought", {}).get("prefix_separator", "")
-    return f", with {separator!r} behind it" if separator else ""
+def _untested(artifact: PrefixArtifact) -> str:
+    monitor = artifact.monitor.name if artifact.monitor else "unknown"
+    return f"""\
+## Not tested on
+
+- other reasoners than {_name(artifact.reasoner)}, or the same one fine-tuned, quantised or under another chat template
+- other monitors than {monitor}, and other thresholds than {artifact.threshold}
+- attackers who know the prefix, the monitor or that there is one
+- other attacks, hazards and languages than those of its prompts; several turns; pictures"""
 
 
-def _row(name: str, metric: Metric) -> str:
-    interval = f"{metric.low:.3f} to {metric.high:.3f}"
-    return f"| `{name}` | {metric.value:.3f} | {interval} | {metric.n} | {_MEANINGS[name]} |"
-
-
-def _name(identity: Identity | None) -> str:
-    if identity is None:
-        return "unknown"
-    revision = f" at {identity.revision}" if identity.revision else ""
-    return f"{identity.name}{revision}" + (f" (sha256 {identity.sha256[:12]})" if identity.sha256 else "")
-
-
-def _caveats(artifact: PrefixArtifact) -> list[str]:
+def _limits(artifact: PrefixArtifact) -> str:
     """What a reader must know before trusting the numbers."""
     lines = ["## Limits", "", "- It fits this reasoner and tokenizer; loading it with another tokenizer is refused."]
     if artifact.reasoner is not None and artifact.reasoner.name.startswith("testbed"):
@@ -89,7 +172,35 @@ def _caveats(artifact: PrefixArtifact) -> list[str]:
         lines.append(f"- No finalist stayed within the floor: it costs harmless prompts {forced:.3f}, above {floor}.")
     if "accuracy_forced" not in artifact.metrics and "over_refusal_forced" not in artifact.metrics:
         lines.append("- No harmless prompts were given: what it costs them is unknown.")
-    return lines
+    return "\n".join(lines)
+
+
+def _table(artifact: PrefixArtifact, meanings: Mapping[str, str]) -> str:
+    """The metrics that have a meaning here and were measured; empty where there are none."""
+    rows = [_row(name, artifact.metrics[name], meanings[name]) for name in meanings if name in artifact.metrics]
+    return "\n".join([*_HEAD, *rows]) if rows else ""
+
+
+def _row(name: str, metric: Metric, meaning: str) -> str:
+    interval = f"{metric.low:.3f} to {metric.high:.3f}"
+    clusters = "–" if metric.clusters is None else metric.clusters
+    return f"| `{name}` | {metric.value:.3f} | {interval} | {metric.n} | {clusters} | {meaning} |"
+
+
+def _separator(artifact: PrefixArtifact) -> str:
+    separator = artifact.config.get("run", {}).get("thought", {}).get("prefix_separator", "")
+    return f", with {separator!r} behind it" if separator else ""
+
+
+def _code(text: str) -> str:
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+def _name(identity: Identity | None) -> str:
+    if identity is None:
+        return "unknown"
+    revision = f" at {identity.revision}" if identity.revision else ""
+    return f"{identity.name}{revision}" + (f" (sha256 {identity.sha256[:12]})" if identity.sha256 else "")
 
 
 def _forced_loss(artifact: PrefixArtifact) -> float:

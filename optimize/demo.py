@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 SEARCH: Final = "search/testbed-gcg"
 EVALUATION: Final = "eval/testbed"
 LEARNING: Final = "learning"
-ON_TRIAL: Final = "safethink_learned"
 
 
 def run(out: Path) -> Summary:
@@ -30,25 +29,12 @@ def run(out: Path) -> Summary:
     """
     from optimize.api import search_command
     from optimize.learning import ARTIFACT
+    from optimize.reporting import report_run
     from safethink.evaluation.runner import evaluate
 
     artifact = out / LEARNING / ARTIFACT
     search_command(yaml_config.load(SearchConfig, shipped_config(SEARCH)), out / LEARNING)
     evaluation = yaml_config.load(EvalConfig, shipped_config(EVALUATION)).model_copy(update={"prefix": str(artifact)})
     summary = evaluate(evaluation, out)
-    _report_on_card(artifact, summary, evaluation.judge)
+    report_run(artifact, out)
     return summary
-
-
-def _report_on_card(folder: Path, summary: Summary, judge: str) -> None:
-    """Write what `test` showed into the artifact: the recovery rate there, and how far it fell from validation."""
-    from optimize import metrics
-    from optimize.card import card
-    from safethink import prefix
-
-    recovery = summary.rows[ON_TRIAL]["recovery_rate"]
-    if recovery is None:
-        return
-    artifact = prefix.load(folder)
-    reported = metrics.with_test(artifact, metrics.of_estimate(recovery), judge, summary.prefix.test_evaluations)
-    prefix.save(reported, folder, folder / prefix.LOG_FILE, card(reported))

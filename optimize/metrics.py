@@ -15,7 +15,7 @@ from optimize.contexts.folder import Manifest
 from optimize.portfolio import recovery_within
 from optimize.selection import Arena, Trial
 from safethink.evaluation.statistics import Estimate, Observations, clopper_pearson, paired_difference, rate
-from safethink.prefix import Metric, PrefixArtifact
+from safethink.prefix import Metric
 
 Z = 1.96
 """Half width of a 95 % interval in standard errors."""
@@ -98,33 +98,6 @@ def rank_correlation(losses: Sequence[float], recoveries: Sequence[float]) -> di
             value=value, low=math.tanh(centre - half), high=math.tanh(centre + half), n=n
         )
     }
-
-
-def with_test(artifact: PrefixArtifact, recovery: Metric, reported_by: str, test_evaluations: int) -> PrefixArtifact:
-    """Add what an evaluation on `test` found: the recovery rate there and the fall from validation.
-
-    Args:
-        artifact: the artifact that was evaluated.
-        recovery: the recovery rate on test.
-        reported_by: the judge behind it.
-        test_evaluations: how often its lineage was evaluated on test, this time included.
-    """
-    chosen = artifact.metrics["recovery_rate"]
-    fall = chosen.value - recovery.value
-    # The two are independent, so their errors add in squares, separately on either side.
-    below = math.hypot(chosen.value - chosen.low, recovery.high - recovery.value)
-    above = math.hypot(chosen.high - chosen.value, recovery.value - recovery.low)
-    added = {
-        "recovery_rate_test": recovery,
-        "recovery_fall_validation_to_test": Metric(value=fall, low=fall - below, high=fall + above, n=recovery.n),
-    }
-    return artifact.model_copy(
-        update={
-            "metrics": artifact.metrics | added,
-            "reported_by": reported_by,
-            "test_evaluations": test_evaluations,
-        }
-    )
 
 
 def of_estimate(estimate: Estimate) -> Metric:

@@ -17,7 +17,6 @@ from safethink.guarded import SafeThink
 from safethink.judges import Judgement
 from safethink.monitors import ScoreRequest
 from safethink.monitors.function import FunctionMonitor
-from safethink.prefix import Metric, Prefix, PrefixArtifact
 from safethink.prompts import Prompt
 from tests.unit import tiny_reasoner
 
@@ -167,16 +166,6 @@ def test_rank_correlation_is_spearmans():
     assert metric.low < -0.9 < metric.high < 0
     assert metrics.rank_correlation(losses, [0.5] * 5) == {}
     assert metrics.rank_correlation([1.0, 2.0], [0.1, 0.2]) == {}
-
-
-def test_the_fall_to_test_is_added_and_the_evaluation_counted():
-    validation = Metric(value=0.9, low=0.86, high=0.93, n=100)
-    artifact = PrefixArtifact(name="x", prefixes=(Prefix(text="a"),), metrics={"recovery_rate": validation})
-    tested = metrics.with_test(artifact, Metric(value=0.8, low=0.77, high=0.84, n=300), "oracle", test_evaluations=1)
-    fall = tested.metrics["recovery_fall_validation_to_test"]
-    assert (fall.value, fall.low, fall.high) == pytest.approx((0.1, 0.1 - 0.0566, 0.1 + 0.0424), abs=1e-3)
-    assert (tested.test_evaluations, tested.reported_by) == (1, "oracle")
-    assert tested.metrics["recovery_rate"] == validation
 
 
 def test_a_guard_judges_trace_and_answer_and_calls_gibberish_invalid(guarded, contexts):

@@ -1,0 +1,132 @@
+"""Writes what an evaluation on `test` showed into the artifact that was on trial in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, cast
+
+from pydantic import ValidationError
+
+from optimize.card import card
+from optimize.metrics import of_estimate
+from safethink import prefix
+from safethink.config import EvalConfig
+from safethink.errors import ArtifactError, ConfigError, MissingFileError
+from safethink.evaluation import folder
+from safethink.evaluation.statistics import Estimate
+from safethink.evaluation.summary import Summary, comparison_name
+from safethink.prefix import Metric, PrefixArtifact
+
+GUARDED: Final = {
+    "asr_test": "asr_answer",
+    "asr_trace_test": "asr_trace",
+    "invalid_test": "invalid",
+    "recovery_rate_test": "recovery_rate",
+    "lift_test": "lift",
+    "accuracy_test": "accuracy",
+    "over_refusal_test": "over_refusal",
+    "false_interventions_test": "false_interventions",
+    "extra_tokens_test": "extra_tokens",
+}
+"""Metric of the artifact: column of the row that steers with it."""
+UNDEFENDED: Final = {"asr_undefended_test": "asr_answer", "asr_trace_undefended_test": "asr_trace"}
+"""The same of the row without a defense."""
+CHANGES: Final = {
+    "asr_change_test": "asr_answer",
+    "asr_trace_change_test": "asr_trace",
+    "accuracy_change_test": "accuracy",
+    "over_refusal_change_test": "over_refusal",
+}
+"""The same of the paired difference between the two."""
+
+
+def report_run(artifact_folder: Path, run: Path) -> PrefixArtifact:
+    """Write what the run of an evaluation showed into the artifact, and its card again.
+
+    Args:
+        artifact_folder: the artifact.
+        run: what `safethink evaluate --out` wrote.
+
+    Raises:
+        MissingFileError: the run is none, or not finished.
+        ArtifactError: another artifact was on trial in it, or other weights were.
+        ConfigError: it was not on `test`.
+    """
+    artifact = prefix.load(artifact_folder)
+    summary = _read_summary(run)
+    _check_same(artifact, summary, run)
+    reported = with_test(artifact, folder.read_config(run), summary)
+    return prefix.save(reported, artifact_folder, artifact_folder / prefix.LOG_FILE, card(reported))
+
+
+def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) -> PrefixArtifact:
+    """Add what an evaluation on `test` found: guarded, undefended, the paired difference, the fall from validation.
+
+    Args:
+        artifact: the artifact that was on trial.
+        config: the evaluation.
+        summary: what it found.
+
+    Raises:
+        ConfigError: it was not on `test`, or no row steers with the prefix on trial.
+    """
+    elsewhere = next((each for each in config.benchmarks if each.split != "test"), None)
+    if elsewhere is not None:
+        raise ConfigError(f"the evaluation is no test: benchmark {elsewhere.name!r} has the split {elsewhere.split!r}")
+    steered = next((row.name for row in config.rows if row.prefix is None and row.defense.kind == "safethink"), None)
+    if steered is None:
+        raise ConfigError("the evaluation says nothing of the prefix: no safethink row has the prefix on trial")
+    measured = _measured(GUARDED, summary.rows[steered])
+    bare = next((row.name for row in config.rows if row.defense.kind == "none"), None)
+    if bare is not None:
+        measured |= _measured(UNDEFENDED, summary.rows[bare])
+        measured |= _measured(CHANGES, summary.comparisons[comparison_name(steered, bare)])
+    return artifact.model_copy(
+        update={
+            "metrics": artifact.metrics | measured | fall(artifact.metrics, measured),
+            "reported_by": config.judge,
+            "test_evaluations": summary.prefix.test_evaluations,
+        }
+    )
+
+
+def fall(chosen: Mapping[str, Metric], measured: Mapping[str, Metric]) -> dict[str, Metric]:
+    """How far recovery fell from validation, where the prefix was chosen, to test; nothing where either is unknown."""
+    if "recovery_rate" not in chosen or "recovery_rate_test" not in measured:
+        return {}
+    there, here = chosen["recovery_rate"], measured["recovery_rate_test"]
+    value = there.value - here.value
+    # The two are independent, so their errors add in squares, separately on either side.
+    below = math.hypot(there.value - there.low, here.high - here.value)
+    above = math.hypot(there.high - there.value, here.value - here.low)
+    fallen = Metric(value=value, low=value - below, high=value + above, n=here.n)
+    return {"recovery_fall_validation_to_test": fallen}
+
+
+def _measured(names: Mapping[str, str], cells: Mapping[str, Estimate | None]) -> dict[str, Metric]:
+    found = ((name, cells[column]) for name, column in names.items())
+    return {name: of_estimate(estimate) for name, estimate in found if estimate is not None}
+
+
+def _read_summary(run: Path) -> Summary:
+    path = run / folder.SUMMARY
+    if not path.is_file():
+        raise MissingFileError(f"{run} is no finished evaluation: it has no {folder.SUMMARY}")
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: not a summary ({error.errors()[0]['msg']})") from error
+
+
+def _check_same(artifact: PrefixArtifact, summary: Summary, run: Path) -> None:
+    """Refuse numbers of another artifact, or of other weights."""
+    if summary.prefix.learned_sha256 != artifact.learned_hash():
+        raise ArtifactError(f"{run} evaluated another artifact: {summary.prefix.path!r}, not {artifact.name!r}")
+    models = cast("dict[str, str]", json.loads((run / folder.MODELS).read_text(encoding="utf-8")))
+    for role, learned_on in (("reasoner", artifact.reasoner), ("guard", artifact.monitor)):
+        expected, used = learned_on.sha256 if learned_on else None, models.get(role)
+        if expected is not None and used is not None and expected != used:
+            raise ArtifactError(f"{run} evaluated {artifact.name!r} with another {role} than it was learned on")

@@ -1,0 +1,83 @@
+"""How to use an artifact, as code for its card: with safethink, and with bare vLLM."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import yaml
+
+from safethink.config import LimitsConfig, SamplingConfig, ThoughtConfig
+from safethink.prefix import PrefixArtifact
+
+PLACE: Final = "OWNER/NAME@COMMIT"
+"""Stands for the artifact; a card does not know where it will be published."""
+_PYTHON: Final = """\
+from safethink import SafeThink
+
+guarded = SafeThink.from_pretrained({reasoner!r}, monitor={monitor!r}, prefix={place!r})
+print(guarded("Your prompt.").answer)"""
+_VLLM: Final = """\
+from vllm import LLM, SamplingParams
+llm = LLM({model})
+tokenizer = llm.get_tokenizer()
+chat = [{{"role": "user", "content": "Your prompt."}}]
+text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+text += "" if text.rstrip().endswith({open_tag!r}) else {opening!r}
+{names} = tokenizer([{texts}], add_special_tokens=False).input_ids
+accepted = []  # ids of the steps so far, as vLLM sampled them, without the one at which your monitor fired
+ids = prompt + accepted + {prefix_ids} + separator
+print(llm.generate({{"prompt_token_ids": ids}}, SamplingParams({sampling}))[0].outputs[0].text)"""
+
+
+def python(artifact: PrefixArtifact) -> str:
+    """Guards the reasoner in Python."""
+    return _PYTHON.format(reasoner=_reasoner(artifact), monitor=_monitor(artifact), place=PLACE)
+
+
+def run_config(artifact: PrefixArtifact) -> str:
+    """Guards the reasoner on the command line, as YAML."""
+    monitor = _monitor(artifact)
+    values: dict[str, Any] = {
+        "reasoner": {"path": _reasoner(artifact)},
+        "monitor": {"kind": monitor} if monitor in ("oracle", "constant") else {"kind": "guard", "path": monitor},
+        "defense": {"kind": "safethink", "threshold": artifact.threshold or 0.0},
+        "prefix": PLACE,
+    }
+    if artifact.reasoner is not None and artifact.reasoner.revision is not None:
+        values["reasoner"]["revision"] = artifact.reasoner.revision
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None).strip()
+
+
+def vllm(artifact: PrefixArtifact) -> str:
+    """Injects the prefix by token ids, in ten lines that need neither safethink nor its monitor."""
+    run = artifact.config.get("run", {})
+    thought = ThoughtConfig.model_validate(run.get("thought", {}))
+    first, separator = artifact.prefixes[0], thought.prefix_separator
+    by_text = not first.token_ids
+    revision = artifact.reasoner.revision if artifact.reasoner else None
+    return _VLLM.format(
+        model=repr(_reasoner(artifact)) + (f", revision={revision!r}" if revision else ""),
+        open_tag=thought.open_tag,
+        opening=f"{thought.open_tag}\n",
+        names="prompt, prefix, separator" if by_text else "prompt, separator",
+        texts=f"text, {first.text!r}, {separator!r}" if by_text else f"text, {separator!r}",
+        prefix_ids="prefix" if by_text else list(first.token_ids),
+        sampling=_sampling(run),
+    )
+
+
+def _sampling(run: dict[str, Any]) -> str:
+    """What the reasoner was sampled with; what is switched off is left out."""
+    sampling = SamplingConfig.model_validate(run.get("sampling", {}))
+    limits = LimitsConfig.model_validate(run.get("limits", {}))
+    nucleus = f", top_p={sampling.top_p}" if sampling.top_p < 1 else ""
+    top_k = f", top_k={sampling.top_k}" if sampling.top_k else ""
+    return f"temperature={sampling.temperature}{nucleus}{top_k}, max_tokens={limits.max_trace_tokens}"
+
+
+def _reasoner(artifact: PrefixArtifact) -> str:
+    return artifact.reasoner.name if artifact.reasoner else "YOUR/REASONER"
+
+
+def _monitor(artifact: PrefixArtifact) -> str:
+    return artifact.monitor.name if artifact.monitor else "YOUR/GUARD"

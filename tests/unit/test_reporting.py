@@ -1,0 +1,154 @@
+"""What `test` showed goes into the artifact that was on trial, and into no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from optimize import reporting
+from safethink import prefix, yaml_config
+from safethink.config import EvalConfig
+from safethink.errors import ArtifactError, ConfigError, MissingFileError
+from safethink.evaluation import folder
+from safethink.evaluation.columns import NAMES
+from safethink.evaluation.statistics import Estimate
+from safethink.evaluation.summary import ContextCounts, PrefixSummary, Summary
+from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact
+from safethink.shipped import shipped_config
+
+VALIDATION = Metric(value=0.9, low=0.86, high=0.93, n=100)
+
+
+@pytest.fixture
+def config() -> EvalConfig:
+    return yaml_config.load(EvalConfig, shipped_config("eval/testbed"))
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> PrefixArtifact:
+    made = PrefixArtifact(
+        name="learned",
+        prefixes=(Prefix(text="Wait", token_ids=(3,)),),
+        reasoner=Identity(name="tiny", sha256="a" * 64),
+        monitor=Identity(name="tiny-guard", sha256="b" * 64),
+        metrics={"recovery_rate": VALIDATION},
+    )
+    return prefix.save(made, tmp_path / "artifact", None, "a card")
+
+
+def cells(**values: float) -> dict[str, Estimate | None]:
+    """All columns; those that are given were measured."""
+    return {
+        name: Estimate(values[name], values[name] - 0.03, values[name] + 0.04, 300, 6) if name in values else None
+        for name in NAMES
+    }
+
+
+def summary(config: EvalConfig, artifact: PrefixArtifact) -> Summary:
+    rows = {row.name: cells(asr_answer=0.3) for row in config.rows}
+    rows["undefended"] = cells(asr_answer=0.7, asr_trace=0.8)
+    rows["safethink_learned"] = cells(asr_answer=0.2, asr_trace=0.25, recovery_rate=0.8, invalid=0.01)
+    return Summary(
+        prefix=PrefixSummary(
+            path="artifact", texts=artifact.texts, test_evaluations=2, learned_sha256=artifact.learned_hash()
+        ),
+        rows=rows,
+        comparisons={"learned_vs_undefended": cells(asr_answer=-0.5, asr_trace=-0.55, accuracy=-0.01)},
+        outcomes={},
+        depth_curve=(),
+        contexts=ContextCounts(watched=9, fired=3, confirmed=2),
+        monitor_rates=None,
+        texts={},
+    )
+
+
+@pytest.fixture
+def run(config: EvalConfig, artifact: PrefixArtifact, tmp_path: Path) -> Path:
+    """The folder of a finished evaluation."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / folder.CONFIG).write_text(yaml_config.dump(config))
+    (out / folder.MODELS).write_text(json.dumps({"reasoner": "a" * 64, "guard": "b" * 64}))
+    (out / folder.SUMMARY).write_text(summary(config, artifact).model_dump_json())
+    return out
+
+
+def test_a_finished_test_is_written_down_whole(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
+    reported = reporting.report_run(tmp_path / "artifact", run)
+    assert prefix.load(tmp_path / "artifact") == reported
+    assert (reported.test_evaluations, reported.reported_by) == (2, "testbed")
+    assert reported.metrics["recovery_rate"] == VALIDATION
+    measured = {name: metric.value for name, metric in reported.metrics.items()}
+    assert measured == pytest.approx(
+        {
+            "recovery_rate": 0.9,
+            "asr_test": 0.2,
+            "asr_undefended_test": 0.7,
+            "asr_change_test": -0.5,
+            "asr_trace_test": 0.25,
+            "asr_trace_undefended_test": 0.8,
+            "asr_trace_change_test": -0.55,
+            "accuracy_change_test": -0.01,
+            "invalid_test": 0.01,
+            "recovery_rate_test": 0.8,
+            "recovery_fall_validation_to_test": 0.1,
+        }
+    )
+    asr = reported.metrics["asr_test"]
+    assert (asr.low, asr.high, asr.n, asr.clusters) == (pytest.approx(0.17), pytest.approx(0.24), 300, 6)
+    fall = reported.metrics["recovery_fall_validation_to_test"]
+    assert (fall.low, fall.high) == pytest.approx((0.1 - 0.0566, 0.1 + 0.0424), abs=1e-3)
+    assert "| `asr_test` | 0.200 | 0.170 to 0.240 | 300 | 6 |" in (tmp_path / "artifact" / "README.md").read_text()
+
+
+def test_reporting_again_changes_nothing(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
+    first = reporting.report_run(tmp_path / "artifact", run)
+    assert reporting.report_run(tmp_path / "artifact", run) == first
+
+
+def test_numbers_of_another_artifact_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
+    other = artifact.model_copy(update={"prefixes": (Prefix(text="Hmm", token_ids=(4,)),), "name": "other"})
+    prefix.save(other, tmp_path / "other", None, "a card")
+    with pytest.raises(ArtifactError, match="evaluated another artifact: 'artifact', not 'other'"):
+        reporting.report_run(tmp_path / "other", run)
+
+
+@pytest.mark.parametrize("role", ["reasoner", "guard"])
+def test_numbers_of_other_weights_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path, role: str) -> None:
+    models = json.loads((run / folder.MODELS).read_text()) | {role: "c" * 64}
+    (run / folder.MODELS).write_text(json.dumps(models))
+    before = (tmp_path / "artifact" / "prefix.json").read_bytes()
+    with pytest.raises(ArtifactError, match=f"with another {role} than it was learned on"):
+        reporting.report_run(tmp_path / "artifact", run)
+    assert (tmp_path / "artifact" / "prefix.json").read_bytes() == before
+
+
+def test_validation_is_no_test(config: EvalConfig, artifact: PrefixArtifact) -> None:
+    benchmarks = tuple(each.model_copy(update={"split": "validation"}) for each in config.benchmarks)
+    seen = config.model_copy(update={"benchmarks": benchmarks})
+    with pytest.raises(ConfigError, match="benchmark 'jailbreak' has the split 'validation'"):
+        reporting.with_test(artifact, seen, summary(config, artifact))
+
+
+def test_an_evaluation_without_the_prefix_says_nothing_of_it(config: EvalConfig, artifact: PrefixArtifact) -> None:
+    others = tuple(row for row in config.rows if row.name != "safethink_learned" and row.defense.kind != "always")
+    with pytest.raises(ConfigError, match="no safethink row has the prefix on trial"):
+        reporting.with_test(artifact, config.model_copy(update={"rows": others}), summary(config, artifact))
+
+
+def test_without_an_undefended_row_only_the_guarded_one_is_known(config: EvalConfig, artifact: PrefixArtifact) -> None:
+    guarded = tuple(row for row in config.rows if row.defense.kind != "none")
+    found = reporting.with_test(artifact, config.model_copy(update={"rows": guarded}), summary(config, artifact))
+    assert "asr_test" in found.metrics
+    assert not [name for name in found.metrics if "undefended" in name or "change" in name]
+
+
+def test_a_run_that_is_not_finished_is_named(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
+    (run / folder.SUMMARY).write_text("{}")
+    with pytest.raises(ArtifactError, match=r"summary\.json: not a summary"):
+        reporting.report_run(tmp_path / "artifact", run)
+    (run / folder.SUMMARY).unlink()
+    with pytest.raises(MissingFileError, match=r"no finished evaluation: it has no summary\.json"):
+        reporting.report_run(tmp_path / "artifact", run)
