@@ -52,14 +52,14 @@ def bars(summary: Summary, column: str, title: str, trial: str | None, predicted
     """
     shown = [(row, cells[column]) for row, cells in summary.rows.items()]
     known = [(row, estimate) for row, estimate in shown if estimate is not None]
-    figure = _blank()
+    figure = blank()
     figure.add_bar(
         name="measured",
         y=[row for row, _ in known],
         x=[estimate.value for _, estimate in known],
         orientation="h",
         marker_color=[TRIAL if row == trial else OTHER for row, _ in known],
-        error_x=_error_bars([estimate for _, estimate in known]),
+        error_x=error_bars([estimate for _, estimate in known]),
         width=0.62,
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
@@ -78,7 +78,7 @@ def bars(summary: Summary, column: str, title: str, trial: str | None, predicted
         figure.add_annotation(x=1, y=row, xref="paper", xanchor="left", text=f" {estimate.value:.2f}", showarrow=False)
     figure.update_yaxes(autorange="reversed", ticksuffix="  ", showgrid=False)
     figure.update_xaxes(range=[0, 1.02], title=title, tickformat=".0%")
-    _finish(figure, height=100 + 34 * max(3, len(known)), legend=bool(points))
+    finish(figure, height=100 + 34 * max(3, len(known)), legend=bool(points))
     return figure.update_layout(margin_r=44)
 
 
@@ -105,19 +105,19 @@ def outcomes(summary: Summary) -> go.Figure:
     figure.update_layout(barmode="stack")
     figure.update_yaxes(autorange="reversed", ticksuffix="  ", showgrid=False)
     figure.update_xaxes(range=[0, 1], tickformat=".0%", tickvals=[0, 0.5])
-    _finish(figure, height=110 + 30 * len(rows), legend=True)
+    finish(figure, height=110 + 30 * len(rows), legend=True)
     return figure.update_layout(margin_t=58, legend_y=1.1, legend_traceorder="normal")
 
 
 def depth(points: Sequence[DepthPoint]) -> go.Figure:
     """ASR against `max_steered_steps`: measured with intervals, and as the process predicts."""
-    figure = _blank()
+    figure = blank()
     steps = [point.max_steered_steps for point in points]
     figure.add_scatter(
         name="measured",
         x=steps,
         y=[point.measured.value for point in points],
-        error_y=_error_bars([point.measured for point in points]),
+        error_y=error_bars([point.measured for point in points]),
         mode="lines+markers",
         line={"color": TRIAL, "width": 3},
         marker={"size": 9},
@@ -136,12 +136,12 @@ def depth(points: Sequence[DepthPoint]) -> go.Figure:
         )
     figure.update_xaxes(title="max_steered_steps", tickvals=steps, showgrid=False)
     figure.update_yaxes(title="ASR on the answer", rangemode="tozero", tickformat=".0%")
-    return _finish(figure, height=340, legend=bool(exact))
+    return finish(figure, height=340, legend=bool(exact))
 
 
 def search_curve(steps: Sequence[SearchStep]) -> go.Figure:
     """Cost of the incumbent at every step of the search, one line per start."""
-    figure = _blank()
+    figure = blank()
     dashes = ("solid", "dash", "dot", "dashdot")
     for restart in sorted({step.restart for step in steps}):
         own = [step for step in steps if step.restart == restart]
@@ -162,7 +162,7 @@ def search_curve(steps: Sequence[SearchStep]) -> go.Figure:
         )
     figure.update_xaxes(title="search step", showgrid=False)
     figure.update_yaxes(title="cost of the incumbent")
-    return _finish(figure, height=340, legend=True)
+    return finish(figure, height=340, legend=True)
 
 
 def to_html(figure: Any, name: str) -> str:
@@ -177,7 +177,8 @@ def plotly_js() -> str:
     return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
 
 
-def _blank() -> Any:
+def blank() -> Any:
+    """An empty figure."""
     # Plotly's methods have no types; neither has what calls them.
     return go.Figure()
 
@@ -186,7 +187,8 @@ def _panels(titles: Sequence[str]) -> Any:
     return make_subplots(1, len(titles), shared_yaxes=True, horizontal_spacing=0.025, subplot_titles=titles)
 
 
-def _error_bars(estimates: Sequence[Estimate]) -> dict[str, Any]:
+def error_bars(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """The intervals of estimates, as plotly takes them."""
     return {
         "type": "data",
         "array": [estimate.high - estimate.value for estimate in estimates],
@@ -197,7 +199,8 @@ def _error_bars(estimates: Sequence[Estimate]) -> dict[str, Any]:
     }
 
 
-def _finish(figure: Any, height: int, legend: bool) -> go.Figure:
+def finish(figure: Any, height: int, legend: bool) -> go.Figure:
+    """Give a figure the look that all figures share."""
     figure.update_layout(
         template="plotly_white",
         height=height,

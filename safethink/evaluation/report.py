@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
 from safethink import benchmarks
@@ -95,31 +94,44 @@ def render(
 ) -> str:
     """The report as HTML; `search` is None where the log of the search cannot be read."""
     trial = trial_name(config)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = resources.files("safethink.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
-        plotly_js=figures.plotly_js(),
-        figures=_figures(summary, trial, search or []),
-        search_unread=search is None,
-        is_testbed=is_testbed(config.run.reasoner.path),
-        config=config,
-        summary=summary,
-        trial=trial,
-        random_rows=[row.name for row in config.rows if (row.prefix or "").split(":")[0] == RANDOM],
-        headline=headline(summary, trial, baseline_name(config)),
-        cards=cards(summary, trial),
-        columns=NAMES,
-        headings=table.HEADINGS,
-        origins=ORIGINS,
-        meanings=MEANINGS,
-        number=table.number,
-        interval=table.interval,
-        comparison=traces.choose(
-            _shown_rows(config),
-            [benchmarks.load(each, config.world) for each in config.benchmarks],
-            recorded,
-            summary.texts,
-        ),
+    return (
+        templates("safethink.evaluation")
+        .get_template("report.html.j2")
+        .render(
+            plotly_js=figures.plotly_js(),
+            figures=_figures(summary, trial, search or []),
+            search_unread=search is None,
+            is_testbed=is_testbed(config.run.reasoner.path),
+            config=config,
+            summary=summary,
+            trial=trial,
+            random_rows=[row.name for row in config.rows if (row.prefix or "").split(":")[0] == RANDOM],
+            headline=headline(summary, trial, baseline_name(config)),
+            cards=cards(summary, trial),
+            columns=NAMES,
+            headings=table.HEADINGS,
+            origins=ORIGINS,
+            meanings=MEANINGS,
+            number=table.number,
+            interval=table.interval,
+            comparison=traces.choose(
+                _shown_rows(config),
+                [benchmarks.load(each, config.world) for each in config.benchmarks],
+                recorded,
+                summary.texts,
+            ),
+        )
+    )
+
+
+def templates(package: str) -> Environment:
+    """The templates of a package; all reports extend the page that stands here, `page.html.j2`."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(name, ".") for name in (package, "safethink.evaluation")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
