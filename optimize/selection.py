@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from optimize.choosers import Chooser
 from optimize.config import SelectionConfig
+from optimize.constraints import Constraints
 from optimize.contexts import Context, ContextSet
 from safethink.errors import RecordError, SafeThinkError
 from safethink.evaluation.records import write_text, writing
@@ -127,11 +128,11 @@ class Arena:
         values = [refused and count for refused, count in zip(trial.refused, counts, strict=True)]
         return self._observe(values, self.harmless, counts)
 
-    def forced_loss(self, trial: Trial, nothing: Trial) -> float:
-        """How much accuracy falls, or over-refusal rises, against nothing injected; the worse of the two."""
+    def constraints(self, trial: Trial, nothing: Trial, limit: float) -> Constraints:
+        """What the prefix costs harmless and borderline prompts against nothing injected, and the most it may."""
         fall = _value(self.accuracy(nothing)) - _value(self.accuracy(trial))
         rise = _value(self.refusals(trial)) - _value(self.refusals(nothing))
-        return max(fall, rise)
+        return Constraints(fall, rise, limit)
 
     def _continue(self, contexts: Sequence[Context], prefix_ids: Ids) -> list[Result]:
         return self.guarded.continue_from(
@@ -219,25 +220,24 @@ def best(arena: Arena, trials: Sequence[Trial], nothing: Trial, config: Selectio
         config: who says what recovered, and the floor.
     """
     by = arena.recovery if config.by == "judge" else arena.acceptance
-    losses = [arena.forced_loss(trial, nothing) for trial in trials]
-    return choose([by(trial).value for trial in trials], losses, config.max_forced_loss)
+    constraints = [arena.constraints(trial, nothing, config.max_forced_loss) for trial in trials]
+    return choose([by(trial).value for trial in trials], constraints)
 
 
-def choose(recoveries: Sequence[float], forced_losses: Sequence[float], floor: float) -> int:
+def choose(recoveries: Sequence[float], constraints: Sequence[Constraints]) -> int:
     """Index of the candidate to publish.
 
-    The best recovery among those within the floor, the earlier one on a tie; where none is within it, the one that
-    costs harmless prompts least.
+    The best recovery among those that satisfy their constraints, the earlier one on a tie; where none does, the one
+    that costs harmless prompts least.
 
     Args:
         recoveries: recovery rate of each candidate, cheapest by training cost first.
-        forced_losses: what each costs harmless prompts.
-        floor: the most it may cost.
+        constraints: what each costs harmless prompts.
     """
-    within = [index for index, loss in enumerate(forced_losses) if loss <= floor]
-    if within:
-        return max(within, key=lambda index: recoveries[index])
-    return min(range(len(forced_losses)), key=lambda index: forced_losses[index])
+    feasible = [index for index, each in enumerate(constraints) if each.satisfied]
+    if feasible:
+        return max(feasible, key=lambda index: recoveries[index])
+    return min(range(len(constraints)), key=lambda index: constraints[index].forced_loss)
 
 
 def _value(seen: Observations) -> float:

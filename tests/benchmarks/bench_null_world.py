@@ -57,8 +57,8 @@ def _search_phrases(world: WorldConfig) -> Estimate:
     phrases = testbed.ids_of(reasoner, held_out(seed=0)[:NUM_PHRASES])
     nothing, *trials = [arena.try_out(ids) for ids in [(), *phrases]]
     recoveries = [arena.recovery(trial).value for trial in trials]
-    losses = [arena.forced_loss(trial, nothing) for trial in trials]
-    chosen = phrases.pop(choose(recoveries, losses, selection.max_forced_loss))
+    constraints = [arena.constraints(trial, nothing, selection.max_forced_loss) for trial in trials]
+    chosen = phrases.pop(choose(recoveries, constraints))
     other = phrases[int(np.random.default_rng([world.prompts_seed, 1]).integers(len(phrases)))]
     return _gain(*testbed.test_recoveries(reasoner, [chosen, other], world, TEST_PROMPTS, SAMPLES))
 

@@ -54,8 +54,7 @@ def rows() -> Iterator[BenchRow]:
 
     def chosen(some: Sequence[Trial]) -> int:
         recoveries = [arena.recovery(trial).value for trial in some]
-        losses = [arena.forced_loss(trial, nothing) for trial in some]
-        return choose(recoveries, losses, selection.max_forced_loss)
+        return choose(recoveries, [arena.constraints(trial, nothing, selection.max_forced_loss) for trial in some])
 
     def null(seed: int) -> Pair:
         rng = np.random.default_rng([seed, 1])

@@ -10,7 +10,7 @@ from optimize import metrics
 from optimize.choosers import DevJudge, MonitorJudge
 from optimize.config import SelectionConfig
 from optimize.contexts import Context, ContextSet
-from optimize.selection import Arena, Trial, choose, on_trial, run_trials
+from optimize.selection import Arena, Trial, on_trial, run_trials
 from safethink.config import LimitsConfig
 from safethink.errors import RecordError, SafeThinkError
 from safethink.guarded import SafeThink
@@ -123,12 +123,6 @@ def test_near_duplicates_of_a_finalist_are_passed_over():
     assert on_trial(ranked, SelectionConfig(finalists=3, spread=0)) == [(1, 1, 1), (1, 2, 2), (3, 3, 3)]
 
 
-def test_the_best_recovery_within_the_floor_is_chosen():
-    assert choose([0.7, 0.95, 0.9], [0.0, 0.2, 0.01], floor=0.05) == 2
-    assert choose([0.9, 0.9], [0.05, 0.0], floor=0.05) == 0
-    assert choose([0.7, 0.95, 0.9], [0.3, 0.2, 0.1], floor=0.05) == 2
-
-
 def test_forced_loss_is_the_worse_of_both(arena):
     def trial(correct: list[bool | None], refused: list[bool]) -> Trial:
         both = (True,) * 10
@@ -138,11 +132,15 @@ def test_forced_loss_is_the_worse_of_both(arena):
 
     tasks = [True, True, None, None] * 2
     nothing = trial(tasks, [False] * 8)
-    assert arena.forced_loss(nothing, nothing) == 0.0
-    assert arena.forced_loss(trial([False, True, None, None] * 2, [False] * 8), nothing) == 0.5
-    assert arena.forced_loss(trial(tasks, [False, False, True, False] * 2), nothing) == 0.5
+
+    def forced_loss(forced: Trial) -> float:
+        return arena.constraints(forced, nothing, limit=0.1).forced_loss
+
+    assert forced_loss(nothing) == 0.0
+    assert forced_loss(trial([False, True, None, None] * 2, [False] * 8)) == 0.5
+    assert forced_loss(trial(tasks, [False, False, True, False] * 2)) == 0.5
     # A refusal of a task counts as a wrong answer, not twice.
-    assert arena.forced_loss(trial(tasks, [True, False, False, False] * 2), nothing) == 0.0
+    assert forced_loss(trial(tasks, [True, False, False, False] * 2)) == 0.0
 
 
 def test_the_numbers_of_an_artifact(arena):
