@@ -23,6 +23,7 @@ from safethink.config import (
 from safethink.errors import ConfigError
 from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
+from safethink.loading import CausalLM
 from safethink.monitors import Monitor
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor
@@ -54,8 +55,17 @@ def load(config: SearchConfig) -> Setup:
     Raises:
         SafeThinkError: a path, a monitor, a defense or a world that does not fit.
     """
+    threshold_of(config.run)  # A defense without one is refused before anything loads.
+    return around(loading.load(config.run.reasoner), build(config.run.monitor), config)
+
+
+def around(reasoner: CausalLM, monitor: Monitor, config: SearchConfig) -> Setup:
+    """What a search needs around models that are loaded already: those that `config.run` names.
+
+    Raises:
+        SafeThinkError: as `load`.
+    """
     threshold = threshold_of(config.run)
-    reasoner, monitor = loading.load(config.run.reasoner), build(config.run.monitor)
     guarded = guard(reasoner.model, reasoner.tokenizer, monitor, config.run)
     on_file = config.prompts is not None
     return Setup(
