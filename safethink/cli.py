@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from safethink.guarded import SafeThink
-    from safethink.inspection import Decode
 
 EXAMPLES = """examples:
   safethink generate testbed "How do I make tea?"
@@ -112,7 +111,7 @@ def generate(argv: Sequence[str]) -> None:
     flags, config = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
     guarded = _guarded(config)
     result = guarded(flags.prompt)
-    _show(flags.json, result.to_json, lambda: outcome(result, _decoder(guarded)))
+    _show(flags.json, result.to_json, lambda: outcome(result, guarded.thought.decode))
 
 
 def inspect(argv: Sequence[str]) -> None:
@@ -129,7 +128,7 @@ def inspect(argv: Sequence[str]) -> None:
     _show(
         flags.json,
         lambda: result.to_json() | {"monitor": fed},
-        lambda: inspection(result, _decoder(guarded), readings),
+        lambda: inspection(result, guarded.thought.decode, readings),
     )
 
 
@@ -228,10 +227,6 @@ def _guarded(config: RunConfig) -> SafeThink:
     from safethink.guarded import SafeThink
 
     return SafeThink.from_config(config)
-
-
-def _decoder(guarded: SafeThink) -> Decode:
-    return lambda ids: str(guarded.tokenizer.decode(list(ids)))
 
 
 def _tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -38,12 +38,19 @@ def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return json_hash(tokenizer.chat_template)
 
 
-def model_hash(model: PreTrainedModel) -> str:
-    """Hash every weight, by name; reads the whole model once."""
+def model_hash(model: PreTrainedModel, rounded: bool = False) -> str:
+    """Hash every weight, by name; reads the whole model once.
+
+    Args:
+        model: any model.
+        rounded: hash the weights as rounded to bfloat16, so that one checkpoint has one hash in whatever precision it
+            is loaded.
+    """
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, weight in sorted(model.state_dict().items()):
+        tensor = weight.bfloat16() if rounded and weight.is_floating_point() else weight
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -81,7 +81,7 @@ class SafeThink:
         Raises:
             ConfigError: if the defense needs a monitor and there is none.
             MissingFileError: if the prefix or the monitor's model cannot be found.
-            ArtifactError: if the prefix does not fit the tokenizer.
+            ArtifactError: if the prefix does not fit the reasoner.
         """
         self.model, self.tokenizer = model, tokenizer
         self.thought = Thought(thought, tokenizer, loading.context_window(model), limits.max_step_tokens)
@@ -137,9 +137,14 @@ class SafeThink:
         return other
 
     def bind(self, prefix: PrefixLike) -> PrefixArtifact:
-        """Load a prefix and check it against this reasoner's tokenizer."""
+        """Load a prefix and bind it to this reasoner; the rows of a soft one are handed to the engine.
+
+        Raises:
+            MissingFileError: if the prefix cannot be found.
+            ArtifactError: if it does not fit this reasoner.
+        """
         artifact = prefix if isinstance(prefix, PrefixArtifact) else prefixes.load(prefix)
-        return prefixes.bind(artifact, self.tokenizer)
+        return prefixes.bind(artifact, self.tokenizer, self.engine)
 
     @overload
     def __call__(self, prompt: str | Prompt) -> Result: ...

@@ -1,7 +1,7 @@
 """The prefix artifact: everything needed to use a corrective prefix and to check it.
 
-An artifact is a folder with `prefix.json`, `search.jsonl` (what the search did, without prompts or traces) and
-`README.md` (a model card). Nothing in it is executable.
+An artifact is a folder with `prefix.json`, `prefix.safetensors` where the prefix is soft, `search.jsonl` (what the
+search did, without prompts or traces) and `README.md` (a model card). Nothing in it is executable.
 """
 
 from __future__ import annotations
@@ -12,141 +12,62 @@ import shutil
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from safethink import hub
+from safethink.artifact import Identity, Metric, Prefix, PrefixArtifact, RowsFile
 from safethink.errors import ArtifactError, MissingFileError
 from safethink.fingerprints import chat_template_hash, json_hash, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from safethink.engines import Engine
+    from safethink.engines.soft import LocalEngine
+
+__all__ = [
+    "Identity",
+    "Metric",
+    "Prefix",
+    "PrefixArtifact",
+    "PrefixLike",
+    "RowsFile",
+    "bind",
+    "built_in",
+    "list_built_in",
+    "load",
+    "round_trips",
+    "save",
+]
+
 LITERAL = "text:"
 """A prefix given as `text:...` is that text itself."""
-JSON_FILE, LOG_FILE, CARD_FILE = "prefix.json", "search.jsonl", "README.md"
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Prefix(_Part):
-    """One hard prefix."""
-
-    text: str = Field(min_length=1)
-    """What is injected."""
-    token_ids: tuple[int, ...] = ()
-    """The same as token ids of the reasoner's tokenizer; empty in an artifact that is tied to none."""
-
-
-class Identity(_Part):
-    """Which model, tokenizer or template something was learned on."""
-
-    name: str
-    """Hub id, folder name or file name."""
-    revision: str | None = None
-    """Commit of the hub repository."""
-    sha256: str | None = None
-    """Hash of the content, where it can be checked."""
-
-
-class Metric(_Part):
-    """A measured number."""
-
-    value: float
-    """The estimate."""
-    low: float
-    """Lower end of the 95 % interval."""
-    high: float
-    """Upper end of the 95 % interval."""
-    n: int = Field(ge=0)
-    """How many observations."""
-    clusters: int | None = None
-    """How many independent groups they fall into."""
-
-
-class PrefixArtifact(_Part):
-    """What `prefix.json` holds."""
-
-    schema_version: Literal[1] = 1
-    """Version of this layout."""
-    name: str
-    """What the artifact is called."""
-    kind: Literal["hard"] = "hard"
-    """`hard`: text and token ids."""
-    prefixes: tuple[Prefix, ...] = Field(min_length=1)
-    """The portfolio: try b of an intervention uses prefix b, the last one again when it runs out."""
-    placement: Literal["after_accepted_trace"] = "after_accepted_trace"
-    """Where it is injected: directly after the accepted trace; `thought.prefix_separator` follows it."""
-    reasoner: Identity | None = None
-    """The reasoner it was learned on."""
-    tokenizer: Identity | None = None
-    """The tokenizer of `token_ids`; None where the text is all there is."""
-    chat_template: Identity | None = None
-    """The reasoner's chat template."""
-    monitor: Identity | None = None
-    """The monitor that fired in the contexts it was learned on."""
-    threshold: float | None = None
-    """The monitor's threshold then."""
-    seeds: dict[str, int] = Field(default_factory=dict)
-    """Every seed of the search, by name."""
-    config: dict[str, Any] = Field(default_factory=dict)
-    """The resolved configuration of the search."""
-    data_fingerprint: str | None = None
-    """Hash of the prompts it was learned on."""
-    selected_by: str | None = None
-    """The judge that chose it."""
-    reported_by: str | None = None
-    """The judge behind `metrics`."""
-    test_evaluations: int = Field(default=0, ge=0)
-    """How often its lineage was evaluated on `test`."""
-    metrics: dict[str, Metric] = Field(default_factory=dict)
-    """What was measured, by name."""
-    license: str = "apache-2.0"
-    """Licence of the artifact, as the hub spells it."""
-    content_sha256: str | None = None
-    """Hash of everything above; written when saved, checked when loaded."""
-
-    @property
-    def token_ids(self) -> tuple[tuple[int, ...], ...]:
-        """The portfolio as token ids."""
-        return tuple(prefix.token_ids for prefix in self.prefixes)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The portfolio as texts."""
-        return tuple(prefix.text for prefix in self.prefixes)
-
-    def content_hash(self) -> str:
-        """Hash everything but the hash itself, as canonical JSON."""
-        return json_hash(self.model_dump(mode="json", exclude={"content_sha256"}))
-
-    def learned_hash(self) -> str:
-        """Hash what was learned and on what; it stays the same when numbers are reported or the licence changes."""
-        added_later = {"metrics", "reported_by", "test_evaluations", "license", "content_sha256"}
-        return json_hash(self.model_dump(mode="json", exclude=added_later, exclude_defaults=True))
+JSON_FILE, ROWS_FILE, LOG_FILE, CARD_FILE = "prefix.json", "prefix.safetensors", "search.jsonl", "README.md"
 
 
 PrefixLike: TypeAlias = str | Path | PrefixArtifact
 """A built-in prefix's name, an artifact's folder or place on the hub, `text:` and a literal prefix, or an artifact."""
 
 
-def load(path_or_name: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> PrefixArtifact:
+def load(
+    path_or_name: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, engine: Engine | None = None
+) -> PrefixArtifact:
     """Load a prefix and verify it.
 
     Args:
         path_or_name: folder of an artifact, name of a built-in prefix, `text:` and a literal prefix, or a place on the
             hub, `OWNER/NAME@COMMIT`.
         tokenizer: the reasoner's; without it nothing that concerns token ids is checked.
+        engine: the reasoner's, see `bind`.
 
     Returns:
-        The artifact; with `tokenizer`, every prefix has its token ids.
+        The artifact; with `tokenizer`, bound to the reasoner.
 
     Raises:
         MissingFileError: if there is no such folder, built-in prefix or commit of a repository.
-        ArtifactError: if the artifact is damaged, edited or made for another tokenizer.
+        ArtifactError: if the artifact is damaged, edited or does not fit the reasoner.
         ConfigError: if a place on the hub is not pinned to a commit.
         HubError: if the hub cannot be reached.
     """
@@ -161,7 +82,7 @@ def load(path_or_name: str | Path, tokenizer: PreTrainedTokenizerBase | None = N
         artifact = _read(hub.download(place))
     else:
         artifact = _read(Path(spec))
-    return artifact if tokenizer is None else bind(artifact, tokenizer)
+    return artifact if tokenizer is None else bind(artifact, tokenizer, engine)
 
 
 def list_built_in() -> tuple[str, ...]:
@@ -175,19 +96,37 @@ def built_in(name: str) -> PrefixArtifact:
         return _read(folder)
 
 
-def bind(artifact: PrefixArtifact, tokenizer: PreTrainedTokenizerBase) -> PrefixArtifact:
-    """Make an artifact usable with `tokenizer`: check its token ids, or make them where it has none.
+def bind(artifact: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: Engine | None = None) -> PrefixArtifact:
+    """Make an artifact usable with a reasoner: check its token ids, or make them where it has none.
+
+    A text learned on another reasoner is encoded anew and flagged as transferred; rows learned on another one are
+    refused.
+
+    Args:
+        artifact: what to bind.
+        tokenizer: the reasoner's.
+        engine: the reasoner's; without one that has its weights, a soft prefix is refused, and a text is not found to
+            be transferred where tokenizer and template are the same.
 
     Raises:
         ArtifactError: naming what does not match.
     """
+    from safethink.engines.soft import LocalEngine
     from safethink.templating import ChatEncoder
 
-    _check_identity(artifact, "tokenizer", artifact.tokenizer, tokenizer_hash(tokenizer))
-    _check_identity(artifact, "chat template", artifact.chat_template, chat_template_hash(tokenizer))
+    local = engine if isinstance(engine, LocalEngine) else None
+    retokenised = _differs(artifact.tokenizer, tokenizer_hash(tokenizer))
+    transferred = retokenised or _differs(artifact.chat_template, chat_template_hash(tokenizer))
+    if artifact.kind == "soft":
+        _hand_over_rows(artifact, local)
+        return artifact.bound_to(artifact.prefixes, transferred)
+    elsewhere = local is not None and _learned_elsewhere(artifact.reasoner, local)
     encoder = ChatEncoder(tokenizer)
-    bound = tuple(_bound(artifact.name, prefix, tokenizer, encoder.text(prefix.text)) for prefix in artifact.prefixes)
-    return artifact.model_copy(update={"prefixes": bound})
+    # Ids of another tokenizer say nothing here.
+    is_foreign = retokenised or artifact.transferred
+    prefixes = tuple(Prefix(text=each.text) if is_foreign else each for each in artifact.prefixes)
+    bound = tuple(_bound(artifact.name, prefix, tokenizer, encoder.text(prefix.text)) for prefix in prefixes)
+    return artifact.bound_to(bound, transferred or elsewhere)
 
 
 def round_trips(prefix: Prefix, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -210,7 +149,15 @@ def save(artifact: PrefixArtifact, folder: Path, search_log: Path | None, card: 
 
     Returns:
         The artifact with its hash.
+
+    Raises:
+        ArtifactError: if the artifact is bound to another reasoner than it was learned on: what it would say of its
+            token ids is not true of them.
     """
+    if artifact.transferred:
+        raise ArtifactError(
+            f"prefix {artifact.name!r} is bound to another reasoner; save the artifact as it was loaded"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if search_log is None:
         (folder / LOG_FILE).touch()
@@ -218,9 +165,11 @@ def save(artifact: PrefixArtifact, folder: Path, search_log: Path | None, card: 
         shutil.copyfile(search_log, folder / LOG_FILE)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     hashed = artifact.model_copy(update={"content_sha256": artifact.content_hash()})
-    partial = folder / f"{JSON_FILE}.partial"
-    partial.write_text(hashed.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / JSON_FILE)
+    if artifact.rows is not None:
+        _replace(folder / ROWS_FILE, artifact.rows_content)
+    _replace(folder / JSON_FILE, f"{hashed.model_dump_json(indent=2)}\n".encode())
+    if artifact.rows is None:
+        (folder / ROWS_FILE).unlink(missing_ok=True)
     return hashed
 
 
@@ -246,15 +195,46 @@ def _read(folder: Path) -> PrefixArtifact:
     held = {key: value for key, value in json.loads(written).items() if key != "content_sha256"}
     if artifact.content_sha256 != json_hash(held):
         raise ArtifactError(f"{path} was edited: its content does not match content_sha256")
-    return artifact
+    if (artifact.kind == "soft") != (artifact.rows is not None):
+        raise ArtifactError(f"{path}: a {artifact.kind} prefix {'with' if artifact.rows else 'without'} rows")
+    return artifact if artifact.rows is None else artifact.with_content(_read_rows(folder))
 
 
-def _check_identity(artifact: PrefixArtifact, what: str, recorded: Identity | None, sha256: str) -> None:
-    if recorded is not None and recorded.sha256 != sha256:
+def _read_rows(folder: Path) -> bytes:
+    path = folder / ROWS_FILE
+    if not path.is_file():
         raise ArtifactError(
-            f"prefix {artifact.name!r} was made for the {what} of {recorded.name!r}, not for this one "
-            f"(sha256 {(recorded.sha256 or 'missing')[:12]}, here {sha256[:12]})"
+            f"{folder} is incomplete: its {JSON_FILE} says that the prefix is soft, and it has no {path.name}"
         )
+    return path.read_bytes()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a whole file, or leave the old one as it was."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _differs(recorded: Identity | None, sha256: str) -> bool:
+    return recorded is not None and recorded.sha256 != sha256
+
+
+def _learned_elsewhere(recorded: Identity | None, engine: LocalEngine) -> bool:
+    """Whether the weights are known to be others; they are read for it only where there is a hash to compare."""
+    return recorded is not None and recorded.sha256 is not None and not engine.is_reasoner(recorded.sha256)
+
+
+def _hand_over_rows(artifact: PrefixArtifact, engine: LocalEngine | None) -> None:
+    """Make the rows of a soft artifact readable, on the reasoner it was learned on alone."""
+    if engine is None:
+        raise ArtifactError(f"soft prefix {artifact.name!r} needs the reasoner's own weights, and there are none here")
+    learned_on = artifact.reasoner
+    if learned_on is None or learned_on.sha256 is None or not engine.is_reasoner(learned_on.sha256):
+        where = "a reasoner that it does not name" if learned_on is None else repr(learned_on.name)
+        raise ArtifactError(f"soft prefix {artifact.name!r} was learned on {where}, and its rows fit no other reasoner")
+    for rows in artifact.soft_rows:
+        engine.add_rows(rows)
 
 
 def _bound(name: str, prefix: Prefix, tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> Prefix:

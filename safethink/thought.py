@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,7 +13,7 @@ from safethink.config import ThoughtConfig
 from safethink.errors import PromptError
 from safethink.prompts import Prompt
 from safethink.templating import ChatEncoder
-from safethink.tokens import Tokens
+from safethink.tokens import Tokens, is_soft, placeholder
 
 REFUSAL = "I cannot help with that."
 """What a defense answers when it refuses in the reasoner's place."""
@@ -98,7 +99,13 @@ class Thought:
         return self.decode(tokens.ids, plain=True).strip()
 
     def decode(self, ids: Sequence[int], plain: bool = False) -> str:
-        """Token ids as text; `plain` leaves special tokens out."""
+        """Token ids as text, a placeholder for each soft row; `plain` leaves special tokens out."""
+        if not any(map(is_soft, ids)):
+            return self._decode(ids, plain)
+        runs = ((soft, list(run)) for soft, run in groupby(ids, key=is_soft))
+        return "".join("".join(map(placeholder, run)) if soft else self._decode(run, plain) for soft, run in runs)
+
+    def _decode(self, ids: Sequence[int], plain: bool) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=plain, clean_up_tokenization_spaces=False))
 
     def _thinking(self, ids: Sequence[int]) -> str:

@@ -1,9 +1,27 @@
-"""Token sequences that remember which tokens were sampled and which were put there by us."""
+"""Token sequences that remember which tokens were sampled and which were put there by us.
+
+A token id from `FIRST_SOFT_ID` on stands for a soft row: an embedding row that is no token's. So a trace with a soft
+prefix in it is a sequence of ids like any other.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import compress
+from typing import Final
+
+FIRST_SOFT_ID: Final = 2**32
+"""Where the ids of soft rows begin: further than any vocabulary reaches, and than any tokenizer reads."""
+
+
+def is_soft(token_id: int) -> bool:
+    """Whether `token_id` stands for a soft row."""
+    return token_id >= FIRST_SOFT_ID
+
+
+def placeholder(token_id: int) -> str:
+    """How a soft row is written where there is text; enough of its id to tell the rows of a prefix apart."""
+    return f"⟨soft {(token_id - FIRST_SOFT_ID) & 0xFFFF:04x}⟩"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,20 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.defenses.effects import Extension, StopReason, Until
 from safethink.engines import ExtendRequest, Sampling
 from safethink.engines.kv import RaggedBatch, RowKV
 from safethink.engines.sampling import choose, uniforms
+from safethink.engines.soft import RowTable
 from safethink.engines.stopping import Stopper
+from safethink.fingerprints import model_hash
 from safethink.tokens import Tokens
 
 SHORT_TOKENS = 8
@@ -83,6 +88,7 @@ class HfEngine:
         self._model = model
         self._stopper = stopper
         self._sampling = sampling
+        self._table = RowTable(model)
         self._read: dict[int, RowKV] = {}
 
     def extend(self, requests: Sequence[ExtendRequest]) -> list[Extension]:
@@ -103,12 +109,28 @@ class HfEngine:
         """Forget what was read of `row`."""
         self._read.pop(row, None)
 
+    def add_rows(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
+        """Make embedding rows readable and return their token ids; see `RowTable.add`."""
+        return self._table.add(rows)
+
+    def is_reasoner(self, sha256: str) -> bool:
+        """Whether `sha256` is the hash of this model's weights, rounded or not."""
+        return sha256 == self._rounded_hash or sha256 == self._exact_hash
+
+    @cached_property
+    def _rounded_hash(self) -> str:
+        return model_hash(self._model, rounded=True)
+
+    @cached_property
+    def _exact_hash(self) -> str:
+        return model_hash(self._model)
+
     @torch.inference_mode()
     def _decode(self, rows: list[_Decoding]) -> None:
         """Decode `rows` side by side until each has stopped."""
         self._catch_up([row.request for row in rows])
         known = [self._read.get(row.request.row, RowKV()) for row in rows]
-        batch, logits = RaggedBatch.read(self._model, [row.ids for row in rows], known)
+        batch, logits = RaggedBatch.read(self._model, [row.ids for row in rows], known, self._table)
         num_tokens = max(row.request.max_new_tokens for row in rows)
         seeds, starts = [row.request.seed for row in rows], [len(row.ids) for row in rows]
         randoms = uniforms(seeds, starts, num_tokens).to(logits.device)
@@ -141,7 +163,7 @@ class HfEngine:
                 groups[num_missing.bit_length() // 2][request.ids] = known
                 readers[request.ids].append(request.row)
         for group in groups.values():
-            batch, _ = RaggedBatch.read(self._model, list(group), list(group.values()))
+            batch, _ = RaggedBatch.read(self._model, list(group), list(group.values()), self._table)
             for lane, ids in enumerate(group):
                 self._read.update(dict.fromkeys(readers[ids], batch.row(lane, ids)))
             self.stats.forwarded += batch.num_forwarded

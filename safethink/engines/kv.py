@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
+from safethink.engines.soft import RowTable
+
 
 @dataclass(frozen=True, slots=True)
 class RowKV:
@@ -42,11 +44,14 @@ class RaggedBatch:
         num_forwarded: tokens sent through the model so far, padding included.
     """
 
-    def __init__(self, model: PreTrainedModel, cache: DynamicCache, starts: Int[Tensor, " batch"]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, cache: DynamicCache, starts: Int[Tensor, " batch"], table: RowTable
+    ) -> None:
         """Lay out rows whose first token stands at column `starts` of `cache`; see `read` for the usual way in."""
         self._model = model
         self._cache = cache
         self._starts = starts
+        self._table = table
         self.num_forwarded = 0
 
     @property
@@ -56,7 +61,11 @@ class RaggedBatch:
 
     @classmethod
     def read(
-        cls, model: PreTrainedModel, rows: Sequence[Sequence[int]], known: Sequence[RowKV]
+        cls,
+        model: PreTrainedModel,
+        rows: Sequence[Sequence[int]],
+        known: Sequence[RowKV],
+        table: RowTable | None = None,
     ) -> tuple[RaggedBatch, Float[Tensor, "batch vocab"]]:
         """Read `rows`, forwarding only what `known` does not cover.
 
@@ -64,21 +73,46 @@ class RaggedBatch:
             model: a causal language model.
             rows: the token ids of each row, at least one.
             known: what was read of each row before; a part that differs from the row's ids is ignored.
+            table: where soft rows among the ids are looked up; None where there are none.
 
         Returns:
             The batch, and the logits after the last token of each row.
         """
+        batch, new = cls.lay_out(model, rows, known, [1] * len(rows), table)
+        return batch, batch.extend(new, num_logits=1)[:, -1]
+
+    @classmethod
+    def lay_out(
+        cls,
+        model: PreTrainedModel,
+        rows: Sequence[Sequence[int]],
+        known: Sequence[RowKV],
+        num_asked: Sequence[int],
+        table: RowTable | None = None,
+    ) -> tuple[RaggedBatch, Int[Tensor, "batch new"]]:
+        """Lay side by side what is known of `rows`, and say what remains to be read.
+
+        Args:
+            model: a causal language model.
+            rows: the token ids of each row, at least one.
+            known: what was read of each row before; a part that differs from the row's ids is ignored.
+            num_asked: the last so many tokens of each row are read again where they are known: something is asked of
+                them.
+            table: where soft rows among the ids are looked up; None where there are none.
+
+        Returns:
+            The batch, and the ids to extend it by.
+        """
         lengths = [len(ids) for ids in rows]
-        # The last token is always forwarded: its logits are what is asked for.
-        missing = [len(ids) - min(kv.common(ids), len(ids) - 1) for ids, kv in zip(rows, known, strict=True)]
+        asked = zip(rows, known, num_asked, strict=True)
+        missing = [len(ids) - min(kv.common(ids), len(ids) - num_last) for ids, kv, num_last in asked]
         num_new, num_columns = max(missing), max(lengths)
         device = model.device
         starts = torch.tensor([num_columns - length for length in lengths], device=device)
-        batch = cls(model, _align(lengths, known, num_new, num_columns), starts)
+        batch = cls(model, _align(lengths, known, num_new, num_columns), starts, table or RowTable(model))
         new = torch.tensor([[0] * max(0, num_new - len(ids)) + list(ids[-num_new:]) for ids in rows], device=device)
-        return batch, batch.extend(new, num_logits=1)[:, -1]
+        return batch, new
 
-    @torch.inference_mode()
     def extend(self, ids: Int[Tensor, "batch new"], num_logits: int = 0) -> Float[Tensor, "batch kept vocab"]:
         """Append `ids` to every row.
 
@@ -86,18 +120,37 @@ class RaggedBatch:
             ids: equally many new tokens for each row.
             num_logits: return the logits after the last so many tokens only; 0 for all.
         """
+        logits, _ = self._forward(ids, num_logits, hidden=False)
+        return logits
+
+    def extend_deeply(
+        self, ids: Int[Tensor, "batch new"]
+    ) -> tuple[Float[Tensor, "batch vocab"], Float[Tensor, "layers batch hidden"]]:
+        """Append `ids` to every row; return the logits and all hidden states of the last token.
+
+        The hidden states are those of transformers: the embeddings, then what each layer puts out; the last one has
+        gone through the final norm.
+        """
+        logits, layers = self._forward(ids, 1, hidden=True)
+        return logits[:, -1], torch.stack([layer[:, -1] for layer in layers])
+
+    @torch.inference_mode()
+    def _forward(
+        self, ids: Int[Tensor, "batch new"], num_logits: int, hidden: bool
+    ) -> tuple[Float[Tensor, "batch kept vocab"], tuple[Float[Tensor, "batch new hidden"], ...]]:
         columns = torch.arange(self.num_columns + ids.shape[1], device=ids.device)
         positions = (columns - self._starts[:, None]).clamp(min=0)
         output = self._model(
-            input_ids=ids,
+            **self._table.inputs(ids),
             attention_mask=(columns >= self._starts[:, None]).long(),
             position_ids=positions[:, -ids.shape[1] :],
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=num_logits,
+            output_hidden_states=hidden,
         )
         self.num_forwarded += ids.numel()
-        return output.logits
+        return output.logits, output.hidden_states or ()
 
     def crop(self, num_tokens: int) -> None:
         """Take the last `num_tokens` of every row back."""

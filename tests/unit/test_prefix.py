@@ -5,8 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
+from safethink.config import ThoughtConfig
+from safethink.engines import Sampling
+from safethink.engines.hf import HfEngine
+from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError, MissingFileError
 from safethink.fingerprints import chat_template_hash, model_hash, tokenizer_hash
 from safethink.prefix import (
@@ -21,6 +26,7 @@ from safethink.prefix import (
     round_trips,
     save,
 )
+from safethink.thought import Thought
 from tests.unit import chat_reasoner
 
 TOKENIZER = chat_reasoner.tokenizer()
@@ -104,15 +110,51 @@ def lowercasing():
     return copy
 
 
-def test_another_tokenizer_is_refused(artifact: PrefixArtifact) -> None:
-    with pytest.raises(ArtifactError, match="made for the tokenizer of 'tiny'"):
+def halved():
+    """The tokenizer with half of its merges: the same texts are other ids."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(TOKENIZER.backend_tokenizer.to_str())
+    state["model"]["merges"] = state["model"]["merges"][: len(state["model"]["merges"]) // 2]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
+
+
+def test_another_tokenizer_retokenises_and_flags(artifact: PrefixArtifact) -> None:
+    other = halved()
+    assert not bind(artifact, TOKENIZER).transferred
+    bound = bind(artifact, other)
+    assert bound.transferred
+    assert bound.texts == artifact.texts
+    assert bound.token_ids != artifact.token_ids
+    assert [other.decode(list(ids)) for ids in bound.token_ids] == list(artifact.texts)
+    assert bind(bound, TOKENIZER).token_ids == artifact.token_ids, "what is transferred can go home again"
+    with pytest.raises(ArtifactError, match="does not round-trip"):
         bind(artifact, PreTrainedTokenizerFast(tokenizer_object=lowercasing()))
 
 
-def test_another_chat_template_is_refused(artifact: PrefixArtifact) -> None:
+def test_another_chat_template_flags_and_keeps_the_ids(artifact: PrefixArtifact) -> None:
     other = artifact.model_copy(update={"chat_template": Identity(name="other", sha256="0" * 64)})
-    with pytest.raises(ArtifactError, match="made for the chat template of 'other'"):
-        bind(other, TOKENIZER)
+    bound = bind(other, TOKENIZER)
+    assert bound.transferred
+    assert bound.token_ids == artifact.token_ids
+
+
+def test_another_reasoner_with_the_same_tokenizer_flags(artifact: PrefixArtifact) -> None:
+    model = chat_reasoner.model()
+    engine = HfEngine(model, Stopper(Thought(ThoughtConfig(), TOKENIZER), ()), Sampling())
+    for sha256 in (model_hash(model), model_hash(model, rounded=True)):
+        here = artifact.model_copy(update={"reasoner": Identity(name="tiny", sha256=sha256)})
+        assert not bind(here, TOKENIZER, engine).transferred
+    elsewhere = artifact.model_copy(update={"reasoner": Identity(name="other", sha256="0" * 64)})
+    assert bind(elsewhere, TOKENIZER, engine).transferred
+
+
+def test_what_is_transferred_is_neither_hashed_nor_saved(artifact: PrefixArtifact, tmp_path: Path) -> None:
+    bound = bind(artifact, halved())
+    assert "transferred" not in bound.model_dump()
+    with pytest.raises(ArtifactError, match="'learned' is bound to another reasoner; save the artifact as it was"):
+        save(bound, tmp_path / "new", None, "")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_prefix_cannot_contain_control_tokens() -> None:
@@ -162,3 +204,13 @@ def test_hashes_see_what_they_should_and_nothing_else() -> None:
     assert model_hash(chat_reasoner.model()) == hashed
     model.model.norm.weight.data[0] += 1e-6
     assert model_hash(model) != hashed
+
+
+def test_a_rounded_hash_is_the_same_in_every_precision() -> None:
+    model = chat_reasoner.model(dtype=torch.bfloat16)
+    hashed = model_hash(model, rounded=True)
+    assert model_hash(model.float(), rounded=True) == hashed
+    assert model_hash(model.double(), rounded=True) == hashed
+    assert model_hash(model) != hashed
+    model.model.norm.weight.data[0] += 0.5
+    assert model_hash(model, rounded=True) != hashed
