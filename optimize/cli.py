@@ -6,7 +6,9 @@ import sys
 
 from optimize.commands.contexts import contexts
 from optimize.commands.demo import demo
+from optimize.commands.publish import publish
 from optimize.commands.search import search
+from optimize.commands.study import study
 from optimize.commands.testbed import testbed
 from safethink.commandline import Command, Program
 
@@ -14,6 +16,8 @@ EXAMPLES = """examples:
   safethink-optimize contexts testbed --out runs/contexts
   safethink-optimize search testbed-gcg --out runs/gcg
   safethink-optimize search configs/search/testbed-gcg.yaml --out runs/gcg --search.length 6 --dry-run
+  safethink-optimize publish runs/gcg/artifact --evaluation runs/eval --to ./published
+  safethink-optimize study testbed --out runs/study --workers 2
   safethink-optimize testbed --out runs/testbed --world.seed 1
   safethink-optimize testbed --out runs/hackable --world.kind hackable
   safethink-optimize demo --out runs/demo
@@ -28,6 +32,8 @@ PROGRAM = Program(
     (
         Command("contexts", "collect the states at which the monitor fires, for several searches", contexts),
         Command("search", "learn a prefix and export it as an artifact", search),
+        Command("publish", "put an artifact into a folder or on the hub, with its card", publish),
+        Command("study", "let Optuna choose how to search: one trial is one search", study),
         Command("testbed", "train the testbed's models from a seed", testbed),
         Command("demo", "learn, export, guard and report, end to end on the testbed", demo),
     ),

@@ -55,11 +55,15 @@ def report_run(artifact_folder: Path, run: Path) -> PrefixArtifact:
         ArtifactError: another artifact was on trial in it, or other weights were.
         ConfigError: it was not on `test`.
     """
-    artifact = prefix.load(artifact_folder)
+    reported = with_run(prefix.load(artifact_folder.resolve()), run)
+    return prefix.save(reported, artifact_folder, artifact_folder / prefix.LOG_FILE, card(reported))
+
+
+def with_run(artifact: PrefixArtifact, run: Path) -> PrefixArtifact:
+    """Add what the run of an evaluation showed; raises what `report_run` does."""
     summary = _read_summary(run)
     _check_same(artifact, summary, run)
-    reported = with_test(artifact, folder.read_config(run), summary)
-    return prefix.save(reported, artifact_folder, artifact_folder / prefix.LOG_FILE, card(reported))
+    return with_test(artifact, folder.read_config(run), summary)
 
 
 def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) -> PrefixArtifact:

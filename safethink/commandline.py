@@ -177,14 +177,19 @@ def parse_with_config(
 
 def quiet_libraries() -> None:
     """Silence the progress bars and notices of transformers and the hub; a command shows its own progress."""
-    from huggingface_hub.utils import disable_progress_bars
-    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    # Without a network it would count its attempts aloud; the error that follows says it once.
-    hub_logging.set_verbosity_error()
+    quiet_hub()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def quiet_hub() -> None:
+    """Silence those of the hub alone, for commands that load no model."""
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    # Without a network it would count its attempts aloud; the error that follows says it once.
+    logging.set_verbosity_error()
     disable_progress_bars()
 
 

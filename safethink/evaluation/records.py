@@ -193,6 +193,11 @@ def writing(path: Path) -> Generator[None, None, None]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a whole file, or leave the old one as it was; raises what `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file, or leave the old one as it was.
 
     Raises:
@@ -201,7 +206,7 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         with writing(path):
-            partial.write_text(text, encoding="utf-8")
+            partial.write_bytes(content)
             os.replace(partial, path)
     except RecordError:
         partial.unlink(missing_ok=True)
