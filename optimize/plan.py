@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from optimize.config import CollectConfig, ContextsConfig, SearchConfig
+from optimize.study.config import StudyConfig
 from safethink.config import RunConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
 from safethink.testbed.origin import is_testbed
@@ -45,6 +46,19 @@ class ContextsPlan(BaseModel):
     """Rough time on two CPU cores; None where the speed is not known."""
 
 
+class StudyPlan(BaseModel):
+    """What a study takes at most: pruned trials stop early, and trials share contexts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    trials: int
+    """Whole searches."""
+    trial: SearchPlan
+    """One of them, at the base's settings."""
+    seconds: float | None
+    """Rough time with the configured workers, two CPU cores for each; None where the speed is not known."""
+
+
 def plan_contexts(config: CollectConfig) -> ContextsPlan:
     """Count what collecting contexts decodes. Loads no model."""
     generations = _collecting(config.contexts, config.forced_prompts)
@@ -73,6 +87,17 @@ def plan(config: SearchConfig) -> SearchPlan:
         scored_tokens=scored_tokens,
         seconds=seconds if is_testbed(config.run.reasoner.path) else None,
     )
+
+
+def plan_study(config: StudyConfig) -> StudyPlan:
+    """Count what a study takes: its trials at the base's settings, and the prompts each is judged on."""
+    one, kinds = plan(config.base), 3  # Attacks; tasks with and without a defense.
+    judged = {"judging": kinds * config.prompts}
+    seconds = None
+    if one.seconds is not None:
+        seconds = one.seconds + _decoded_tokens(judged, config.base.run) / TESTBED_TOKENS_PER_S
+        seconds *= config.trials / config.workers
+    return StudyPlan(trials=config.trials, trial=one, seconds=seconds)
 
 
 def _collecting(contexts: ContextsConfig, forced_prompts: int) -> dict[str, int]:

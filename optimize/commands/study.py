@@ -1,0 +1,60 @@
+"""`safethink-optimize study`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from optimize.study.config import StudyConfig
+from safethink import extras
+from safethink.commandline import parse_with_config, quiet_libraries
+
+
+@dataclass(frozen=True)
+class Study:
+    """Let Optuna choose how to search: one trial is one whole search, judged on validation.
+
+    Run it again to go on; start it on several machines with one `--storage` to share the trials.
+    """
+
+    out: Path = Path("runs/study")
+    """Folder of the study; the report is OUT/report.html, every trial's search is in OUT/trials."""
+    dry_run: bool = False
+    """Say what would be done and how long it would take, and stop."""
+    json: bool = False
+    """Print the trials as JSON and nothing else."""
+
+
+def study(argv: Sequence[str]) -> None:
+    """`safethink-optimize study`."""
+    flags, config = parse_with_config(Study, StudyConfig, "study", "safethink-optimize study", argv)
+    if flags.dry_run:
+        from optimize.plan import plan_study
+        from safethink.yaml_config import dump
+
+        planned = plan_study(config)
+        print(planned.model_dump_json() if flags.json else dump(config, planned))
+        return
+    extras.require("study", "optuna", "scipy", "plotly")
+    quiet_libraries()
+    from optimize.study import report, storage, workers
+
+    flags.out.mkdir(parents=True, exist_ok=True)
+    with storage.quiet(), storage.reachable(config, flags.out):
+        finished = workers.run(config, flags.out)
+        winners = report.winners(finished, flags.out)
+        page = report.write(finished, config, flags.out)
+        lines = report.lines(finished, config)
+    if flags.json:
+        import json
+
+        print(json.dumps([asdict(line) for line in lines]))
+        return
+    for line in lines:
+        values = "  ".join(f"{goal} {value:.3f}" for goal, value in line.values.items())
+        mark = "*" if line.best else " "
+        print(f"{mark} trial {line.number:<4} {line.state:<9} {values:<32} {line.text!r}")
+    for folder in winners:
+        print(f"artifact: {folder}")
+    print(f"report: {page}")

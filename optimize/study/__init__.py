@@ -1,0 +1,1 @@
+"""Optuna studies: one trial is one whole search, never one candidate."""

@@ -1,0 +1,134 @@
+"""Where a study lives, and how Optuna finds it there again: one line for everything that can go wrong."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from optimize.study.config import Goal, StudyConfig
+from safethink.errors import ConfigError, RecordError
+from safethink.fingerprints import json_hash
+
+DIRECTIONS: dict[Goal, str] = {
+    "recovery_rate": "maximize",
+    "asr": "minimize",
+    "accuracy_loss": "minimize",
+    "length": "minimize",
+}
+SQLITE_TIMEOUT_S = 60
+"""How long a worker waits while another one writes."""
+FINGERPRINT = "fingerprint"
+
+
+def url(config: StudyConfig, out: Path) -> str:
+    """The database: the configured one, or a file in the study's folder."""
+    return config.storage or f"sqlite:///{(out / 'study.db').resolve()}"
+
+
+def open_study(config: StudyConfig, out: Path, worker: int = 0) -> optuna.Study:
+    """Create the study, or join one that was begun.
+
+    Args:
+        config: what is studied.
+        out: folder of the study.
+        worker: index of this process; every one brings a sampler of its own, with its own seed.
+
+    Raises:
+        ConfigError: no database driver or a URL that is none; a study of that name over something else.
+        RecordError: the storage cannot be reached, or is of another schema.
+    """
+    where = url(config, out)
+    with reachable(config, out):
+        study = optuna.create_study(
+            storage=_storage(where, config),
+            study_name=config.name,
+            directions=[DIRECTIONS[goal] for goal in config.goals],
+            load_if_exists=True,
+            sampler=_sampler(config, worker),
+            pruner=_pruner(config),
+        )
+        begun = study.user_attrs.get(FINGERPRINT)
+        if begun is None:
+            study.set_user_attr(FINGERPRINT, fingerprint(config))
+    if begun not in (None, fingerprint(config)):
+        raise ConfigError(f"the study {config.name!r} in {_shown(where)} is over something else; give it another name")
+    return study
+
+
+def fingerprint(config: StudyConfig) -> str:
+    """Hash of what decides a trial's outcome; how many there are, and by whom they are run, does not."""
+    return json_hash(config.model_dump(mode="json", exclude={"trials", "workers", "storage", "heartbeat_s", "retries"}))
+
+
+@contextmanager
+def reachable(config: StudyConfig, out: Path) -> Generator[None, None, None]:
+    """Say in one line that the storage is gone, or is none.
+
+    Raises:
+        ConfigError: the URL is none, or its driver is not installed.
+        RecordError: the storage cannot be reached, or was written by another version of Optuna.
+    """
+    where = _shown(url(config, out))
+    try:
+        yield
+    except (ArgumentError, ImportError) as error:
+        raise ConfigError(f"storage: {where}: {_first_line(error)}") from error
+    except (OptunaError, SQLAlchemyError) as error:
+        raise RecordError(f"the storage {where} cannot be used: {_first_line(error.__cause__ or error)}") from error
+    except RuntimeError as error:
+        # What Optuna raises for a table schema of another version.
+        if "schema" not in str(error):
+            raise
+        raise RecordError(f"the storage {where} cannot be used: {_first_line(error)}") from error
+
+
+@contextmanager
+def quiet() -> Generator[None, None, None]:
+    """Silence what Optuna says of the heartbeat being experimental, and its line per trial."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        try:
+            yield
+        finally:
+            optuna.logging.set_verbosity(before)
+
+
+def _storage(where: str, config: StudyConfig) -> RDBStorage:
+    on_sqlite = where.startswith("sqlite")
+    return RDBStorage(
+        where,
+        engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_S}} if on_sqlite else {"pool_pre_ping": True},
+        heartbeat_interval=config.heartbeat_s,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=config.retries),
+    )
+
+
+def _sampler(config: StudyConfig, worker: int) -> BaseSampler:
+    seed = config.seed + worker
+    return TPESampler(seed=seed) if config.sampler == "tpe" else RandomSampler(seed=seed)
+
+
+def _pruner(config: StudyConfig) -> BasePruner:
+    return WilcoxonPruner() if config.pruner == "wilcoxon" and len(config.goals) == 1 else NopPruner()
+
+
+def _shown(where: str) -> str:
+    """The URL without its password."""
+    head, at, tail = where.rpartition("@")
+    return f"{head.rpartition(':')[0]}:***@{tail}" if at and head.count(":") > 1 else os.fspath(where)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,170 @@
+"""One trial: a whole search, and what the prefix it found is worth on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial
+
+from optimize import learning, setup
+from optimize.constraints import Constraints
+from optimize.contexts.shared import shared
+from optimize.setup import Setup
+from optimize.study.config import Choice, Goal, IntRange, StudyConfig, Value
+from safethink import yaml_config
+from safethink.config import NoneConfig
+from safethink.errors import SafeThinkError
+from safethink.guarded import SafeThink
+from safethink.judges import Judgement
+from safethink.prefix import PrefixArtifact
+from safethink.prompts import Prompt
+from safethink.seeds import stable_seed
+
+TRIALS, CONTEXTS, ATTACHED = "trials", "contexts", "attached"
+ERROR = "error"
+CHUNK = 16
+"""Prompts between two looks at whether the trial is worth going on with."""
+
+
+def folder_of(out: Path, trial: FrozenTrial) -> Path:
+    """Where a trial's search is; a trial that is tried again goes on in the folder of the first attempt."""
+    first = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return out / TRIALS / str(trial.number if first is None else first)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial's prefix on validation.
+
+    Attributes:
+        harmful: per attack prompt, whether the guarded reasoner's output is.
+        correct: per harmless task, whether the guarded answer is right.
+        correct_bare: the same without a defense.
+    """
+
+    harmful: tuple[bool, ...]
+    correct: tuple[bool, ...]
+    correct_bare: tuple[bool, ...]
+
+    def goal(self, name: Goal, artifact: PrefixArtifact) -> float:
+        """The value of one goal."""
+        match name:
+            case "recovery_rate":
+                return artifact.metrics["recovery_rate"].value
+            case "asr":
+                return _mean(self.harmful)
+            case "accuracy_loss":
+                return _mean(self.correct_bare) - _mean(self.correct)
+            case "length":
+                return float(max(len(prefix.token_ids) for prefix in artifact.prefixes))
+
+
+class Objective:
+    """What Optuna calls for every trial.
+
+    Args:
+        config: the study.
+        out: its folder; every trial's search is in a folder of its own there.
+    """
+
+    def __init__(self, config: StudyConfig, out: Path) -> None:
+        self._config, self._out = config, out
+
+    def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        """Search, measure, report.
+
+        Raises:
+            TrialPruned: the prompts so far come out worse than those of the best trial; or there is nothing to learn
+                from with these values, which the trial's `error` says.
+        """
+        try:
+            return self._run(trial)
+        except SafeThinkError as error:
+            trial.set_user_attr(ERROR, str(error))
+            raise optuna.TrialPruned(str(error)) from error
+
+    def _run(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        config = self._config.variant({key: suggest(trial, key, self._config) for key in self._config.space})
+        loaded = setup.load(config)
+        if config.contexts.path is None:
+            found = shared(self._out / CONTEXTS, loaded.guarded, loaded.data, config.contexts, loaded.source)
+            config = yaml_config.override(config, {"contexts.path": str(found)}, "contexts")
+        folder = folder_of(self._out, trial.study.trials[trial.number])
+        artifact = learning.run(config, loaded, folder)
+        _attach(trial, folder / learning.ARTIFACT, self._out / ATTACHED)
+        trial.set_user_attr("texts", list(artifact.texts))
+        for name, metric in artifact.metrics.items():
+            trial.set_user_attr(name, [metric.value, metric.low, metric.high, metric.n])
+        for name, violation in constraints_of(artifact, config.selection.max_forced_loss).violations.items():
+            trial.set_constraint(name, violation)
+        guarded = loaded.guarded.variant(defense=config.run.defense, prefix=artifact)
+        if self._config.goals == ("recovery_rate",):
+            return artifact.metrics["recovery_rate"].value
+        outcome = self._measure(trial, guarded, loaded)
+        values = tuple(outcome.goal(goal, artifact) for goal in self._config.goals)
+        return values if len(values) > 1 else values[0]
+
+    def _measure(self, trial: optuna.Trial, guarded: SafeThink, loaded: Setup) -> Outcome:
+        validation = loaded.data[1]
+        attacks = _shuffled(validation.attacks, self._config.seed)[: self._config.prompts]
+        harmful: list[bool] = []
+        for start in range(0, len(attacks), CHUNK):
+            harmful += [each.outcome == "harmful" for each in _judged(guarded, loaded, attacks[start : start + CHUNK])]
+            self._report(trial, harmful, start)
+        tasks = [prompt for prompt in validation.harmless if prompt.reference is not None][: self._config.prompts]
+        bare = guarded.variant(defense=NoneConfig())
+        return Outcome(
+            harmful=tuple(harmful),
+            correct=tuple(bool(each.correct) for each in _judged(guarded, loaded, tasks)),
+            correct_bare=tuple(bool(each.correct) for each in _judged(bare, loaded, tasks)),
+        )
+
+    def _report(self, trial: optuna.Trial, harmful: Sequence[bool], start: int) -> None:
+        """Report prompt by prompt: the pruner compares the same prompts of two trials."""
+        if self._config.goals != ("asr",):
+            return
+        for step in range(start, len(harmful)):
+            trial.report(float(harmful[step]), step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def constraints_of(artifact: PrefixArtifact, limit: float) -> Constraints:
+    """What the prefix costs harmless prompts, against the most it may."""
+    accuracy, refusals = (artifact.metrics.get(f"{name}_forced_change") for name in ("accuracy", "over_refusal"))
+    return Constraints(-accuracy.value if accuracy else 0.0, refusals.value if refusals else 0.0, limit)
+
+
+def suggest(trial: optuna.Trial, key: str, config: StudyConfig) -> Value:
+    """The value of an axis in this trial."""
+    axis = config.space[key]
+    if isinstance(axis, Choice):
+        return trial.suggest_categorical(key, axis.values)
+    if isinstance(axis, IntRange):
+        return trial.suggest_int(key, axis.low, axis.high, log=axis.log)
+    return trial.suggest_float(key, axis.low, axis.high, log=axis.log)
+
+
+def _attach(trial: optuna.Trial, artifact: Path, store: Path) -> None:
+    """Attach the artifact's files to the trial, where Optuna's dashboard shows them; a finished trial takes none."""
+    store.mkdir(exist_ok=True)
+    for path in sorted(artifact.iterdir()):
+        upload_artifact(artifact_store=FileSystemArtifactStore(store), file_path=str(path), study_or_trial=trial)
+
+
+def _judged(guarded: SafeThink, loaded: Setup, prompts: Sequence[Prompt]) -> list[Judgement]:
+    return loaded.chooser.judge(guarded.run(prompts)) if prompts else []
+
+
+def _shuffled(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """In an order that is the same for every trial, and not that of the file."""
+    return sorted(prompts, key=lambda prompt: stable_seed("study", seed, prompt.id))
+
+
+def _mean(values: Sequence[bool]) -> float:
+    return sum(values) / len(values) if values else 0.0
