@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData
 
 from optimize import snippets
 from safethink.hub import is_repo_id
-from safethink.prefix import Identity, Metric, PrefixArtifact
+from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact
 
 TAGS: Final = ("safethink", "corrective-prefix", "ai-safety", "reasoning", "jailbreak-defense")
 VALIDATION: Final = {
@@ -73,7 +73,7 @@ def _front(artifact: PrefixArtifact) -> str:
 
 
 def _what(artifact: PrefixArtifact) -> str:
-    lines = [f"- {_code(each.text)} (token ids {list(each.token_ids)})" for each in artifact.prefixes]
+    lines = [f"- {_injected(each)}" for each in artifact.prefixes]
     if len(lines) > 1:
         lines += ["", "Try b of an intervention injects prefix b; the last one is used again when they run out."]
     return f"""\
@@ -101,6 +101,15 @@ On the command line, as `run.yaml` for `safethink generate run.yaml "Your prompt
 {snippets.run_config(artifact)}
 ```
 
+{_without_us(artifact)}"""
+
+
+def _without_us(artifact: PrefixArtifact) -> str:
+    if artifact.kind == "soft":
+        return """\
+Bare vLLM takes no embedding rows inside a trace. Export the prefix as a vocabulary extension, a copy of the reasoner in
+which the rows are new tokens: their ids then go in like any others. Or take its nearest hard prefix."""
+    return f"""\
 With bare vLLM, without safethink. The prefix goes in as token ids: a text might be cut into other tokens where it meets
 the trace.
 
@@ -159,7 +168,12 @@ def _untested(artifact: PrefixArtifact) -> str:
 
 def _limits(artifact: PrefixArtifact) -> str:
     """What a reader must know before trusting the numbers."""
-    lines = ["## Limits", "", "- It fits this reasoner and tokenizer; loading it with another tokenizer is refused."]
+    fits = (
+        "- Its rows fit this reasoner's weights alone; on others it is refused."
+        if artifact.kind == "soft"
+        else "- On another reasoner its text is encoded anew and marked as transferred: no number here holds there."
+    )
+    lines = ["## Limits", "", fits]
     if artifact.reasoner is not None and artifact.reasoner.name.startswith("testbed"):
         lines.append("- The testbed verifies machinery. These numbers say nothing about how safe a real model is.")
     if artifact.selected_by is not None and artifact.selected_by.startswith("the monitor"):
@@ -190,6 +204,12 @@ def _row(name: str, metric: Metric, meaning: str) -> str:
 def _separator(artifact: PrefixArtifact) -> str:
     separator = artifact.config.get("run", {}).get("thought", {}).get("prefix_separator", "")
     return f", with {separator!r} behind it" if separator else ""
+
+
+def _injected(prefix: Prefix) -> str:
+    if prefix.is_soft:
+        return f"{len(prefix.token_ids)} embedding rows, near {_code(prefix.text)}"
+    return f"{_code(prefix.text)} (token ids {list(prefix.token_ids)})"
 
 
 def _code(text: str) -> str:

@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
 import yaml
+from huggingface_hub import HfApi, constants
+
+from safethink import hub
 
 TOKEN = "hf_stub"
 Files = dict[str, bytes]
@@ -76,6 +81,16 @@ def serve() -> Iterator[StubHub]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def reached(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[StubHub]:
+    """Run a hub that the package reaches in place of the real one, with a cache of its own."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    with serve() as served:
+        monkeypatch.setattr(hub, "client", lambda: HfApi(endpoint=served.url, token=TOKEN))
+        yield served
 
 
 class _Handler(BaseHTTPRequestHandler):

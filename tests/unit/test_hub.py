@@ -28,10 +28,7 @@ PUBLISHED = "ada/kind-words"
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StubHub]:
     """A hub with one published prefix; nothing else can be reached."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with stub_hub.serve() as served:
-        monkeypatch.setattr(hub, "client", lambda: HfApi(endpoint=served.url, token=stub_hub.TOKEN))
+    with stub_hub.reached(monkeypatch, tmp_path / "cache") as served:
         prefix.save(PrefixArtifact(name="kind", prefixes=(Prefix(text="Wait, think"),)), tmp_path / "kind", None, "#")
         files = {path.name: path.read_bytes() for path in (tmp_path / "kind").iterdir()}
         served.repositories[PUBLISHED] = Repository(False, [])
