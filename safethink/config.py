@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -115,19 +115,26 @@ class ConstantMonitorConfig(Section):
 MonitorConfig = Annotated[GuardMonitorConfig | OracleMonitorConfig | ConstantMonitorConfig, Field(discriminator="kind")]
 
 
-class NoneConfig(Section):
+class DefenseSection(Section):
+    """What every defense's configuration says of it."""
+
+    token_level: ClassVar[bool] = False
+    """Whether it asks for token-level effects, which only some engines offer."""
+
+
+class NoneConfig(DefenseSection):
     """No defense: the reasoner alone."""
 
     kind: Literal["none"] = "none"
 
 
-class AlwaysConfig(Section):
+class AlwaysConfig(DefenseSection):
     """The prefix at the start of the thinking, whatever happens: zero-shot SAFEPATH (arXiv 2505.14667)."""
 
     kind: Literal["always"] = "always"
 
 
-class SteeringConfig(Section):
+class SteeringConfig(DefenseSection):
     """What the defenses that intervene share."""
 
     threshold: float = Field(default=0.0, ge=-1, le=1)

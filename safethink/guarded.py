@@ -21,7 +21,7 @@ from safethink.config import (
     ThoughtConfig,
 )
 from safethink.defenses.effects import Task
-from safethink.engines import Engine, Sampling
+from safethink.engines import Engine, Sampling, refuse_unfit
 from safethink.engines.hf import HfEngine, eos_ids
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
@@ -79,7 +79,7 @@ class SafeThink:
         """Guard a model that is already loaded; see `RunConfig` for what the settings mean.
 
         Raises:
-            ConfigError: if the defense needs a monitor and there is none.
+            ConfigError: if the defense needs a monitor and there is none, or an engine of another kind.
             MissingFileError: if the prefix or the monitor's model cannot be found.
             ArtifactError: if the prefix does not fit the reasoner.
         """
@@ -255,6 +255,7 @@ class SafeThink:
     def _checked(self, defense: DefenseConfig) -> DefenseConfig:
         if isinstance(defense, SteeringConfig) and self.monitor is None:
             raise ConfigError(f"defense {defense.kind!r} needs a monitor, and none was given")
+        refuse_unfit(self.engine, defense)
         return defense
 
 

@@ -9,8 +9,20 @@ from itertools import count, islice, takewhile
 from typing import NamedTuple
 
 from safethink.config import LimitsConfig
-from safethink.defenses.effects import Defense, Effect, Extend, Extension, Score, Until, Verdict
-from safethink.engines import Engine, ExtendRequest
+from safethink.defenses.effects import (
+    Answer,
+    Defense,
+    Effect,
+    Extend,
+    Extension,
+    Look,
+    Score,
+    Until,
+    Verdict,
+    View,
+    Weigh,
+)
+from safethink.engines import Engine, ExtendRequest, LookRequest, TokenLevelEngine, WeighRequest
 from safethink.monitors import Monitor, ScoreRequest, checked
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
@@ -43,7 +55,7 @@ class Usage:
     """What one row took.
 
     Attributes:
-        sampled: tokens the reasoner produced, dropped ones included.
+        sampled: tokens the reasoner produced, dropped ones included; also one for each look at its likeliest tokens.
         dropped: those of them that are neither in the trace nor in the answer.
         forced: tokens injected, each time they were.
         monitor_calls: how often the monitor was asked.
@@ -96,6 +108,8 @@ def run(
             if not flights:
                 return
             _extend_all([flight for flight in flights if isinstance(flight.effect, Extend)], engine, thought, limits)
+            _look_all([flight for flight in flights if isinstance(flight.effect, Look)], engine, thought, limits)
+            _weigh_all([flight for flight in flights if isinstance(flight.effect, Weigh)], engine)
             _score_all([flight for flight in flights if isinstance(flight.effect, Score)], monitor, thought)
             finished = [flight for flight in flights if flight.verdict is not None]
             flights = [flight for flight in flights if flight.verdict is None]
@@ -118,19 +132,21 @@ class _Flight:
         self.usage = Usage()
         self.num_dropped = 0
         self._grown: Tokens | None = None
+        self._looked_at: Tokens | None = None
         self._own_at_start = 0
         self._started = time.perf_counter()
         self.answer(None)
 
-    def answer(self, result: Extension | float | None) -> None:
+    def answer(self, result: Answer | None) -> None:
         """Send the defense what it asked for and take its next effect."""
         try:
             # A generator that has not begun takes None, and nothing else.
             self.effect = next(self.row.defense) if result is None else self.row.defense.send(result)
         except StopIteration as stop:
             self.effect, self.verdict = None, stop.value
+        if isinstance(self.effect, Extend | Look | Weigh):
+            self._count_injected(self.effect)
         if isinstance(self.effect, Extend):
-            self.usage = replace(self.usage, forced=self.usage.forced + _just_injected(self.effect.trace))
             self._notice_dropped(self.effect.trace)
 
     def extended(self, extension: Extension) -> None:
@@ -139,6 +155,18 @@ class _Flight:
         self._grown = self.effect.trace + extension.tokens
         self.usage = replace(self.usage, sampled=self.usage.sampled + len(extension.tokens))
         self.answer(extension)
+
+    def looked(self, view: View) -> None:
+        """Answer a `Look`."""
+        assert isinstance(self.effect, Look)
+        self.usage = replace(self.usage, sampled=self.usage.sampled + bool(self.effect.top_k and view.room))
+        self.answer(view)
+
+    def _count_injected(self, effect: Extend | Look | Weigh) -> None:
+        """Count what is injected each time it is; a look at it before it is extended is the same injection."""
+        if effect.trace != self._looked_at:
+            self.usage = replace(self.usage, forced=self.usage.forced + _just_injected(effect.trace))
+        self._looked_at = None if isinstance(effect, Extend) else effect.trace
 
     def _notice_dropped(self, trace: Tokens) -> None:
         """Count it when the defense goes on from anything but what was sampled last."""
@@ -173,7 +201,7 @@ def _just_injected(tokens: Tokens) -> int:
 def _extend_all(flights: Sequence[_Flight], engine: Engine, thought: Thought, limits: LimitsConfig) -> None:
     if not flights:
         return
-    rooms = [_room(flight, thought, limits) for flight in flights]
+    rooms = [_room(flight, flight.effect, thought, limits) for flight in flights if isinstance(flight.effect, Extend)]
     requests = [_request(flight, room, limits) for flight, room in zip(flights, rooms, strict=True)]
     for flight, room, request, extension in zip(flights, rooms, requests, engine.extend(requests), strict=True):
         # A step that grew too long ends there; the thinking goes on.
@@ -181,11 +209,10 @@ def _extend_all(flights: Sequence[_Flight], engine: Engine, thought: Thought, li
         flight.extended(replace(extension, stop="step") if cut else extension)
 
 
-def _room(flight: _Flight, thought: Thought, limits: LimitsConfig) -> int:
+def _room(flight: _Flight, effect: Extend | Look, thought: Thought, limits: LimitsConfig) -> int:
     """Tokens that fit before the trace or answer limit, or the end of the context window."""
-    assert isinstance(flight.effect, Extend)
-    num_trace = len(flight.effect.trace)
-    answering = flight.effect.until is Until.ANSWER
+    num_trace = len(effect.trace)
+    answering = isinstance(effect, Extend) and effect.until is Until.ANSWER
     room = limits.max_answer_tokens if answering else limits.max_trace_tokens - num_trace
     if thought.context_tokens is not None:
         room = min(room, thought.context_tokens - len(flight.row.prompt_ids) - num_trace)
@@ -203,6 +230,31 @@ def _request(flight: _Flight, room: int, limits: LimitsConfig) -> ExtendRequest:
         max_new_tokens=min(room, limits.max_step_tokens) if flight.effect.until is Until.STEP else room,
         seed=stable_seed(flight.row.seed, flight.row.prompt.id, flight.row.sample, flight.num_dropped),
     )
+
+
+def _look_all(flights: Sequence[_Flight], engine: Engine, thought: Thought, limits: LimitsConfig) -> None:
+    asked = [(flight, flight.effect) for flight in flights if isinstance(flight.effect, Look)]
+    if not asked:
+        return
+    assert isinstance(engine, TokenLevelEngine), "a defense that looks was not refused"
+    requests = [
+        LookRequest(flight.key, flight.row.prompt_ids + look.trace.ids, look.top_k, look.layer)
+        for flight, look in asked
+    ]
+    for (flight, look), view in zip(asked, engine.look(requests), strict=True):
+        flight.looked(replace(view, room=_room(flight, look, thought, limits)))
+
+
+def _weigh_all(flights: Sequence[_Flight], engine: Engine) -> None:
+    asked = [(flight, flight.effect) for flight in flights if isinstance(flight.effect, Weigh)]
+    if not asked:
+        return
+    assert isinstance(engine, TokenLevelEngine), "a defense that weighs was not refused"
+    requests = [
+        WeighRequest(flight.key, flight.row.prompt_ids + weigh.trace.ids, weigh.continuation) for flight, weigh in asked
+    ]
+    for (flight, _), log_probabilities in zip(asked, engine.weigh(requests), strict=True):
+        flight.answer(log_probabilities)
 
 
 def _score_all(flights: Sequence[_Flight], monitor: Monitor | None, thought: Thought) -> None:

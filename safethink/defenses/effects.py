@@ -66,7 +66,58 @@ class Score:
     trace: Tokens
 
 
-Effect: TypeAlias = Extend | Score
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look at what the reasoner would say next after prompt + `trace`, as it is before any temperature or truncation.
+
+    Answered with a `View`. Token-level: only some engines offer it, see `engines.TokenLevelEngine`.
+
+    Attributes:
+        trace: the trace.
+        top_k: how many of the likeliest tokens to show. Where there is room for one, each look at them counts as a
+            token that the reasoner produced: the defense is to choose among them.
+        layer: which hidden state of the last token to show, as transformers counts them: 0 is the embedding, -1 the
+            last layer's after the final norm; None for none.
+    """
+
+    trace: Tokens
+    top_k: int = 0
+    layer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a `Look` shows.
+
+    Attributes:
+        token_ids: the likeliest next tokens, the likeliest first.
+        log_probabilities: theirs, in nats.
+        entropy: of the whole distribution of the next token, in nats.
+        hidden: the hidden state that was asked for; empty where none was.
+        room: how many tokens still fit behind the trace before its limit or the end of the context window.
+    """
+
+    token_ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    entropy: float
+    hidden: tuple[float, ...] = ()
+    room: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weigh:
+    """Force `continuation` on the reasoner after prompt + `trace` and see how likely it finds it.
+
+    Answered with the log-probability of each token of it, in nats, given all before. Token-level, as `Look`.
+    """
+
+    trace: Tokens
+    continuation: tuple[int, ...]
+
+
+Effect: TypeAlias = Extend | Score | Look | Weigh
+Answer: TypeAlias = Extension | float | View | tuple[float, ...]
+"""What an effect is answered with."""
 
 InterventionOutcome: TypeAlias = Literal["recovered", "kept_last", "kept_best", "refused"]
 
@@ -144,5 +195,5 @@ class Task:
         return Tokens.injected(prefix_ids + self.separator if prefix_ids else ())
 
 
-Defense: TypeAlias = Generator[Effect, Extension | float, Verdict]
+Defense: TypeAlias = Generator[Effect, Answer, Verdict]
 """A running defense."""

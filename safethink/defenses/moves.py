@@ -6,21 +6,25 @@ from collections.abc import Generator
 from typing import TypeAlias, TypeVar
 
 from safethink.defenses.effects import (
+    Answer,
     Defense,
     Effect,
     Extend,
     Extension,
     Intervention,
+    Look,
     Score,
     StopReason,
     Task,
     Until,
     Verdict,
+    View,
+    Weigh,
 )
 from safethink.tokens import Tokens
 
 Result = TypeVar("Result")
-Move: TypeAlias = Generator[Effect, Extension | float, Result]
+Move: TypeAlias = Generator[Effect, Answer, Result]
 """Part of a defense: yields effects, returns a result to the defense that delegated to it."""
 
 
@@ -36,6 +40,20 @@ def score(trace: Tokens) -> Move[float]:
     value = yield Score(trace)
     assert isinstance(value, float), "a Score is answered with a float"
     return value
+
+
+def look(trace: Tokens, top_k: int = 0, layer: int | None = None) -> Move[View]:
+    """Look at what the reasoner would say next after `trace`."""
+    view = yield Look(trace, top_k, layer)
+    assert isinstance(view, View), "a Look is answered with a View"
+    return view
+
+
+def weigh(trace: Tokens, continuation: tuple[int, ...]) -> Move[tuple[float, ...]]:
+    """See how likely the reasoner finds `continuation` after `trace`."""
+    log_probabilities = yield Weigh(trace, continuation)
+    assert isinstance(log_probabilities, tuple), "a Weigh is answered with log-probabilities"
+    return log_probabilities
 
 
 def answer(

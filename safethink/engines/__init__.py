@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from safethink.defenses.effects import Extension, Until
+from safethink.config import DefenseSection
+from safethink.defenses.effects import Extension, Until, View
+from safethink.errors import ConfigError
+from safethink.tokens import is_soft
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +60,63 @@ class Engine(Protocol):
     def release(self, row: int) -> None:
         """Forget what was cached for `row`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LookRequest:
+    """One row that is looked at; see `Look`.
+
+    Attributes:
+        row: as in `ExtendRequest`.
+        ids: everything so far, prompt and trace, as token ids.
+        top_k: how many of the likeliest next tokens to show.
+        layer: which hidden state of the last token to show; None for none.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+    top_k: int = 0
+    layer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeighRequest:
+    """One row that a continuation is forced on; see `Weigh`.
+
+    Attributes:
+        row: as in `ExtendRequest`.
+        ids: everything so far, prompt and trace, as token ids.
+        continuation: the tokens to weigh, none of them a soft row: that is no token and has no probability.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if any(map(is_soft, self.continuation)):
+            raise ValueError("a soft row has no probability")
+
+
+@runtime_checkable
+class TokenLevelEngine(Engine, Protocol):
+    """An engine that shows what the reasoner makes of single tokens; exactly what a plain forward would say."""
+
+    def look(self, requests: Sequence[LookRequest]) -> list[View]:
+        """Show what may follow each request, in order; `View.room` is left to the scheduler."""
+        ...
+
+    def weigh(self, requests: Sequence[WeighRequest]) -> list[tuple[float, ...]]:
+        """The log-probability of each token of each continuation, in nats, in order."""
+        ...
+
+
+def refuse_unfit(engine: Engine, defense: DefenseSection) -> None:
+    """Refuse a defense that asks for what only other engines offer.
+
+    Raises:
+        ConfigError: naming the defense.
+    """
+    if defense.token_level and not isinstance(engine, TokenLevelEngine):
+        kind = getattr(defense, "kind", type(defense).__name__)
+        raise ConfigError(f"defense {kind!r} looks at single tokens, and {type(engine).__name__} does not show them")

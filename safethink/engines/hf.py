@@ -7,14 +7,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safethink.defenses.effects import Extension, StopReason, Until
-from safethink.engines import ExtendRequest, Sampling
+from safethink.defenses.effects import Extension, StopReason, Until, View
+from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest
 from safethink.engines.kv import RaggedBatch, RowKV
 from safethink.engines.sampling import choose, uniforms
 from safethink.engines.soft import RowTable
@@ -41,6 +42,9 @@ class EngineStats:
     forwarded: int = 0
     sampled: int = 0
     seconds: float = 0.0
+
+
+_Request: TypeAlias = ExtendRequest | LookRequest | WeighRequest
 
 
 @dataclass
@@ -105,6 +109,48 @@ class HfEngine:
         self.stats.seconds += time.perf_counter() - started
         return extensions
 
+    @torch.inference_mode()
+    def look(self, requests: Sequence[LookRequest]) -> list[View]:
+        """Show what may follow each request, in order."""
+        if not requests:
+            return []
+        batch, new = self._lay_out(requests, [request.ids for request in requests], [1] * len(requests))
+        if any(request.layer is not None for request in requests):
+            logits, layers = batch.extend_deeply(new)
+        else:
+            logits, layers = batch.extend(new, num_logits=1)[:, -1], None
+        self._keep_all(batch, requests, [request.ids for request in requests])
+        scores = logits.double().log_softmax(-1)
+        entropies = torch.special.entr(scores.exp()).sum(-1).tolist()
+        top = scores.topk(min(max(request.top_k for request in requests), scores.shape[-1]))
+        return [
+            View(
+                token_ids=tuple(top.indices[lane, : request.top_k].tolist()),
+                log_probabilities=tuple(top.values[lane, : request.top_k].tolist()),
+                entropy=entropies[lane],
+                hidden=() if layers is None or request.layer is None else tuple(layers[request.layer, lane].tolist()),
+            )
+            for lane, request in enumerate(requests)
+        ]
+
+    @torch.inference_mode()
+    def weigh(self, requests: Sequence[WeighRequest]) -> list[tuple[float, ...]]:
+        """The log-probability of each token of each continuation, in nats, in order."""
+        if not requests:
+            return []
+        rows = [request.ids + request.continuation for request in requests]
+        # A token's probability stands at the token before it.
+        num_asked = [len(request.continuation) + 1 for request in requests]
+        batch, new = self._lay_out(requests, rows, num_asked)
+        logits = batch.extend(new, num_logits=max(num_asked))
+        self._keep_all(batch, requests, rows)
+        weighed: list[tuple[float, ...]] = []
+        for lane, request in enumerate(requests):
+            scores = logits[lane, -num_asked[lane] : -1].double().log_softmax(-1)
+            tokens = torch.tensor(request.continuation, dtype=torch.long, device=scores.device)
+            weighed.append(tuple(scores.gather(1, tokens[:, None])[:, 0].tolist()))
+        return weighed
+
     def release(self, row: int) -> None:
         """Forget what was read of `row`."""
         self._read.pop(row, None)
@@ -128,9 +174,9 @@ class HfEngine:
     @torch.inference_mode()
     def _decode(self, rows: list[_Decoding]) -> None:
         """Decode `rows` side by side until each has stopped."""
-        self._catch_up([row.request for row in rows])
-        known = [self._read.get(row.request.row, RowKV()) for row in rows]
-        batch, logits = RaggedBatch.read(self._model, [row.ids for row in rows], known, self._table)
+        requests = [row.request for row in rows]
+        batch, new = self._lay_out(requests, [request.ids for request in requests], [1] * len(rows))
+        logits = batch.extend(new, num_logits=1)[:, -1]
         num_tokens = max(row.request.max_new_tokens for row in rows)
         seeds, starts = [row.request.seed for row in rows], [len(row.ids) for row in rows]
         randoms = uniforms(seeds, starts, num_tokens).to(logits.device)
@@ -151,7 +197,15 @@ class HfEngine:
             logits = batch.extend(tokens[:, None], num_logits=1)[:, -1]
         self.stats.forwarded += batch.num_forwarded
 
-    def _catch_up(self, requests: list[ExtendRequest]) -> None:
+    def _lay_out(
+        self, requests: Sequence[_Request], rows: Sequence[tuple[int, ...]], num_asked: Sequence[int]
+    ) -> tuple[RaggedBatch, Int[Tensor, "batch new"]]:
+        """Bring `requests` up to date and lay `rows`, which go on from them, side by side."""
+        self._catch_up(requests)
+        known = [self._read.get(request.row, RowKV()) for request in requests]
+        return RaggedBatch.lay_out(self._model, rows, known, num_asked, self._table)
+
+    def _catch_up(self, requests: Sequence[_Request]) -> None:
         """Read long unread stretches first, in groups of similar length; rows with equal ids are read once."""
         groups: dict[int, dict[tuple[int, ...], RowKV]] = defaultdict(dict)
         readers: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -167,6 +221,12 @@ class HfEngine:
             for lane, ids in enumerate(group):
                 self._read.update(dict.fromkeys(readers[ids], batch.row(lane, ids)))
             self.stats.forwarded += batch.num_forwarded
+
+    def _keep_all(self, batch: RaggedBatch, requests: Sequence[_Request], rows: Sequence[tuple[int, ...]]) -> None:
+        """Keep what was read of every row."""
+        for lane, (request, ids) in enumerate(zip(requests, rows, strict=True)):
+            self._read[request.row] = batch.row(lane, ids)
+        self.stats.forwarded += batch.num_forwarded
 
     def _keep(self, row: _Decoding, batch: RaggedBatch, lane: int) -> None:
         """Keep what was read of a row that has just stopped and may resume; its last token was not read."""
