@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial
+from optuna.trial import BaseTrial, FrozenTrial
 
 from optimize import learning, setup
 from optimize.constraints import Constraints
@@ -140,7 +140,7 @@ def constraints_of(artifact: PrefixArtifact, limit: float) -> Constraints:
     return Constraints(-accuracy.value if accuracy else 0.0, refusals.value if refusals else 0.0, limit)
 
 
-def suggest(trial: optuna.Trial, key: str, config: StudyConfig) -> Value:
+def suggest(trial: BaseTrial, key: str, config: StudyConfig) -> Value:
     """The value of an axis in this trial."""
     axis = config.space[key]
     if isinstance(axis, Choice):

@@ -1,0 +1,152 @@
+"""A study proposes what fits, remembers what it is over, and says in one line when its storage is gone."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import optuna
+import pytest
+
+from optimize.study import report, storage
+from optimize.study.config import StudyConfig
+from optimize.study.trial import constraints_of, suggest
+from safethink import yaml_config
+from safethink.errors import ConfigError, RecordError
+from safethink.prefix import Metric, Prefix, PrefixArtifact
+
+BASE = {"run": {"reasoner": {"path": "testbed"}}, "search": {"kind": "gcg", "length": 4}}
+
+
+def config(**changes: object) -> StudyConfig:
+    values = {"base": BASE, "space": {"search.length": {"kind": "int", "low": 1, "high": 8}}} | changes
+    return yaml_config.validate(StudyConfig, values, "study")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with storage.quiet():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"search.lenth": {"kind": "int", "low": 1, "high": 2}}, "did you mean 'length'"),
+        ({"search.length": {"kind": "int", "low": 0, "high": 2}}, "search.length"),
+        ({"search.kind": {"kind": "choice", "values": ["gcg", "genetic"]}}, "genetic"),
+        ({"search.length": {"kind": "int", "low": 5, "high": 2}}, "a range from 5 to 2 is empty"),
+        ({}, "space"),
+    ],
+)
+def test_a_space_that_does_not_fit_the_search_is_named(space, said):
+    with pytest.raises(ConfigError, match=said):
+        config(space=space)
+
+
+def test_trials_take_their_values_by_dotted_keys():
+    asked = config(
+        space={
+            "search.kind": {"kind": "choice", "values": ["random"]},
+            "search.length": {"kind": "int", "low": 6, "high": 6},
+            "objective.nll_weight": {"kind": "float", "low": 0.001, "high": 0.001},
+        }
+    )
+    trial = optuna.trial.FixedTrial({"search.kind": "random", "search.length": 6, "objective.nll_weight": 0.001})
+    changed = asked.variant({key: suggest(trial, key, asked) for key in asked.space})
+    assert (changed.search.kind, changed.search.length, changed.objective.nll_weight) == ("random", 6, 0.001)
+
+
+def test_a_study_is_joined_by_the_same_question_only(tmp_path):
+    storage.open_study(config(), tmp_path)
+    storage.open_study(config(trials=7, workers=3), tmp_path, worker=1)
+    with pytest.raises(ConfigError, match="is over something else"):
+        storage.open_study(config(prompts=5), tmp_path)
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path):
+    (tmp_path / "study.db").write_text("not a database, but long enough to be read as one " * 20)
+    with pytest.raises(RecordError, match=r"study.db cannot be used: .*not a database"):
+        storage.open_study(config(), tmp_path)
+
+
+def test_a_database_of_another_schema_is_one_line(tmp_path):
+    storage.open_study(config(), tmp_path)
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    database.close()
+    with pytest.raises(RecordError, match="cannot be used"):
+        storage.open_study(config(), tmp_path)
+
+
+def test_a_storage_that_is_gone_is_one_line(tmp_path):
+    with pytest.raises(RecordError, match="cannot be used"):
+        storage.open_study(config(storage=f"sqlite:///{tmp_path}/nowhere/study.db"), tmp_path)
+
+
+@pytest.mark.parametrize("url", ["postgresql+nodriver://host/db", "no url"])
+def test_a_storage_that_is_none_is_one_line(tmp_path, url):
+    with pytest.raises(ConfigError, match="storage: "):
+        storage.open_study(config(storage=url), tmp_path)
+
+
+def test_no_password_is_ever_shown(tmp_path):
+    url = "postgresql+psycopg://me:secret@127.0.0.1:1/none"
+    with pytest.raises(RecordError) as raised:
+        storage.open_study(config(storage=url), tmp_path)
+    assert "secret" not in str(raised.value)
+
+
+def test_workers_draw_differently(tmp_path):
+    asked = config(space={"objective.benign_weight": {"kind": "float", "low": 0.0, "high": 1.0}}, sampler="random")
+    studies = [storage.open_study(asked, tmp_path, worker) for worker in (0, 1)]
+    for study in studies:
+        study.optimize(lambda trial: float(str(suggest(trial, "objective.benign_weight", asked))), n_trials=1)
+    first, second = studies[0].trials
+    assert first.params != second.params
+
+
+def test_constraints_say_by_how_much_the_floor_is_missed():
+    def metric(value: float) -> Metric:
+        return Metric(value=value, low=value, high=value, n=10)
+
+    measured = {"accuracy_forced_change": metric(-0.10), "over_refusal_forced_change": metric(0.02)}
+    artifact = PrefixArtifact(name="x", prefixes=(Prefix(text="x"),), metrics=measured)
+    violations = constraints_of(artifact, limit=0.05).violations
+    assert violations == pytest.approx({"accuracy_forced": 0.05, "over_refusal_forced": -0.03})
+
+
+def finished(study: optuna.Study, value: float, feasible: bool, text: str) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_int("search.length", 1, 8)
+        trial.set_constraint("accuracy_forced", -0.01 if feasible else 0.2)
+        trial.set_user_attr("texts", [text])
+        return value
+
+    study.optimize(objective, n_trials=1)
+
+
+def test_the_best_trial_is_one_that_keeps_the_constraints(tmp_path):
+    study = storage.open_study(config(), tmp_path)
+    finished(study, 0.05, feasible=False, text="cheats")
+    finished(study, 0.20, feasible=True, text="holds")
+    finished(study, 0.30, feasible=True, text="weaker")
+    lines = report.lines(study, config())
+    assert [line.text for line in lines if line.best] == ["holds"]
+    assert lines[0].best
+    html = report.write(study, config(), tmp_path).read_text()
+    assert "holds" in html
+    assert "violated" in html
+
+
+def test_a_report_before_anything_finished_is_empty_and_whole(tmp_path):
+    study = storage.open_study(config(), tmp_path)
+    assert report.best_trials(study) == []
+    assert "</html>" in report.write(study, config(), tmp_path).read_text()
+
+
+def test_several_goals_give_a_front(tmp_path):
+    asked = config(goals=["asr", "length"])
+    study = storage.open_study(asked, tmp_path)
+    values = iter([(0.1, 4.0), (0.3, 1.0), (0.3, 4.0)])
+    study.optimize(lambda _: next(values), n_trials=3)
+    assert sorted(line.number for line in report.lines(study, asked) if line.best) == [0, 1]
