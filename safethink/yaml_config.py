@@ -84,6 +84,12 @@ def explain(schema: type[BaseModel], error: ValidationError) -> str:
     return count + "; ".join(mistakes)
 
 
+def did_you_mean(wrong: str, names: Sequence[str]) -> str:
+    """What to end a complaint with: the likeliest of `names`, or nothing where none is close."""
+    close = get_close_matches(wrong, names, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
 def dump(*models: BaseModel) -> str:
     """Complete configurations as YAML, defaults included; several become several documents."""
     return yaml.safe_dump_all([each.model_dump(mode="json") for each in models], sort_keys=False, allow_unicode=True)
@@ -94,14 +100,14 @@ def _mistake(schema: type[BaseModel], detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         parents, model = _walk(schema, location[:-1])
         names = list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-        return f"{_dotted([*parents, location[-1]])}: unknown key{_did_you_mean(str(location[-1]), names)}"
+        return f"{_dotted([*parents, location[-1]])}: unknown key{did_you_mean(str(location[-1]), names)}"
     path = _dotted(_walk(schema, location)[0])
     if detail["type"] == "missing":
         return f"{path}: missing"
     context = detail.get("ctx", {})
     if detail["type"] == "union_tag_invalid":
         expected = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
-        hint = _did_you_mean(context["tag"], expected)
+        hint = did_you_mean(context["tag"], expected)
         return f"{path}.kind: {context['tag']!r} is not one of {', '.join(expected)}{hint}"
     if detail["type"] == "union_tag_not_found":
         return f"{path}.kind: missing"
@@ -124,7 +130,8 @@ def _walk(annotation: Any, location: Sequence[int | str]) -> tuple[list[int | st
         if isinstance(annotation, type) and issubclass(annotation, BaseModel) and part in annotation.model_fields:
             annotation = annotation.model_fields[str(part)].annotation
         else:
-            annotation = next(iter(get_args(annotation)), None)
+            inner = get_args(annotation) or (None,)
+            annotation = inner[1] if get_origin(annotation) is dict else inner[0]
     return path, _bare(annotation)
 
 
@@ -154,11 +161,6 @@ def _tag(model: type[BaseModel]) -> str:
 
 def _dotted(path: Sequence[int | str]) -> str:
     return ".".join(map(str, path))
-
-
-def _did_you_mean(wrong: str, names: Sequence[str]) -> str:
-    close = get_close_matches(wrong, names, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _first_problem(error: yaml.YAMLError) -> str:

@@ -1,0 +1,1 @@
+"""Ablations: a grid of cells over any axis of a configuration, each measured alike."""

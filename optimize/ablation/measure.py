@@ -1,0 +1,167 @@
+"""How a cell is measured: by the evaluation that everybody else uses, on the same prompts with the same seeds.
+
+What needs no prefix, the undefended traces and what follows from them with nothing injected, is the same for many
+cells. It is generated once, as a run of its own, and its records are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from optimize.ablation.config import MeasureConfig
+from optimize.config import SearchConfig
+from safethink.config import (
+    BenchmarkConfig,
+    EvalConfig,
+    GuardRefuseConfig,
+    JsonlBenchmarkConfig,
+    NoneConfig,
+    RowConfig,
+    SafeThinkConfig,
+    SteeringConfig,
+    TestbedBenchmarkConfig,
+)
+from safethink.evaluation import columns
+from safethink.evaluation.columns import COLUMNS, Ledger
+from safethink.evaluation.jobs import NOTHING
+from safethink.evaluation.statistics import Estimate, Observations, mean, paired_difference, rate
+
+SplitName: TypeAlias = Literal["validation", "test"]
+
+UNDEFENDED: Final = "undefended"
+GUARD_REFUSE: Final = "guard_refuse"
+ON_TRIAL: Final = "on_trial"
+"""Rows of every table."""
+CHANGES: Final = {
+    "lift": ("recovery_rate", NOTHING),
+    "accuracy_forced_change": ("accuracy_forced", NOTHING),
+    "over_refusal_forced_change": ("over_refusal_forced", NOTHING),
+    "asr_change": ("asr_answer", UNDEFENDED),
+    "accuracy_change": ("accuracy", UNDEFENDED),
+    "over_refusal_change": ("over_refusal", UNDEFENDED),
+}
+"""Paired differences: of which column, to which records."""
+PREDICTED: Final = "asr_predicted"
+
+
+def reference(config: SearchConfig, measure: MeasureConfig, split: SplitName) -> EvalConfig:
+    """The evaluation of what needs no prefix; cells with the same one share its records."""
+    threshold = config.run.defense.threshold if isinstance(config.run.defense, SteeringConfig) else 0.0
+    # Neither plays a part in an evaluation, whose rows bring their own.
+    run = config.run.model_copy(update={"defense": SafeThinkConfig(), "prefix": "wait-think-safely"})
+    return EvalConfig(
+        run=run,
+        prefix=run.prefix,
+        benchmarks=_benchmarks(config, measure, split),
+        rows=(
+            RowConfig(name=UNDEFENDED, defense=NoneConfig()),
+            # It also says where the monitor fires.
+            RowConfig(name=GUARD_REFUSE, defense=GuardRefuseConfig(threshold=threshold)),
+        ),
+        world=config.world,
+        samples=measure.samples,
+        recovery_samples=measure.recovery_samples,
+        forced_samples=measure.forced_samples,
+        depth_curve=(),
+        judge="testbed" if config.prompts is None else "refusal",
+    )
+
+
+def trial(config: SearchConfig, measure: MeasureConfig, split: SplitName, prefix: str) -> EvalConfig:
+    """The evaluation of a prefix under the cell's defense.
+
+    Args:
+        config: of the cell.
+        measure: how many prompts.
+        split: which prompts.
+        prefix: built-in name, artifact folder, or `text:` and a literal.
+    """
+    shared = reference(config, measure, split)
+    rows = (*shared.rows, RowConfig(name=ON_TRIAL, defense=config.run.defense))
+    return shared.model_copy(update={"prefix": prefix, "rows": rows})
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of a quantity in one or several cells.
+
+    Attributes:
+        own: with the prefix.
+        against: what it is compared with, pair by pair; None for a quantity by itself.
+        is_rate: whether it is a share, with an exact interval at 0 and 1.
+    """
+
+    own: Observations
+    against: Observations | None = None
+    is_rate: bool = True
+
+    def estimate(self, seed: int) -> Estimate | None:
+        """The number, with its interval."""
+        if self.against is not None:
+            return paired_difference(self.own, self.against, seed)
+        return (rate if self.is_rate else mean)(self.own, seed)
+
+
+def observe(ledger: Ledger, name: str) -> dict[str, Seen]:
+    """What was seen in the records called `name`, by column; columns without records are left out."""
+    seen = {column.name: ledger.observations(column, name) for column in COLUMNS}
+    plain = {
+        column.name: Seen(own, is_rate=column.is_rate)
+        for column in COLUMNS
+        if (own := seen[column.name]) is not None and own.denominators.sum()
+    }
+    against = {
+        change: ledger.observations(columns.named(column), other)
+        for change, (column, other) in CHANGES.items()
+        if column in plain and name != other
+    }
+    paired = {
+        change: Seen(plain[CHANGES[change][0]].own, other) for change, other in against.items() if other is not None
+    }
+    return plain | paired
+
+
+def pool(cells: Mapping[int, Seen]) -> Seen:
+    """What was seen in the cells of several seeds, as one: the seed is a factor that prompts are crossed with.
+
+    Its interval covers other prompts and other seeds of the search alike, as far as so few seeds can tell.
+
+    Args:
+        cells: by seed; all about the same prompts.
+    """
+    every = list(cells.values())
+    if len(every) == 1:
+        return every[0]
+    others = [each.against for each in every if each.against is not None]
+    return Seen(
+        own=_crossed([each.own for each in every], list(cells)),
+        against=_crossed(others, list(cells)) if others else None,
+        is_rate=every[0].is_rate,
+    )
+
+
+def _crossed(seen: Sequence[Observations], seeds: Sequence[int]) -> Observations:
+    """Observations behind one another, the seed being one more factor of each."""
+    return Observations(
+        np.concatenate([each.numerators for each in seen]),
+        np.concatenate([each.denominators for each in seen]),
+        tuple(chain.from_iterable(each.units for each in seen)),
+        tuple(
+            {**(clusters or {"prompt": unit}), "search_seed": str(seed)}
+            for each, seed in zip(seen, seeds, strict=True)
+            for unit, clusters in zip(each.units, each.clusters, strict=True)
+        ),
+    )
+
+
+def _benchmarks(config: SearchConfig, measure: MeasureConfig, split: SplitName) -> tuple[BenchmarkConfig, ...]:
+    if config.prompts is not None:
+        return (JsonlBenchmarkConfig(path=config.prompts, prompts="jailbreak", split=split),)
+    wanted = {"jailbreak": measure.jailbreak, "harmless": measure.harmless, "borderline": measure.borderline}
+    some = [{"prompts": kind, "split": split, "n": n} for kind, n in wanted.items() if n]
+    return tuple(TestbedBenchmarkConfig.model_validate(each) for each in some)

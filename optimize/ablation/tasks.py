@@ -1,0 +1,262 @@
+"""What the processes of an ablation do; every task finds what an earlier start has finished, and goes on from there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from optimize import learning
+from optimize.ablation import measure, phrases
+from optimize.ablation.config import MeasureConfig
+from optimize.ablation.grid import Cell
+from optimize.ablation.models import Models
+from optimize.ablation.readability import readability
+from optimize.config import SearchConfig
+from optimize.contexts.shared import shared
+from optimize.reporting import report_run
+from optimize.setup import Setup
+from safethink import yaml_config
+from safethink.config import EvalConfig
+from safethink.errors import ConfigError
+from safethink.evaluation import folder, runner
+from safethink.evaluation.execution import Reasoner
+from safethink.evaluation.jobs import trial_row
+from safethink.evaluation.records import write_text
+from safethink.evaluation.statistics import Estimate
+from safethink.evaluation.summary import Evidence, predicted, summarise
+from safethink.fingerprints import json_hash
+
+CELLS, CONTEXTS, REFERENCES = "cells", "contexts", "references"
+"""Folders of an ablation."""
+CELL, TEST, LOG = "cell.json", "test.json", "log.txt"
+"""Files of a cell."""
+
+
+class Result(BaseModel):
+    """What came of a cell on one split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    fingerprint: str
+    """Of all that it depends on."""
+    prefix: str
+    """Built-in name, artifact folder, or `text:` and a literal."""
+    texts: tuple[str, ...]
+    """What was injected; nothing where the defense injects nothing."""
+    metrics: dict[str, Estimate]
+    """What was measured, by column."""
+    learned: dict[str, Estimate] = {}
+    """What the search says of its prefix: on the states that chose it, by the judge that chose it."""
+    seconds: float
+    """What the last start took."""
+
+
+def finished(path: Path, fingerprint: str) -> Result | None:
+    """What an earlier start found, or nothing.
+
+    Raises:
+        ConfigError: it was made with another configuration.
+    """
+    if not path.is_file():
+        return None
+    result = Result.model_validate_json(path.read_bytes())
+    if result.fingerprint != fingerprint:
+        raise ConfigError(f"{path}: made with another configuration; give a fresh --out, or delete the cell")
+    return result
+
+
+def fingerprint_on_test(cell: Cell, sizes: MeasureConfig) -> str:
+    """Hash of all that a cell's numbers on `test` depend on."""
+    return json_hash([cell.fingerprint, sizes.model_dump(mode="json")])
+
+
+def reference_folder(out: Path, reference: EvalConfig) -> Path:
+    """Where the records that need no prefix are."""
+    return out / REFERENCES / json_hash(reference.model_dump(mode="json"))[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectContexts:
+    """Collects what several cells learn on.
+
+    Attributes:
+        name: of the task.
+        config: of one of the cells.
+        out: folder of the ablation.
+    """
+
+    name: str
+    config: SearchConfig
+    out: Path
+    after: tuple[str, ...] = ()
+
+    @property
+    def log(self) -> Path:
+        """Where its progress goes."""
+        return self.out / CONTEXTS / LOG
+
+    def run(self, models: Models) -> None:
+        """Collect them."""
+        contexts_of(models.setup(self.config), self.config, self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureReference:
+    """Measures what needs no prefix.
+
+    Attributes:
+        name: of the task.
+        config: of one of the cells that share it.
+        reference: the evaluation.
+        out: folder of the ablation.
+    """
+
+    name: str
+    config: SearchConfig
+    reference: EvalConfig
+    out: Path
+    after: tuple[str, ...] = ()
+
+    @property
+    def log(self) -> Path:
+        """Where its progress goes."""
+        return self.out / REFERENCES / LOG
+
+    def run(self, models: Models) -> None:
+        """Measure it."""
+        reasoner = Reasoner.of(models.setup(self.config).guarded)
+        runner.gather(self.reference, reference_folder(self.out, self.reference), reasoner)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCell:
+    """Comes by a cell's prefix, and measures it on validation.
+
+    Attributes:
+        cell: which.
+        out: folder of the ablation.
+        after: contexts, reference and the cell it starts from.
+    """
+
+    cell: Cell
+    out: Path
+    after: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The cell's."""
+        return self.cell.name
+
+    @property
+    def log(self) -> Path:
+        """Where its progress goes."""
+        return self.out / CELLS / self.cell.name / LOG
+
+    def run(self, models: Models) -> None:
+        """Learn, choose or take the prefix; measure; write `cell.json`."""
+        started_s, home = time.monotonic(), self.log.parent
+        setup = models.setup(self.cell.config)
+        prefix, learned = _come_by(self.cell, setup, self.out)
+        config = measure.trial(self.cell.config, self.cell.measure, "validation", prefix)
+        reference = measure.reference(self.cell.config, self.cell.measure, "validation")
+        evidence = runner.gather(
+            config, home / "validation", Reasoner.of(setup.guarded), reference_folder(self.out, reference)
+        )
+        result = Result(
+            fingerprint=self.cell.fingerprint,
+            prefix=prefix,
+            texts=evidence.rows[-1].texts,
+            metrics=_metrics(evidence),
+            learned=learned,
+            seconds=time.monotonic() - started_s,
+        )
+        write_text(home / CELL, result.model_dump_json(indent=2) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOnTest:
+    """Reports a cell's prefix on `test`, and writes what it showed into the artifact, where there is one.
+
+    Attributes:
+        cell: which.
+        sizes: how many prompts.
+        prefix: the cell's.
+        out: folder of the ablation.
+        after: the reference.
+    """
+
+    cell: Cell
+    sizes: MeasureConfig
+    prefix: str
+    out: Path
+    after: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The cell's, marked."""
+        return f"{self.cell.name} on test"
+
+    @property
+    def log(self) -> Path:
+        """Where its progress goes."""
+        return self.out / CELLS / self.cell.name / LOG
+
+    def run(self, models: Models) -> None:
+        """Measure; write `test.json`."""
+        started_s, home = time.monotonic(), self.log.parent
+        setup = models.setup(self.cell.config)
+        config = measure.trial(self.cell.config, self.sizes, "test", self.prefix)
+        reference = measure.reference(self.cell.config, self.sizes, "test")
+        evidence = runner.gather(
+            config, home / "test", Reasoner.of(setup.guarded), reference_folder(self.out, reference)
+        )
+        nll = readability(setup.guarded, evidence)
+        result = Result(
+            fingerprint=fingerprint_on_test(self.cell, self.sizes),
+            prefix=self.prefix,
+            texts=evidence.rows[-1].texts,
+            metrics=_metrics(evidence) | ({} if nll is None else {"nll": nll}),
+            seconds=time.monotonic() - started_s,
+        )
+        if self.cell.searches and trial_row(evidence.rows) is not None:
+            write_text(home / "test" / folder.SUMMARY, summarise(evidence).model_dump_json(indent=2) + "\n")
+            report_run(Path(self.prefix), home / "test")
+        write_text(home / TEST, result.model_dump_json(indent=2) + "\n")
+
+
+def contexts_of(setup: Setup, config: SearchConfig, out: Path) -> Path:
+    """The folder of what a cell learns on, collected now where no other cell has."""
+    return shared(out / CONTEXTS, setup.guarded, setup.data, config.contexts, setup.source)
+
+
+def _come_by(cell: Cell, setup: Setup, out: Path) -> tuple[str, dict[str, Estimate]]:
+    """The cell's prefix, as an evaluation takes it, and what the search measured of it."""
+    home = out / CELLS / cell.name
+    if not cell.variant.learn:
+        write_text(home / learning.CONFIG, yaml_config.dump(cell.config))
+        return cell.config.run.prefix, {}
+    contexts = contexts_of(setup, cell.config, out)
+    if not cell.searches:
+        write_text(home / learning.CONFIG, yaml_config.dump(cell.config))
+        return phrases.choose(cell, setup, contexts, home / learning.TRIALS), {}
+    changes = {"contexts.path": str(contexts)}
+    if cell.shorter is not None:
+        changes["search.init"] = str(out / CELLS / cell.shorter.name / learning.ARTIFACT)
+    config = yaml_config.override(cell.config, changes, cell.name)
+    artifact = learning.run(config, setup, home)
+    learned = {
+        name: Estimate(metric.value, metric.low, metric.high, metric.n, metric.clusters or metric.n)
+        for name, metric in artifact.metrics.items()
+    }
+    return str(home / learning.ARTIFACT), learned
+
+
+def _metrics(evidence: Evidence) -> dict[str, Estimate]:
+    """All numbers of the row on trial."""
+    row, seed = evidence.rows[-1], evidence.config.run.seed
+    estimates = {name: seen.estimate(seed) for name, seen in measure.observe(evidence.ledger, row.name).items()}
+    estimates[measure.PREDICTED] = predicted(row, estimates.get("asr_answer"), evidence)
+    return {name: estimate for name, estimate in estimates.items() if estimate is not None}

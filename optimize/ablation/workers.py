@@ -1,0 +1,198 @@
+"""Runs tasks in processes of their own: one that dies loses its task and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from safethink.errors import SafeThinkError
+from safethink.progress import track
+
+if TYPE_CHECKING:
+    from optimize.ablation.models import Models
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Something to do, in whichever process is free; it must survive being pickled."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the tasks that run together."""
+        ...
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Names of tasks that must be finished before; those that are not among the tasks are finished already."""
+        ...
+
+    @property
+    def log(self) -> Path:
+        """Where its progress goes, and the traceback of a failure that nobody foresaw."""
+        ...
+
+    def run(self, models: Models) -> None:
+        """Do it, and write down what came of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+
+    @classmethod
+    def start(cls) -> _Worker:
+        context = get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there,))
+        process.start()
+        # Only the child's end stays open, so that its death closes the pipe.
+        there.close()
+        return cls(process, here)
+
+    def outcome(self) -> str | None:
+        """What it says of its task: None where all went well, else what went wrong."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            return f"its process died (exit code {self.process.exitcode})"
+
+
+class Pool:
+    """Processes that keep their models between tasks; started when first needed, and ended with the block.
+
+    Args:
+        size: the most processes at once.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._idle: list[_Worker] = []
+        self._busy: dict[_Worker, Task] = {}
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for worker in [*self._idle, *self._busy]:
+            worker.process.terminate()
+            worker.process.join()
+        self._idle, self._busy = [], {}
+
+    def run(self, tasks: Sequence[Task], description: str) -> dict[str, str]:
+        """Run all tasks, each after those it depends on.
+
+        Args:
+            tasks: what is to be done.
+            description: what that is, in a few words.
+
+        Returns:
+            Of each task that failed, by name, what went wrong, in one line.
+        """
+        waiting = list(tasks)
+        unfinished = {task.name for task in tasks}
+        failures: dict[str, str] = {}
+        with track(description, len(tasks)) as advance:
+            while waiting or self._busy:
+                doomed = [task for task in waiting if not failures.keys().isdisjoint(task.after)]
+                for task in doomed:
+                    waiting.remove(task)
+                    cause = next(name for name in task.after if name in failures)
+                    failures[task.name] = f"not run, because {cause!r} failed"
+                    advance(1)
+                self._hand_out(waiting, unfinished)
+                for task, failure in self._collect():
+                    unfinished.discard(task.name)
+                    if failure is not None:
+                        failures[task.name] = failure
+                    advance(1)
+        return failures
+
+    def _hand_out(self, waiting: list[Task], unfinished: set[str]) -> None:
+        """Give tasks that can begin to processes that are free."""
+        ready = [task for task in waiting if unfinished.isdisjoint(task.after)]
+        for task in ready[: self._size - len(self._busy)]:
+            waiting.remove(task)
+            alive = [worker for worker in self._idle if worker.process.is_alive()]
+            worker = alive.pop() if alive else _Worker.start()
+            self._idle = alive
+            self._busy[worker] = task
+            worker.pipe.send(task)
+
+    def _collect(self) -> list[tuple[Task, str | None]]:
+        """Wait for tasks to end; what became of each."""
+        by_pipe = {worker.pipe: worker for worker in self._busy}
+        ended: list[tuple[Task, str | None]] = []
+        for pipe in connection.wait(list(by_pipe)) if by_pipe else ():
+            worker = by_pipe[pipe]  # pyright: ignore[reportArgumentType]
+            ended.append((self._busy.pop(worker), worker.outcome()))
+            if worker.process.is_alive():
+                self._idle.append(worker)
+        return ended
+
+
+def explain(failures: Mapping[str, str], total: int) -> str:
+    """Failures as one line."""
+    told = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
+    return f"{len(failures)} of {total} failed: {told}"
+
+
+def _serve(pipe: Connection) -> None:
+    """What a process does: one task after the other, until nobody asks any more."""
+    # Ctrl-C reaches every process of the terminal; the parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    # Processes share the cores; two with two threads each are slower than two with one.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+    import torch
+
+    from optimize.ablation.models import Models
+    from safethink.commandline import quiet_libraries
+
+    torch.set_num_threads(1)
+    quiet_libraries()
+    models = Models()
+    while True:
+        try:
+            task: Task = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_attempt(task, models))
+
+
+def _attempt(task: Task, models: Models) -> str | None:
+    """Run a task; what went wrong, in one line, or None."""
+    task.log.parent.mkdir(parents=True, exist_ok=True)
+    with task.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            task.run(models)
+        except SafeThinkError as error:
+            return " ".join(str(error).split())
+        # Whatever went wrong concerns this task alone; where it went wrong stands in the log.
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            return f"{type(error).__name__}: {' '.join(str(error).split())}; see {task.log}"
+    return None
+
+
+def _die_with_parent() -> None:
+    """End this process with its parent, however that ends: nobody must write where the next one begins."""
+    parent = parent_process()
+    assert parent is not None, "a worker has a parent"
+    connection.wait([parent.sentinel])
+    os._exit(1)
