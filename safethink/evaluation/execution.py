@@ -180,6 +180,7 @@ def judged(job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Ju
         dropped_tokens=usage.dropped,
         forced_tokens=usage.forced,
         injected=job.injected,
+        transferred=job.transferred,
     )
 
 
@@ -200,4 +201,5 @@ def spans(verdict: Verdict, thought: Thought) -> tuple[Span, ...]:
 def _unrunnable(job: Job, reason: str) -> Record:
     """The record of a prompt that is empty or too long: invalid, and wrong where an answer was due."""
     correct = None if job.prompt.reference is None else False
-    return Record(**job.key._asdict(), outcome="invalid", correct=correct, injected=job.injected, note=reason)
+    injected = {"injected": job.injected, "transferred": job.transferred}
+    return Record(**job.key._asdict(), outcome="invalid", correct=correct, **injected, note=reason)

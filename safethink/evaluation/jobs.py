@@ -29,6 +29,7 @@ class Job:
         prefixes: the portfolio, as token ids.
         start: the trace it starts from; None for the prompt's own beginning.
         injected: fingerprint of the portfolio.
+        transferred: whether the portfolio was learned on another reasoner.
     """
 
     key: Key
@@ -37,6 +38,7 @@ class Job:
     prefixes: tuple[tuple[int, ...], ...] = ()
     start: Tokens | None = None
     injected: str = ""
+    transferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,8 @@ def injections(phase: Phase, rows: Sequence[TableRow], places: Sequence[Place], 
         for place in places:
             for sample in range(samples):
                 key = Key(phase, row.name, place.benchmark, place.prompt.id, place.sample * samples + sample)
-                yield Job(key, place.prompt, defense, row.token_ids[:1], place.start, row.fingerprint)
+                injected = row.token_ids[:1], place.start, row.fingerprint, row.transferred
+                yield Job(key, place.prompt, defense, *injected)
 
 
 def _jobs(
@@ -140,8 +143,8 @@ def _jobs(
     row: TableRow | None = None,
     samples: int = 1,
 ) -> Iterator[Job]:
-    prefixes, injected = (row.token_ids, row.fingerprint) if row else ((), "")
+    row = row or TableRow(name, defense)
     for prompt in benchmark.prompts:
         for sample in range(samples):
             key = Key(phase, name, benchmark.name, prompt.id, sample)
-            yield Job(key, prompt, defense, prefixes, None, injected)
+            yield Job(key, prompt, defense, row.token_ids, None, row.fingerprint, row.transferred)

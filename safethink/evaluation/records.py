@@ -109,6 +109,8 @@ class Record(BaseModel):
     """Tokens injected, dropped ones included."""
     injected: str = ""
     """Fingerprint of the prefixes that the row injects; a rerun refuses records made with others."""
+    transferred: bool = False
+    """Whether the row's prefix was learned on another reasoner, tokenizer or chat template."""
     note: str = ""
     """Why a prompt was not run: empty, or longer than the context window."""
 

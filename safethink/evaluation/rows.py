@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safethink import prefix
 from safethink.config import AlwaysConfig, DefenseConfig, EvalConfig, ResampleOnlyConfig, RowConfig, SafeThinkConfig
+from safethink.engines import Engine, refuse_unfit
 from safethink.errors import ConfigError
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.seeds import stable_seed
@@ -30,12 +31,14 @@ class TableRow:
         defense: the defense and its limits.
         portfolio: what it injects; empty for a defense that injects nothing.
         on_trial: whether that is the prefix on trial.
+        transferred: whether that was learned on another reasoner.
     """
 
     name: str
     defense: DefenseConfig
     portfolio: tuple[Prefix, ...] = ()
     on_trial: bool = False
+    transferred: bool = False
 
     @property
     def token_ids(self) -> tuple[tuple[int, ...], ...]:
@@ -44,8 +47,13 @@ class TableRow:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The portfolio as texts."""
-        return tuple(each.text for each in self.portfolio)
+        """The portfolio in words."""
+        return tuple(each.shown for each in self.portfolio)
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether it injects embedding rows, which are no words."""
+        return any(each.is_soft for each in self.portfolio)
 
     @property
     def fingerprint(self) -> str:
@@ -58,32 +66,40 @@ class TableRow:
         return isinstance(self.defense, ResampleOnlyConfig | SafeThinkConfig)
 
 
-def load(config: EvalConfig, on_trial: PrefixArtifact, tokenizer: PreTrainedTokenizerBase) -> tuple[TableRow, ...]:
+def load(
+    config: EvalConfig, on_trial: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: Engine
+) -> tuple[TableRow, ...]:
     """Load the prefixes of all rows.
 
     Args:
         config: the evaluation.
-        on_trial: the prefix on trial, bound to the tokenizer.
+        on_trial: the prefix on trial, bound to the reasoner.
         tokenizer: the reasoner's.
+        engine: the reasoner's.
 
     Raises:
         MissingFileError: a prefix that is not there.
-        ArtifactError: a prefix that does not fit the tokenizer.
-        ConfigError: `random:K` with a K that is no number above 0.
+        ArtifactError: a prefix that does not fit the reasoner.
+        ConfigError: `random:K` with a K that is no number above 0, or a defense that the engine does not serve.
     """
-    return tuple(_load_row(row, on_trial, tokenizer, config.run.seed) for row in config.rows)
+    for row in config.rows:
+        refuse_unfit(engine, row.defense)
+    return tuple(_load_row(row, on_trial, tokenizer, engine, config.run.seed) for row in config.rows)
 
 
-def _load_row(row: RowConfig, on_trial: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, seed: int) -> TableRow:
+def _load_row(
+    row: RowConfig, on_trial: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: Engine, seed: int
+) -> TableRow:
     if not isinstance(row.defense, AlwaysConfig | SafeThinkConfig):
         return TableRow(row.name, row.defense)
     if row.prefix is None:
-        return TableRow(row.name, row.defense, on_trial.prefixes, on_trial=True)
+        return TableRow(row.name, row.defense, on_trial.prefixes, on_trial=True, transferred=on_trial.transferred)
     if row.prefix == RANDOM or row.prefix.startswith(RANDOM + ":"):
         lengths = _random_lengths(row.prefix, on_trial)
         draws = (random_prefix(tokenizer, length, stable_seed(seed, row.name, i)) for i, length in enumerate(lengths))
         return TableRow(row.name, row.defense, tuple(draws))
-    return TableRow(row.name, row.defense, prefix.load(row.prefix, tokenizer).prefixes)
+    artifact = prefix.load(row.prefix, tokenizer, engine)
+    return TableRow(row.name, row.defense, artifact.prefixes, transferred=artifact.transferred)
 
 
 def _random_lengths(spec: str, on_trial: PrefixArtifact) -> tuple[int, ...]:

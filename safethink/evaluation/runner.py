@@ -71,8 +71,8 @@ def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shar
     folder.claim(out, config)
     reasoner = reasoner or Reasoner.load(config)
     folder.claim_models(out, reasoner.models)
-    on_trial = prefix.bind(artifact, reasoner.thought.tokenizer)
-    table = rows.load(config, on_trial, reasoner.thought.tokenizer)
+    on_trial = prefix.bind(artifact, reasoner.thought.tokenizer, reasoner.engine)
+    table = rows.load(config, on_trial, reasoner.thought.tokenizer, reasoner.engine)
     known = {} if shared is None else _known(shared, config, table, reasoner)
     test_evaluations = lineage.count_evaluation(config, on_trial)
     done, contexts = run(config, table, loaded, reasoner, out, known)
@@ -85,6 +85,7 @@ def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shar
         prefix=PrefixSummary(
             path=config.prefix,
             texts=on_trial.texts,
+            transferred=on_trial.transferred,
             test_evaluations=test_evaluations,
             learned_sha256=artifact.learned_hash(),
         ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from safethink.config import EvalConfig, SafeThinkConfig
+from safethink.config import DefenseConfig, EvalConfig, SafeThinkConfig
 from safethink.evaluation import columns
 from safethink.evaluation.columns import COLUMNS, Column, Ledger
 from safethink.evaluation.jobs import NOTHING, attack_benchmarks, attack_prompts, depth_name, trial_row
@@ -29,7 +29,9 @@ class PrefixSummary(_Part):
     path: str
     """Name or folder it was loaded from."""
     texts: tuple[str, ...]
-    """The portfolio."""
+    """The portfolio in words."""
+    transferred: bool = False
+    """Whether it was learned on another reasoner, tokenizer or chat template than this one."""
     test_evaluations: int
     """How often it and its lineage were evaluated on `test`, this run included."""
     learned_sha256: str
@@ -146,10 +148,13 @@ def lift(row: TableRow, evidence: Evidence) -> Estimate | None:
 
 def predicted(row: TableRow, measured: Estimate | None, evidence: Evidence) -> Estimate | None:
     """The exact ASR on the prompts behind the measured one; exact, so its interval is a point."""
-    if evidence.forecast is None or measured is None:
-        return None
-    value = evidence.forecast.asr(attack_prompts(evidence.ledger.benchmarks), row.defense, row.texts)
-    return None if value is None else Estimate(value, value, value, measured.n, measured.clusters)
+    value = _exact(attack_prompts(evidence.ledger.benchmarks), row.defense, row, evidence)
+    return None if value is None or measured is None else Estimate(value, value, value, measured.n, measured.clusters)
+
+
+def _exact(prompts: Sequence[Prompt], defense: DefenseConfig, row: TableRow, evidence: Evidence) -> float | None:
+    """The exact ASR under `defense` with the row's prefix; the process knows words, and soft rows are none."""
+    return None if evidence.forecast is None or row.is_soft else evidence.forecast.asr(prompts, defense, row.texts)
 
 
 def comparisons(evidence: Evidence) -> dict[str, Cells]:
@@ -220,7 +225,7 @@ def depth_curve(evidence: Evidence) -> tuple[DepthPoint, ...]:
             continue
         defense = trial.defense.model_copy(update={"max_steered_steps": value})
         prompts = [prompt for benchmark in few for prompt in benchmark.prompts]
-        exact = None if evidence.forecast is None else evidence.forecast.asr(prompts, defense, trial.texts)
+        exact = _exact(prompts, defense, trial, evidence)
         points.append(DepthPoint(max_steered_steps=value, measured=measured, predicted=exact))
     return tuple(points)
 

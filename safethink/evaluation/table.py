@@ -50,7 +50,9 @@ def interval(name: str, estimate: Estimate) -> str:
 
 def table(summary: Summary) -> Table:
     """The table for a terminal, turned on its side to fit: a line per column, each value over its interval."""
-    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="95 % intervals below the values")
+    transferred = "; the prefix on trial was learned on another reasoner" if summary.prefix.transferred else ""
+    caption = f"95 % intervals below the values{transferred}"
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
     out.add_column("", min_width=13)
     for row in summary.rows:
         out.add_column(row.replace("_", "\n"), justify="right", overflow="fold")
