@@ -96,11 +96,18 @@ class SearchSection(Section):
     """The most search steps, over all starts."""
     budget_tokens: int | None = Field(default=None, ge=1)
     """The most tokens forwarded by the objective, gradients counted twice; None leaves it to `steps`."""
+    stop_after_steps: int | None = Field(default=None, ge=1)
+    """Steps without a better prefix, over all starts, after which the search ends; None leaves it to `steps`."""
     candidates: int = Field(default=96, ge=1)
     """Unique candidates scored per step."""
     init: str | None = "wait-think-safely"
     """Built-in name, artifact folder or literal text that the search starts from; shorter ones are padded with random
     tokens. None starts from random tokens."""
+
+    @property
+    def shortest(self) -> int:
+        """The fewest tokens of a prefix that may be chosen; what is shorter is a step on the way."""
+        return self.length
 
 
 class GradientSection(SearchSection):
@@ -138,6 +145,11 @@ class EvolutionConfig(GradientSection):
     min_length: int = Field(default=1, ge=1)
     """The fewest tokens; `length` is the most."""
 
+    @property
+    def shortest(self) -> int:
+        """The fewest tokens of a prefix that may be chosen."""
+        return self.min_length
+
 
 class BeamConfig(SearchSection):
     """Beams of the reasoner's own samples, ranked by the objective: readable by construction (arXiv 2402.15570)."""
@@ -173,6 +185,11 @@ class PhrasesConfig(SearchSection):
     """Phrases that move harmless continuations further than this many nats per token are dropped."""
     exhaustive_below: int = Field(default=512, ge=1)
     """Up to so many phrases are all tried; beyond, Optuna proposes and its WilcoxonPruner stops early."""
+
+    @property
+    def shortest(self) -> int:
+        """Phrases are as long as they are."""
+        return 1
 
 
 class RandomConfig(SearchSection):

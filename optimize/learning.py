@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from optimize import metrics, objectives
 from optimize.card import card
-from optimize.config import GcgConfig, SearchConfig
+from optimize.config import MethodConfig, SearchConfig
 from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
 from optimize.portfolio import greedy
-from optimize.search.gcg import gcg
+from optimize.search import methods
+from optimize.search.driver import search
 from optimize.search.journal import LOG, Journal
+from optimize.search.starts import start_ids
 from optimize.selection import Arena, best, on_trial, run_trials
 from optimize.setup import Setup
 from optimize.vocabulary import Vocabulary, allowed_ids, tails
 from safethink import prefix as prefixes
 from safethink import yaml_config
-from safethink.errors import ConfigError, SafeThinkError
+from safethink.errors import ConfigError
 from safethink.evaluation.records import write_text
 from safethink.fingerprints import chat_template_hash, json_hash, tokenizer_hash
 from safethink.guarded import SafeThink
 from safethink.prefix import Prefix, PrefixArtifact
-
-logger = logging.getLogger(__name__)
 
 Ids = tuple[int, ...]
 
@@ -46,36 +46,39 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     """
     guarded = setup.guarded
     _claim(out, config)
-    unlearned = _artifact(config, setup)
+    init = _init(guarded, config.search)
+    start = start_ids(init and init.token_ids, config.search)
     # Where does the monitor fire, and what would have been safe there?
     manifest, searched, validation = _contexts(config, setup, out)
     # Which prefixes make that likely?
-    (init,), vocabulary = unlearned.prefixes, _vocabulary(guarded, searched)
-    journal = Journal(out, _fingerprint(config, searched, init))
+    vocabulary = _vocabulary(guarded, searched)
+    journal = Journal(out, _fingerprint(config, searched, start))
     objective = objectives.build(guarded.model, guarded.thought, searched, config.objective)
-    state = gcg(objective, vocabulary, config.search, init.token_ids, journal, config.seed)
-    candidates = on_trial(state.ranked(), config.selection)
-    if not candidates:
-        raise SafeThinkError(f"no prefix of {config.search.length} tokens is the same ids after being read again")
+    method = methods.build(config.search, objective, vocabulary, start, journal.archive)
+    archive = search(objective, vocabulary, method, config.search, journal, config.seed)
+    candidates = on_trial(archive.ranked(config.search.shortest), config.selection)
     # Which of them works?
     arena = Arena.build(guarded, setup.chooser, validation, config.selection, setup.source.threshold)
-    nothing, first, *trials = run_trials(arena, [NOTHING, init.token_ids, *candidates], out / TRIALS)
+    known = [NOTHING] if init is None else [NOTHING, init.token_ids]
+    tried = run_trials(arena, [*known, *candidates], out / TRIALS)
+    (nothing, *first), trials = tried[: len(known)], tried[len(known) :]
     chosen = best(arena, trials, nothing, config.selection)
     members = [trials[index] for index in greedy(trials, chosen, config.selection.portfolio, arena.samples)]
     # What must be written down to use it and to check it?
-    measured = metrics.of_trial(arena, trials[chosen], nothing, first, config.seed)
+    measured = metrics.of_trial(arena, trials[chosen], nothing, first[0] if first else None, config.seed)
     measured |= metrics.of_portfolio(arena, members, config.seed)
     recoveries = [arena.recovery(trial).value for trial in trials]
-    measured |= metrics.rank_correlation([state.visited[ids] for ids in candidates], recoveries)
+    measured |= metrics.rank_correlation([archive.costs[ids] for ids in candidates], recoveries)
     measured |= metrics.of_search(searched, journal.log)
     measured |= metrics.of_overlaps(manifest)
-    learned = {
-        "prefixes": tuple(Prefix(text=vocabulary.text(each.prefix_ids), token_ids=each.prefix_ids) for each in members),
-        "data_fingerprint": json_hash([searched.fingerprint, validation.fingerprint]),
-        "selected_by": setup.chooser.name if config.selection.by == "judge" else "the monitor itself",
-        "metrics": measured,
-    }
-    artifact = unlearned.model_copy(update=learned)
+    learned = [Prefix(text=vocabulary.text(each.prefix_ids), token_ids=each.prefix_ids) for each in members]
+    artifact = _artifact(config, setup, learned).model_copy(
+        update={
+            "data_fingerprint": json_hash([searched.fingerprint, validation.fingerprint]),
+            "selected_by": setup.chooser.name if config.selection.by == "judge" else "the monitor itself",
+            "metrics": measured,
+        }
+    )
     return prefixes.save(artifact, out / ARTIFACT, journal.log, card(artifact))
 
 
@@ -91,13 +94,13 @@ def _claim(out: Path, config: SearchConfig) -> None:
     write_text(path, text)
 
 
-def _artifact(config: SearchConfig, setup: Setup) -> PrefixArtifact:
-    """What is known of the artifact before anything is learned; it holds the prefix that the search starts from."""
+def _artifact(config: SearchConfig, setup: Setup, learned: Sequence[Prefix]) -> PrefixArtifact:
+    """What was learned, for what it was learned, and how."""
     reasoner, world = setup.source.reasoner, config.world
     tokenizer = setup.guarded.tokenizer
     return PrefixArtifact(
         name=config.name,
-        prefixes=(_init(setup.guarded, config.search),),
+        prefixes=tuple(learned),
         reasoner=reasoner,
         tokenizer=reasoner.model_copy(update={"sha256": tokenizer_hash(tokenizer)}),
         chat_template=reasoner.model_copy(update={"sha256": chat_template_hash(tokenizer)}),
@@ -116,14 +119,12 @@ def _contexts(config: SearchConfig, setup: Setup, out: Path) -> tuple[Manifest, 
     return folder.load(out / CONTEXTS, setup.source)
 
 
-def _init(guarded: SafeThink, config: GcgConfig) -> Prefix:
+def _init(guarded: SafeThink, config: MethodConfig) -> Prefix | None:
+    """The prefix that the search starts from; None for a random start."""
+    if config.init is None:
+        return None
     built_in = config.init in prefixes.list_built_in()
-    init = guarded.bind(config.init if built_in else prefixes.LITERAL + config.init).prefixes[0]
-    if len(init.token_ids) > config.length:
-        logger.warning(
-            "init %r has %d tokens; the search starts from its first %d", init.text, len(init.token_ids), config.length
-        )
-    return init
+    return guarded.bind(config.init if built_in else prefixes.LITERAL + config.init).prefixes[0]
 
 
 def _vocabulary(guarded: SafeThink, contexts: ContextSet) -> Vocabulary:
@@ -134,7 +135,7 @@ def _vocabulary(guarded: SafeThink, contexts: ContextSet) -> Vocabulary:
     return Vocabulary(guarded.tokenizer, allowed, endings, banned, thought.prefix_separator)
 
 
-def _fingerprint(config: SearchConfig, contexts: ContextSet, init: Prefix) -> str:
+def _fingerprint(config: SearchConfig, contexts: ContextSet, start: Ids) -> str:
     """What decides the course of a search."""
     parts = config.objective.model_dump(mode="json"), config.search.model_dump(mode="json"), config.seed
-    return json_hash([contexts.fingerprint, init.token_ids, *parts])
+    return json_hash([contexts.fingerprint, start, *parts])

@@ -21,14 +21,14 @@ Z = 1.96
 """Half width of a 95 % interval in standard errors."""
 
 
-def of_trial(arena: Arena, trial: Trial, nothing: Trial, init: Trial, seed: int) -> dict[str, Metric]:
+def of_trial(arena: Arena, trial: Trial, nothing: Trial, init: Trial | None, seed: int) -> dict[str, Metric]:
     """What a prefix is worth on validation, and what it costs.
 
     Args:
         arena: where it was tried.
         trial: the chosen prefix.
         nothing: the same states with nothing injected.
-        init: the same states with the prefix that the search began with.
+        init: the same states with the prefix that the search began with; None where that was random.
         seed: of the bootstrap.
     """
 
@@ -39,7 +39,7 @@ def of_trial(arena: Arena, trial: Trial, nothing: Trial, init: Trial, seed: int)
     estimates = {
         "recovery_rate": rate(recovery, seed),
         "lift": change(recovery, arena.recovery(nothing)),
-        "recovery_gain_over_init": change(recovery, arena.recovery(init)),
+        "recovery_gain_over_init": init and change(recovery, arena.recovery(init)),
         "recovery_rate_by_monitor": rate(arena.acceptance(trial), seed),
         "monitor_judge_gap": change(arena.acceptance(trial), recovery),
         "accuracy_forced": rate(accuracy, seed),

@@ -44,19 +44,27 @@ class Objective:
         unsafe: scores the safe continuations at the states where the monitor fired.
         harmless: scores the reasoner's own continuations of harmless prompts; None where there are none.
         config: the weights.
+
+    Attributes:
+        tokens: tokens forwarded so far, gradients counted twice.
     """
 
     def __init__(self, unsafe: Scorer, harmless: Scorer | None, config: ObjectiveConfig) -> None:
         self._unsafe = unsafe
         self._harmless = harmless if config.benign_weight > 0 else None
         self._config = config
+        self.tokens = 0
 
-    def cost(self, candidates: Int[Tensor, "candidates length"]) -> Cost:
+    def cost(self, candidates: Sequence[tuple[int, ...]]) -> Cost:
         """What every candidate costs.
 
         Args:
-            candidates: token ids, one prefix per row.
+            candidates: prefixes of one length, as token ids.
         """
+        return self._cost(torch.tensor(candidates))
+
+    def _cost(self, candidates: Int[Tensor, "candidates length"]) -> Cost:
+        self._count(*candidates.shape)
         unsafe = self._unsafe.losses(candidates)
         continuation, nll = unsafe.continuation.mean(1), unsafe.nll.mean(1)
         benign = torch.zeros_like(continuation)
@@ -78,6 +86,7 @@ class Objective:
             prefix: token ids.
             allowed: ids that may take a place.
         """
+        self._count(2, len(prefix))
         gradient = self._unsafe.gradient(prefix, self._config.nll_weight)
         embeddings = gradient.embeddings
         if self._harmless is not None:
@@ -89,6 +98,11 @@ class Objective:
             rows = model.get_input_embeddings()(allowed).float()
         as_label = self._config.nll_weight / len(prefix) * gradient.token_nll[:, allowed]
         return (embeddings @ rows.T + as_label).cpu()
+
+    def _count(self, candidates: int, length: int) -> None:
+        """Add what is forwarded to score so many candidates."""
+        scorers = [self._unsafe] if self._harmless is None else [self._unsafe, self._harmless]
+        self.tokens += candidates * sum(scorer.num_tokens(length) for scorer in scorers)
 
 
 def build(model: PreTrainedModel, thought: Thought, contexts: ContextSet, config: ObjectiveConfig) -> Objective:

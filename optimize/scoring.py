@@ -128,11 +128,16 @@ class Scorer:
             raise SafeThinkError(f"a prefix cannot be searched on layers of type {', '.join(sorted(unknown))}")
         self.model = model
         self.num_contexts = len(examples)
+        self._num_followed = sum(len(example.separator) + len(example.target) for example in examples)
         self.rows_per_forward = rows_per_forward
         order = sorted(range(len(examples)), key=lambda index: len(examples[index].context))
         spans = [order[start : start + contexts_per_batch] for start in range(0, len(order), contexts_per_batch)]
         with _inference(model):
             self._batches = [self._prefill([examples[index] for index in span], span) for span in spans]
+
+    def num_tokens(self, length: int) -> int:
+        """Tokens forwarded to score one prefix of `length` tokens: its own and those behind it, in every context."""
+        return self.num_contexts * length + self._num_followed
 
     def losses(self, candidates: Int[Tensor, "candidates length"]) -> Losses:
         """Loss of every candidate in every context.

@@ -8,6 +8,7 @@ in place; a log that is a line ahead, or ends in the middle of one, is cut back 
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,40 +19,40 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from optimize.search.archive import Archive
+from optimize.search.method import Ids
 from safethink.errors import RecordError
 from safethink.evaluation.records import writing
 
 LOG = "search.jsonl"
 STATE = "search.safetensors"
+METHOD = "method."
+"""What the names of a method's tensors begin with in the file."""
 
 
 @dataclass
 class SearchState:
-    """Where a search stands.
+    """Where a search stands, beside its archive.
 
     Attributes:
         step: steps finished.
-        restart: index of the current start, from 0.
-        stale: steps since it last improved.
-        incumbent: token ids of the best prefix of this start; empty before one is scored.
+        tokens: tokens forwarded by the objective.
+        best: total cost of the best prefix of all starts.
+        improved: steps that were finished when it was found.
+        restart: index of the current start; None where the method knows no starts.
+        incumbent: the best prefix of this start; empty before one is scored.
         cost: what it costs, term by term.
-        momentum: smoothed coordinate gradient; shape (length, allowed), or empty before the first step.
-        visited: every candidate ever proposed, in order, with its total cost; infinite for one that did not survive
-            being written down and read again.
+        method: the method's own state.
     """
 
     step: int = 0
-    restart: int = 0
-    stale: int = 0
-    incumbent: tuple[int, ...] = ()
-    cost: dict[str, float] = field(default_factory=dict)
-    momentum: Tensor = field(default_factory=lambda: torch.empty(0))
-    visited: dict[tuple[int, ...], float] = field(default_factory=dict)
-
-    def ranked(self) -> list[tuple[int, ...]]:
-        """All candidates that survive, cheapest first."""
-        alive = [ids for ids, cost in self.visited.items() if cost < float("inf")]
-        return sorted(alive, key=self.visited.__getitem__)
+    tokens: int = 0
+    best: float = math.inf
+    improved: int = 0
+    restart: int | None = None
+    incumbent: Ids = ()
+    cost: dict[str, float] = field(default_factory=dict[str, float])
+    method: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Journal:
@@ -60,64 +61,61 @@ class Journal:
     Args:
         folder: where they are.
         fingerprint: identifies what is searched, and how; a journal with another one is refused.
+
+    Attributes:
+        archive: what was tried so far; the driver fills it, methods read it.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.log, self._state, self.fingerprint = folder / LOG, folder / STATE, fingerprint
+        self.archive = Archive()
         self._num_lines = 0
 
     def resume(self) -> SearchState:
-        """The state to go on from; a fresh one where there is none.
+        """The state to go on from, a fresh one where there is none; fills the archive.
 
         Raises:
             RecordError: the files belong to a search over something else.
         """
         if not self._state.exists():
-            self.log.write_text("")
+            with writing(self.log):
+                self.log.write_text("")
             return SearchState()
         with safe_open(self._state, "pt") as file:
             head = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if head["fingerprint"] != self.fingerprint:
+        if head.pop("fingerprint") != self.fingerprint:
             raise RecordError(f"{self._state}: belongs to another search; give a fresh --out")
-        lines = self.log.read_bytes().splitlines(keepends=True) if self.log.exists() else []
-        self._num_lines = head["lines"]
-        if len(lines) < self._num_lines:
-            raise RecordError(f"{self.log}: has {len(lines)} of {self._num_lines} lines; give a fresh --out")
-        os.truncate(self.log, sum(map(len, lines[: self._num_lines])))
-        ids = map(tuple, tensors["visited"].tolist())
-        return SearchState(
-            step=head["step"],
-            restart=head["restart"],
-            stale=head["stale"],
-            incumbent=tuple(head["incumbent"]),
-            cost=head["cost"],
-            momentum=tensors["momentum"],
-            visited=dict(zip(ids, tensors["visited_cost"].tolist(), strict=True)),
-        )
+        self._cut_log(head.pop("lines"))
+        rows = tensors.pop("ids").split(tensors.pop("lengths").tolist())
+        candidates: list[Ids] = [tuple(row.tolist()) for row in rows]
+        self.archive.add(candidates, tensors.pop("costs").tolist(), tensors.pop("exact").tolist())
+        head["method"] |= {name.removeprefix(METHOD): tensor for name, tensor in tensors.items()}
+        return SearchState(**head | {"incumbent": tuple(head["incumbent"])})
 
     def commit(self, state: SearchState, line: dict[str, Any]) -> None:
-        """Append `line` to the log, then put `state` in place.
+        """Append `line` to the log, then put `state` and the archive in place.
 
         Raises:
             RecordError: one of the two could not be written; the steps before stay, and the same command resumes.
         """
-        with writing(self.log), self.log.open("a") as file:
+        with writing(self.log), self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._num_lines += 1
-        head = {
-            "fingerprint": self.fingerprint,
-            "lines": self._num_lines,
-            "step": state.step,
-            "restart": state.restart,
-            "stale": state.stale,
-            "incumbent": state.incumbent,
-            "cost": state.cost,
-        }
+        kept = {name: value for name, value in state.method.items() if not isinstance(value, Tensor)}
+        head = vars(state) | {"method": kept, "fingerprint": self.fingerprint, "lines": self._num_lines}
+        candidates = list(self.archive.costs)
         tensors = {
-            "momentum": state.momentum,
-            "visited": torch.tensor(list(state.visited)),
-            "visited_cost": torch.tensor(list(state.visited.values()), dtype=torch.float64),
+            "ids": torch.tensor([token for ids in candidates for token in ids], dtype=torch.long),
+            "lengths": torch.tensor([len(ids) for ids in candidates], dtype=torch.long),
+            "costs": torch.tensor(list(self.archive.costs.values()), dtype=torch.float64),
+            "exact": torch.tensor([ids not in self.archive.estimated for ids in candidates], dtype=torch.bool),
+        }
+        # Copies: what is written may be a view, or the same tensor under two names.
+        tensors |= {
+            METHOD + name: value.detach().clone(memory_format=torch.contiguous_format)
+            for name, value in state.method.items()
+            if isinstance(value, Tensor)
         }
         partial = self._state.with_suffix(".partial")
         try:
@@ -125,3 +123,11 @@ class Journal:
         except SafetensorError as error:
             raise RecordError(f"{self._state}: {error}") from error
         os.replace(partial, self._state)
+
+    def _cut_log(self, num_lines: int) -> None:
+        """Cut the log back to the steps that count."""
+        lines = self.log.read_bytes().splitlines(keepends=True) if self.log.exists() else []
+        if len(lines) < num_lines:
+            raise RecordError(f"{self.log}: has {len(lines)} of {num_lines} lines; give a fresh --out")
+        os.truncate(self.log, sum(map(len, lines[:num_lines])))
+        self._num_lines = num_lines

@@ -61,9 +61,12 @@ class Card:
 
 
 class _SearchLine(BaseModel):
-    """What the report wants of a line of the search's log; there is no cost before a candidate survives."""
+    """What the report wants of a line of the search's log.
 
-    restart: int
+    There is no cost before a candidate survives, and no restart where the method knows no starts.
+    """
+
+    restart: int = 0
     step: int
     text: str
     cost: dict[str, float]

@@ -23,7 +23,8 @@ from optimize import objectives, splits
 from optimize.config import ContextsConfig
 from optimize.contexts import collect_search
 from optimize.objectives import Cost, Objective
-from optimize.search.gcg import gcg
+from optimize.search import methods
+from optimize.search.driver import search
 from optimize.search.journal import Journal
 from optimize.selection import Ids
 from optimize.vocabulary import Vocabulary
@@ -57,13 +58,18 @@ class Table:
     @classmethod
     def score(cls, objective: Objective, prefixes: Sequence[Ids]) -> Table:
         """Score every prefix."""
-        blocks = [objective.cost(block) for block in torch.tensor(prefixes).split(BLOCK)]
+        blocks = [objective.cost(prefixes[start : start + BLOCK]) for start in range(0, len(prefixes), BLOCK)]
         columns = ((getattr(block, name) for block in blocks) for name in ("total", "continuation", "benign", "nll"))
         return cls(objective, {ids: i for i, ids in enumerate(prefixes)}, Cost(*map(torch.cat, map(list, columns))))
 
-    def cost(self, candidates: Int[Tensor, "candidates length"]) -> Cost:
+    @property
+    def tokens(self) -> int:
+        """The objective's own."""
+        return self.objective.tokens
+
+    def cost(self, candidates: Sequence[Ids]) -> Cost:
         """Look candidates up."""
-        at = torch.tensor([self.places[tuple(ids)] for ids in candidates.tolist()])
+        at = torch.tensor([self.places[ids] for ids in candidates])
         return Cost(self.costs.total[at], self.costs.continuation[at], self.costs.benign[at], self.costs.nll[at])
 
     def coordinate_gradient(
@@ -107,8 +113,10 @@ def _search(table: Table, words: Vocabulary, init: Ids, length: int, seed: int) 
     """The least cost found after each scored prefix."""
     config = testbed.shipped_search().search.model_copy(update={"length": length})
     with TemporaryDirectory() as scratch:
-        state = gcg(table, words, config, init, Journal(Path(scratch), fingerprint="bench"), seed)
-    scored = [cost for cost in state.visited.values() if cost < float("inf")]
+        journal = Journal(Path(scratch), fingerprint="bench")
+        method = methods.build(config, table, words, init[:length], journal.archive)
+        archive = search(table, words, method, config, journal, seed)
+    scored = [cost for cost in archive.costs.values() if cost < float("inf")]
     return np.minimum.accumulate(scored).tolist()
 
 

@@ -41,7 +41,7 @@ EVALUATION = {
 SEARCH = {
     "run": RUN,
     "contexts": {"prompts": 12, "harmless_prompts": 4, "max_contexts": 4, "best_of": 4},
-    "search": {"kind": "gcg", "length": 3, "steps": 16, "candidates": 24, "top_k": 12},
+    "search": {"kind": "gcg", "init": None, "length": 3, "steps": 16, "candidates": 24, "top_k": 12},
     "selection": {"finalists": 6, "spread": 2, "contexts": 4, "samples": 1, "forced_prompts": 2},
 }
 EVALUATE = "from safethink.cli import main; main()", "evaluate"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ TASKS = [
 LIMITS = LimitsConfig(max_step_tokens=4, max_trace_tokens=12, max_answer_tokens=4)
 SECTIONS = {
     "contexts": ContextsConfig(max_contexts=4, best_of=3, target_tokens=4),
-    "search": GcgConfig(length=3, steps=5, candidates=12, top_k=8),
+    "search": GcgConfig(length=3, steps=5, candidates=12, top_k=8, init="wait, think"),
     "selection": SelectionConfig(finalists=3, spread=1, contexts=4, samples=1, forced_prompts=2),
     "limits": LIMITS,
 }
@@ -89,7 +88,7 @@ def test_the_log_has_every_step_and_no_prompt_trace_or_continuation(run_folder):
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(5))
     known = {"restart", "step", "looked_at", "dropped", "scored", "best_ids", "best_cost", "prefix_ids", "text", "cost"}
-    assert all(set(line) <= known | {"fingerprint"} for line in lines)
+    assert all(set(line) <= known | {"tokens", "fingerprint"} for line in lines)
     assert len({line["fingerprint"] for line in lines}) == 1
 
 
@@ -111,7 +110,7 @@ def test_the_same_command_again_changes_nothing(run_folder):
     ("owner", "method", "calls"),
     [
         (folder, "collect_validation", 0),
-        (learning, "gcg", 0),
+        (learning, "search", 0),
         (Arena, "try_out", 0),
         (Arena, "try_out", 3),
         (prefixes, "save", 0),
@@ -158,11 +157,16 @@ def test_a_second_guard_chooses_where_there_is_one():
     assert learn(judge=lambda prompt, trace: -0.5).selected_by == "a second guard: <lambda>"
 
 
-def test_a_length_of_its_own_cuts_the_start_with_a_note(caplog):
-    with caplog.at_level(logging.WARNING):
-        artifact = learn(length=1)
+def test_an_init_text_longer_than_the_prefix_is_refused():
+    with pytest.raises(ConfigError, match=r"search.init: 'wait, think' has \d tokens, search.length is 1; give"):
+        learn(length=1)
+
+
+def test_a_search_may_start_from_random_tokens():
+    artifact = learn(length=1, search=SECTIONS["search"].model_copy(update={"init": None}))
     assert len(artifact.token_ids[0]) == 1
-    assert "the search starts from its first 1" in caplog.text
+    assert "lift" in artifact.metrics
+    assert "recovery_gain_over_init" not in artifact.metrics
 
 
 def test_prompts_without_harmless_ones_leave_the_cost_unknown(tmp_path):

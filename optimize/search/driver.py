@@ -1,0 +1,160 @@
+"""The loop of every search: propose, sift, score, observe, write down.
+
+One step:
+    1. the method proposes candidates, with a generator that is seeded by the step alone;
+    2. what was tried before is passed over, and what is not the same ids after being written down and read again is
+       dropped, only as far down the list as is needed;
+    3. the first `candidates` of the rest are scored, and the method observes those that were scored on every context;
+    4. the journal keeps the step, so that a search killed at any moment goes on to the same result.
+
+It ends when its steps or its tokens are spent, when nothing was found for `stop_after_steps` steps, or when the method
+has nothing left to propose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from optimize.config import MethodConfig, SearchSection
+from optimize.objectives import Cost
+from optimize.search.archive import Archive
+from optimize.search.display import live
+from optimize.search.journal import Journal, SearchState
+from optimize.search.method import Alphabet, Ids, Method, Scored, Searchable
+from safethink.errors import SafeThinkError
+from safethink.seeds import stable_seed
+
+BLOCK = 128
+"""Candidates that are written down and read again at once."""
+
+
+def search(
+    objective: Searchable, vocabulary: Alphabet, method: Method, config: MethodConfig, journal: Journal, seed: int
+) -> Archive:
+    """Search until the budget is spent; a search that was killed goes on where it stopped, to the same result.
+
+    Args:
+        objective: what a prefix costs.
+        vocabulary: what it may be made of.
+        method: proposes; built on the journal's archive.
+        config: how wide, how often, how much.
+        journal: keeps every step.
+        seed: together with the kind of search and the step, seeds every draw.
+
+    Returns:
+        The journal's archive, in which something survives.
+
+    Raises:
+        SafeThinkError: nothing that was looked at survives being written down and read again; or a cost is not finite.
+        RecordError: the journal belongs to another search, or could not be written.
+    """
+    state, archive = journal.resume(), journal.archive
+    if state.step:
+        method.load_state_dict(state.method)
+    tokens_before = objective.tokens - state.tokens
+    with live(config.steps, state.step) as show:
+        while not _is_over(state, config):
+            generator = torch.Generator().manual_seed(stable_seed(config.kind, seed, state.step))
+            proposals = method.propose(generator)
+            if not proposals:
+                break
+            sifted = _sift(proposals, vocabulary, archive, config.candidates)
+            scored = _score(sifted.alive, objective, vocabulary, archive)
+            method.observe(scored)
+            state.tokens, state.method = objective.tokens - tokens_before, method.state_dict()
+            _advance(state, scored, config.shortest)
+            line = _line(state, sifted, scored, vocabulary) | {"fingerprint": journal.fingerprint}
+            journal.commit(state, line)
+            show(line)
+    if not archive.ranked(config.shortest):
+        raise SafeThinkError(
+            f"no prefix of {config.length} tokens is the same ids after being read again; {len(archive)} were tried"
+        )
+    return archive
+
+
+class _Sifted(NamedTuple):
+    """What is left of a step's proposals, and how many were looked at and dropped for that."""
+
+    alive: list[Ids]
+    looked_at: int
+    dropped: int
+
+
+def _is_over(state: SearchState, config: SearchSection) -> bool:
+    steps, tokens, patience = config.steps, config.budget_tokens, config.stop_after_steps
+    return (
+        state.step >= steps
+        or (tokens is not None and state.tokens >= tokens)
+        or (patience is not None and state.step - state.improved >= patience)
+    )
+
+
+def _sift(proposals: Sequence[Ids], vocabulary: Alphabet, archive: Archive, limit: int) -> _Sifted:
+    """The first `limit` proposals that were never tried and survive being written down and read again."""
+    untried = [ids for ids in dict.fromkeys(proposals) if ids not in archive]
+    alive: list[Ids] = []
+    looked_at = dropped = 0
+    for start in range(0, len(untried), BLOCK):
+        if len(alive) >= limit:
+            break
+        block = untried[start : start + BLOCK]
+        survives = dict(zip(block, vocabulary.survive(block), strict=True))
+        dead = [ids for ids in block if not survives[ids]]
+        archive.bury(dead)
+        alive += [ids for ids in block if survives[ids]]
+        looked_at, dropped = looked_at + len(block), dropped + len(dead)
+    return _Sifted(alive[:limit], looked_at, dropped)
+
+
+def _score(candidates: Sequence[Ids], objective: Searchable, vocabulary: Alphabet, archive: Archive) -> list[Scored]:
+    """Score candidates and note what they cost; what racing dropped early is noted, but left out of what is returned.
+
+    Raises:
+        SafeThinkError: a cost is not finite; it is named.
+    """
+    if not candidates:
+        return []
+    cost = objective.cost(candidates)
+    totals, exact = cost.total.tolist(), _exact(cost)
+    for index, total in enumerate(totals):
+        if not math.isfinite(total):
+            raise SafeThinkError(f"the prefix {vocabulary.text(candidates[index])!r} costs {cost.terms(index)}")
+    archive.add(candidates, totals, exact)
+    return [Scored(ids, totals[i], cost.terms(i)) for i, ids in enumerate(candidates) if exact[i]]
+
+
+def _exact(cost: Cost) -> list[bool]:
+    """Which candidates were scored on every context: all of them where nothing races."""
+    exact = getattr(cost, "exact", None)
+    return [True] * len(cost.total) if exact is None else exact.tolist()
+
+
+def _advance(state: SearchState, scored: Sequence[Scored], shortest: int) -> None:
+    """Finish a step: the incumbent stays unless something is cheaper, or another start began."""
+    restart = state.method.get("restart")
+    if restart != state.restart:
+        state.restart, state.incumbent, state.cost = restart, (), {}
+    state.step += 1
+    best = min((each for each in scored if len(each.ids) >= shortest), key=lambda each: each.cost, default=None)
+    if best is None:
+        return
+    if best.cost < state.best:
+        state.best, state.improved = best.cost, state.step
+    if best.cost < state.cost.get("total", math.inf):
+        state.incumbent, state.cost = best.ids, best.terms
+
+
+def _line(state: SearchState, sifted: _Sifted, scored: Sequence[Scored], vocabulary: Alphabet) -> dict[str, Any]:
+    """The log's line of a step. It never holds a prompt, a trace or a continuation, nor anything but the search's."""
+    line: dict[str, Any] = {} if state.restart is None else {"restart": state.restart}
+    line |= {"step": state.step - 1, "looked_at": sifted.looked_at, "dropped": sifted.dropped}
+    line |= {"scored": len(sifted.alive), "tokens": state.tokens}
+    if scored:
+        best = min(scored, key=lambda each: each.cost)
+        line |= {"best_ids": best.ids, "best_cost": best.terms}
+    return line | {"prefix_ids": state.incumbent, "text": vocabulary.text(state.incumbent), "cost": state.cost}
