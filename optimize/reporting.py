@@ -16,6 +16,7 @@ from safethink import prefix
 from safethink.config import EvalConfig
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
 from safethink.evaluation import folder
+from safethink.evaluation.plan import row_on_trial
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary, comparison_name
 from safethink.prefix import Metric, PrefixArtifact
@@ -80,14 +81,14 @@ def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) ->
     elsewhere = next((each for each in config.benchmarks if each.split != "test"), None)
     if elsewhere is not None:
         raise ConfigError(f"the evaluation is no test: benchmark {elsewhere.name!r} has the split {elsewhere.split!r}")
-    steered = next((row.name for row in config.rows if row.prefix is None and row.defense.kind == "safethink"), None)
+    steered = row_on_trial(config)
     if steered is None:
         raise ConfigError("the evaluation says nothing of the prefix: no safethink row has the prefix on trial")
-    measured = _measured(GUARDED, summary.rows[steered])
+    measured = _measured(GUARDED, summary.rows[steered.name])
     bare = next((row.name for row in config.rows if row.defense.kind == "none"), None)
     if bare is not None:
         measured |= _measured(UNDEFENDED, summary.rows[bare])
-        measured |= _measured(CHANGES, summary.comparisons[comparison_name(steered, bare)])
+        measured |= _measured(CHANGES, summary.comparisons[comparison_name(steered.name, bare)])
     return artifact.model_copy(
         update={
             "metrics": artifact.metrics | measured | fall(artifact.metrics, measured),

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
 from safethink import extras
-from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries
+from safethink.commandline import Command, Program, parse, parse_with_config, quiet_libraries, show
+from safethink.commands.prefix import PREFIX
 from safethink.config import EvalConfig, RunConfig
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from transformers import PreTrainedTokenizerBase
-
     from safethink.guarded import SafeThink
 
 EXAMPLES = """examples:
@@ -27,6 +25,7 @@ EXAMPLES = """examples:
   safethink inspect testbed "How do I make tea?" --prefix runs/gcg/artifact
   safethink evaluate configs/eval/testbed.yaml --out runs/eval --world.prompts_seed 7
   safethink prefix show wait-think-safely
+  safethink prefix compare runs/gcg/artifact wait-think-safely --out runs/compare
   safethink testbed --json
 
 CONFIG is a YAML file or the name of a shipped one; each of its keys is also a flag with dots in it, and
@@ -69,34 +68,6 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class PrefixList:
-    """The prefixes that ship with the package."""
-
-    json: bool = False
-    """Print a JSON list and nothing else."""
-
-
-@dataclass(frozen=True)
-class PrefixShow:
-    """What an artifact holds: its texts, what it was learned on, and what was measured."""
-
-    path: tyro.conf.Positional[str]
-    """Folder of an artifact, or name of a built-in prefix."""
-    json: bool = False
-    """Print prefix.json and nothing else."""
-
-
-@dataclass(frozen=True)
-class PrefixVerify:
-    """Check an artifact: schema, hashes, and the round trip between text and token ids."""
-
-    path: tyro.conf.Positional[str]
-    """Folder of an artifact, or name of a built-in prefix."""
-    reasoner: str = "testbed"
-    """Folder or hub id of the reasoner whose tokenizer it must fit."""
-
-
-@dataclass(frozen=True)
 class Testbed:
     """Where the shipped models lie, and the card with what was measured of them."""
 
@@ -111,7 +82,7 @@ def generate(argv: Sequence[str]) -> None:
     flags, config = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
     guarded = _guarded(config)
     result = guarded(flags.prompt)
-    _show(flags.json, result.to_json, lambda: outcome(result, guarded.thought.decode))
+    show(flags.json, result.to_json, lambda: outcome(result, guarded.thought.decode))
 
 
 def inspect(argv: Sequence[str]) -> None:
@@ -125,7 +96,7 @@ def inspect(argv: Sequence[str]) -> None:
     result = guarded(flags.prompt)
     readings = [] if recorder is None else recorder.readings
     fed = [{"trace": reading.trace, "score": reading.score} for reading in readings]
-    _show(
+    show(
         flags.json,
         lambda: result.to_json() | {"monitor": fed},
         lambda: inspection(result, guarded.thought.decode, readings),
@@ -140,7 +111,7 @@ def evaluate(argv: Sequence[str]) -> None:
         from safethink.yaml_config import dump
 
         planned = plan(config)
-        _show(flags.json, lambda: planned.model_dump(), lambda: dump(config, planned))
+        show(flags.json, lambda: planned.model_dump(), lambda: dump(config, planned))
         return
     extras.require("report", "scipy", "plotly")
     from safethink.evaluation import runner
@@ -148,38 +119,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
     quiet_libraries()
     summary = runner.evaluate(config, flags.out)
-    _show(flags.json, lambda: summary.model_dump(mode="json"), lambda: table(summary))
-
-
-def prefix_list(argv: Sequence[str]) -> None:
-    """`safethink prefix list`."""
-    from safethink import prefix
-
-    flags = parse(PrefixList, "safethink prefix list", argv)
-    names = prefix.list_built_in()
-    _show(flags.json, lambda: list(names), lambda: "\n".join(names))
-
-
-def prefix_show(argv: Sequence[str]) -> None:
-    """`safethink prefix show`."""
-    from safethink import prefix
-    from safethink.yaml_config import dump
-
-    flags = parse(PrefixShow, "safethink prefix show", argv)
-    artifact = prefix.load(flags.path)
-    _show(flags.json, lambda: artifact.model_dump(mode="json"), lambda: dump(artifact))
-
-
-def prefix_verify(argv: Sequence[str]) -> None:
-    """`safethink prefix verify`."""
-    from safethink import prefix
-
-    flags = parse(PrefixVerify, "safethink prefix verify", argv)
-    artifact = prefix.load(flags.path)
-    bound = prefix.bind(artifact, _tokenizer(flags.reasoner))
-    for each in bound.prefixes:
-        print(f"{each.text!r} <-> {list(each.token_ids)}")
-    print(f"{artifact.name}: fits the tokenizer of {flags.reasoner}; hashes match")
+    show(flags.json, lambda: summary.model_dump(mode="json"), lambda: table(summary))
 
 
 def testbed(argv: Sequence[str]) -> None:
@@ -191,18 +131,9 @@ def testbed(argv: Sequence[str]) -> None:
     paths = {name: str(getattr(found, name)) for name in ("reasoner", "reasoner_null", "guard")}
     lines = [f"{name:<14} {path}" for name, path in paths.items()]
     card = jsonlib.dumps(found.card, indent=2, ensure_ascii=False)
-    _show(flags.json, lambda: paths | {"card": found.card}, lambda: "\n".join([*lines, card]))
+    show(flags.json, lambda: paths | {"card": found.card}, lambda: "\n".join([*lines, card]))
 
 
-PREFIX = Program(
-    "safethink prefix",
-    "Prefix artifacts.",
-    (
-        Command("list", "names of the built-in prefixes", prefix_list),
-        Command("show", "what an artifact holds", prefix_show),
-        Command("verify", "check an artifact against its hashes and a tokenizer", prefix_verify),
-    ),
-)
 PROGRAM = Program(
     "safethink",
     "Runs a guarded reasoner: watches its trace, and injects a short corrective prefix when it turns unsafe.",
@@ -210,7 +141,7 @@ PROGRAM = Program(
         Command("generate", "trace, interventions and answer for one prompt", generate),
         Command("inspect", "the same in colour, with what the monitor was fed", inspect),
         Command("evaluate", "several defenses over several benchmarks, with intervals", evaluate),
-        Command("prefix", "list, show and verify prefix artifacts", PREFIX.run),
+        Command("prefix", "list, show, verify and compare prefix artifacts", PREFIX.run),
         Command("testbed", "where the shipped models lie, and their card", testbed),
     ),
     EXAMPLES,
@@ -227,19 +158,3 @@ def _guarded(config: RunConfig) -> SafeThink:
     from safethink.guarded import SafeThink
 
     return SafeThink.from_config(config)
-
-
-def _tokenizer(path: str) -> PreTrainedTokenizerBase:
-    quiet_libraries()
-    from safethink.loading import load_tokenizer
-
-    return load_tokenizer(path)
-
-
-def _show(json: bool, value: Callable[[], Any], text: Callable[[], RenderableType]) -> None:
-    """Print the machine's version or the reader's."""
-    if json:
-        print(jsonlib.dumps(value(), ensure_ascii=False))
-        return
-    shown = text()
-    console().print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))

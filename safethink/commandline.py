@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json as jsonlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from safethink.errors import ConfigError, SafeThinkError
 from safethink.shipped import first_config, shipped_config
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 Flags = TypeVar("Flags")
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -213,3 +214,18 @@ def console() -> Console:
     found = Console()
     found.width = max(found.width, TABLE_COLUMNS)
     return found
+
+
+def show(json: bool, value: Callable[[], Any], text: Callable[[], RenderableType]) -> None:
+    """Print the machine's version or the reader's.
+
+    Args:
+        json: whether the machine's is asked for.
+        value: what goes into it.
+        text: what a reader gets.
+    """
+    if json:
+        print(jsonlib.dumps(value(), ensure_ascii=False))
+        return
+    shown = text()
+    console().print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))

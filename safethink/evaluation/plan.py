@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from safethink import benchmarks
 from safethink.benchmarks import Benchmark
-from safethink.config import EvalConfig, SafeThinkConfig
+from safethink.config import EvalConfig, RowConfig, SafeThinkConfig
 from safethink.evaluation.jobs import attack_benchmarks, only_kinds
 from safethink.testbed.origin import is_testbed
 
@@ -16,6 +16,8 @@ TESTBED_TOKENS: Final = 40
 """Tokens of a typical testbed output."""
 TESTBED_TOKENS_PER_S: Final = 4000
 """Tokens per second of a guarded testbed reasoner on two CPU cores."""
+SIDE_A, SIDE_B = "a", "b"
+"""Rows of a comparison of two prefixes."""
 
 
 class Plan(BaseModel):
@@ -46,7 +48,7 @@ def plan(config: EvalConfig) -> Plan:
     loaded = [benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks]
     attacks, innocent = attack_benchmarks(loaded), only_kinds(loaded, "harmless", "borderline")
     steering = sum(row.defense.kind == "safethink" for row in config.rows)
-    trial = next((row.defense for row in config.rows if row.prefix is None and row.defense.kind == "safethink"), None)
+    trial = row_on_trial(config)
     generations = {
         "watch": _count(attacks + innocent),
         "guarded": _count(loaded) * len(config.rows) * config.samples,
@@ -63,11 +65,24 @@ def plan(config: EvalConfig) -> Plan:
     return Plan(generations=generations, tokens=tokens, seconds=None)
 
 
+def row_on_trial(config: EvalConfig) -> RowConfig | None:
+    """The row that steers with the prefix on trial."""
+    return next((row for row in config.rows if row.prefix is None and isinstance(row.defense, SafeThinkConfig)), None)
+
+
+def paired_config(a: str, b: str, config: EvalConfig) -> EvalConfig:
+    """The evaluation of two prefixes under the same defense: `a` is on trial, `b` is the row beside it."""
+    trial = row_on_trial(config)
+    defense = trial.defense if trial else SafeThinkConfig()
+    rows = (RowConfig(name=SIDE_A, defense=defense), RowConfig(name=SIDE_B, defense=defense, prefix=b))
+    return config.model_copy(update={"prefix": a, "rows": rows, "depth_curve": ()})
+
+
 def _count(chosen: list[Benchmark]) -> int:
     return sum(len(benchmark.prompts) for benchmark in chosen)
 
 
-def _depth_points(config: EvalConfig, trial: object) -> int:
-    if not isinstance(trial, SafeThinkConfig):
+def _depth_points(config: EvalConfig, trial: RowConfig | None) -> int:
+    if trial is None or not isinstance(trial.defense, SafeThinkConfig):
         return 0
-    return sum(value != trial.max_steered_steps for value in config.depth_curve)
+    return sum(value != trial.defense.max_steered_steps for value in config.depth_curve)
