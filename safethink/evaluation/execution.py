@@ -201,5 +201,11 @@ def spans(verdict: Verdict, thought: Thought) -> tuple[Span, ...]:
 def _unrunnable(job: Job, reason: str) -> Record:
     """The record of a prompt that is empty or too long: invalid, and wrong where an answer was due."""
     correct = None if job.prompt.reference is None else False
-    injected = {"injected": job.injected, "transferred": job.transferred}
-    return Record(**job.key._asdict(), outcome="invalid", correct=correct, **injected, note=reason)
+    return Record(
+        **job.key._asdict(),
+        outcome="invalid",
+        correct=correct,
+        injected=job.injected,
+        transferred=job.transferred,
+        note=reason,
+    )

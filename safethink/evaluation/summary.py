@@ -15,6 +15,7 @@ from safethink.evaluation.places import Contexts
 from safethink.evaluation.predicted import Forecast
 from safethink.evaluation.rows import TableRow
 from safethink.evaluation.statistics import Estimate, mean, paired_difference, rate
+from safethink.prompts import Prompt
 
 Cells = dict[str, Estimate | None]
 
