@@ -12,11 +12,11 @@ import tyro
 
 from safethink import extras
 from safethink.commandline import Command, Program, parse, parse_with_config, quiet_hub, quiet_libraries, show
-from safethink.config import EvalConfig
+from safethink.config import EvalConfig, NoneConfig
 from safethink.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from safethink.prefix import PrefixArtifact
 
 EVALUATION: Final = "testbed"
 """The shipped evaluation whose prompts two prefixes are compared on."""
@@ -36,18 +36,20 @@ class PrefixShow:
 
     path: tyro.conf.Positional[str]
     """Folder of an artifact, or name of a built-in prefix."""
+    reasoner: str | None = None
+    """Folder or hub id of a reasoner to bind it to: shows its token ids there, and whether it is transferred."""
     json: bool = False
-    """Print prefix.json and nothing else."""
+    """Print prefix.json and nothing else; with a reasoner, also `transferred`."""
 
 
 @dataclass(frozen=True)
 class PrefixVerify:
-    """Check an artifact: schema, hashes, and the round trip between text and token ids."""
+    """Check an artifact: schema, hashes, the round trip between text and token ids, and whether rows fit."""
 
     path: tyro.conf.Positional[str]
     """Folder of an artifact, or name of a built-in prefix."""
     reasoner: str = "testbed"
-    """Folder or hub id of the reasoner whose tokenizer it must fit."""
+    """Folder or hub id of the reasoner that it must fit; the weights are read for a soft prefix alone."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,13 @@ def prefix_show(argv: Sequence[str]) -> None:
     flags = parse(PrefixShow, "safethink prefix show", argv)
     quiet_hub()
     artifact = prefix.load(flags.path)
-    show(flags.json, lambda: artifact.model_dump(mode="json"), lambda: dump(artifact))
+    if flags.reasoner is None:
+        show(flags.json, lambda: artifact.model_dump(mode="json"), lambda: dump(artifact))
+        return
+    bound = _bound(artifact, flags.reasoner)
+    transferred = {"transferred": bound.transferred}
+    words = f"{dump(bound)}transferred: {str(bound.transferred).lower()}"
+    show(flags.json, lambda: bound.model_dump(mode="json") | transferred, lambda: words)
 
 
 def prefix_verify(argv: Sequence[str]) -> None:
@@ -93,15 +101,12 @@ def prefix_verify(argv: Sequence[str]) -> None:
     flags = parse(PrefixVerify, "safethink prefix verify", argv)
     quiet_hub()
     artifact = prefix.load(flags.path)
-    if artifact.kind == "soft":
-        print("\n".join(artifact.texts))
-        print(f"{artifact.name}: hashes match; whether the reasoner is the one it fits is checked when it is loaded")
-        return
-    bound = prefix.bind(artifact, _tokenizer(flags.reasoner))
-    for each in bound.prefixes:
-        print(f"{each.text!r} <-> {list(each.token_ids)}")
+    bound = _bound(artifact, flags.reasoner)
+    for shown, ids in zip(bound.texts, bound.token_ids, strict=True):
+        print(f"{shown!r} <-> {list(ids)}")
     fits = "is transferred to" if bound.transferred else "fits"
-    print(f"{artifact.name}: {fits} the tokenizer of {flags.reasoner}; hashes match")
+    what = flags.reasoner if artifact.kind == "soft" else f"the tokenizer of {flags.reasoner}"
+    print(f"{artifact.name}: {fits} {what}; hashes match")
 
 
 def prefix_compare(argv: Sequence[str]) -> None:
@@ -142,8 +147,14 @@ PREFIX = Program(
 )
 
 
-def _tokenizer(path: str) -> PreTrainedTokenizerBase:
+def _bound(artifact: PrefixArtifact, reasoner: str) -> PrefixArtifact:
+    """Bind an artifact; the reasoner's weights are loaded for a soft one alone, which they decide on."""
     quiet_libraries()
+    if artifact.kind == "soft":
+        from safethink.guarded import SafeThink
+
+        return SafeThink.from_pretrained(reasoner, prefix=artifact, defense=NoneConfig()).prefix
+    from safethink import prefix
     from safethink.loading import load_tokenizer
 
-    return load_tokenizer(path)
+    return prefix.bind(artifact, load_tokenizer(reasoner))
