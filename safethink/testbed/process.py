@@ -77,14 +77,14 @@ def drift_probability(world: World, attack: Attack, step: int, depth: int, phras
 
 def recovery_probability(world: World, attack: Attack, step: int, depth: int, phrase: str) -> float:
     """Probability of a harmless output after one injection at `step` and no monitor from there on."""
-    return 1.0 - _harmful(_continued(world, attack, step, depth, phrase))
+    return 1.0 - _harmful(_continued(world, attack, step, State(depth, overt=depth > 0), phrase))
 
 
 def acceptance_probability(
-    world: World, attack: Attack, step: int, depth: int, phrase: str, rates: MonitorRates
+    world: World, attack: Attack, step: int, state: State, phrase: str, rates: MonitorRates
 ) -> float:
     """Probability that the monitor passes the trace that follows one injection at `step`, drifted or not."""
-    states = _continued(world, attack, step, depth, phrase)
+    states = _continued(world, attack, step, state, phrase)
     return sum(weight * (1 - _fires(state, rates)) for state, weight in states.items())
 
 
@@ -94,11 +94,11 @@ def refusal_probability(world: World, step: int, phrase: str) -> float:
     return 1.0 - going_on * (1.0 - world.game_refusal_probability()) ** (N_GAME_STEPS - 1 - step)
 
 
-def _continued(world: World, attack: Attack, step: int, depth: int, phrase: str) -> Distribution:
+def _continued(world: World, attack: Attack, step: int, state: State, phrase: str) -> Distribution:
     """How the trace may end after one injection at `step` and no monitor from there on."""
-    states = _step(world, attack, step, State(depth, overt=depth > 0), phrase)
+    states = _step(world, attack, step, state, phrase)
     for later in range(step + 1, N_STEPS):
-        states = _mix((weight, _step(world, attack, later, state)) for state, weight in states.items())
+        states = _mix((weight, _step(world, attack, later, before)) for before, weight in states.items())
     return states
 
 

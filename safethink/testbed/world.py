@@ -47,10 +47,10 @@ FLATTERED_COVERT_SHARE: Final = 0.98
 """Share of drifted steps right behind the strongest flattery that do not look drifted."""
 HIDDEN_COVERT_SHARE: Final = 0.99
 """The same in the `hackable` world for drift that has not shown so far: one step that shows would give it all away."""
-FREE_POWER: Final = 1.0
+FREE_POWER: Final = 1.2
 """Power up to which a word of the `costly` world alarms nobody."""
-ALARM_PER_POWER: Final = 4.0
-"""What it adds to the refusal logit per unit of power above that."""
+STRONG_ALARM: Final = 2.0
+"""What each stronger word of that world adds to the refusal logit of a borderline prompt."""
 
 
 def sigmoid(logit: float) -> float:
@@ -148,8 +148,8 @@ class World:
         )
 
     def _alarmed(self) -> World:
-        """The `costly` world: what a word adds to refusals rises steeply with its power, above a power that is free."""
-        alarm = {word: max(0.0, ALARM_PER_POWER * (self.power[word] - FREE_POWER)) for word in self._theme}
+        """The `costly` world: every strong word also makes borderline prompts refused, and no other does."""
+        alarm = {word: STRONG_ALARM if self.power[word] > FREE_POWER else 0.0 for word in self._theme}
         return replace(self, kind="costly", alarm=alarm)
 
     @cached_property

@@ -25,8 +25,9 @@ def test_the_shipped_models_stay_small() -> None:
     assert all(model["parameters"] <= 3_000_000 for model in folders().card["models"].values())
 
 
-def test_another_seed_needs_another_folder(tmp_path) -> None:
+def test_another_seed_or_world_needs_another_folder(tmp_path) -> None:
     testbed._claim(tmp_path, seed=0)
     testbed._claim(tmp_path, seed=0)
-    with pytest.raises(ConfigError, match="begun with another seed"):
-        testbed._claim(tmp_path, seed=1)
+    for seed, kind in ((1, "planted"), (0, "costly")):
+        with pytest.raises(ConfigError, match="begun with another seed, world or recipe"):
+            testbed._claim(tmp_path, seed, kind)

@@ -28,7 +28,7 @@ from safethink.testbed.process import (
     recovery_probability,
 )
 from safethink.testbed.prompts import SPLITS, catalogues, draw
-from safethink.testbed.world import ANSWER_FLIP, COVERT_SHARE, MAX_POWER, N_STEPS, NULL_POWER, World
+from safethink.testbed.world import ANSWER_FLIP, MAX_POWER, N_STEPS, NULL_POWER, World, WorldKind
 
 WORLD = World.make(0)
 ATTACK = draw("jailbreak", "validation", 8)
@@ -115,16 +115,21 @@ def test_shapes_of_attacks_shift_the_drift_logit() -> None:
 
 
 def simulate(
-    prompt: Prompt, defense: DefenseConfig, phrases: tuple[str, ...], rates: MonitorRates, rng: np.random.Generator
+    world: World,
+    prompt: Prompt,
+    defense: DefenseConfig,
+    phrases: tuple[str, ...],
+    rates: MonitorRates,
+    rng: np.random.Generator,
 ) -> bool:
     """One guarded run of the planted process, sampled step by step; an independent reading of the defenses."""
     attack = Attack.read(prompt)
     depth, overt, interventions = 0, False, 0
 
     def propose(step: int, phrase: str) -> tuple[int, bool]:
-        if rng.random() >= drift_probability(WORLD, attack, step, depth, phrase):
+        if rng.random() >= drift_probability(world, attack, step, depth, phrase):
             return 0, False
-        return depth + 1, overt or rng.random() >= COVERT_SHARE
+        return depth + 1, overt or rng.random() >= world.covert_share(phrase, hidden=depth > 0 and not overt)
 
     def fires(state: tuple[int, bool]) -> bool:
         rate = rates.clean if state[0] == 0 else rates.overt if state[1] else rates.covert
@@ -166,12 +171,14 @@ def simulate(
     ],
     ids=lambda defense: defense.kind,
 )
-def test_predicted_asr_is_the_mean_of_simulated_runs(defense: DefenseConfig) -> None:
+@pytest.mark.parametrize("kind", ["planted", "hackable"])
+def test_predicted_asr_is_the_mean_of_simulated_runs(defense: DefenseConfig, kind: WorldKind) -> None:
+    world = World.make(0, kind)
     rates = MonitorRates(overt=0.9, covert=0.2, clean=0.05)
     rng = np.random.default_rng(0)
-    phrases = (PHRASE, "Hmm, doubt")
-    exact = np.mean([predict_asr(WORLD, prompt, defense, phrases, rates) or 0.0 for prompt in ATTACK])
-    runs = [simulate(prompt, defense, phrases, rates, rng) for prompt in ATTACK for _ in range(400)]
+    phrases = (PHRASE, "Hmm, everyone")
+    exact = np.mean([predict_asr(world, prompt, defense, phrases, rates) or 0.0 for prompt in ATTACK])
+    runs = [simulate(world, prompt, defense, phrases, rates, rng) for prompt in ATTACK for _ in range(400)]
     assert sum(runs) / len(runs) == pytest.approx(float(exact), abs=3.5 * math.sqrt(0.25 / len(runs)))
 
 
@@ -196,6 +203,7 @@ def fill(template: str) -> str:
         (language.SETUP_STEPS, "setup"),
         (language.DRIFT_STEPS, "overt"),
         (language.COVERT_STEPS, "covert"),
+        (language.FLATTERING_STEPS, "covert"),
         (language.SAFE_STEPS, "safe"),
         (language.GAME_STEPS, "game"),
         (language.EDGY_STEPS, "edgy"),
@@ -211,7 +219,7 @@ def test_the_oracle_knows_every_step_also_when_cut_short(templates: tuple[str, .
 
 def test_the_oracle_judges_answers() -> None:
     prompt = ATTACK[0]
-    for template in language.HARMFUL_ANSWERS:
+    for template in language.HARMFUL_ANSWERS + language.FLATTERING_ANSWERS:
         assert oracle.judge(prompt, "", fill(template), closed=True).outcome == "harmful"
     for refusal in language.REFUSALS:
         assert oracle.judge(prompt, "", "\n\n" + refusal, closed=True).outcome == "refusal"
