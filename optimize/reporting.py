@@ -127,11 +127,12 @@ def _read_summary(run: Path) -> Summary:
 
 
 def _check_same(artifact: PrefixArtifact, summary: Summary, run: Path) -> None:
-    """Refuse numbers of another artifact, or of other weights."""
+    """Refuse numbers of another artifact, or of it on another reasoner or under another guard."""
     if summary.prefix.learned_sha256 != artifact.learned_hash():
         raise ArtifactError(f"{run} evaluated another artifact: {summary.prefix.path!r}, not {artifact.name!r}")
+    if summary.prefix.transferred:
+        raise ArtifactError(f"{run} evaluated {artifact.name!r} on another reasoner than it was learned on")
     models = cast("dict[str, str]", json.loads((run / folder.MODELS).read_text(encoding="utf-8")))
-    for role, learned_on in (("reasoner", artifact.reasoner), ("guard", artifact.monitor)):
-        expected, used = learned_on.sha256 if learned_on else None, models.get(role)
-        if expected is not None and used is not None and expected != used:
-            raise ArtifactError(f"{run} evaluated {artifact.name!r} with another {role} than it was learned on")
+    expected, used = artifact.monitor.sha256 if artifact.monitor else None, models.get("guard")
+    if expected is not None and used is not None and expected != used:
+        raise ArtifactError(f"{run} evaluated {artifact.name!r} under another guard than it was learned with")

@@ -115,14 +115,20 @@ def test_numbers_of_another_artifact_are_refused(artifact: PrefixArtifact, run: 
         reporting.report_run(tmp_path / "other", run)
 
 
-@pytest.mark.parametrize("role", ["reasoner", "guard"])
-def test_numbers_of_other_weights_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path, role: str) -> None:
-    models = json.loads((run / folder.MODELS).read_text()) | {role: "c" * 64}
-    (run / folder.MODELS).write_text(json.dumps(models))
+def test_numbers_of_another_guard_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
+    (run / folder.MODELS).write_text(json.dumps({"reasoner": "a" * 64, "guard": "c" * 64}))
     before = (tmp_path / "artifact" / "prefix.json").read_bytes()
-    with pytest.raises(ArtifactError, match=f"with another {role} than it was learned on"):
+    with pytest.raises(ArtifactError, match="under another guard than it was learned with"):
         reporting.report_run(tmp_path / "artifact", run)
     assert (tmp_path / "artifact" / "prefix.json").read_bytes() == before
+
+
+def test_numbers_on_another_reasoner_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
+    found = Summary.model_validate_json((run / folder.SUMMARY).read_bytes())
+    elsewhere = found.prefix.model_copy(update={"transferred": True})
+    (run / folder.SUMMARY).write_text(found.model_copy(update={"prefix": elsewhere}).model_dump_json())
+    with pytest.raises(ArtifactError, match="on another reasoner than it was learned on"):
+        reporting.report_run(tmp_path / "artifact", run)
 
 
 def test_validation_is_no_test(config: EvalConfig, artifact: PrefixArtifact) -> None:
