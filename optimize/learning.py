@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from optimize import metrics, objectives
+from optimize import metrics
 from optimize.card import card
 from optimize.config import MethodConfig, SearchConfig
 from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
+from optimize.finding import ROUNDS, find
 from optimize.portfolio import greedy
-from optimize.search import methods
-from optimize.search.driver import search
-from optimize.search.journal import LOG, Journal
+from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
 from optimize.selection import Arena, best, on_trial, run_trials
 from optimize.setup import Setup
-from optimize.vocabulary import Vocabulary, allowed_ids, tails
 from safethink import prefix as prefixes
 from safethink import yaml_config
 from safethink.errors import ConfigError
@@ -51,12 +49,8 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     # Where does the monitor fire, and what would have been safe there?
     manifest, searched, validation = _contexts(config, setup, out)
     # Which prefixes make that likely?
-    vocabulary = _vocabulary(guarded, searched)
-    journal = Journal(out, _fingerprint(config, searched, start))
-    objective = objectives.build(guarded.model, guarded.thought, searched, config.objective)
-    method = methods.build(config.search, objective, vocabulary, start, journal.archive)
-    archive = search(objective, vocabulary, method, config.search, journal, config.seed)
-    candidates = on_trial(archive.ranked(config.search.shortest), config.selection)
+    found = find(config, setup, searched, start, out)
+    candidates = on_trial(found.candidates, config.selection)
     # Which of them works?
     arena = Arena.build(guarded, setup.chooser, validation, config.selection, setup.source.threshold)
     known = [NOTHING] if init is None else [NOTHING, init.token_ids]
@@ -68,18 +62,18 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     measured = metrics.of_trial(arena, trials[chosen], nothing, first[0] if first else None, config.seed)
     measured |= metrics.of_portfolio(arena, members, config.seed)
     recoveries = [arena.recovery(trial).value for trial in trials]
-    measured |= metrics.rank_correlation([archive.costs[ids] for ids in candidates], recoveries)
-    measured |= metrics.of_search(searched, journal.log)
+    measured |= metrics.rank_correlation([found.costs[ids] for ids in candidates], recoveries)
+    measured |= metrics.of_search(found.contexts, found.log)
     measured |= metrics.of_overlaps(manifest)
-    learned = [Prefix(text=vocabulary.text(each.prefix_ids), token_ids=each.prefix_ids) for each in members]
+    learned = [Prefix(text=found.text(each.prefix_ids), token_ids=each.prefix_ids) for each in members]
     artifact = _artifact(config, setup, learned).model_copy(
         update={
-            "data_fingerprint": json_hash([searched.fingerprint, validation.fingerprint]),
+            "data_fingerprint": json_hash([found.contexts.fingerprint, validation.fingerprint]),
             "selected_by": setup.chooser.name if config.selection.by == "judge" else "the monitor itself",
             "metrics": measured,
         }
     )
-    return prefixes.save(artifact, out / ARTIFACT, journal.log, card(artifact))
+    return prefixes.save(artifact, out / ARTIFACT, found.log, card(artifact))
 
 
 def _claim(out: Path, config: SearchConfig) -> None:
@@ -88,7 +82,7 @@ def _claim(out: Path, config: SearchConfig) -> None:
     text = yaml_config.dump(config)
     path = out / CONFIG
     # A run that stopped before it had any contexts, at a misspelt path for instance, has no claim to the folder.
-    begun = ((out / CONTEXTS).exists() or (out / LOG).exists()) and path.exists()
+    begun = ((out / CONTEXTS).exists() or (out / LOG).exists() or (out / ROUNDS).exists()) and path.exists()
     if begun and path.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{path}: the run was begun with another configuration; give a fresh --out")
     write_text(path, text)
@@ -125,17 +119,3 @@ def _init(guarded: SafeThink, config: MethodConfig) -> Prefix | None:
         return None
     built_in = config.init in prefixes.list_built_in()
     return guarded.bind(config.init if built_in else prefixes.LITERAL + config.init).prefixes[0]
-
-
-def _vocabulary(guarded: SafeThink, contexts: ContextSet) -> Vocabulary:
-    thought = guarded.thought.config
-    banned = (thought.open_tag, thought.close_tag, thought.step_delimiter)
-    allowed = allowed_ids(guarded.tokenizer, guarded.model, banned)
-    endings = tails(guarded.tokenizer, [context.ids for context in contexts.unsafe + contexts.harmless])
-    return Vocabulary(guarded.tokenizer, allowed, endings, banned, thought.prefix_separator)
-
-
-def _fingerprint(config: SearchConfig, contexts: ContextSet, start: Ids) -> str:
-    """What decides the course of a search."""
-    parts = config.objective.model_dump(mode="json"), config.search.model_dump(mode="json"), config.seed
-    return json_hash([contexts.fingerprint, start, *parts])

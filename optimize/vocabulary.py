@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from optimize.contexts import ContextSet
 from safethink.engines.hf import eos_ids
+from safethink.guarded import SafeThink
 
 TAIL_TOKENS = 8
 """How much of a context is put before a prefix when it is read again; merges do not reach further."""
@@ -49,6 +51,15 @@ class Vocabulary:
         self._separator = separator
         self._tail_ids = self._encode(self.tails)
         (self._separator_ids,) = self._encode([separator])
+
+    @classmethod
+    def of(cls, guarded: SafeThink, contexts: ContextSet) -> Vocabulary:
+        """What prefixes for a reasoner may be made of, to stand behind the contexts."""
+        thought = guarded.thought.config
+        banned = (thought.open_tag, thought.close_tag, thought.step_delimiter)
+        allowed = allowed_ids(guarded.tokenizer, guarded.model, banned)
+        endings = tails(guarded.tokenizer, [context.ids for context in contexts.unsafe + contexts.harmless])
+        return cls(guarded.tokenizer, allowed, endings, banned, thought.prefix_separator)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a prefix."""

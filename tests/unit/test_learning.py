@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import optimize
-from optimize import learning, setup
+from optimize import finding, setup
 from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionConfig
 from optimize.contexts import folder
 from optimize.selection import Arena
@@ -110,7 +110,8 @@ def test_the_same_command_again_changes_nothing(run_folder):
     ("owner", "method", "calls"),
     [
         (folder, "collect_validation", 0),
-        (learning, "search", 0),
+        (finding, "search", 0),
+        (finding, "_measure", 0),
         (Arena, "try_out", 0),
         (Arena, "try_out", 3),
         (prefixes, "save", 0),
@@ -142,6 +143,51 @@ def test_a_folder_begun_with_other_settings_prompts_or_weights_is_refused(run_fo
     monkeypatch.setattr(setup, "model_hash", lambda model: "retrained")
     with pytest.raises(ConfigError, match="other weights"):
         learn(run_folder)
+
+
+ON_POLICY = ContextsConfig(max_contexts=4, best_of=3, target_tokens=4, refresh_every_steps=2)
+
+
+@pytest.fixture(scope="module")
+def rounds_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rounds")
+    learn(folder, contexts=ON_POLICY)
+    return folder
+
+
+def test_contexts_on_policy_change_with_every_round(rounds_folder):
+    measured = [json.loads((rounds_folder / "rounds" / str(n) / "measured.json").read_text()) for n in range(3)]
+    assert [each["round"] for each in measured] == [0, 1, 2]
+    assert len({each["contexts"] for each in measured}) == 3
+    assert all(0 <= one["solved_by_monitor"] <= 1 for each in measured for one in each["candidates"])
+    lines = [json.loads(line) for line in (rounds_folder / "artifact" / "search.jsonl").read_text().splitlines()]
+    assert [(line["round"], line["step"]) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_run_killed_between_rounds_continues_to_the_same_result(rounds_folder, tmp_path, monkeypatch, calls):
+    original, left = finding.refresh, calls
+
+    def mortal(*args):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finding, "refresh", mortal)
+        with pytest.raises(Killed):
+            learn(tmp_path, contexts=ON_POLICY)
+    learn(tmp_path, contexts=ON_POLICY)
+    assert contents(tmp_path) == contents(rounds_folder)
+
+
+def test_a_portfolio_has_a_prefix_for_every_try(tmp_path):
+    selection = SECTIONS["selection"].model_copy(update={"portfolio": 2, "samples": 2})
+    artifact = learn(tmp_path, selection=selection)
+    assert len(artifact.prefixes) == 2
+    assert {"portfolio_recovery", "portfolio_gain"} <= set(artifact.metrics)
 
 
 def test_without_a_folder_the_artifact_is_returned_all_the_same(run_folder):

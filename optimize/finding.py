@@ -1,0 +1,165 @@
+"""Finds candidates for a prefix: a search over contexts, in rounds where the contexts are to stay on policy.
+
+A round searches over fixed contexts. Between two rounds the contexts are refreshed with the best prefix so far, and the
+next round starts from it. Every round says how well its training loss ranks what really happens: a few candidates from
+all over its archive are injected at its own contexts, and the monitor counts what it passes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimize import objectives
+from optimize.config import MethodConfig, SearchConfig
+from optimize.contexts import ContextSet
+from optimize.contexts.refresh import refresh, solved
+from optimize.metrics import rank_correlation
+from optimize.search import methods
+from optimize.search.archive import Archive
+from optimize.search.driver import search
+from optimize.search.journal import LOG, Journal
+from optimize.search.method import Ids
+from optimize.setup import Setup
+from optimize.vocabulary import Vocabulary
+from safethink.evaluation.records import write_text
+from safethink.fingerprints import json_hash
+from safethink.progress import progress
+
+ROUNDS, CONTEXTS, MEASURED = "rounds", "contexts.json", "measured.json"
+NUM_MEASURED = 8
+"""Candidates of a round that are measured to see what its loss is worth as a guide."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        candidates: all prefixes that survive, cheapest first.
+        costs: what each of them costs.
+        contexts: what was searched on last.
+        log: every step.
+        text: writes a candidate down.
+    """
+
+    candidates: Sequence[Ids]
+    costs: dict[Ids, float]
+    contexts: ContextSet
+    log: Path
+    text: Callable[[Sequence[int]], str]
+
+
+def find(config: SearchConfig, setup: Setup, contexts: ContextSet, start: Ids, out: Path) -> Found:
+    """Search, in as many rounds as the contexts are to be refreshed for.
+
+    Args:
+        config: what was asked for.
+        setup: models and prompts.
+        contexts: those of the first round.
+        start: what the first start begins with; empty for random tokens.
+        out: the run's folder; every step is kept, so that a killed search goes on.
+
+    Raises:
+        SafeThinkError: nothing survives being written down and read again.
+    """
+    vocabulary = Vocabulary.of(setup.guarded, contexts)
+    sections = _rounds(config)
+    winners: list[Ids] = []
+    for index, section in enumerate(sections):
+        place = out if len(sections) == 1 else out / ROUNDS / str(index)
+        place.mkdir(parents=True, exist_ok=True)
+        if index:
+            contexts = _refreshed(config, setup, contexts, winners[-1], index, place)
+        archive = _search(config, section, setup, contexts, vocabulary, winners, start, place)
+        _measure(setup, contexts, archive, index, place)
+        best = archive.ranked(section.shortest)[0]
+        start = best[: section.length]
+        winners.append(best)
+    if len(sections) > 1:
+        _join_logs(out, len(sections))
+    ranked = archive.ranked(config.search.shortest)
+    return Found(ranked, archive.costs, contexts, out / LOG, vocabulary.text)
+
+
+def _rounds(config: SearchConfig) -> list[MethodConfig]:
+    """The search's section for each round: its share of the steps, and of the budget."""
+    every, whole = config.contexts.refresh_every_steps or config.search.steps, config.search
+    steps = [min(every, whole.steps - begun) for begun in range(0, whole.steps, every)]
+    budgets = [whole.budget_tokens and max(1, whole.budget_tokens * share // whole.steps) for share in steps]
+    return [
+        whole.model_copy(update={"steps": share, "budget_tokens": budget})
+        for share, budget in zip(steps, budgets, strict=True)
+    ]
+
+
+def _search(
+    config: SearchConfig,
+    section: MethodConfig,
+    setup: Setup,
+    contexts: ContextSet,
+    vocabulary: Vocabulary,
+    winners: Sequence[Ids],
+    start: Ids,
+    place: Path,
+) -> Archive:
+    """One round; the winners of earlier ones are scored on its contexts too."""
+    guarded = setup.guarded
+    parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
+    journal = Journal(place, json_hash([contexts.fingerprint, start, *parts]))
+    objective = objectives.build(guarded.model, guarded.thought, contexts, config.objective)
+    method = methods.build(section, objective, vocabulary, start, journal.archive)
+    archive = search(objective, vocabulary, method, section, journal, config.seed)
+    unscored = [ids for ids in winners if ids not in archive]
+    if unscored:
+        archive.add(unscored, objective.cost(unscored).total.tolist(), [True] * len(unscored))
+    return archive
+
+
+def _refreshed(
+    config: SearchConfig, setup: Setup, contexts: ContextSet, best: Ids, index: int, place: Path
+) -> ContextSet:
+    """The round's contexts, from an earlier start of this run or collected now."""
+    path = place / CONTEXTS
+    if not path.exists():
+        fresh = refresh(setup.guarded, setup.data[0], contexts, best, config.contexts, setup.source.threshold, index)
+        fresh.save(path)
+    return ContextSet.load(path)
+
+
+def _measure(setup: Setup, contexts: ContextSet, archive: Archive, index: int, place: Path) -> None:
+    """Write down what the round's loss says and what the monitor counts, of candidates from all over the archive."""
+    path = place / MEASURED
+    if path.exists():
+        return
+    ranked = archive.ranked()
+    some = ranked[:: max(1, len(ranked) // NUM_MEASURED)][:NUM_MEASURED]
+    threshold = setup.source.threshold
+    shares: list[float] = []
+    for ids in progress(some, "measuring candidates"):
+        passed = solved(setup.guarded, contexts.unsafe, ids, threshold)
+        shares.append(sum(passed) / len(passed))
+    correlation = rank_correlation([archive.costs[ids] for ids in some], shares)
+    measured = {
+        "round": index,
+        "contexts": contexts.fingerprint,
+        "candidates": [
+            {"prefix_ids": ids, "cost": archive.costs[ids], "solved_by_monitor": share, "n": len(contexts.unsafe)}
+            for ids, share in zip(some, shares, strict=True)
+        ],
+        **{name: metric.model_dump() for name, metric in correlation.items()},
+    }
+    write_text(path, json.dumps(measured, indent=2) + "\n")
+
+
+def _join_logs(out: Path, num_rounds: int) -> None:
+    """One log of all rounds, as the artifact has it."""
+    logs = ((index, out / ROUNDS / str(index) / LOG) for index in range(num_rounds))
+    lines = [
+        json.dumps({"round": index} | json.loads(line))
+        for index, log in logs
+        for line in log.read_text(encoding="utf-8").splitlines()
+    ]
+    write_text(out / LOG, "".join(f"{line}\n" for line in lines))
