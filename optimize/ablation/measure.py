@@ -51,7 +51,6 @@ PREDICTED: Final = "asr_predicted"
 
 def reference(config: SearchConfig, measure: MeasureConfig, split: SplitName) -> EvalConfig:
     """The evaluation of what needs no prefix; cells with the same one share its records."""
-    threshold = config.run.defense.threshold if isinstance(config.run.defense, SteeringConfig) else 0.0
     # Neither plays a part in an evaluation, whose rows bring their own.
     run = config.run.model_copy(update={"defense": SafeThinkConfig(), "prefix": "wait-think-safely"})
     return EvalConfig(
@@ -61,7 +60,7 @@ def reference(config: SearchConfig, measure: MeasureConfig, split: SplitName) ->
         rows=(
             RowConfig(name=UNDEFENDED, defense=NoneConfig()),
             # It also says where the monitor fires.
-            RowConfig(name=GUARD_REFUSE, defense=GuardRefuseConfig(threshold=threshold)),
+            RowConfig(name=GUARD_REFUSE, defense=GuardRefuseConfig(threshold=threshold_of(config))),
         ),
         world=config.world,
         samples=measure.samples,
@@ -70,6 +69,12 @@ def reference(config: SearchConfig, measure: MeasureConfig, split: SplitName) ->
         depth_curve=(),
         judge="testbed" if config.prompts is None else "refusal",
     )
+
+
+def threshold_of(config: SearchConfig) -> float:
+    """Where the monitor fires; the usual one where the defense has none."""
+    defense = config.run.defense if isinstance(config.run.defense, SteeringConfig) else SafeThinkConfig()
+    return defense.threshold
 
 
 def trial(config: SearchConfig, measure: MeasureConfig, split: SplitName, prefix: str) -> EvalConfig:

@@ -43,7 +43,7 @@ class Result(BaseModel):
     fingerprint: str
     """Of all that it depends on."""
     prefix: str
-    """Built-in name, artifact folder, or `text:` and a literal."""
+    """Built-in name, `text:` and a literal, or `artifact`: the folder of that name beside this file."""
     texts: tuple[str, ...]
     """What was injected; nothing where the defense injects nothing."""
     metrics: dict[str, Estimate]
@@ -160,7 +160,7 @@ class RunCell:
         started_s, home = time.monotonic(), self.log.parent
         setup = models.setup(self.cell.config)
         prefix, learned = _come_by(self.cell, setup, self.out)
-        config = measure.trial(self.cell.config, self.cell.measure, "validation", prefix)
+        config = measure.trial(self.cell.config, self.cell.measure, "validation", _located(prefix, home))
         reference = measure.reference(self.cell.config, self.cell.measure, "validation")
         evidence = runner.gather(
             config, home / "validation", Reasoner.of(setup.guarded), reference_folder(self.out, reference)
@@ -183,7 +183,7 @@ class ReportOnTest:
     Attributes:
         cell: which.
         sizes: how many prompts.
-        prefix: the cell's.
+        prefix: what the cell came by.
         out: folder of the ablation.
         after: the reference.
     """
@@ -208,7 +208,7 @@ class ReportOnTest:
         """Measure; write `test.json`."""
         started_s, home = time.monotonic(), self.log.parent
         setup = models.setup(self.cell.config)
-        config = measure.trial(self.cell.config, self.sizes, "test", self.prefix)
+        config = measure.trial(self.cell.config, self.sizes, "test", _located(self.prefix, home))
         reference = measure.reference(self.cell.config, self.sizes, "test")
         evidence = runner.gather(
             config, home / "test", Reasoner.of(setup.guarded), reference_folder(self.out, reference)
@@ -223,7 +223,7 @@ class ReportOnTest:
         )
         if self.cell.searches and trial_row(evidence.rows) is not None:
             write_text(home / "test" / folder.SUMMARY, summarise(evidence).model_dump_json(indent=2) + "\n")
-            report_run(Path(self.prefix), home / "test")
+            report_run(home / self.prefix, home / "test")
         write_text(home / TEST, result.model_dump_json(indent=2) + "\n")
 
 
@@ -233,7 +233,7 @@ def contexts_of(setup: Setup, config: SearchConfig, out: Path) -> Path:
 
 
 def _come_by(cell: Cell, setup: Setup, out: Path) -> tuple[str, dict[str, Estimate]]:
-    """The cell's prefix, as an evaluation takes it, and what the search measured of it."""
+    """The cell's prefix, and what the search measured of it."""
     home = out / CELLS / cell.name
     if not cell.variant.learn:
         write_text(home / learning.CONFIG, yaml_config.dump(cell.config))
@@ -251,7 +251,12 @@ def _come_by(cell: Cell, setup: Setup, out: Path) -> tuple[str, dict[str, Estima
         name: Estimate(metric.value, metric.low, metric.high, metric.n, metric.clusters or metric.n)
         for name, metric in artifact.metrics.items()
     }
-    return str(home / learning.ARTIFACT), learned
+    return learning.ARTIFACT, learned
+
+
+def _located(prefix: str, home: Path) -> str:
+    """A cell's prefix as an evaluation takes it."""
+    return str(home / prefix) if prefix == learning.ARTIFACT else prefix
 
 
 def _metrics(evidence: Evidence) -> dict[str, Estimate]:

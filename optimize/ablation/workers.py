@@ -15,13 +15,16 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from safethink.errors import SafeThinkError
 from safethink.progress import track
 
 if TYPE_CHECKING:
     from optimize.ablation.models import Models
+
+NOT_RUN: Final = "not run, because"
+"""How the failure of a task begins that was never begun."""
 
 
 @runtime_checkable
@@ -103,6 +106,8 @@ class Pool:
         Returns:
             Of each task that failed, by name, what went wrong, in one line.
         """
+        if not tasks:
+            return {}
         waiting = list(tasks)
         unfinished = {task.name for task in tasks}
         failures: dict[str, str] = {}
@@ -112,7 +117,7 @@ class Pool:
                 for task in doomed:
                     waiting.remove(task)
                     cause = next(name for name in task.after if name in failures)
-                    failures[task.name] = f"not run, because {cause!r} failed"
+                    failures[task.name] = f"{NOT_RUN} {cause!r} failed"
                     advance(1)
                 self._hand_out(waiting, unfinished)
                 for task, failure in self._collect():
@@ -145,10 +150,12 @@ class Pool:
         return ended
 
 
-def explain(failures: Mapping[str, str], total: int) -> str:
-    """Failures as one line."""
-    told = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
-    return f"{len(failures)} of {total} failed: {told}"
+def explain(failures: Mapping[str, str]) -> str:
+    """Failures as one line: what went wrong first, and how much was not run because of it."""
+    causes = {name: failure for name, failure in failures.items() if not failure.startswith(NOT_RUN)}
+    told = "; ".join(f"{name}: {failure}" for name, failure in causes.items())
+    skipped = len(failures) - len(causes)
+    return told + (f"; {skipped} not run because of it" if skipped else "")
 
 
 def _serve(pipe: Connection) -> None:

@@ -1,0 +1,121 @@
+"""What an ablation would take, before anything is loaded: `--dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from optimize.ablation import measure
+from optimize.ablation.config import AblationConfig, MeasureConfig
+from optimize.ablation.grid import Cell, expand
+from optimize.config import CollectConfig, SearchConfig
+from optimize.plan import plan as plan_search
+from optimize.plan import plan_contexts
+from safethink.config import EvalConfig
+from safethink.evaluation.plan import plan as plan_evaluation
+
+
+class AblationPlan(BaseModel):
+    """What is to be decoded and scored; upper bounds, since contexts are found on the way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cells: int
+    """Cells of the grid."""
+    cells_by_method: dict[str, int]
+    """The same, by method."""
+    tests: int
+    """Winners that are reported on `test`."""
+    decoded_tokens: int
+    """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
+    scored_tokens: int
+    """Tokens forwarded by the searches."""
+    seconds: float | None
+    """Rough time with two workers on two CPU cores; None where the speed is not known."""
+
+
+class _Share(BaseModel):
+    """A part of the whole."""
+
+    decoded: int = 0
+    scored: int = 0
+    seconds: float | None = 0.0
+
+
+def plan(config: AblationConfig) -> AblationPlan:
+    """Count what an ablation decodes and scores. Reads prompt files, loads no model.
+
+    Raises:
+        ConfigError: a key or a value of the grid does not fit.
+    """
+    cells = expand(config)
+    winners = list({(cell.method, cell.place.label): cell for cell in cells}.values()) if config.test else []
+    shares = [_searched(cell) for cell in cells] + _collected(cells)
+    shares += _measured(cells, config.validation, "validation")
+    shares += _measured(winners, config.test, "test") if config.test else []
+    known = [share.seconds for share in shares if share.seconds is not None]
+    return AblationPlan(
+        cells=len(cells),
+        cells_by_method={method: sum(cell.method == method for cell in cells) for method in config.methods},
+        tests=len(winners),
+        decoded_tokens=sum(share.decoded for share in shares),
+        scored_tokens=sum(share.scored for share in shares),
+        seconds=sum(known) if len(known) == len(shares) else None,
+    )
+
+
+def _searched(cell: Cell) -> _Share:
+    """A cell's search and trials; its contexts are shared."""
+    if not cell.needs_contexts:
+        return _Share()
+    contexts = cell.config.contexts.model_copy(update={"path": "shared"})
+    planned = plan_search(cell.config.model_copy(update={"contexts": contexts}))
+    if cell.searches:
+        return _Share(decoded=planned.decoded_tokens, scored=planned.scored_tokens, seconds=planned.seconds)
+    trials = len(cell.variant.phrases) / (cell.config.selection.finalists + cell.config.selection.spread)
+    return _Share(decoded=round(planned.decoded_tokens * trials))
+
+
+def _collected(cells: Sequence[Cell]) -> list[_Share]:
+    """The contexts that cells share."""
+    wanted = {_contexts(cell.config).model_dump_json(): _contexts(cell.config) for cell in cells if cell.needs_contexts}
+    planned = [plan_contexts(each) for each in wanted.values()]
+    return [_Share(decoded=each.decoded_tokens, seconds=each.seconds) for each in planned]
+
+
+def _contexts(config: SearchConfig) -> CollectConfig:
+    # What else the defense does plays no part in what it is watched for.
+    defense = measure.reference(config, MeasureConfig(), "validation").rows[-1].defense
+    return CollectConfig(
+        run=config.run.model_copy(update={"defense": defense, "prefix": "wait-think-safely"}),
+        world=config.world,
+        prompts=config.prompts,
+        contexts=config.contexts,
+        forced_prompts=config.selection.forced_prompts,
+    )
+
+
+def _measured(cells: Sequence[Cell], sizes: MeasureConfig, split: measure.SplitName) -> list[_Share]:
+    """The measurements, and what they share."""
+    references = [measure.reference(cell.config, sizes, split) for cell in cells]
+    shared = {each.model_dump_json(): _evaluated(each) for each in references}
+    trials = (measure.trial(cell.config, sizes, split, cell.config.run.prefix) for cell in cells)
+    own = [
+        _difference(_evaluated(trial), shared[reference.model_dump_json()])
+        for trial, reference in zip(trials, references, strict=True)
+    ]
+    return [*shared.values(), *own]
+
+
+def _evaluated(config: EvalConfig) -> _Share:
+    planned = plan_evaluation(config)
+    return _Share(decoded=planned.tokens, seconds=planned.seconds)
+
+
+def _difference(whole: _Share, shared: _Share) -> _Share:
+    known = whole.seconds is not None and shared.seconds is not None
+    return _Share(
+        decoded=whole.decoded - shared.decoded,
+        seconds=(whole.seconds or 0.0) - (shared.seconds or 0.0) if known else None,
+    )

@@ -1,0 +1,109 @@
+"""The report of an ablation: one file that opens offline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optimize.ablation import columns, figures
+from optimize.ablation.columns import CHOSEN, TEST, VALIDATION, Column
+from optimize.ablation.config import AblationConfig
+from optimize.ablation.results import Ablation, Point
+from safethink.evaluation.figures import plotly_js, to_html
+from safethink.evaluation.report import templates
+from safethink.evaluation.statistics import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """A cell of the overview.
+
+    Attributes:
+        point: what it stands for; None where nothing is finished.
+        estimate: the number.
+        shade: from 0, the least of all, to 1, the most.
+    """
+
+    point: Point | None = None
+    estimate: Estimate | None = None
+    shade: float = 0.0
+
+
+def render(config: AblationConfig, ablation: Ablation) -> str:
+    """The report as HTML."""
+    main = main_column(ablation)
+    return (
+        templates("optimize.ablation")
+        .get_template("ablation.html.j2")
+        .render(
+            plotly_js=plotly_js(),
+            config=config,
+            ablation=ablation,
+            headline=headline(ablation),
+            main=main,
+            overview=overview(ablation, main) if main else {},
+            places=figures.places(ablation),
+            figures=_figures(config, ablation),
+            validation=columns.known(VALIDATION, ablation) + columns.compared(ablation),
+            chosen=columns.known(CHOSEN, ablation),
+            test=columns.known(TEST, ablation),
+            line_name=lambda point: figures.line_name(ablation, point),
+            on_testbed=config.base.prompts is None,
+        )
+    )
+
+
+def main_column(ablation: Ablation) -> Column | None:
+    """What the ablation is about: recovery where it was measured, else ASR; None where nothing is finished."""
+    wanted = [each for each in VALIDATION if each.name in ("recovery_rate", "asr_answer")]
+    return next(iter(columns.known(wanted, ablation)), None)
+
+
+def headline(ablation: Ablation) -> str:
+    """What came out, in a few sentences, whatever it is."""
+    column = main_column(ablation)
+    if column is None:
+        return "No cell is finished."
+    worth = {id(point): estimate for point in ablation.points if (estimate := column.estimate(point)) is not None}
+    known = [point for point in ablation.points if id(point) in worth]
+    pick = max if column.name == "recovery_rate" else min
+    best = pick(known, key=lambda point: worth[id(point)].value)
+    verb = "recovers most" if column.name == "recovery_rate" else "has the lowest ASR"
+    name = f"{best.method} at {best.label}"
+    said = f"Of {len(known)} points, {name} {verb} on validation: {_share(worth[id(best)])}"
+    other = best.reference.get(column.reference or "", {}).get(column.name)
+    if other is not None:
+        said += f"; {(column.reference or '').replace('_', ' ')}, {_share(other)}"
+    for control, numbers in best.against.items():
+        if column.name in numbers:
+            change = numbers[column.name]
+            said += f"; {change.value:+.1%} against {control} ({change.low:+.1%} to {change.high:+.1%})"
+    return said + ". It was picked among all points here, so expect less of it elsewhere."
+
+
+def overview(ablation: Ablation, column: Column) -> dict[str, list[Heat]]:
+    """Lines by places, each with its shade."""
+    every = [estimate.value for point in ablation.points if (estimate := column.estimate(point)) is not None]
+    low, high = min(every), max(every)
+    ticks = figures.places(ablation)
+    rows: dict[str, list[Heat]] = {}
+    for name, points in figures.lines(ablation).items():
+        row = [Heat()] * len(ticks)
+        for point in points:
+            estimate = column.estimate(point)
+            shade = (estimate.value - low) / (high - low) if estimate and high > low else 0.0
+            row[ticks.index(figures.shown(point.place[ablation.axes[0]]))] = Heat(point, estimate, shade)
+        rows[name] = row
+    return rows
+
+
+def _figures(config: AblationConfig, ablation: Ablation) -> list[tuple[str, str, str]]:
+    """Title, meaning and HTML of each figure."""
+    drawn = [each for each in columns.known([*VALIDATION, *TEST], ablation) if each.title]
+    return [
+        (each.title, each.meaning, to_html(figures.curve(ablation, each, config.controls), f"figure-{index}"))
+        for index, each in enumerate(drawn)
+    ]
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%}, n = {estimate.n})"

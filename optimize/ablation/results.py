@@ -1,0 +1,300 @@
+"""The numbers of an ablation: every cell, and the cells of all seeds together. Computed from records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from optimize.ablation import measure
+from optimize.ablation.config import AblationConfig
+from optimize.ablation.grid import Cell
+from optimize.ablation.measure import Seen
+from optimize.ablation.tasks import CELL, CELLS, TEST, Result, fingerprint_on_test, finished, reference_folder
+from optimize.constraints import Constraints
+from optimize.selection import choose
+from safethink import benchmarks
+from safethink.benchmarks import Benchmark
+from safethink.config import EvalConfig
+from safethink.evaluation import folder, records
+from safethink.evaluation.columns import Ledger
+from safethink.evaluation.jobs import NOTHING
+from safethink.evaluation.records import Key, Record
+from safethink.evaluation.statistics import Estimate
+
+COMPARED: Final = ("recovery_rate", "asr_answer")
+"""Columns in which methods are compared with the controls."""
+
+Numbers = dict[str, Estimate]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class CellLine(_Part):
+    """One cell."""
+
+    name: str
+    """Of its folder too."""
+    method: str
+    """Name of the method."""
+    place: dict[str, Any]
+    """Its value on every axis."""
+    seed: int
+    """Of the search."""
+    texts: tuple[str, ...]
+    """What it injects."""
+    metrics: Numbers
+    """On validation, by column."""
+    learned: Numbers
+    """What the search says of its prefix."""
+    seconds: float
+    """What it took."""
+
+
+class Point(_Part):
+    """The cells of one method and place, all seeds together."""
+
+    method: str
+    """Name of the method."""
+    place: dict[str, Any]
+    """Its value on every axis."""
+    label: str
+    """The same in short."""
+    seeds: tuple[int, ...]
+    """Of the cells that are finished."""
+    metrics: Numbers
+    """On validation, over prompts and seeds."""
+    against: dict[str, Numbers]
+    """Paired differences to each control at the same place, over prompts and seeds."""
+    reference: dict[str, Numbers]
+    """What needs no prefix: with nothing injected, undefended, and refusing as soon as the monitor fires."""
+    best: str
+    """The validation-best cell."""
+    texts: tuple[str, ...]
+    """What that one injects."""
+    learned: Numbers
+    """What its search says of it."""
+    test: Numbers
+    """What that one showed on `test`."""
+
+
+class Ablation(_Part):
+    """What `ablation.json` holds."""
+
+    axes: tuple[str, ...]
+    """Dotted keys; the first is that of the figures."""
+    methods: tuple[str, ...]
+    """Names, in the order of the configuration."""
+    cells: tuple[CellLine, ...]
+    """Those that are finished."""
+    points: tuple[Point, ...]
+    """Those with a finished cell."""
+    num_cells: int
+    """Cells of the whole grid."""
+    failures: dict[str, str]
+    """What went wrong, by task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The cells of one method and place.
+
+    Attributes:
+        cells: of all seeds.
+        results: of those that are finished.
+    """
+
+    cells: tuple[Cell, ...]
+    results: dict[str, Result]
+
+    @property
+    def done(self) -> tuple[Cell, ...]:
+        """The finished cells."""
+        return tuple(cell for cell in self.cells if cell.name in self.results)
+
+    @property
+    def best(self) -> Cell:
+        """The cell to report on: chosen among seeds as a search chooses among its finalists."""
+        metrics = [self.results[cell.name].metrics for cell in self.done]
+        constraints = [
+            Constraints(
+                accuracy_fall=-_value(each, "accuracy_forced_change"),
+                over_refusal_rise=_value(each, "over_refusal_forced_change"),
+                limit=cell.config.selection.max_forced_loss,
+            )
+            for cell, each in zip(self.done, metrics, strict=True)
+        ]
+        # Where recovery was not measured, the lowest ASR is the best.
+        recoveries = [each.get("recovery_rate") for each in metrics]
+        worth = [
+            recovery.value if recovery else -_value(each, "asr_answer")
+            for recovery, each in zip(recoveries, metrics, strict=True)
+        ]
+        return self.done[choose(worth, constraints)]
+
+
+def groups(cells: Sequence[Cell], out: Path) -> list[Group]:
+    """Cells by method and place, with what is finished of them.
+
+    Raises:
+        ConfigError: a cell was made with another configuration.
+    """
+    by_place: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        by_place.setdefault((cell.method, cell.place.label), []).append(cell)
+    return [Group(tuple(some), _results(some, out)) for some in by_place.values()]
+
+
+def assemble(config: AblationConfig, cells: Sequence[Cell], out: Path, failures: Mapping[str, str]) -> Ablation:
+    """Put together what is finished.
+
+    Args:
+        config: the ablation.
+        cells: its grid.
+        out: its folder.
+        failures: what went wrong.
+    """
+    found = [group for group in groups(cells, out) if group.results]
+    archive = Archive(out)
+    seen = {(group.cells[0].method, group.cells[0].place.label): archive.observe(group) for group in found}
+    return Ablation(
+        axes=tuple(config.axes),
+        methods=tuple(config.methods),
+        cells=tuple(_line(cell, group.results[cell.name]) for group in found for cell in group.done),
+        points=tuple(_point(config, group, seen, archive) for group in found),
+        num_cells=len(cells),
+        failures=dict(failures),
+    )
+
+
+@dataclass
+class Archive:
+    """Reads the records of an ablation; those that cells share are read once.
+
+    Attributes:
+        out: folder of the ablation.
+    """
+
+    out: Path
+    _references: dict[Path, dict[Key, Record]] = field(default_factory=dict[Path, dict[Key, Record]])
+    _benchmarks: dict[str, tuple[Benchmark, ...]] = field(default_factory=dict[str, tuple[Benchmark, ...]])
+
+    def observe(self, group: Group) -> dict[int, dict[str, Seen]]:
+        """What was seen on validation, by seed and column."""
+        return {cell.seed: measure.observe(self._ledger(cell), measure.ON_TRIAL) for cell in group.done}
+
+    def reference(self, cell: Cell) -> dict[str, Numbers]:
+        """What was seen without a prefix."""
+        ledger, seed = self._ledger(cell, with_own=False), cell.config.run.seed
+        rows = (NOTHING, measure.UNDEFENDED, measure.GUARD_REFUSE)
+        return {row: _estimates(measure.observe(ledger, row), seed) for row in rows}
+
+    def _ledger(self, cell: Cell, with_own: bool = True) -> Ledger:
+        reference = measure.reference(cell.config, cell.measure, "validation")
+        path = reference_folder(self.out, reference) / folder.RECORDS
+        if path not in self._references:
+            self._references[path] = _read(path)
+        own = _read(self.out / CELLS / cell.name / "validation" / folder.RECORDS) if with_own else {}
+        return Ledger(self._load(reference), self._references[path] | own)
+
+    def _load(self, reference: EvalConfig) -> tuple[Benchmark, ...]:
+        key = repr((reference.benchmarks, reference.world))
+        if key not in self._benchmarks:
+            self._benchmarks[key] = tuple(benchmarks.load(each, reference.world) for each in reference.benchmarks)
+        return self._benchmarks[key]
+
+
+def _results(cells: Sequence[Cell], out: Path) -> dict[str, Result]:
+    found = ((cell.name, finished(out / CELLS / cell.name / CELL, cell.fingerprint)) for cell in cells)
+    return {name: result for name, result in found if result is not None}
+
+
+def _line(cell: Cell, result: Result) -> CellLine:
+    return CellLine(
+        name=cell.name,
+        method=cell.method,
+        place=dict(cell.place.values),
+        seed=cell.seed,
+        texts=result.texts,
+        metrics=result.metrics,
+        learned=result.learned,
+        seconds=result.seconds,
+    )
+
+
+def _point(
+    config: AblationConfig,
+    group: Group,
+    seen: Mapping[tuple[str, str], dict[int, dict[str, Seen]]],
+    archive: Archive,
+) -> Point:
+    first, best = group.done[0], group.best
+    label, seed = first.place.label, first.config.run.seed
+    own = seen[first.method, label]
+    metrics = _estimates(_pooled(own), seed) | _predicted([group.results[cell.name] for cell in group.done])
+    on_test = None
+    if config.test is not None:
+        path = archive.out / CELLS / best.name / TEST
+        on_test = finished(path, fingerprint_on_test(best, config.test))
+    return Point(
+        method=first.method,
+        place=dict(first.place.values),
+        label=label,
+        seeds=tuple(own),
+        metrics=metrics,
+        against={
+            control: _estimates(_paired(own, seen[control, label]), seed)
+            for control in config.controls
+            if control != first.method and (control, label) in seen
+        },
+        reference=archive.reference(first),
+        best=best.name,
+        texts=group.results[best.name].texts,
+        learned=group.results[best.name].learned,
+        test={} if on_test is None else on_test.metrics,
+    )
+
+
+def _pooled(by_seed: Mapping[int, Mapping[str, Seen]]) -> dict[str, Seen]:
+    """The columns that all seeds have, over all seeds."""
+    columns = set[str].intersection(*(set(own) for own in by_seed.values()))
+    first = next(iter(by_seed.values()))
+    return {name: measure.pool({seed: own[name] for seed, own in by_seed.items()}) for name in first if name in columns}
+
+
+def _paired(own: Mapping[int, Mapping[str, Seen]], control: Mapping[int, Mapping[str, Seen]]) -> dict[str, Seen]:
+    """A method against a control, seed by seed and prompt by prompt."""
+    out: dict[str, Seen] = {}
+    for name in COMPARED:
+        both = [seed for seed in own if seed in control and name in own[seed] and name in control[seed]]
+        pairs = {seed: Seen(own[seed][name].own, control[seed][name].own) for seed in both}
+        if pairs:
+            out[name] = measure.pool(pairs)
+    return out
+
+
+def _predicted(results: Sequence[Result]) -> Numbers:
+    """The exact ASR, averaged over seeds."""
+    exact = [result.metrics[measure.PREDICTED] for result in results if measure.PREDICTED in result.metrics]
+    if not exact:
+        return {}
+    value = sum(each.value for each in exact) / len(exact)
+    return {measure.PREDICTED: Estimate(value, value, value, exact[0].n, exact[0].clusters)}
+
+
+def _estimates(seen: Mapping[str, Seen], seed: int) -> Numbers:
+    estimates = {name: each.estimate(seed) for name, each in seen.items()}
+    return {name: estimate for name, estimate in estimates.items() if estimate is not None}
+
+
+def _value(metrics: Numbers, name: str) -> float:
+    return metrics[name].value if name in metrics else 0.0
+
+
+def _read(path: Path) -> dict[Key, Record]:
+    return {record.key: record for record in records.read(path)}
