@@ -31,9 +31,8 @@ from safethink.config import ThoughtConfig
 from safethink.errors import MonitorError, RecordError
 from safethink.evaluation import folder, records
 from safethink.evaluation.records import Record
-from safethink.fingerprints import tokenizer_hash
 from safethink.monitors.function import FunctionMonitor
-from safethink.prefix import Identity, Prefix, PrefixArtifact
+from safethink.prefix import Prefix, PrefixArtifact
 from safethink.prompts import Message, Prompt
 from safethink.templating import ChatEncoder
 from safethink.testbed import folders
@@ -181,9 +180,8 @@ def test_a_misspelt_prefix_does_not_claim_the_folder(command) -> None:
 # Artifacts
 
 
-def artifact(home: Path, text: str, ids: tuple[int, ...], tokenizer: str | None = None) -> Path:
-    made_for = None if tokenizer is None else Identity(name="another", sha256=tokenizer)
-    saved = PrefixArtifact(name="mine", prefixes=(Prefix(text=text, token_ids=ids),), tokenizer=made_for)
+def artifact(home: Path, text: str, ids: tuple[int, ...]) -> Path:
+    saved = PrefixArtifact(name="mine", prefixes=(Prefix(text=text, token_ids=ids),))
     prefix.save(saved, home / "artifact", None, "a card")
     return home / "artifact"
 
@@ -217,12 +215,6 @@ def test_an_artifact_whose_text_does_not_round_trip(command, tmp_path: Path) -> 
     (lossy / "tokenizer.json").write_text(json.dumps(state | {"normalizer": {"type": "Lowercase"}}), encoding="utf-8")
     said = refusals(command, artifact(tmp_path, "Wait", ()), lossy)
     assert all("'Wait' does not round-trip, its ids decode to 'wait'" in each for each in said)
-
-
-def test_an_artifact_for_another_tokenizer(command, tmp_path: Path) -> None:
-    other = tokenizer_hash(AutoTokenizer.from_pretrained(folders().guard))
-    path = artifact(tmp_path, "Wait", (), tokenizer=other)
-    assert all("made for the tokenizer of 'another'" in said for said in refusals(command, path))
 
 
 # Monitors

@@ -8,19 +8,23 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from safethink.config import LimitsConfig, NoneConfig, ThoughtConfig
+from safethink import yaml_config
+from safethink.config import EvalConfig, LimitsConfig, NoneConfig, RowConfig, ThoughtConfig
 from safethink.defenses.effects import Defense, Task, Until, View
 from safethink.defenses.moves import answer, extend, look, score, weigh
 from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest, refuse_unfit
 from safethink.engines.hf import HfEngine, eos_ids
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
+from safethink.evaluation import rows
 from safethink.guarded import SafeThink
 from safethink.monitors.function import FunctionMonitor
+from safethink.prefix import built_in
 from safethink.prompts import Prompt
 from safethink.scheduler import Row, run
 from safethink.thought import Thought
 from safethink.tokens import FIRST_SOFT_ID, Tokens
+from tests.source import ROOT
 from tests.unit import chat_reasoner
 
 TOKENIZER = chat_reasoner.tokenizer()
@@ -131,8 +135,7 @@ def test_looks_and_weighs_stay_exact_between_extensions_and_rollbacks(make_model
 def test_soft_rows_are_looked_behind_and_weighed_behind(model: PreTrainedModel) -> None:
     reading = engine(model)
     with torch.inference_mode():
-        rows = model.get_input_embeddings()(torch.tensor(WORDS)).clone()
-    soft = reading.add_rows(rows)
+        soft = reading.add_rows(model.get_input_embeddings()(torch.tensor(WORDS)))
     ids = opened(3)
     (seen,) = reading.look([LookRequest(0, ids + soft, TOP, -1)])
     assert_same(seen, plain_view(model, ids + WORDS, -1))
@@ -253,3 +256,10 @@ def test_an_engine_that_shows_no_tokens_is_refused_when_the_run_is_built(model: 
     guarded.engine = PlainEngine()
     with pytest.raises(ConfigError, match="defense 'none' looks at single tokens, and PlainEngine does not show them"):
         guarded.variant(defense=FollowConfig())
+
+
+def test_an_evaluation_refuses_it_before_anything_runs() -> None:
+    row = RowConfig.model_construct(name="following", defense=FollowConfig(), prefix=None)
+    config = yaml_config.load(EvalConfig, ROOT / "configs/eval/testbed.yaml").model_copy(update={"rows": (row,)})
+    with pytest.raises(ConfigError, match="PlainEngine does not show them"):
+        rows.load(config, built_in("wait-think-safely"), TOKENIZER, PlainEngine())
