@@ -69,7 +69,7 @@ def _front(artifact: PrefixArtifact) -> str:
         base_model=reasoner if on_hub else None,
         tags=list(TAGS),
     )
-    return f"---\n{metadata.to_yaml()}\n---"
+    return f"---\n{metadata}\n---"
 
 
 def _what(artifact: PrefixArtifact) -> str:

@@ -198,7 +198,7 @@ class RunConfig(Section):
     monitor: MonitorConfig = GuardMonitorConfig()
     defense: DefenseConfig = SafeThinkConfig()
     prefix: str = "wait-think-safely"
-    """Name of a built-in prefix, or the folder of an artifact."""
+    """Name of a built-in prefix, folder of an artifact, or OWNER/NAME@COMMIT on the hub."""
     sampling: SamplingConfig = SamplingConfig()
     limits: LimitsConfig = LimitsConfig()
     batch_size: int = Field(default=64, ge=1)
@@ -251,8 +251,8 @@ class RowConfig(Section):
     """The row's name in the table."""
     defense: DefenseConfig
     prefix: str | None = None
-    """Built-in name, artifact folder or literal `text:...`; `random` draws as many random tokens as the prefix on trial
-    has, `random:K` draws K; None takes the prefix on trial."""
+    """Built-in name, artifact folder, OWNER/NAME@COMMIT on the hub or literal `text:...`; `random` draws as many random
+    tokens as the prefix on trial has, `random:K` draws K; None takes the prefix on trial."""
 
 
 class EvalConfig(Section):
@@ -261,7 +261,8 @@ class EvalConfig(Section):
     run: RunConfig
     """The guarded reasoner. Its defense and prefix play no part: every row brings its own."""
     prefix: str = "wait-think-safely"
-    """The prefix on trial: built-in name or artifact folder; rows without a prefix of their own use it."""
+    """The prefix on trial: built-in name, artifact folder or OWNER/NAME@COMMIT on the hub; rows without a prefix of
+    their own use it."""
     benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
     rows: tuple[RowConfig, ...] = Field(min_length=1)
     world: WorldConfig = WorldConfig()

@@ -75,7 +75,8 @@ def download(place: HubPlace) -> Path:
     if not place.is_pinned:
         raise ConfigError(f"{place} is not pinned to a commit{_pinned_now(hub, place)}")
     with one_line_errors(hub, place.repo_id):
-        return Path(hub.snapshot_download(place.repo_id, revision=place.revision, allow_patterns=list(DATA_ONLY)))
+        fetch = hub.snapshot_download  # pyright: ignore[reportUnknownMemberType]
+        return Path(fetch(place.repo_id, revision=place.revision, allow_patterns=list(DATA_ONLY)))
 
 
 def client() -> HfApi:

@@ -182,7 +182,8 @@ def _read(folder: Path) -> PrefixArtifact:
     if not os.path.isfile(path):
         is_folder = os.path.isdir(folder)
         what = f"{folder} has no {JSON_FILE}" if is_folder else f"no prefix {str(folder)!r}: neither a folder"
-        known = "" if is_folder else f" nor one of the built-in {', '.join(list_built_in())}"
+        others = f" nor one of the built-in {', '.join(list_built_in())}, nor OWNER/NAME@COMMIT on the hub"
+        known = "" if is_folder else others
         raise MissingFileError(what + known)
     written = path.read_bytes()
     try:
