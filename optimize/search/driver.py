@@ -72,7 +72,8 @@ def search(
             show(line)
     if not archive.ranked(config.shortest):
         raise SafeThinkError(
-            f"no prefix of {config.length} tokens is the same ids after being read again; {len(archive)} were tried"
+            f"the search ended before a prefix of {config.length} tokens was the same ids after being written down and "
+            f"read again; {len(archive)} candidates were looked at"
         )
     return archive
 

@@ -3,9 +3,12 @@
 One step:
     1. the gradient of the cost says, for every place and token, what putting it there would change to first order;
        it is smoothed over steps (momentum, arXiv 2405.01229);
-    2. the most promising substitutes of every place that were never tried make up the edits of this step;
+    2. the most promising substitutes of every place that were never tried make up the edits of this step; early ones
+       may change several places at once (ACG), and the best edits of the step before, merged (I-GCG, arXiv 2405.21018),
+       go ahead of them;
     3. the driver drops edits that do not survive being written down and read again, and scores what is left exactly;
-    4. the incumbent stays unless something beats it.
+    4. the incumbent stays unless something beats it; a buffer keeps the runners-up, to go on from where its
+       neighbourhood is exhausted.
 
 A short prefix has few neighbours, and sampling them with replacement, as GCG does, mostly draws the same ones again.
 Here nothing is scored twice: tried edits make room for the next best, so a neighbourhood that holds no improvement is
@@ -15,18 +18,16 @@ left for another one, from random tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from optimize.config import GcgConfig
-from optimize.search import starts
+from optimize.search import edits, starts
 from optimize.search.archive import Archive
 from optimize.search.method import Alphabet, Ids, Scored, Searchable
+from optimize.search.pace import Pace
 
 
 class Gcg:
@@ -46,86 +47,85 @@ class Gcg:
         self._config, self._objective, self._vocabulary = config, objective, vocabulary
         self._start, self._archive = start, archive
         self._allowed = torch.tensor(vocabulary.allowed)
+        self._pace = Pace(config, objective)
         self._restart = self._stale = 0
-        self._incumbent: Ids = ()
-        self._cost = math.inf
+        self._incumbents: list[tuple[Ids, float]] = []
         self._momentum = torch.empty(0)
+        self._parent: Ids = ()
+        self._merged: list[Ids] = []
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
-        """Edits of the incumbent; where there is none, or it is exhausted, another start."""
+        """Edits of an incumbent, merged ones of the step before ahead of them; without any, another start."""
         if self._stale > self._config.patience:
             self._leave()
-        if self._incumbent:
-            gradient = self._objective.coordinate_gradient(torch.tensor(self._incumbent), self._allowed)
-            self._momentum = _smooth(self._momentum, gradient, self._config.momentum)
-            if edits := self._edits(generator):
-                return edits
+        # Sorting is stable: cheapest first, and so among those that are exhausted.
+        for ids, _ in sorted(self._incumbents, key=lambda incumbent: self._is_exhausted(incumbent[0])):
+            if candidates := self._edits(ids, generator):
+                self._parent = ids
+                return [*self._merged, *candidates]
+        if self._incumbents:
             self._leave()
         kept = self._start if self._restart == 0 else ()
         drawn = starts.draw(self._allowed, self._config.length, starts.MAX_DRAWS, generator, kept)
         return starts.first_survivor(drawn, self._vocabulary, self._archive)
 
     def observe(self, scored: Sequence[Scored]) -> None:
-        """Move to the cheapest, where it beats the incumbent."""
-        self._stale += 1
-        best = min(scored, key=lambda each: each.cost, default=None)
-        if best is not None and best.cost < self._cost:
-            self._incumbent, self._cost, self._stale = best.ids, best.cost, 0
+        """Keep the cheapest of this start, and merge the best single edits for the next step."""
+        self._pace.step()
+        least = self._incumbents[0][1] if self._incumbents else float("inf")
+        pool = [*self._incumbents, *((each.ids, each.cost) for each in scored)]
+        self._incumbents = sorted(pool, key=lambda incumbent: incumbent[1])[: self._config.buffer]
+        improved = bool(self._incumbents) and self._incumbents[0][1] < least
+        self._stale = 0 if improved else self._stale + 1
+        self._merged = edits.merged(self._parent, scored, self._config.merge) if self._parent else []
 
     def state_dict(self) -> dict[str, Any]:
-        """The start, the incumbent and the momentum."""
+        """The start, its incumbents, the momentum and what was merged."""
         return {
             "restart": self._restart,
             "stale": self._stale,
-            "incumbent": self._incumbent,
-            "cost": self._cost,
+            "incumbents": self._incumbents,
             "momentum": self._momentum,
+            "merged": self._merged,
+            "pace": self._pace.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self._restart, self._stale, self._momentum = state["restart"], state["stale"], state["momentum"]
-        self._incumbent, self._cost = tuple(state["incumbent"]), state["cost"]
+        self._incumbents = [(tuple(ids), cost) for ids, cost in state["incumbents"]]
+        self._merged = [tuple(ids) for ids in state["merged"]]
+        self._pace.load_state_dict(state["pace"])
 
     def _leave(self) -> None:
         """Leave this start for another one."""
         self._restart, self._stale = self._restart + 1, 0
-        self._incumbent, self._cost, self._momentum = (), math.inf, torch.empty(0)
+        self._incumbents, self._momentum, self._parent, self._merged = [], torch.empty(0), (), []
 
-    def _edits(self, generator: torch.Generator) -> list[Ids]:
-        """Edits of the incumbent that were never tried, in random order.
+    def _is_exhausted(self, ids: Ids) -> bool:
+        """Whether as many single edits were tried as one round of promising ones has."""
+        one_round = len(ids) * min(self._config.top_k, len(self._allowed))
+        return int(edits.tried(ids, self._allowed, self._archive).sum()) >= one_round
 
-        The `top_k` most promising untried substitutes of every place, one at a time, and a share of pairs of them:
-        word order and word pairs matter, and no single edit crosses a barrier between two of them.
+    def _edits(self, ids: Ids, generator: torch.Generator) -> list[Ids]:
+        """Edits of a prefix that were never tried, in random order.
+
+        The most promising ones, one at a time, and a share of pairs of them: word order and word pairs matter, and no
+        single edit crosses a barrier between two of them. Early on, several at a time.
         """
-        promise = self._momentum.masked_fill(self._tried(), float("inf"))
-        values, columns = promise.topk(min(self._config.top_k, len(self._allowed)), largest=False)
-        places, ranks = (values < float("inf")).nonzero(as_tuple=True)
-        edits = list(zip(places.tolist(), self._allowed[columns[places, ranks]].tolist(), strict=True))
-        num_pairs = round(len(edits) * self._config.pair_share / (1 - self._config.pair_share))
-        draws = torch.randint(max(1, len(edits)), (num_pairs, 2), generator=generator).tolist() if edits else []
-        pairs = [(edits[a], edits[b]) for a, b in draws if edits[a][0] != edits[b][0]]
-        changes = [(edit,) for edit in edits] + pairs
+        gradient = self._objective.coordinate_gradient(torch.tensor(ids), self._allowed)
+        self._momentum = edits.smooth(self._momentum, gradient, self._config.momentum)
+        tried = edits.tried(ids, self._allowed, self._archive)
+        single = edits.promising(self._momentum, tried, self._allowed, self._config.top_k)
+        if (places := self._places()) > 1:
+            changes = edits.several(single, places, generator)
+        else:
+            changes = [(edit,) for edit in single] + edits.pairs(single, self._config.pair_share, generator)
         shuffled = (changes[index] for index in torch.randperm(len(changes), generator=generator).tolist())
-        edited = dict.fromkeys(_edited(self._incumbent, change) for change in shuffled)
-        return [ids for ids in edited if ids not in self._archive]
+        candidates = dict.fromkeys(edits.edited(ids, change) for change in shuffled)
+        return [candidate for candidate in candidates if candidate not in self._archive]
 
-    def _tried(self) -> Bool[Tensor, "length allowed"]:
-        """Which single edits of the incumbent were tried, the one that changes nothing among them."""
-        tried = torch.tensor([ids for ids in self._archive.costs if len(ids) == len(self._incumbent)])
-        changed = tried != torch.tensor(self._incumbent)
-        neighbours = [tried[changed.sum(1) == changed[:, place], place] for place in range(len(self._incumbent))]
-        return torch.stack([torch.isin(self._allowed, tokens) for tokens in neighbours])
-
-
-def _smooth(
-    momentum: Float[Tensor, "..."], gradient: Float[Tensor, "length allowed"], share: float
-) -> Float[Tensor, "length allowed"]:
-    return share * momentum + (1 - share) * gradient if momentum.numel() else gradient
-
-
-def _edited(ids: Ids, edits: Sequence[tuple[int, int]]) -> Ids:
-    out = list(ids)
-    for place, token in edits:
-        out[place] = token
-    return tuple(out)
+    def _places(self) -> int:
+        """Places that are edited at once: falls from `first_edits` to one half way through."""
+        first = min(self._config.first_edits, self._config.length)
+        return max(1, round(first - (first - 1) * 2 * self._pace.share))

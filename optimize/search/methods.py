@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimize.config import GcgConfig, MethodConfig
+from optimize.config import GcgConfig, MethodConfig, RandomConfig, UnigramConfig
 from optimize.search.archive import Archive
 from optimize.search.method import Alphabet, Ids, Method, Searchable
 from safethink.errors import ConfigError
@@ -26,5 +26,13 @@ def build(config: MethodConfig, objective: Searchable, vocabulary: Alphabet, sta
             from optimize.search.gcg import Gcg
 
             return Gcg(config, objective, vocabulary, start, archive)
+        case RandomConfig():
+            from optimize.search.random import Random
+
+            return Random(config, vocabulary, archive)
+        case UnigramConfig():
+            from optimize.search.unigram import Unigram
+
+            return Unigram(config, objective, vocabulary, archive)
         case _:
             raise ConfigError(f"search.kind: {config.kind!r} is no discrete search")

@@ -1,0 +1,96 @@
+"""The best single tokens, concatenated: the control that a search over words that work together must beat.
+
+Half of the budget goes to single tokens, each scored as a prefix of its own; the other half to sets of them, those
+first whose tokens cost least in sum. The tokens of a set stand in one order, the best one first: which order works, and
+which words help or spoil each other, is what a search has to find out.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from optimize.config import UnigramConfig
+from optimize.search.archive import Archive
+from optimize.search.method import Alphabet, Ids, Scored, Searchable
+from optimize.search.pace import Pace
+
+SHARE_OF_SINGLES = 0.5
+"""Share of the budget that single tokens get."""
+SETS_PER_CANDIDATE = 4
+"""Sets proposed for each one that is to be scored: many do not survive being written down and read again."""
+
+
+class Unigram:
+    """Scores single tokens, then sets of the best.
+
+    Args:
+        config: how long, how many.
+        objective: says what was spent.
+        vocabulary: what prefixes are made of.
+        archive: what was tried so far.
+    """
+
+    def __init__(self, config: UnigramConfig, objective: Searchable, vocabulary: Alphabet, archive: Archive) -> None:
+        self._config, self._archive = config, archive
+        self._allowed = vocabulary.allowed
+        self._pace = Pace(config, objective)
+
+    def propose(self, generator: torch.Generator) -> list[Ids]:
+        """Single tokens in random order; once half of the budget is spent, sets of the best of them."""
+        untried = [(token,) for token in self._allowed if (token,) not in self._archive]
+        if self._config.length == 1:
+            return _shuffled(untried, generator)
+        ranked = [ids for ids in self._archive.ranked() if len(ids) == 1]
+        if untried and (self._pace.share < SHARE_OF_SINGLES or len(ranked) < self._config.length):
+            return _shuffled(untried, generator)
+        sets = best_sets([self._archive.costs[ids] for ids in ranked], self._config.length)
+        prefixes = (tuple(ranked[index][0] for index in chosen) for chosen in sets)
+        fresh = (ids for ids in prefixes if ids not in self._archive)
+        return list(islice(fresh, SETS_PER_CANDIDATE * self._config.candidates)) or _shuffled(untried, generator)
+
+    def observe(self, scored: Sequence[Scored]) -> None:
+        """The archive keeps what tokens cost; only the budget is counted."""
+        self._pace.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was spent."""
+        return self._pace.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._pace.load_state_dict(state)
+
+
+def best_sets(costs: Sequence[float], size: int) -> Iterator[tuple[int, ...]]:
+    """All sets of `size` items, as ascending indices; those first whose costs are least in sum.
+
+    A set's successors have one of its items replaced by the next more expensive one, and cost no less; so the cheapest
+    of all successors of what was given out comes next.
+
+    Args:
+        costs: of the items, in ascending order.
+        size: of a set.
+    """
+    first = tuple(range(size))
+    if size > len(costs):
+        return
+    heap, seen = [(math.fsum(costs[:size]), first)], {first}
+    while heap:
+        _, chosen = heapq.heappop(heap)
+        yield chosen
+        for place, item in enumerate(chosen):
+            after = chosen[place + 1] if place + 1 < size else len(costs)
+            successor = (*chosen[:place], item + 1, *chosen[place + 1 :])
+            if item + 1 < after and successor not in seen:
+                seen.add(successor)
+                heapq.heappush(heap, (math.fsum(costs[index] for index in successor), successor))
+
+
+def _shuffled(candidates: Sequence[Ids], generator: torch.Generator) -> list[Ids]:
+    return [candidates[index] for index in torch.randperm(len(candidates), generator=generator).tolist()]
