@@ -136,7 +136,9 @@ def source_of(config: RunConfig, guarded: SafeThink, monitor: Identity) -> Sourc
     """Names and hashes of the models; reads every weight once."""
     if isinstance(guarded.monitor, GuardMonitor):
         monitor = monitor.model_copy(update={"sha256": guarded.monitor.fingerprint})
-    reasoner = Identity(name=config.reasoner.path, revision=config.reasoner.revision, sha256=model_hash(guarded.model))
+    reasoner = Identity(
+        name=config.reasoner.path, revision=config.reasoner.revision, sha256=model_hash(guarded.model, rounded=True)
+    )
     return Source(reasoner=reasoner, monitor=monitor, threshold=threshold_of(config), seed=config.seed)
 
 

@@ -106,7 +106,8 @@ def _line(trial: FrozenTrial, config: StudyConfig, best: bool) -> Line:
     return Line(
         number=trial.number,
         state=trial.state.name.lower(),
-        values=dict(zip(config.goals, trial.values or (), strict=False)),
+        # A pruned trial's value is that of its last prompt.
+        values=dict(zip(config.goals, trial.values, strict=True)) if trial.state == TrialState.COMPLETE else {},
         params=trial.params,
         text=" · ".join(texts) or str(trial.user_attrs.get(ERROR, "")),
         feasible=is_feasible(trial),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import NullPool
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from optimize.study.config import Goal, StudyConfig
 from safethink.errors import ConfigError, RecordError
@@ -27,6 +29,7 @@ DIRECTIONS: dict[Goal, str] = {
 }
 SQLITE_TIMEOUT_S = 60
 """How long a worker waits while another one writes."""
+TABLE_ATTEMPTS, TABLE_WAIT_S = 5, 0.5
 FINGERPRINT = "fingerprint"
 
 
@@ -106,10 +109,23 @@ def quiet() -> Generator[None, None, None]:
 
 
 def _storage(where: str, config: StudyConfig) -> RDBStorage:
+    """The database, with its tables; of several processes that make them at once all but one fail, and look again."""
+    for _ in range(TABLE_ATTEMPTS - 1):
+        try:
+            return _connect(where, config)
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            if "exist" not in str(error):
+                raise
+            time.sleep(TABLE_WAIT_S)
+    return _connect(where, config)
+
+
+def _connect(where: str, config: StudyConfig) -> RDBStorage:
     on_sqlite = where.startswith("sqlite")
     return RDBStorage(
         where,
-        engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_S}} if on_sqlite else {"pool_pre_ping": True},
+        # Without a pool no connection outlives what it was opened for, whether or not anybody closes the study.
+        engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_S}} if on_sqlite else {"poolclass": NullPool},
         heartbeat_interval=config.heartbeat_s,
         heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=config.retries),
     )

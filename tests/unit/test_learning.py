@@ -140,7 +140,7 @@ def test_a_folder_begun_with_other_settings_prompts_or_weights_is_refused(run_fo
         learn(run_folder, seed=1)
     with pytest.raises(ConfigError, match="other prompts"):
         learn(run_folder, prompts=[*ATTACKS[1:], *TASKS])
-    monkeypatch.setattr(setup, "model_hash", lambda model: "retrained")
+    monkeypatch.setattr(setup, "model_hash", lambda model, rounded: "retrained")
     with pytest.raises(ConfigError, match="other weights"):
         learn(run_folder)
 
