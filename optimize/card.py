@@ -130,7 +130,6 @@ def _found(artifact: PrefixArtifact) -> str:
 - reasoner: {_name(artifact.reasoner)}
 - monitor: {_name(artifact.monitor)}, threshold {artifact.threshold}
 - chosen on validation by: {artifact.selected_by}
-- reported on test by: {artifact.reported_by or "nobody yet"}, {artifact.test_evaluations} evaluation(s)
 - seeds: {", ".join(f"{name} {seed}" for name, seed in artifact.seeds.items())}
 - contexts: sha256 {artifact.data_fingerprint}
 
@@ -147,12 +146,21 @@ def _measured(artifact: PrefixArtifact) -> str:
     return "\n\n".join(
         [
             "## Measured",
-            "On `test`, prompts that nothing was learned or chosen on:",
-            _table(artifact, TEST) or "Not yet evaluated on `test`.",
+            _tested(artifact),
             "On validation, where the prefix was chosen, so these flatter it:",
             _table(artifact, VALIDATION | other) or "Nothing.",
         ]
     )
+
+
+def _tested(artifact: PrefixArtifact) -> str:
+    rows = _table(artifact, TEST)
+    if not rows:
+        return "Not yet evaluated on `test`."
+    looks = (
+        f"evaluated there {artifact.test_evaluations} time(s), each a chance to tune; judged by {artifact.reported_by}"
+    )
+    return f"On `test`, prompts that nothing was learned or chosen on; {looks}:\n\n{rows}"
 
 
 def _untested(artifact: PrefixArtifact) -> str:
@@ -176,6 +184,7 @@ def _limits(artifact: PrefixArtifact) -> str:
     lines = ["## Limits", "", fits]
     if artifact.reasoner is not None and artifact.reasoner.name.startswith("testbed"):
         lines.append("- The testbed verifies machinery. These numbers say nothing about how safe a real model is.")
+        lines.append("- `testbed` is a model that ships with safethink; `safethink testbed` prints its folder.")
     if artifact.selected_by is not None and artifact.selected_by.startswith("the monitor"):
         lines.append(
             "- The monitor chose it, so a prefix that merely flatters the monitor would not have been found out."
@@ -184,7 +193,7 @@ def _limits(artifact: PrefixArtifact) -> str:
     forced = _forced_loss(artifact)
     if floor is not None and forced > floor:
         lines.append(f"- No finalist stayed within the floor: it costs harmless prompts {forced:.3f}, above {floor}.")
-    if "accuracy_forced" not in artifact.metrics and "over_refusal_forced" not in artifact.metrics:
+    if not any(name.startswith(("accuracy", "over_refusal")) for name in artifact.metrics):
         lines.append("- No harmless prompts were given: what it costs them is unknown.")
     return "\n".join(lines)
 
