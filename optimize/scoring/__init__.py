@@ -1,0 +1,14 @@
+"""The loss of many candidate prefixes over many contexts: as exact as a plain forward, and much faster.
+
+What makes it fast: a context is read once and its KV cache kept at batch 1, because the prefix changes and the context
+does not. Only prefix and target positions reach the output head. The gradient is taken with respect to the prefix's
+embeddings, averaged over contexts, so that a search needs one product with the embedding matrix.
+"""
+
+from __future__ import annotations
+
+from optimize.scoring.examples import Example, Gradient, Losses
+from optimize.scoring.modes import frozen
+from optimize.scoring.scorer import Scorer
+
+__all__ = ["Example", "Gradient", "Losses", "Scorer", "frozen"]

@@ -1,0 +1,149 @@
+"""Contexts that share a batch, with what the reasoner remembers of them.
+
+Contexts of differing lengths are padded on the left, masked, with their own position ids; what follows a prefix is
+padded on the right, where causal attention never looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from optimize.scoring.examples import Example
+from optimize.scoring.modes import at_least_float32
+
+KeysValues = tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some contexts, padded to one length, with their KV cache: one row per context, whatever is scored in it.
+
+    Attributes:
+        order: where these contexts stand among all of the scorer's.
+        examples: the contexts themselves, and what follows the prefix in each.
+        keys_values: per layer, keys and values of shape (contexts, heads, positions, head_dim); empty where nothing is
+            kept.
+        mask: which positions are real; padding is on the left.
+        first_nll: what each token of the vocabulary costs right after the context.
+        target: what follows the prefix: separator and target, padded on the right.
+        target_mask: which positions of it count: those of the target.
+    """
+
+    order: tuple[int, ...]
+    examples: tuple[Example, ...]
+    keys_values: KeysValues
+    mask: Bool[Tensor, "contexts positions"]
+    first_nll: Float[Tensor, "contexts vocab"]
+    target: Int[Tensor, "contexts target"]
+    target_mask: Bool[Tensor, "contexts target"]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """Some of these contexts, no wider than the longest of them."""
+        if len(rows) == len(self):
+            return self
+        index = torch.tensor(rows, device=self.mask.device)
+        width = max(len(self.examples[row].context) for row in rows)
+        return Batch(
+            tuple(self.order[row] for row in rows),
+            tuple(self.examples[row] for row in rows),
+            tuple((keys[index, :, -width:], values[index, :, -width:]) for keys, values in self.keys_values),
+            self.mask[index, -width:],
+            self.first_nll[index],
+            self.target[index],
+            self.target_mask[index],
+        )
+
+
+def lay_out(examples: Sequence[Example], contexts_per_batch: int) -> list[tuple[int, ...]]:
+    """Which contexts share a batch: those of about the same length, an even number of batches where there are two.
+
+    It depends on the examples alone, never on how many processes share them, so that they all compute the same.
+
+    Args:
+        examples: all of them.
+        contexts_per_batch: the most contexts in a batch.
+    """
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index].context))
+    enough = -(-len(order) // contexts_per_batch)
+    count = min(enough + enough % 2, len(order))
+    bounds = [round(part * len(order) / count) for part in range(count + 1)]
+    return [tuple(order[start:end]) for start, end in pairwise(bounds)]
+
+
+def prefill(model: PreTrainedModel, order: tuple[int, ...], examples: Sequence[Example]) -> Batch:
+    """Read some contexts, all in one forward, and keep their keys and values.
+
+    Args:
+        model: the reasoner.
+        order: which of the examples.
+        examples: all of them.
+    """
+    some = tuple(examples[index] for index in order)
+    contexts, mask = pad([example.context for example in some], left=True, device=model.device)
+    # Without the config every layer keeps all positions, sliding windows too: the mask does the windowing.
+    cache = DynamicCache()
+    logits = model(
+        input_ids=contexts,
+        attention_mask=mask.long(),
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits
+    pairs = ((keys, values) for keys, values, *_ in cache)
+    keys_values = tuple((keys, values) for keys, values in pairs if keys is not None and values is not None)
+    return _batch(order, some, keys_values, mask, logits[:, -1])
+
+
+def read(model: PreTrainedModel, order: tuple[int, ...], examples: Sequence[Example]) -> Batch:
+    """Read some contexts, each in a forward of its own, and keep nothing but what may come next.
+
+    Args:
+        model: the reasoner.
+        order: which of the examples.
+        examples: all of them.
+    """
+    some = tuple(examples[index] for index in order)
+    _, mask = pad([example.context for example in some], left=True, device=model.device)
+    alone = [torch.tensor([example.context], device=model.device) for example in some]
+    last = [model(input_ids=context, use_cache=False, logits_to_keep=1).logits[:, -1] for context in alone]
+    return _batch(order, some, (), mask, torch.cat(last))
+
+
+def pad(
+    rows: Sequence[tuple[int, ...]], left: bool, device: torch.device
+) -> tuple[Int[Tensor, "rows width"], Bool[Tensor, "rows width"]]:
+    """Rows of token ids as one tensor, and which of its places are real."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(len(row))
+        ids[index, span] = torch.tensor(row, dtype=torch.long)
+        mask[index, span] = True
+    return ids.to(device), mask.to(device)
+
+
+def _batch(
+    order: tuple[int, ...],
+    examples: tuple[Example, ...],
+    keys_values: KeysValues,
+    mask: Bool[Tensor, "contexts positions"],
+    last_logits: Float[Tensor, "contexts vocab"],
+) -> Batch:
+    followed = [example.separator + example.target for example in examples]
+    target, target_mask = pad(followed, left=False, device=mask.device)
+    for row, example in enumerate(examples):
+        target_mask[row, : len(example.separator)] = False
+    first_nll = -at_least_float32(last_logits).log_softmax(-1)
+    return Batch(order, examples, keys_values, mask, first_nll, target, target_mask)

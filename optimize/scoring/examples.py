@@ -1,0 +1,50 @@
+"""What is scored, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prefix is worth what it does to `target` when it stands between `context` and `target`.
+
+    Attributes:
+        context: prompt and trace, as token ids.
+        target: the continuation to be made likely, as token ids.
+        separator: what is injected right behind the prefix, as token ids; it is read, but costs nothing.
+    """
+
+    context: tuple[int, ...]
+    target: tuple[int, ...]
+    separator: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Mean nats per token, of every candidate in every context.
+
+    Attributes:
+        continuation: of the target, given context and prefix.
+        nll: of the prefix itself, given the context.
+    """
+
+    continuation: Float[Tensor, "candidates contexts"]
+    nll: Float[Tensor, "candidates contexts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """What a small change of one prefix does to its loss, averaged over contexts, in float32 at least.
+
+    Attributes:
+        embeddings: the gradient of `continuation + nll_weight * nll` with respect to the prefix's embeddings.
+        token_nll: what each token of the vocabulary would cost at each place, given the prefix before it. The prefix
+            is both input and label of its own NLL; the gradient covers the input, this covers the label, exactly.
+    """
+
+    embeddings: Float[Tensor, "length hidden"]
+    token_nll: Float[Tensor, "length vocab"]

@@ -1,0 +1,152 @@
+"""What one forward over one batch of contexts says about prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from optimize.scoring.batches import Batch, pad
+from optimize.scoring.examples import Gradient, Losses
+from optimize.scoring.modes import at_least_float32, frozen
+from optimize.scoring.ways import Way
+
+LogProbs = Float[Tensor, "_ vocab"]
+
+
+class Reader:
+    """Measures prefixes in batches of contexts.
+
+    Args:
+        model: the reasoner.
+        way: how it reads.
+    """
+
+    def __init__(self, model: PreTrainedModel, way: Way) -> None:
+        self._model, self._way = model, way
+
+    def losses(self, batch: Batch, candidates: Int[Tensor, "candidates length"]) -> Losses:
+        """Losses of targets and of the prefixes themselves."""
+        rows, labels = _rows(batch, candidates)
+        logits = self._way.follow(self._model, batch, rows, rows.shape[1])
+        nll = _token_nll(logits, torch.cat([rows[:, 1 : candidates.shape[1]], labels], dim=1))
+        nll = nll.unflatten(0, (len(batch), -1)).transpose(0, 1)
+        first = batch.first_nll[:, candidates[:, 0]].T
+        return Losses(*_means(first, nll, batch.target_mask, candidates.shape[1]))
+
+    def continuations(
+        self, batch: Batch, candidates: Int[Tensor, "candidates length"]
+    ) -> Float[Tensor, "candidates contexts"]:
+        """Losses of targets: the prefix's own positions never reach the output head."""
+        rows, labels = _rows(batch, candidates)
+        logits = self._way.follow(self._model, batch, rows, labels.shape[1])
+        nll = _token_nll(logits, labels).unflatten(0, (len(batch), -1)).transpose(0, 1)
+        return _target_means(nll, batch.target_mask)
+
+    def divergences(
+        self, batch: Batch, candidates: Int[Tensor, "candidates length"], unprefixed: Sequence[LogProbs]
+    ) -> Float[Tensor, "candidates contexts"]:
+        """KL(nothing injected || prefix injected), averaged over target tokens.
+
+        Args:
+            batch: contexts with targets.
+            candidates: token ids, one prefix per row.
+            unprefixed: what `unprefixed` said of the same contexts.
+        """
+        rows, labels = _rows(batch, candidates)
+        logits = self._way.follow(self._model, batch, rows, labels.shape[1])
+        return _divergences(unprefixed, logits.unflatten(0, (len(batch), -1)), batch.target_mask).T
+
+    def unprefixed(self, batch: Batch) -> list[LogProbs]:
+        """Log-probabilities at every target token with nothing injected, context by context."""
+        targets = [example.target for example in batch.examples]
+        rows, real = pad(targets, left=False, device=self._model.device)
+        log_probs = -batch.first_nll[:, None]
+        if rows.shape[1] > 1:
+            logits = self._way.follow(self._model, batch, rows[:, :-1], rows.shape[1] - 1)
+            log_probs = torch.cat([log_probs, at_least_float32(logits).log_softmax(-1)], dim=1)
+        return [some[places] for some, places in zip(log_probs, real, strict=True)]
+
+    def gradient(self, batch: Batch, prefix: Int[Tensor, "length"], nll_weight: float) -> Gradient:
+        """Gradients of the losses of `losses`, summed over the batch's contexts."""
+        length = len(prefix)
+        with frozen(self._model):
+            embed = self._model.get_input_embeddings()
+            leaf = embed(prefix.expand(len(batch), -1)).detach().requires_grad_()
+            rows = torch.cat([leaf, embed(batch.target[:, :-1])], dim=1)
+            logits = self._way.follow(self._model, batch, rows, rows.shape[1])
+            labels = torch.cat([prefix[1:].expand(len(batch), -1), batch.target], dim=1)
+            first = batch.first_nll[:, prefix[0]]
+            continuation, nll = _means(first, _token_nll(logits, labels), batch.target_mask, length)
+            (gradient,) = torch.autograd.grad((continuation + nll_weight * nll).sum(), leaf)
+        later_nll = -at_least_float32(logits[:, : length - 1].detach()).log_softmax(-1)
+        token_nll = torch.cat([batch.first_nll[:, None], later_nll], dim=1)
+        return Gradient(at_least_float32(gradient).sum(0), token_nll.sum(0))
+
+    def soft_losses(self, batch: Batch, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
+        """Losses of targets behind embedding rows, to which gradients flow."""
+        return _target_means(_token_nll(self._soft_logits(batch, rows), batch.target), batch.target_mask)
+
+    def soft_divergences(
+        self, batch: Batch, rows: Float[Tensor, "length hidden"], unprefixed: Sequence[LogProbs]
+    ) -> Float[Tensor, "contexts"]:
+        """`divergences` of embedding rows, to which gradients flow."""
+        return _divergences(unprefixed, self._soft_logits(batch, rows)[:, None], batch.target_mask)[:, 0]
+
+    def _soft_logits(
+        self, batch: Batch, rows: Float[Tensor, "length hidden"]
+    ) -> Float[Tensor, "contexts target vocab"]:
+        with frozen(self._model):
+            behind = self._model.get_input_embeddings()(batch.target[:, :-1])
+            whole = torch.cat([rows.to(behind.dtype).expand(len(batch), -1, -1), behind], dim=1)
+            return self._way.follow(self._model, batch, whole, batch.target.shape[1])
+
+
+def _rows(
+    batch: Batch, candidates: Int[Tensor, "candidates length"]
+) -> tuple[Int[Tensor, "rows tokens"], Int[Tensor, "rows target"]]:
+    """What is read, context by context: prefix and all of the target but its last token; and the target."""
+    target = batch.target.repeat_interleave(len(candidates), dim=0)
+    return torch.cat([candidates.repeat(len(batch), 1), target[:, :-1]], dim=1), target
+
+
+def _token_nll(
+    logits: Float[Tensor, "rows tokens vocab"], labels: Int[Tensor, "rows tokens"]
+) -> Float[Tensor, "rows tokens"]:
+    """What each label costs, in nats."""
+    flat = at_least_float32(logits).flatten(0, 1)
+    return functional.cross_entropy(flat, labels.flatten(), reduction="none").view(labels.shape)
+
+
+def _target_means(
+    nll: Float[Tensor, "*rows contexts target"], mask: Bool[Tensor, "contexts target"]
+) -> Float[Tensor, "*rows contexts"]:
+    """Mean over each context's target tokens."""
+    return nll.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)
+
+
+def _means(
+    first: Float[Tensor, "*rows contexts"],
+    nll: Float[Tensor, "*rows contexts tokens"],
+    mask: Bool[Tensor, "contexts target"],
+    length: int,
+) -> tuple[Float[Tensor, "*rows contexts"], Float[Tensor, "*rows contexts"]]:
+    """Mean loss per target token and per prefix token, from the losses of the tokens after the first."""
+    return _target_means(nll[..., length - 1 :], mask), (first + nll[..., : length - 1].sum(-1)) / length
+
+
+def _divergences(
+    base: Sequence[LogProbs],
+    logits: Float[Tensor, "contexts copies target vocab"],
+    mask: Bool[Tensor, "contexts target"],
+) -> Float[Tensor, "contexts copies"]:
+    """KL(base || logits) in nats, averaged over each context's target tokens."""
+    found: list[Tensor] = []
+    for expected, seen, real in zip(base, logits, mask, strict=True):
+        log_probs = at_least_float32(seen[:, real]).log_softmax(-1)
+        found.append((expected.exp() * (expected - log_probs)).sum(-1).mean(-1))
+    return torch.stack(found)

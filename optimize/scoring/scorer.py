@@ -1,0 +1,241 @@
+"""The losses of many candidate prefixes over many contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from optimize.parallel import Cluster
+from optimize.scoring.batches import Batch, lay_out
+from optimize.scoring.examples import Example, Gradient, Losses
+from optimize.scoring.modes import inference
+from optimize.scoring.probe import Wanted, choose
+from optimize.scoring.reader import Reader
+from safethink.errors import SafeThinkError
+
+Values = Float[Tensor, "kinds candidates contexts"]
+Measure = Callable[[Batch, Int[Tensor, "candidates length"]], Values]
+SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]
+
+
+class Scorer:
+    """Scores candidate prefixes of one reasoner over a fixed set of examples.
+
+    Args:
+        model: the reasoner; left untouched.
+        examples: contexts and targets; neither may be empty.
+        rows_per_forward: the most (candidate, context) pairs in one forward; bounds the memory.
+        contexts_per_batch: the most contexts that are padded to one length.
+        attention: how a context is read for many candidates; `auto` takes the fastest way that passes a self-test.
+        cluster: processes that share the contexts; each of them gets the results of all.
+
+    Attributes:
+        num_contexts: how many examples there are.
+        attention: the way that is used.
+        rows_per_forward: halved where the memory did not suffice.
+        tokens: tokens forwarded so far, by all processes together: reading the contexts once, gradients twice, since
+            weights are frozen and a backward pass costs about as much as a forward pass.
+
+    Raises:
+        ConfigError: the way asked for does not suit the reasoner.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        examples: Sequence[Example],
+        rows_per_forward: int = 256,
+        contexts_per_batch: int = 8,
+        attention: Wanted = "auto",
+        cluster: Cluster | None = None,
+    ) -> None:
+        assert examples, "a scorer needs examples"
+        assert all(example.context and example.target for example in examples), "a context or a target is empty"
+        self.model, self.num_contexts = model, len(examples)
+        self.rows_per_forward = rows_per_forward
+        self._cluster = cluster or Cluster.local()
+        layout = lay_out(examples, contexts_per_batch)
+        self._num_batches, self._own = len(layout), self._cluster.share(len(layout))
+        with inference(model):
+            way = choose(model, examples, attention)
+            self._batches = [way.read(model, layout[index], examples) for index in self._own]
+        self.attention = way.name
+        self._reader = Reader(model, way)
+        self._dtype = torch.promote_types(model.dtype, torch.float32)
+        self._hidden_size = model.get_input_embeddings().weight.shape[-1]
+        self._vocab_size = model.get_output_embeddings().weight.shape[0]
+        self._unprefixed: dict[int, Float[Tensor, "_ vocab"]] = {}
+        self._has_read_unprefixed = False
+        again = [way.rereads * len(example.context) for example in examples]
+        self._bare_tokens = sum(again) + sum(len(example.target) for example in examples)
+        followed = [len(example.separator) + len(example.target) for example in examples]
+        self._fixed_tokens = [sum(both) for both in zip(again, followed, strict=True)]
+        self.tokens = sum(len(example.context) for example in examples)
+
+    def num_tokens(self, length: int, contexts: Sequence[int] | None = None) -> int:
+        """Tokens forwarded to score one prefix of `length` tokens: its own and those behind it, in every context."""
+        some = range(self.num_contexts) if contexts is None else contexts
+        return sum(length + self._fixed_tokens[index] for index in some)
+
+    def losses(self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int] | None = None) -> Losses:
+        """Loss of every candidate in every context.
+
+        Args:
+            candidates: token ids, one prefix per row.
+            contexts: indices of the contexts to score in, which the columns follow; None for all.
+        """
+
+        def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
+            losses = self._reader.losses(batch, some)
+            return torch.stack([losses.continuation, losses.nll])
+
+        return Losses(*self._measured(candidates, contexts, measure, kinds=2))
+
+    def continuations(
+        self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int] | None = None
+    ) -> Float[Tensor, "candidates contexts"]:
+        """The losses of the targets alone, which is faster: the prefix's own positions never reach the output head.
+
+        Args:
+            candidates: token ids, one prefix per row.
+            contexts: as in `losses`.
+        """
+
+        def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
+            return self._reader.continuations(batch, some)[None]
+
+        return self._measured(candidates, contexts, measure)[0]
+
+    def divergence(
+        self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int] | None = None
+    ) -> Float[Tensor, "candidates contexts"]:
+        """KL(nothing injected || prefix injected) in nats, averaged over target tokens.
+
+        Args:
+            candidates: token ids, one prefix per row.
+            contexts: as in `losses`.
+        """
+        self._read_unprefixed()
+
+        def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
+            return self._reader.divergences(batch, some, [self._unprefixed[index] for index in batch.order])[None]
+
+        return self._measured(candidates, contexts, measure)[0]
+
+    def gradient(self, prefix: Int[Tensor, "length"], nll_weight: float) -> Gradient:
+        """Gradient of the mean over contexts of `continuation + nll_weight * nll`.
+
+        Args:
+            prefix: token ids of one prefix.
+            nll_weight: weight of the prefix's own NLL.
+        """
+        self.tokens += 2 * self.num_tokens(len(prefix))
+        prefix = prefix.to(self.model.device)
+        parts = [self._reader.gradient(batch, prefix, nll_weight) for batch in self._batches]
+        embeddings = self._mean([part.embeddings for part in parts], (len(prefix), self._hidden_size))
+        return Gradient(embeddings, self._mean([part.token_nll for part in parts], (len(prefix), self._vocab_size)))
+
+    def soft_losses(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
+        """Mean target loss of every context, with embedding rows in place of the prefix; gradients flow to the rows.
+
+        Args:
+            rows: one per place, in the space behind the embedding module, which scales what it looks up in some models.
+        """
+        return self._soft(rows, self._reader.soft_losses)
+
+    def soft_divergence(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
+        """`divergence` with embedding rows in place of the prefix; gradients flow to the rows.
+
+        Args:
+            rows: as in `soft_losses`.
+        """
+        self._read_unprefixed()
+
+        def measure(batch: Batch, copy: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
+            return self._reader.soft_divergences(batch, copy, [self._unprefixed[index] for index in batch.order])
+
+        return self._soft(rows, measure)
+
+    def _measured(
+        self,
+        candidates: Int[Tensor, "candidates length"],
+        contexts: Sequence[int] | None,
+        measure: Measure,
+        kinds: int = 1,
+    ) -> Values:
+        """One or more kinds of numbers for every candidate in some of the contexts, on the CPU."""
+        self.tokens += len(candidates) * self.num_tokens(candidates.shape[1], contexts)
+        wanted = range(self.num_contexts) if contexts is None else contexts
+        candidates = candidates.to(self.model.device)
+        values = candidates.new_zeros((kinds, len(candidates), self.num_contexts), dtype=self._dtype)
+        with inference(self.model):
+            for batch in self._batches:
+                rows = [row for row, index in enumerate(batch.order) if index in wanted]
+                if rows:
+                    for some, chosen, part in self._pieces(batch.select(rows), candidates, measure):
+                        values[:, chosen[:, None], torch.tensor(some.order)] = part
+        return self._cluster.merge(values).cpu()[:, :, list(wanted)]
+
+    def _pieces(
+        self, batch: Batch, candidates: Int[Tensor, "candidates length"], measure: Measure
+    ) -> Iterator[tuple[Batch, Int[Tensor, "some"], Values]]:
+        """What is measured, in as many forwards as the memory asks for; a size that was too large is never tried again.
+
+        Raises:
+            SafeThinkError: the memory does not suffice for a single row.
+        """
+        todo = self._split(batch, torch.arange(len(candidates)))
+        while todo:
+            some, chosen = todo.pop()
+            size = len(some) * len(chosen)
+            if size > self.rows_per_forward:
+                todo += self._split(some, chosen)
+                continue
+            try:
+                part = measure(some, candidates[chosen])
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise SafeThinkError("out of memory on one candidate in one context") from error
+                self.rows_per_forward = size // 2
+                todo.append((some, chosen))
+            else:
+                yield some, chosen, part
+
+    def _split(self, batch: Batch, chosen: Int[Tensor, "some"]) -> list[tuple[Batch, Int[Tensor, "_"]]]:
+        """Pieces of no more than `rows_per_forward` rows."""
+        width = min(len(batch), self.rows_per_forward)
+        spans = [range(start, min(start + width, len(batch))) for start in range(0, len(batch), width)]
+        parts = chosen.split(max(1, self.rows_per_forward // width))
+        return [(batch.select(span), part) for span in spans for part in parts]
+
+    def _read_unprefixed(self) -> None:
+        """Once, what the reasoner says in the contexts with nothing injected."""
+        if self._has_read_unprefixed:
+            return
+        self._has_read_unprefixed = True
+        self.tokens += self._bare_tokens
+        with inference(self.model):
+            for batch in self._batches:
+                self._unprefixed |= zip(batch.order, self._reader.unprefixed(batch), strict=True)
+
+    def _mean(self, sums: Sequence[Tensor], shape: tuple[int, ...]) -> Float[Tensor, "*shape"]:
+        """The mean over contexts, from sums over the contexts of each batch, added in the order of the batches."""
+        parts = torch.zeros(self._num_batches, *shape, dtype=self._dtype, device=self.model.device)
+        for index, part in zip(self._own, sums, strict=True):
+            parts[index] = part
+        return self._cluster.merge(parts).sum(0) / self.num_contexts
+
+    def _soft(self, rows: Float[Tensor, "length hidden"], measure: SoftMeasure) -> Float[Tensor, "contexts"]:
+        passes = 2 if rows.requires_grad and torch.is_grad_enabled() else 1
+        self.tokens += passes * self.num_tokens(len(rows))
+        copies = self._cluster.fan_out(rows.to(self.model.device), self._num_batches)
+        # An empty sum ties a process without a batch to the rows, so that it takes part in their gradient.
+        values = copies.new_zeros(self.num_contexts, dtype=self._dtype) + copies[:0].sum()
+        for index, batch in zip(self._own, self._batches, strict=True):
+            order = torch.tensor(batch.order, device=values.device)
+            values = values.index_put((order,), measure(batch, copies[index]).to(self._dtype))
+        return self._cluster.merge(values)
