@@ -157,10 +157,8 @@ def _tested(artifact: PrefixArtifact) -> str:
     rows = _table(artifact, TEST)
     if not rows:
         return "Not yet evaluated on `test`."
-    looks = (
-        f"evaluated there {artifact.test_evaluations} time(s), each a chance to tune; judged by {artifact.reported_by}"
-    )
-    return f"On `test`, prompts that nothing was learned or chosen on; {looks}:\n\n{rows}"
+    looks = f"{artifact.test_evaluations} time(s), each a chance to tune; judged by {artifact.reported_by}"
+    return f"On `test`, prompts that nothing was learned or chosen on; evaluated there {looks}:\n\n{rows}"
 
 
 def _untested(artifact: PrefixArtifact) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ def download(place: HubPlace) -> Path:
     if not place.is_pinned:
         raise ConfigError(f"{place} is not pinned to a commit{_pinned_now(hub, place)}")
     with one_line_errors(hub, place.repo_id):
-        fetch = hub.snapshot_download  # pyright: ignore[reportUnknownMemberType]
+        fetch: Callable[..., str] = hub.snapshot_download  # pyright: ignore[reportUnknownMemberType]
         return Path(fetch(place.repo_id, revision=place.revision, allow_patterns=list(DATA_ONLY)))
 
 
