@@ -57,9 +57,9 @@ def measure(folders: Folders, world: World) -> list[CardRow]:
         RunConfig(reasoner=ReasonerConfig(path=str(folders.reasoner)), monitor=GuardMonitorConfig(path=guard))
     )
     subject = Subject(guarded, world)
-    prompts = {kind: draw(kind, "validation", N_PROMPTS) for kind in KINDS}
+    prompts: dict[PromptKind, list[Prompt]] = {kind: draw(kind, "validation", N_PROMPTS) for kind in KINDS}
     watching = guarded.variant(defense=SafeThinkConfig(max_steered_steps=0))
-    watched = {kind: watching.run(those) for kind, those in prompts.items()}
+    watched: dict[PromptKind, list[Result]] = {kind: watching.run(those) for kind, those in prompts.items()}
     places = Places.find(subject, watched["jailbreak"])
     rates = monitor_rates(subject, watched["jailbreak"])
     best = best_phrase(world, prompts["jailbreak"])

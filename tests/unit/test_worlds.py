@@ -32,7 +32,7 @@ from safethink.testbed.world import COVERT_SHARE, HIDDEN_COVERT_SHARE, N_FLATTER
 SEEDS = (0, 1, 2, 3)
 GUARD = MonitorRates(overt=0.98, covert=0.02, clean=0.2)
 """About what the shipped guard does at the end of a trace."""
-PROMPTS = draw("jailbreak", "validation", 16)
+PROMPTS = draw("jailbreak", "validation", 8)
 ATTACKS = [Attack.read(prompt) for prompt in PROMPTS]
 
 
