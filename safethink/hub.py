@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from safethink.errors import ConfigError, HubError, MissingFileError
 
@@ -75,7 +75,8 @@ def download(place: HubPlace) -> Path:
     if not place.is_pinned:
         raise ConfigError(f"{place} is not pinned to a commit{_pinned_now(hub, place)}")
     with one_line_errors(hub, place.repo_id):
-        fetch: Callable[..., str] = hub.snapshot_download  # pyright: ignore[reportUnknownMemberType]
+        # The client leaves the type of its progress bar open.
+        fetch = cast("Callable[..., str]", hub.snapshot_download)  # pyright: ignore[reportUnknownMemberType]
         return Path(fetch(place.repo_id, revision=place.revision, allow_patterns=list(DATA_ONLY)))
 
 
