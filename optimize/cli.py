@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from optimize.commands.ablate import ablate
 from optimize.commands.contexts import contexts
 from optimize.commands.demo import demo
 from optimize.commands.publish import publish
@@ -18,6 +19,8 @@ EXAMPLES = """examples:
   safethink-optimize search configs/search/testbed-gcg.yaml --out runs/gcg --search.length 6 --dry-run
   safethink-optimize publish runs/gcg/artifact --evaluation runs/eval --to ./published
   safethink-optimize study testbed --out runs/study --workers 2
+  safethink-optimize ablate testbed-length --out runs/length
+  safethink-optimize ablate testbed-threshold --out runs/threshold --axes.run.defense.threshold -0.5 0.0 0.5
   safethink-optimize testbed --out runs/testbed --world.seed 1
   safethink-optimize testbed --out runs/hackable --world.kind hackable
   safethink-optimize demo --out runs/demo
@@ -34,6 +37,7 @@ PROGRAM = Program(
         Command("search", "learn a prefix and export it as an artifact", search),
         Command("publish", "put an artifact into a folder or on the hub, with its card", publish),
         Command("study", "let Optuna choose how to search: one trial is one search", study),
+        Command("ablate", "measure every cell of a grid: lengths, methods, thresholds, ...", ablate),
         Command("testbed", "train the testbed's models from a seed", testbed),
         Command("demo", "learn, export, guard and report, end to end on the testbed", demo),
     ),

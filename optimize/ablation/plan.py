@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,8 +14,13 @@ from optimize.ablation.grid import Cell, expand
 from optimize.config import CollectConfig, SearchConfig
 from optimize.plan import plan as plan_search
 from optimize.plan import plan_contexts
-from safethink.config import EvalConfig
 from safethink.evaluation.plan import plan as plan_evaluation
+from safethink.testbed.origin import is_testbed
+
+TESTBED_TOKENS_PER_S: Final = 7_000
+"""Tokens decoded and watched per second by one worker, which has one thread."""
+TESTBED_SCORED_TOKENS_PER_S: Final = 27_000
+"""Tokens that it forwards per second in a search."""
 
 
 class AblationPlan(BaseModel):
@@ -32,15 +39,15 @@ class AblationPlan(BaseModel):
     scored_tokens: int
     """Tokens forwarded by the searches."""
     seconds: float | None
-    """Rough time with two workers on two CPU cores; None where the speed is not known."""
+    """Rough time where every worker has a CPU core of its own; None where the speed is not known."""
 
 
-class _Share(BaseModel):
-    """A part of the whole."""
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A part of the whole, in tokens."""
 
     decoded: int = 0
     scored: int = 0
-    seconds: float | None = 0.0
 
 
 def plan(config: AblationConfig) -> AblationPlan:
@@ -54,14 +61,15 @@ def plan(config: AblationConfig) -> AblationPlan:
     shares = [_searched(cell) for cell in cells] + _collected(cells)
     shares += _measured(cells, config.validation, "validation")
     shares += _measured(winners, config.test, "test") if config.test else []
-    known = [share.seconds for share in shares if share.seconds is not None]
+    decoded, scored = sum(share.decoded for share in shares), sum(share.scored for share in shares)
+    seconds = (decoded / TESTBED_TOKENS_PER_S + scored / TESTBED_SCORED_TOKENS_PER_S) / config.workers
     return AblationPlan(
         cells=len(cells),
         cells_by_method={method: sum(cell.method == method for cell in cells) for method in config.methods},
         tests=len(winners),
-        decoded_tokens=sum(share.decoded for share in shares),
-        scored_tokens=sum(share.scored for share in shares),
-        seconds=sum(known) if len(known) == len(shares) else None,
+        decoded_tokens=decoded,
+        scored_tokens=scored,
+        seconds=seconds if all(is_testbed(cell.config.run.reasoner.path) for cell in cells) else None,
     )
 
 
@@ -72,16 +80,16 @@ def _searched(cell: Cell) -> _Share:
     contexts = cell.config.contexts.model_copy(update={"path": "shared"})
     planned = plan_search(cell.config.model_copy(update={"contexts": contexts}))
     if cell.searches:
-        return _Share(decoded=planned.decoded_tokens, scored=planned.scored_tokens, seconds=planned.seconds)
+        return _Share(planned.decoded_tokens, planned.scored_tokens)
     trials = len(cell.variant.phrases) / (cell.config.selection.finalists + cell.config.selection.spread)
-    return _Share(decoded=round(planned.decoded_tokens * trials))
+    return _Share(round(planned.decoded_tokens * trials))
 
 
 def _collected(cells: Sequence[Cell]) -> list[_Share]:
     """The contexts that cells share."""
     wanted = {_contexts(cell.config).model_dump_json(): _contexts(cell.config) for cell in cells if cell.needs_contexts}
     planned = [plan_contexts(each) for each in wanted.values()]
-    return [_Share(decoded=each.decoded_tokens, seconds=each.seconds) for each in planned]
+    return [_Share(each.decoded_tokens) for each in planned]
 
 
 def _contexts(config: SearchConfig) -> CollectConfig:
@@ -99,23 +107,10 @@ def _contexts(config: SearchConfig) -> CollectConfig:
 def _measured(cells: Sequence[Cell], sizes: MeasureConfig, split: measure.SplitName) -> list[_Share]:
     """The measurements, and what they share."""
     references = [measure.reference(cell.config, sizes, split) for cell in cells]
-    shared = {each.model_dump_json(): _evaluated(each) for each in references}
-    trials = (measure.trial(cell.config, sizes, split, cell.config.run.prefix) for cell in cells)
+    shared = {each.model_dump_json(): plan_evaluation(each).tokens for each in references}
+    trials = [measure.trial(cell.config, sizes, split, cell.config.run.prefix) for cell in cells]
     own = [
-        _difference(_evaluated(trial), shared[reference.model_dump_json()])
+        plan_evaluation(trial).tokens - shared[reference.model_dump_json()]
         for trial, reference in zip(trials, references, strict=True)
     ]
-    return [*shared.values(), *own]
-
-
-def _evaluated(config: EvalConfig) -> _Share:
-    planned = plan_evaluation(config)
-    return _Share(decoded=planned.tokens, seconds=planned.seconds)
-
-
-def _difference(whole: _Share, shared: _Share) -> _Share:
-    known = whole.seconds is not None and shared.seconds is not None
-    return _Share(
-        decoded=whole.decoded - shared.decoded,
-        seconds=(whole.seconds or 0.0) - (shared.seconds or 0.0) if known else None,
-    )
+    return [_Share(tokens) for tokens in [*shared.values(), *own]]

@@ -158,6 +158,7 @@ class RunCell:
     def run(self, models: Models) -> None:
         """Learn, choose or take the prefix; measure; write `cell.json`."""
         started_s, home = time.monotonic(), self.log.parent
+        home.mkdir(parents=True, exist_ok=True)
         setup = models.setup(self.cell.config)
         prefix, learned = _come_by(self.cell, setup, self.out)
         config = measure.trial(self.cell.config, self.cell.measure, "validation", _located(prefix, home))

@@ -6,24 +6,34 @@ from pathlib import Path
 
 import pytest
 
+from optimize.ablation.config import AblationConfig
+from optimize.ablation.grid import expand
 from optimize.config import CollectConfig, SearchConfig
+from optimize.study.config import StudyConfig
 from safethink import prefix, yaml_config
 from safethink.config import EvalConfig, RunConfig
 from safethink.errors import MissingFileError
 from safethink.shipped import configs_folder, shipped_config, shipped_names
 
-SCHEMAS: dict[str, type[RunConfig | EvalConfig | CollectConfig | SearchConfig]] = {
+Config = RunConfig | EvalConfig | CollectConfig | SearchConfig | AblationConfig | StudyConfig
+
+SCHEMAS: dict[str, type[Config]] = {
+    "ablate": AblationConfig,
     "run": RunConfig,
     "contexts": CollectConfig,
     "eval": EvalConfig,
     "search": SearchConfig,
+    "study": StudyConfig,
 }
 
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_every_shipped_config_loads(name: str) -> None:
     config = yaml_config.load(SCHEMAS[name.partition("/")[0]], shipped_config(name))
-    run = config if isinstance(config, RunConfig) else config.run
+    if isinstance(config, AblationConfig):
+        assert all(cell.config.run.prefix for cell in expand(config))
+    holder = config.base if isinstance(config, AblationConfig | StudyConfig) else config
+    run = holder if isinstance(holder, RunConfig) else holder.run
     assert run.reasoner.path in ("testbed", "testbed:null") or "/" in run.reasoner.path
     assert run.prefix in prefix.list_built_in()
 
