@@ -35,7 +35,7 @@ from tests.benchmarks.frame import BenchRow
 NUM_TOKENS = 64
 LENGTHS = (1, 2)
 SEEDS = 8
-MAX_REGRET = 0.03
+MAX_REGRET = 0.02
 SHARE = 0.1
 CONTEXTS = ContextsConfig(prompts=60, harmless_prompts=4, max_contexts=8)
 BLOCK = 512

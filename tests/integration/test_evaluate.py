@@ -194,6 +194,7 @@ class Breaking(OracleMonitor):
     """A monitor that works for a while."""
 
     def __init__(self, calls: int, value: float | None = None) -> None:
+        super().__init__()
         self._calls = calls
         self._value = value
 
