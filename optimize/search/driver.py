@@ -4,7 +4,7 @@ One step:
     1. the method proposes candidates, with a generator that is seeded by the step alone;
     2. what was tried before is passed over, and what is not the same ids after being written down and read again is
        dropped, only as far down the list as is needed;
-    3. the first `candidates` of the rest are scored, and the method observes those that were scored on every context;
+    3. the first `candidates` of the rest are scored, and the method observes those that no race dropped early;
     4. the journal keeps the step, so that a search killed at any moment goes on to the same result.
 
 It ends when its steps or its tokens are spent, when nothing was found for `stop_after_steps` steps, or when the method
@@ -24,7 +24,7 @@ from optimize.objectives import Cost
 from optimize.search.archive import Archive
 from optimize.search.display import live
 from optimize.search.journal import Journal, SearchState
-from optimize.search.method import Alphabet, Ids, Method, Scored, Searchable
+from optimize.search.method import Alphabet, Ids, Method, Priced, Scored
 from safethink.errors import SafeThinkError
 from safethink.seeds import stable_seed
 
@@ -33,7 +33,7 @@ BLOCK = 128
 
 
 def search(
-    objective: Searchable, vocabulary: Alphabet, method: Method, config: MethodConfig, journal: Journal, seed: int
+    objective: Priced, vocabulary: Alphabet, method: Method, config: MethodConfig, journal: Journal, seed: int
 ) -> Archive:
     """Search until the budget is spent; a search that was killed goes on where it stopped, to the same result.
 
@@ -64,7 +64,7 @@ def search(
                 break
             sifted = _sift(proposals, vocabulary, archive, config.candidates)
             scored = _score(sifted.alive, objective, vocabulary, archive)
-            method.observe(scored)
+            method.observe([each for each in scored if each.exact])
             state.tokens, state.method = objective.tokens - tokens_before, method.state_dict()
             _advance(state, scored, config.shortest)
             line = _line(state, sifted, scored, vocabulary) | {"fingerprint": journal.fingerprint}
@@ -112,8 +112,8 @@ def _sift(proposals: Sequence[Ids], vocabulary: Alphabet, archive: Archive, limi
     return _Sifted(alive[:limit], looked_at, dropped)
 
 
-def _score(candidates: Sequence[Ids], objective: Searchable, vocabulary: Alphabet, archive: Archive) -> list[Scored]:
-    """Score candidates and note what they cost; what racing dropped early is noted, but left out of what is returned.
+def _score(candidates: Sequence[Ids], objective: Priced, vocabulary: Alphabet, archive: Archive) -> list[Scored]:
+    """Score candidates and note what they cost.
 
     Raises:
         SafeThinkError: a cost is not finite; it is named.
@@ -126,7 +126,7 @@ def _score(candidates: Sequence[Ids], objective: Searchable, vocabulary: Alphabe
         if not math.isfinite(total):
             raise SafeThinkError(f"the prefix {vocabulary.text(candidates[index])!r} costs {cost.terms(index)}")
     archive.add(candidates, totals, exact)
-    return [Scored(ids, totals[i], cost.terms(i)) for i, ids in enumerate(candidates) if exact[i]]
+    return [Scored(ids, totals[i], cost.terms(i), exact[i]) for i, ids in enumerate(candidates)]
 
 
 def _exact(cost: Cost) -> list[bool]:
@@ -141,13 +141,18 @@ def _advance(state: SearchState, scored: Sequence[Scored], shortest: int) -> Non
     if restart != state.restart:
         state.restart, state.incumbent, state.cost = restart, (), {}
     state.step += 1
-    best = min((each for each in scored if len(each.ids) >= shortest), key=lambda each: each.cost, default=None)
-    if best is None:
+    best = min((each for each in scored if len(each.ids) >= shortest), key=_rank, default=None)
+    if best is None or not best.exact:
         return
     if best.cost < state.best:
         state.best, state.improved = best.cost, state.step
     if best.cost < state.cost.get("total", math.inf):
         state.incumbent, state.cost = best.ids, best.terms
+
+
+def _rank(scored: Scored) -> tuple[bool, float]:
+    """Cheapest first; what racing dropped early comes after everything else."""
+    return not scored.exact, scored.cost
 
 
 def _line(state: SearchState, sifted: _Sifted, scored: Sequence[Scored], vocabulary: Alphabet) -> dict[str, Any]:
@@ -156,6 +161,6 @@ def _line(state: SearchState, sifted: _Sifted, scored: Sequence[Scored], vocabul
     line |= {"step": state.step - 1, "looked_at": sifted.looked_at, "dropped": sifted.dropped}
     line |= {"scored": len(sifted.alive), "tokens": state.tokens}
     if scored:
-        best = min(scored, key=lambda each: each.cost)
+        best = min(scored, key=_rank)
         line |= {"best_ids": best.ids, "best_cost": best.terms}
     return line | {"prefix_ids": state.incumbent, "text": vocabulary.text(state.incumbent), "cost": state.cost}

@@ -16,15 +16,22 @@ Ids: TypeAlias = tuple[int, ...]
 
 
 @runtime_checkable
-class Searchable(Protocol):
+class Priced(Protocol):
     """What is minimised."""
 
-    tokens: int
-    """Tokens forwarded so far, gradients counted twice: what a budget is spent on."""
+    @property
+    def tokens(self) -> int:
+        """Tokens forwarded so far, gradients counted twice: what a budget is spent on."""
+        ...
 
     def cost(self, candidates: Sequence[Ids]) -> Cost:
         """What every candidate costs; candidates may differ in length."""
         ...
+
+
+@runtime_checkable
+class Searchable(Priced, Protocol):
+    """What is minimised, with the direction in which it falls."""
 
     def coordinate_gradient(
         self, prefix: Int[Tensor, "length"], allowed: Int[Tensor, "allowed"]
@@ -56,11 +63,13 @@ class Scored:
         ids: the candidate.
         cost: its total cost.
         terms: the cost, term by term, `total` among them.
+        exact: whether it was scored on every context; a method is shown none that were not.
     """
 
     ids: Ids
     cost: float
     terms: dict[str, float]
+    exact: bool = True
 
 
 @runtime_checkable
