@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
@@ -21,7 +22,7 @@ from optimize.study.config import Goal, StudyConfig
 from safethink.errors import ConfigError, RecordError
 from safethink.fingerprints import json_hash
 
-DIRECTIONS: dict[Goal, str] = {
+DIRECTIONS: Final[dict[Goal, Literal["minimize", "maximize"]]] = {
     "recovery_rate": "maximize",
     "asr": "minimize",
     "accuracy_loss": "minimize",

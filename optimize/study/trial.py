@@ -106,8 +106,8 @@ class Objective:
         if self._config.goals == ("recovery_rate",):
             return artifact.metrics["recovery_rate"].value
         outcome = self._measure(trial, guarded, loaded)
-        values = tuple(outcome.goal(goal, artifact) for goal in self._config.goals)
-        return values if len(values) > 1 else values[0]
+        values = [outcome.goal(goal, artifact) for goal in self._config.goals]
+        return tuple(values) if len(values) > 1 else values[0]
 
     def _measure(self, trial: optuna.Trial, guarded: SafeThink, loaded: Setup) -> Outcome:
         validation = loaded.data[1]
