@@ -1,0 +1,110 @@
+"""Racing: all candidates are scored on a few contexts, and those that are surely worse than the leader go no further.
+
+Most candidates of a step are much worse than its best, in every context alike, so a few contexts suffice to see it.
+Heats double the contexts (successive halving with a test in place of a fixed share; Maron and Moore, "Hoeffding races",
+NIPS 1993, with a paired t test, as in F-Race, Birattari et al., GECCO 2002). What survives the last heat was scored on
+all contexts. The winner, and the incumbent where there is one, are scored once more, in one batch: which batch a
+candidate is in moves its loss by a rounding error, and what is accepted must not depend on that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.stats import t as student
+from torch import Tensor
+
+from optimize.config import RacingConfig
+
+Evaluate = Callable[[Sequence[int], Sequence[int]], Float[Tensor, "candidates contexts"]]
+"""What some candidates cost in some contexts, both by their indices; finite numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """How a race ended.
+
+    Attributes:
+        estimates: what each candidate costs, averaged over contexts; estimated for those that dropped out.
+        exact: whether it was scored on every context.
+        num_contexts: on how many it was.
+        winner: the cheapest of those that were scored on every context.
+        num_evaluations: pairs of a candidate and a context that were scored.
+    """
+
+    estimates: Float[Tensor, "candidates"]
+    exact: Bool[Tensor, "candidates"]
+    num_contexts: Int[Tensor, "candidates"]
+    winner: int
+    num_evaluations: int
+
+
+def race(
+    evaluate: Evaluate,
+    num_candidates: int,
+    contexts: Sequence[int],
+    config: RacingConfig,
+    incumbent: int | None = None,
+) -> Race:
+    """Find the cheapest of some candidates without scoring all of them everywhere.
+
+    Args:
+        evaluate: scores some candidates in some contexts.
+        num_candidates: how many there are.
+        contexts: the order in which contexts are run; a good order begins with few that are unlike each other.
+        config: how many at first, how many survive, how sure a drop is.
+        incumbent: index of a candidate that is never dropped, since the winner will be compared with it.
+    """
+    costs = torch.full((num_candidates, len(contexts)), torch.nan, dtype=torch.float64)
+    alive, seen, num_evaluations = list(range(num_candidates)), 0, 0
+    while seen < len(contexts):
+        if seen:
+            alive = [
+                alive[row] for row in _survivors(costs[alive, :seen], len(contexts), config, _row(alive, incumbent))
+            ]
+        heat = min(max(config.first_contexts, 2 * seen), len(contexts))
+        costs[alive, seen:heat] = evaluate(alive, contexts[seen:heat]).to(costs)
+        num_evaluations, seen = num_evaluations + len(alive) * (heat - seen), heat
+    exact = torch.zeros(num_candidates, dtype=torch.bool)
+    exact[alive] = True
+    winner = alive[int(costs[alive].mean(1).argmin())]
+    if config.first_contexts < len(contexts):
+        again = [winner] if incumbent is None else sorted({winner, incumbent})
+        costs[again] = evaluate(again, contexts).to(costs)
+        num_evaluations += len(again) * len(contexts)
+        winner = min(again, key=lambda index: costs[index].mean().item())
+    return Race(_estimates(costs, winner), exact, (~costs.isnan()).sum(1), winner, num_evaluations)
+
+
+def _survivors(
+    costs: Float[Tensor, "candidates contexts"], num_contexts: int, config: RacingConfig, incumbent: int | None
+) -> list[int]:
+    """Rows that go on: those that are not surely worse than the leader, but the best `keep` at least.
+
+    Contexts are drawn from a finite set of which the mean is sought, so that a difference is known the better, the more
+    of them were seen: its variance shrinks by 1 - seen / num_contexts (Cochran, Sampling Techniques, section 2.6).
+    """
+    means, seen = costs.mean(1), costs.shape[1]
+    differences = costs - costs[means.argmin()]
+    variance = differences.var(1) / seen * (1 - seen / num_contexts)
+    bound = student.ppf(config.confidence, seen - 1) * variance.sqrt()
+    stays = differences.mean(1) <= bound
+    stays[means.argsort(stable=True)[: config.keep]] = True
+    if incumbent is not None:
+        stays[incumbent] = True
+    return stays.nonzero().flatten().tolist()
+
+
+def _row(alive: Sequence[int], candidate: int | None) -> int | None:
+    return None if candidate is None else alive.index(candidate)
+
+
+def _estimates(costs: Float[Tensor, "candidates contexts"], winner: int) -> Float[Tensor, "candidates"]:
+    """Means over all contexts: of the winner, plus the mean difference to it where a candidate was scored.
+
+    Contexts differ more than candidates do, so a mean over a few of them alone would say which those were.
+    """
+    return costs[winner].mean() + (costs - costs[winner]).nanmean(1)

@@ -1,0 +1,93 @@
+"""Racing finds what full scoring finds, scores less, and says of every candidate whether its cost is exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimize.config import RacingConfig
+from optimize.racing import race
+
+CONTEXTS = 16
+
+
+class Table:
+    """Costs that are known; notes what is looked up."""
+
+    def __init__(self, costs: torch.Tensor) -> None:
+        self.costs, self.calls = costs, []
+
+    def __call__(self, candidates, contexts) -> torch.Tensor:
+        self.calls.append((list(candidates), list(contexts)))
+        return self.costs[list(candidates)][:, list(contexts)]
+
+
+def costs(seed: int, candidates: int = 64, noise: float = 0.1) -> torch.Tensor:
+    """Candidates differ, contexts differ more, and a candidate is a little better or worse in each."""
+    generator = torch.Generator().manual_seed(seed)
+    worth, hard = torch.rand(candidates, 1, generator=generator), 5 * torch.rand(1, CONTEXTS, generator=generator)
+    return worth + hard + noise * torch.randn(candidates, CONTEXTS, generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_winner_is_within_a_percent_of_full_scorings_for_well_under_half_the_work(seed):
+    table = Table(costs(seed))
+    result = race(table, 64, range(CONTEXTS), RacingConfig())
+    exact = table.costs.mean(1)
+    assert exact[result.winner] <= exact.min() * 1.01
+    assert result.num_evaluations == sum(len(some) * len(contexts) for some, contexts in table.calls)
+    assert result.num_evaluations < 64 * CONTEXTS / 2
+
+
+def test_exact_costs_are_means_over_all_contexts_and_the_others_are_paired_estimates():
+    table = Table(costs(0))
+    result = race(table, 64, range(CONTEXTS), RacingConfig())
+    truth = table.costs.mean(1).double()
+    assert 0 < result.exact.sum() < 64
+    torch.testing.assert_close(result.estimates[result.exact], truth[result.exact], atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.estimates, truth, atol=0.25, rtol=0)
+    assert (result.estimates >= result.estimates[result.winner]).all()
+    assert torch.equal(result.exact, result.num_contexts == CONTEXTS)
+
+
+def test_heats_double_the_contexts_in_the_order_given_and_the_winner_meets_the_incumbent_in_one_batch():
+    order = torch.randperm(CONTEXTS, generator=torch.Generator().manual_seed(1)).tolist()
+    table = Table(costs(0))
+    worst = int(table.costs.mean(1).argmax())
+    result = race(table, 64, order, RacingConfig(first_contexts=3, keep=4), incumbent=worst)
+    heats, final = table.calls[:-1], table.calls[-1]
+    assert [contexts for _, contexts in heats] == [order[:3], order[3:6], order[6:12], order[12:]]
+    assert heats[0][0] == list(range(64))
+    assert all(worst in candidates for candidates, _ in heats)
+    assert final == (sorted([result.winner, worst]), order)
+    assert result.exact[worst]
+
+
+@given(
+    candidates=st.integers(1, 12),
+    contexts=st.integers(1, 12),
+    first=st.integers(2, 8),
+    keep=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_at_least_keep_survive_whatever_the_sizes(candidates, contexts, first, keep, seed):
+    generator = torch.Generator().manual_seed(seed)
+    table = Table(torch.randn(candidates, contexts, generator=generator))
+    result = race(table, candidates, range(contexts), RacingConfig(first_contexts=first, keep=keep))
+    assert result.exact.sum() >= min(keep, candidates)
+    assert result.exact[result.winner]
+    assert result.estimates.isfinite().all()
+
+
+def test_equal_candidates_all_survive():
+    table = Table(torch.ones(6, CONTEXTS))
+    assert race(table, 6, range(CONTEXTS), RacingConfig(keep=1)).exact.all()
+
+
+def test_what_is_dropped_though_it_is_best_is_rare_where_contexts_disagree():
+    """Where a candidate's worth differs much between contexts, the test keeps more of them."""
+    calm, noisy = Table(costs(3, noise=0.05)), Table(costs(3, noise=0.5))
+    few = race(calm, 64, range(CONTEXTS), RacingConfig()).num_evaluations
+    assert race(noisy, 64, range(CONTEXTS), RacingConfig()).num_evaluations > few
