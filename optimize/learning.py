@@ -117,5 +117,5 @@ def _init(guarded: SafeThink, config: MethodConfig) -> Prefix | None:
     """The prefix that the search starts from; None for a random start."""
     if config.init is None:
         return None
-    built_in = config.init in prefixes.list_built_in()
-    return guarded.bind(config.init if built_in else prefixes.LITERAL + config.init).prefixes[0]
+    is_artifact = config.init in prefixes.list_built_in() or (Path(config.init) / prefixes.JSON_FILE).is_file()
+    return guarded.bind(config.init if is_artifact else prefixes.LITERAL + config.init).prefixes[0]

@@ -26,8 +26,13 @@ class Place:
 
     @property
     def label(self) -> str:
-        """The values with the short names of their axes: `length=4`."""
-        return ", ".join(f"{axis.rpartition('.')[2]}={shown(value)}" for axis, value in self.values)
+        """The values with the short names of their axes: `length=4, by=judge`."""
+        return ", ".join(self.parts)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The same, one by one."""
+        return tuple(f"{axis.rpartition('.')[2]}={shown(value)}" for axis, value in self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,5 +144,5 @@ def _shorter(config: AblationConfig, method: str, place: Place, seed: int, earli
 
 
 def _name(method: str, place: Place, seed: int) -> str:
-    parts = [method, *place.label.split(", "), f"seed={seed}"]
+    parts = [method, *place.parts, f"seed={seed}"]
     return "-".join(re.sub(r"[^A-Za-z0-9._=-]+", "_", part) for part in parts)

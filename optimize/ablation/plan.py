@@ -107,10 +107,8 @@ def _contexts(config: SearchConfig) -> CollectConfig:
 def _measured(cells: Sequence[Cell], sizes: MeasureConfig, split: measure.SplitName) -> list[_Share]:
     """The measurements, and what they share."""
     references = [measure.reference(cell.config, sizes, split) for cell in cells]
-    shared = {each.model_dump_json(): plan_evaluation(each).tokens for each in references}
     trials = [measure.trial(cell.config, sizes, split, cell.config.run.prefix) for cell in cells]
-    own = [
-        plan_evaluation(trial).tokens - shared[reference.model_dump_json()]
-        for trial, reference in zip(trials, references, strict=True)
-    ]
-    return [_Share(tokens) for tokens in [*shared.values(), *own]]
+    # Most are alike, and counting reads prompts.
+    tokens = {each: plan_evaluation(each).tokens for each in {*references, *trials}}
+    own = [tokens[each] - tokens[shared] for each, shared in zip(trials, references, strict=True)]
+    return [_Share(each) for each in [*(tokens[shared] for shared in set(references)), *own]]

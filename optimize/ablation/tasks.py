@@ -214,7 +214,8 @@ class ReportOnTest:
         evidence = runner.gather(
             config, home / "test", Reasoner.of(setup.guarded), reference_folder(self.out, reference)
         )
-        nll = readability(setup.guarded, evidence)
+        is_soft = prefixes.load(config.prefix).kind == "soft"
+        nll = None if is_soft else readability(setup.guarded, evidence)
         result = Result(
             fingerprint=fingerprint_on_test(self.cell, self.sizes),
             prefix=self.prefix,
