@@ -42,9 +42,12 @@ class RewardConfig(Section):
     samples: int = Field(default=4, ge=2)
     """Continuations sampled per context and prefix, beside the greedy one and the best one seen so far."""
     continuation_tokens: int = Field(default=32, ge=1)
-    """Length of a sampled continuation."""
+    """The most tokens of a sampled continuation, which is one step."""
     contexts: int = Field(default=8, ge=1)
     """Contexts on which it is estimated."""
+    refresh_every_steps: int = Field(default=5, ge=1)
+    """Steps after which continuations are sampled again where the incumbent has stayed the same; where it has changed
+    they always are."""
 
 
 class RacingConfig(Section):
@@ -64,11 +67,11 @@ class ObjectiveConfig(Section):
     continuation_weight: float = Field(default=1.0, ge=0)
     """Weight of the loss of mined safe continuations where the monitor fired."""
     reward_weight: float = Field(default=0.0, ge=0)
-    """Weight of the expected share of sampled continuations that the monitor does not pass."""
+    """Weight of the share of continuations that the monitor does not pass, as expected from samples."""
     reward: RewardConfig = RewardConfig()
-    """How that share is estimated."""
+    """How they are sampled."""
     unlikelihood_weight: float = Field(default=0.0, ge=0)
-    """Weight of the log-likelihood of the violating step."""
+    """Weight of the log-likelihood per token of the violating step."""
     unlikelihood_clip: float = Field(default=4.0, gt=0)
     """Nats per token beyond which making it even less likely is worth nothing."""
     benign_weight: float = Field(default=0.5, ge=0)

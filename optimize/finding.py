@@ -109,7 +109,7 @@ def _search(
     guarded = setup.guarded
     parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
     journal = Journal(place, json_hash([contexts.fingerprint, start, *parts]))
-    objective = objectives.build(guarded.model, guarded.thought, contexts, config.objective)
+    objective = objectives.build(guarded, contexts, config.objective, setup.source.threshold, config.seed)
     method = methods.build(section, objective, vocabulary, start, journal.archive)
     archive = search(objective, vocabulary, method, section, journal, config.seed)
     unscored = [ids for ids in winners if ids not in archive]

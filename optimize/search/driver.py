@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 
 from optimize.config import MethodConfig, SearchSection
-from optimize.objectives import Cost
 from optimize.search.archive import Archive
 from optimize.search.display import live
 from optimize.search.journal import Journal, SearchState
@@ -121,18 +120,12 @@ def _score(candidates: Sequence[Ids], objective: Priced, vocabulary: Alphabet, a
     if not candidates:
         return []
     cost = objective.cost(candidates)
-    totals, exact = cost.total.tolist(), _exact(cost)
+    totals, exact = cost.total.tolist(), cost.exact.tolist()
     for index, total in enumerate(totals):
         if not math.isfinite(total):
-            raise SafeThinkError(f"the prefix {vocabulary.text(candidates[index])!r} costs {cost.terms(index)}")
+            raise SafeThinkError(f"the prefix {vocabulary.text(candidates[index])!r} costs {cost.candidate(index)}")
     archive.add(candidates, totals, exact)
-    return [Scored(ids, totals[i], cost.terms(i), exact[i]) for i, ids in enumerate(candidates)]
-
-
-def _exact(cost: Cost) -> list[bool]:
-    """Which candidates were scored on every context: all of them where nothing races."""
-    exact = getattr(cost, "exact", None)
-    return [True] * len(cost.total) if exact is None else exact.tolist()
+    return [Scored(ids, totals[i], cost.candidate(i), exact[i]) for i, ids in enumerate(candidates)]
 
 
 def _advance(state: SearchState, scored: Sequence[Scored], shortest: int) -> None:

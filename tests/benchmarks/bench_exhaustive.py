@@ -59,8 +59,8 @@ class Table:
     def score(cls, objective: Objective, prefixes: Sequence[Ids]) -> Table:
         """Score every prefix."""
         blocks = [objective.cost(prefixes[start : start + BLOCK]) for start in range(0, len(prefixes), BLOCK)]
-        columns = ((getattr(block, name) for block in blocks) for name in ("total", "continuation", "benign", "nll"))
-        return cls(objective, {ids: i for i, ids in enumerate(prefixes)}, Cost(*map(torch.cat, map(list, columns))))
+        totals = torch.cat([block.total for block in blocks])
+        return cls(objective, {ids: i for i, ids in enumerate(prefixes)}, Cost.of(totals, {}))
 
     @property
     def tokens(self) -> int:
@@ -69,8 +69,7 @@ class Table:
 
     def cost(self, candidates: Sequence[Ids]) -> Cost:
         """Look candidates up."""
-        at = torch.tensor([self.places[ids] for ids in candidates])
-        return Cost(self.costs.total[at], self.costs.continuation[at], self.costs.benign[at], self.costs.nll[at])
+        return Cost.of(self.costs.total[[self.places[ids] for ids in candidates]], {})
 
     def coordinate_gradient(
         self, prefix: Int[Tensor, "length"], allowed: Int[Tensor, "allowed"]
@@ -85,7 +84,7 @@ def rows() -> Iterator[BenchRow]:
     split = splits.of_testbed("search", CONTEXTS.prompts, CONTEXTS.harmless_prompts, WorldConfig())
     contexts = collect_search(reasoner, split, CONTEXTS, testbed.THRESHOLD)
     init = reasoner.bind(shipped.search.init).token_ids[0]
-    objective = objectives.build(reasoner.model, reasoner.thought, contexts, shipped.objective)
+    objective = objectives.build(reasoner, contexts, shipped.objective)
     words = _reduced(testbed.vocabulary(reasoner, contexts), init)
     for length in LENGTHS:
         everything = list(product(words.allowed, repeat=length))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from optimize.config import GcgConfig, MethodConfig, RandomConfig, UnigramConfig
+from optimize.config import GcgConfig, MethodConfig, PhrasesConfig, RandomConfig, UnigramConfig
+from optimize.objectives import Cost
 from optimize.search import display, driver
 from optimize.search.archive import Archive
 from optimize.search.journal import LOG, STATE, Journal, SearchState
@@ -21,12 +24,14 @@ from tests.unit import toy_search
 from tests.unit.toy_search import TOKENS_PER_CANDIDATE, Killed, Letters, Mortal, Toy, search
 
 SHARED = {"length": 3, "steps": 12, "candidates": 10}
+SLOT = tuple("defghijkl")
 GRADIENT = SHARED | {"top_k": 6, "patience": 2}
 CONFIGS: dict[str, MethodConfig] = {
     "gcg": GcgConfig(**GRADIENT),
     "gcg-with-options": GcgConfig(**GRADIENT, merge=4, first_edits=3, buffer=3),
     "random": RandomConfig(**SHARED),
     "unigram": UnigramConfig(**SHARED),
+    "phrases": PhrasesConfig(length=3, steps=12, slots=(SLOT, SLOT, SLOT), exhaustive_below=1),
 }
 METHODS = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
@@ -87,14 +92,14 @@ def test_nothing_is_scored_or_read_again_twice(config: MethodConfig, tmp_path: P
 @METHODS
 def test_every_line_says_what_the_step_did(config: MethodConfig, tmp_path: Path) -> None:
     toy = Toy()
-    search(config, tmp_path, toy)
+    archive = search(config, tmp_path, toy)
     log = lines(tmp_path)
     assert [line["step"] for line in log] == list(range(len(log)))
     assert log[-1]["tokens"] == toy.tokens
     for line in log:
         assert line["looked_at"] >= line["dropped"] + line["scored"]
         assert line["text"] == Letters().text(line["prefix_ids"])
-        assert line["prefix_ids"] == [] or line["cost"]["total"] == pytest.approx(toy.total(tuple(line["prefix_ids"])))
+        assert line["prefix_ids"] == [] or line["cost"]["total"] == archive.costs[tuple(line["prefix_ids"])]
         assert line["fingerprint"] == "toy"
 
 
@@ -198,15 +203,15 @@ def test_estimates_rank_behind_exact_costs_and_short_ones_are_left_out() -> None
 def test_what_a_race_dropped_is_not_shown_to_the_method(tmp_path: Path, monkeypatch) -> None:
     shown: list[Ids] = []
 
-    def half(cost) -> list[bool]:
-        return [index % 2 == 0 for index in range(len(cost.total))]
+    class Raced(Toy):
+        def cost(self, candidates: Sequence[Ids]) -> Cost:
+            return replace(super().cost(candidates), exact=torch.arange(len(candidates)) % 2 == 0)
 
     def note(self, scored: list[Scored]) -> None:
         shown.extend(each.ids for each in scored)
 
-    monkeypatch.setattr(driver, "_exact", half)
     monkeypatch.setattr("optimize.search.random.Random.observe", note)
-    archive = search(CONFIGS["random"], tmp_path)
+    archive = search(CONFIGS["random"], tmp_path, Raced())
     assert archive.estimated == set(archive.costs) - set(shown)
     assert len(shown) == len(archive.estimated) == 60
     assert all(tuple(line["best_ids"]) in shown for line in lines(tmp_path))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from optimize.config import MethodConfig
+from optimize.config import MethodConfig, PhrasesConfig
 from optimize.objectives import Cost
 from optimize.search import driver, methods
 from optimize.search.archive import Archive
 from optimize.search.journal import Journal
-from optimize.search.method import Ids, Searchable
+from optimize.search.method import Ids
+from optimize.search.phrases import search_phrases
 
 ALLOWED = tuple(range(3, 30))
 NUM_IDS = 30
@@ -34,6 +35,9 @@ class Letters:
 
     def text(self, ids: Sequence[int]) -> str:
         return "".join(chr(97 + index) for index in ids)
+
+    def ids(self, text: str) -> Ids:
+        return tuple(ord(letter) - 97 for letter in text)
 
 
 class Toy:
@@ -63,8 +67,31 @@ class Toy:
 
 def cost_of(totals: Sequence[float]) -> Cost:
     """A cost without terms."""
-    total = torch.tensor(totals, dtype=torch.float64)
-    return Cost(total, total, torch.zeros_like(total), torch.zeros_like(total))
+    return Cost.of(torch.tensor(totals, dtype=torch.float64), {})
+
+
+class States:
+    """Some recover where a phrase costs the toy little, others take more; harmless ones are moved by what it costs."""
+
+    num_contexts = 24
+
+    def __init__(self, toy: Toy) -> None:
+        self.toy = toy
+        self._seen: dict[Ids, float] = {}
+        self.tried: list[tuple[Ids, int]] = []
+
+    @property
+    def tokens(self) -> int:
+        return self.toy.tokens
+
+    def recovered(self, prefix: Ids, contexts: Sequence[int]) -> list[float]:
+        if prefix not in self._seen:
+            self._seen[prefix] = self.toy.cost([prefix]).total.item()
+        self.tried += [(prefix, context) for context in contexts]
+        return [float(self._seen[prefix] < (context - 12) / 3) for context in contexts]
+
+    def divergence(self, prefix: Ids) -> float:
+        return max(0.0, -self.toy.total(prefix))
 
 
 class Killed(Exception):
@@ -95,7 +122,7 @@ class Mortal(Toy):
 def search(
     config: MethodConfig,
     folder: Path,
-    objective: Searchable | None = None,
+    objective: Toy | None = None,
     vocabulary: Letters | None = None,
     start: Ids = (),
     seed: int = 0,
@@ -103,5 +130,7 @@ def search(
     """Search the toy, or go on."""
     folder.mkdir(exist_ok=True)
     words, toy, journal = vocabulary or Letters(), objective or Toy(), Journal(folder, "toy")
+    if isinstance(config, PhrasesConfig):
+        return search_phrases(config, States(toy), words, journal, seed)
     method = methods.build(config, toy, words, start, journal.archive)
     return driver.search(toy, words, method, config, journal, seed)

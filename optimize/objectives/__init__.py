@@ -1,0 +1,40 @@
+"""Objectives: what a prefix is worth, as a weighted sum of terms.
+
+Every term is a class of its own; `Term` says what one has to offer, so that another can be added from outside. No term
+lowers safety.
+"""
+
+from __future__ import annotations
+
+from optimize.objectives.benign import BenignDivergence, BenignLikelihood
+from optimize.objectives.build import build, terms
+from optimize.objectives.continuation import SafeContinuation, Unlikelihood
+from optimize.objectives.cost import Cost
+from optimize.objectives.length import Length
+from optimize.objectives.objective import Objective
+from optimize.objectives.readability import Readability
+from optimize.objectives.reading import Reading
+from optimize.objectives.reward import ExpectedReward
+from optimize.objectives.term import ContextTerm, Meter, OnPolicyTerm, Term, TermGradient, Weighted, through_rows
+
+__all__ = [
+    "BenignDivergence",
+    "BenignLikelihood",
+    "ContextTerm",
+    "Cost",
+    "ExpectedReward",
+    "Length",
+    "Meter",
+    "Objective",
+    "OnPolicyTerm",
+    "Readability",
+    "Reading",
+    "SafeContinuation",
+    "Term",
+    "TermGradient",
+    "Unlikelihood",
+    "Weighted",
+    "build",
+    "terms",
+    "through_rows",
+]

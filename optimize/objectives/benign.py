@@ -1,0 +1,77 @@
+"""Harmless contexts should be left alone: what the reasoner goes on to say there stays as likely as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from optimize.objectives.reading import Reading
+from optimize.objectives.term import TermGradient, through_rows
+
+
+class BenignLikelihood:
+    """Mean loss per token of the reasoner's own continuations of harmless prompts, with the prefix forced in.
+
+    Args:
+        reading: of harmless contexts, with those continuations as targets.
+    """
+
+    name = "benign"
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading, self.num_contexts = reading, reading.num_contexts
+        self.meters = (reading,)
+
+    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
+        """Averaged over contexts."""
+        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
+
+    def context_costs(
+        self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
+    ) -> Float[Tensor, "candidates contexts"]:
+        """In some of the contexts."""
+        return self._reading.scorer.continuations(candidates, contexts)
+
+    def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
+        """Backpropagated batch by batch, which bounds the memory."""
+        return TermGradient(self._reading.scorer.gradient(prefix, nll_weight=0.0).embeddings)
+
+    def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """Averaged over contexts."""
+        return self._reading.scorer.soft_losses(rows).mean()
+
+
+class BenignDivergence:
+    """Mean KL divergence, per token of those continuations, from the reasoner with nothing injected.
+
+    The likelihood looks at the token that was said; this looks at everything else that might have been.
+
+    Args:
+        reading: of harmless contexts, with the reasoner's own continuations as targets.
+    """
+
+    name = "benign_kl"
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading, self.num_contexts = reading, reading.num_contexts
+        self.meters = (reading,)
+
+    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
+        """Averaged over contexts."""
+        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
+
+    def context_costs(
+        self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
+    ) -> Float[Tensor, "candidates contexts"]:
+        """In some of the contexts."""
+        return self._reading.scorer.divergence(candidates, contexts)
+
+    def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
+        """By backpropagation."""
+        return through_rows(self._reading.model, prefix, self.soft_cost)
+
+    def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """Averaged over contexts."""
+        return self._reading.scorer.soft_divergence(rows).mean()

@@ -1,0 +1,81 @@
+"""The objective that a configuration describes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from optimize.config import ObjectiveConfig
+from optimize.contexts import ContextSet
+from optimize.objectives.benign import BenignDivergence, BenignLikelihood
+from optimize.objectives.continuation import SafeContinuation, Unlikelihood
+from optimize.objectives.drawing import Sampler
+from optimize.objectives.length import Length
+from optimize.objectives.objective import Objective
+from optimize.objectives.readability import Readability
+from optimize.objectives.reading import Reading
+from optimize.objectives.reward import ExpectedReward
+from optimize.objectives.term import Weighted
+from optimize.parallel import Cluster
+from safethink.guarded import SafeThink
+
+
+def build(
+    guarded: SafeThink,
+    contexts: ContextSet,
+    config: ObjectiveConfig,
+    threshold: float = 0.0,
+    seed: int = 0,
+    cluster: Cluster | None = None,
+) -> Objective:
+    """The objective over a set of contexts with targets.
+
+    Args:
+        guarded: the reasoner with its monitor.
+        contexts: where prefixes are injected and what they should lead to.
+        config: what counts for how much.
+        threshold: the monitor passes what it scores from it on.
+        seed: of what is sampled.
+        cluster: processes that share the contexts.
+
+    Raises:
+        ConfigError: no term is left.
+    """
+    return Objective(guarded.model, terms(guarded, contexts, config, threshold, seed, cluster))
+
+
+def terms(
+    guarded: SafeThink,
+    contexts: ContextSet,
+    config: ObjectiveConfig,
+    threshold: float = 0.0,
+    seed: int = 0,
+    cluster: Cluster | None = None,
+) -> list[Weighted]:
+    """The terms of `build`, to be put together with others.
+
+    Terms of weight 0 are left out, and so are those on harmless contexts where there are none.
+    """
+    read = partial(Reading.of, guarded, config=config, cluster=cluster)
+    found: list[Weighted] = []
+    if config.continuation_weight or config.nll_weight:
+        safe = read(contexts.unsafe)
+        found += [
+            Weighted(SafeContinuation(safe), config.continuation_weight),
+            Weighted(Readability(safe), config.nll_weight),
+        ]
+    if config.reward_weight:
+        sampler = Sampler(guarded, config.reward.continuation_tokens, seed)
+        some = contexts.unsafe[: config.reward.contexts]
+        reward = ExpectedReward(sampler, read, some, threshold, config.reward, cluster)
+        found.append(Weighted(reward, config.reward_weight))
+    if config.unlikelihood_weight:
+        unsafe = read(contexts.unsafe, [context.step_ids[: len(context.target_ids)] for context in contexts.unsafe])
+        found.append(Weighted(Unlikelihood(unsafe, config.unlikelihood_clip), config.unlikelihood_weight))
+    if contexts.harmless and (config.benign_weight or config.benign_kl_weight):
+        harmless = read(contexts.harmless)
+        found += [
+            Weighted(BenignLikelihood(harmless), config.benign_weight),
+            Weighted(BenignDivergence(harmless), config.benign_kl_weight),
+        ]
+    found.append(Weighted(Length(), config.length_weight))
+    return [each for each in found if each.weight]

@@ -1,0 +1,82 @@
+"""Where the monitor fired: the safe continuation should be likely, the violating step should not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from optimize.objectives.reading import Reading
+from optimize.objectives.term import TermGradient, through_rows
+
+
+class SafeContinuation:
+    """Mean loss per token of mined safe continuations.
+
+    They are the reasoner's own, sampled with nothing injected (`contexts/mining.py`), so that making them likely brings
+    it back to what it would have said on a better day.
+
+    Args:
+        reading: of the contexts where the monitor fired, with the safe continuations as targets.
+    """
+
+    name = "continuation"
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading, self.num_contexts = reading, reading.num_contexts
+        self.meters = (reading,)
+
+    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
+        """Averaged over contexts."""
+        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
+
+    def context_costs(
+        self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
+    ) -> Float[Tensor, "candidates contexts"]:
+        """In some of the contexts."""
+        return self._reading.losses(candidates, contexts).continuation
+
+    def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
+        """Backpropagated batch by batch, which bounds the memory."""
+        return TermGradient(self._reading.scorer.gradient(prefix, nll_weight=0.0).embeddings)
+
+    def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """Averaged over contexts."""
+        return self._reading.scorer.soft_losses(rows).mean()
+
+
+class Unlikelihood:
+    """The log-likelihood per token of the violating step, clipped.
+
+    Minimised, it makes unlikely what the monitor fired at. It has no lower bound, so a search could spend itself on
+    making the impossible more so: beyond `clip` nats per token there is nothing to gain.
+
+    Args:
+        reading: of the contexts where the monitor fired, with the violating steps as targets.
+        clip: nats per token.
+    """
+
+    name = "unlikelihood"
+
+    def __init__(self, reading: Reading, clip: float) -> None:
+        self._reading, self._clip, self.num_contexts = reading, clip, reading.num_contexts
+        self.meters = (reading,)
+
+    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
+        """Averaged over contexts."""
+        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
+
+    def context_costs(
+        self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
+    ) -> Float[Tensor, "candidates contexts"]:
+        """In some of the contexts."""
+        return -self._reading.scorer.continuations(candidates, contexts).clamp(max=self._clip)
+
+    def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
+        """Zero in contexts beyond the clip."""
+        return through_rows(self._reading.model, prefix, self.soft_cost)
+
+    def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """Averaged over contexts."""
+        return -self._reading.scorer.soft_losses(rows).clamp(max=self._clip).mean()

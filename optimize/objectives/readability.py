@@ -1,0 +1,46 @@
+"""The prefix should read like something that the reasoner would write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from optimize.objectives.reading import Reading
+from optimize.objectives.term import TermGradient
+
+
+class Readability:
+    """Mean negative log-likelihood per token of the prefix itself, given the contexts.
+
+    Args:
+        reading: of the contexts where the monitor fired; shared with `SafeContinuation`, whose forward says it by the
+            way.
+    """
+
+    name = "nll"
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading, self.num_contexts = reading, reading.num_contexts
+        self.meters = (reading,)
+
+    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
+        """Averaged over contexts."""
+        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
+
+    def context_costs(
+        self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
+    ) -> Float[Tensor, "candidates contexts"]:
+        """In some of the contexts."""
+        return self._reading.losses(candidates, contexts).nll
+
+    def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
+        """A prefix is both input and label of its own NLL: the embeddings' part, and exactly what each label costs."""
+        scorer = self._reading.scorer
+        both, continuation = scorer.gradient(prefix, nll_weight=1.0), scorer.gradient(prefix, nll_weight=0.0)
+        return TermGradient(both.embeddings - continuation.embeddings, both.token_nll / len(prefix))
+
+    def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """0: rows are no tokens, so they have no likelihood."""
+        return rows.new_zeros(())

@@ -1,0 +1,192 @@
+"""The share of continuations that the monitor does not pass, brought down by REINFORCE.
+
+The monitor is a black box: text in, score out. What the reasoner says behind the prefix is sampled, the monitor says
+what of it passes, and the prefix should make that likelier and the rest less likely. SafeThink is satisficing, so what
+counts of a continuation is whether it passes, and not by how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from optimize.config import RewardConfig
+from optimize.contexts import Context
+from optimize.objectives.drawing import Draw, Sampler
+from optimize.objectives.rloo import Ids, Pool, Read, Surrogate
+from optimize.objectives.term import TermGradient, embeddings_of, through_rows
+from optimize.parallel import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What was drawn last, and where.
+
+    Attributes:
+        at: ids of the prefix; empty before anything is drawn.
+        round_index: how often it was drawn there before.
+        fresh: per context, what was sampled and, last, the greedy continuation.
+        elites: per context, the best continuation so far.
+        level: per context, what the surrogate lacks to be the share that does not pass at this prefix.
+    """
+
+    at: Ids
+    round_index: int
+    fresh: list[list[Draw]]
+    elites: list[Draw]
+    level: list[float]
+
+
+class ExpectedReward:
+    """1 - P(score >= threshold) of the step behind the prefix, by RLOO over continuations drawn on policy.
+
+    At the incumbent s, in every context (arXiv 2502.17254, section 4, with the baseline of arXiv 2402.14740):
+
+        y_1 .. y_k ~ p(. | context, s)       what the reasoner says now
+        y_{k+1}, y_{k+2}                     the greedy continuation; the best one seen so far (the elite)
+        r_i = 1[score(y_i) >= threshold]     the reward
+        A_i = r_i - mean of the other r_j    the advantage
+
+    Another prefix s' is estimated to cost, averaged over contexts,
+
+        1 - mean(r_1 .. r_k) - 1/n sum_i A_i (log p(y_i | context, s') - log p(y_i | context, s)),
+
+    which at s' = s is the measured share of what does not pass, and falls where RLOO says. The greedy continuation is
+    what the policy is about to become. The elite keeps a context in which everything fails from saying nothing; it
+    begins as the mined safe continuation.
+
+    Args:
+        sampler: draws continuations and has them scored.
+        read: reads them.
+        contexts: where the monitor fired, with safe continuations.
+        threshold: a continuation passes from it on.
+        config: how many are drawn, and how often.
+        cluster: processes that share the work; all go on with what the main one has heard.
+    """
+
+    name = "reward"
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        read: Read,
+        contexts: Sequence[Context],
+        threshold: float,
+        config: RewardConfig,
+        cluster: Cluster | None = None,
+    ) -> None:
+        self.num_contexts, self.meters = len(contexts), (self,)
+        self._sampler, self._read, self._contexts = sampler, read, contexts
+        self._threshold, self._config, self._cluster = threshold, config, cluster or Cluster.local()
+        self._drawn = _Drawn((), 0, [], [_mined(context, threshold) for context in contexts], [])
+        self._surrogate: Surrogate | None = None
+        self._steps_since = self._tokens_before = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens decoded and forwarded so far, gradients counted twice."""
+        return self._tokens_before + (self._surrogate.tokens if self._surrogate else 0)
+
+    def move_to(self, prefix: Ids | Float[Tensor, "length hidden"]) -> None:
+        """Draw anew where the incumbent changed, or `refresh_every_steps` steps after the last time.
+
+        The rows of a soft prefix change with every step; there the steps alone count.
+        """
+        moved = not isinstance(prefix, Tensor) and prefix != self._drawn.at
+        if self._surrogate is None or moved or self._steps_since >= self._config.refresh_every_steps:
+            self._draw(prefix)
+        self._steps_since += 1
+
+    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
+        """Averaged over contexts."""
+        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
+
+    def context_costs(
+        self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
+    ) -> Float[Tensor, "candidates contexts"]:
+        """In some of the contexts."""
+        falls = self._heard(tuple(candidates[0].tolist())).of(candidates, contexts)
+        return falls + falls.new_tensor(self._drawn.level)[list(contexts)]
+
+    def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
+        """RLOO's: advantages reach the prefix through the likelihood of what was drawn."""
+        return through_rows(self._sampler.model, prefix, self.soft_cost)
+
+    def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """Averaged over contexts."""
+        falls = self._heard(rows.detach()).of_rows(rows)
+        return (falls + falls.new_tensor(self._drawn.level)).mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was drawn last, and where."""
+        return {"drawn": asdict(self._drawn), "steps_since": self._steps_since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what was drawn before."""
+        drawn = state["drawn"]
+        self._drawn = _Drawn(
+            at=tuple(drawn["at"]),
+            round_index=drawn["round_index"],
+            fresh=[[_draw_of(each) for each in some] for some in drawn["fresh"]],
+            elites=[_draw_of(each) for each in drawn["elites"]],
+            level=drawn["level"],
+        )
+        self._surrogate = self._surrogate_of(self._drawn.fresh, self._drawn.elites) if self._drawn.at else None
+        self._steps_since = state["steps_since"]
+
+    def _draw(self, prefix: Ids | Float[Tensor, "length hidden"]) -> None:
+        """Hear what the reasoner says behind a prefix."""
+        at = self._sampler.add_rows(prefix) if isinstance(prefix, Tensor) else prefix
+        round_index = self._drawn.round_index + 1 if at == self._drawn.at else 0
+        drawn = self._sampler.draw(self._contexts, at, self._config.samples, round_index)
+        fresh = self._cluster.broadcast(drawn)
+        elites = [max(elite, *some, key=_score) for elite, some in zip(self._drawn.elites, fresh, strict=True)]
+        self._tokens_before = self.tokens + sum(len(at) + len(draw.ids) for some in fresh for draw in some)
+        self._surrogate, self._steps_since = self._surrogate_of(fresh, elites), 0
+        rows = prefix if isinstance(prefix, Tensor) else embeddings_of(self._sampler.model, torch.tensor(prefix))
+        with torch.no_grad():
+            here = self._surrogate.of_rows(rows).tolist()
+        # Neither the greedy continuation nor the elite is a sample of the policy.
+        missed = [1.0 - mean(self._rewards(some[: self._config.samples])) for some in fresh]
+        level = [share - value for share, value in zip(missed, here, strict=True)]
+        self._drawn = _Drawn(at, round_index, fresh, elites, level)
+
+    def _surrogate_of(self, fresh: Sequence[Sequence[Draw]], elites: Sequence[Draw]) -> Surrogate:
+        pooled = [
+            some if elite.ids in {draw.ids for draw in some} else [*some, elite]
+            for some, elite in zip(fresh, elites, strict=True)
+        ]
+        pools = [
+            Pool(context, tuple(draw.ids for draw in some), self._rewards(some))
+            for context, some in zip(self._contexts, pooled, strict=True)
+        ]
+        return Surrogate(pools, self._read)
+
+    def _rewards(self, draws: Sequence[Draw]) -> tuple[float, ...]:
+        return tuple(float(draw.score >= self._threshold) for draw in draws)
+
+    def _heard(self, prefix: Ids | Float[Tensor, "length hidden"]) -> Surrogate:
+        """What was drawn last; before there is an incumbent, the first prefix that is asked about is taken for it."""
+        if self._surrogate is None:
+            self._draw(prefix)
+        assert self._surrogate is not None, "just drawn"
+        return self._surrogate
+
+
+def _mined(context: Context, threshold: float) -> Draw:
+    """The safe continuation that was found with nothing injected; it passed."""
+    return Draw(context.target_ids, threshold if context.target_score is None else context.target_score)
+
+
+def _score(draw: Draw) -> float:
+    return draw.score
+
+
+def _draw_of(value: dict[str, Any]) -> Draw:
+    return Draw(tuple(value["ids"]), value["score"])
