@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from optimize.contexts import ContextSet
 from safethink.engines.hf import eos_ids
 from safethink.guarded import SafeThink
+from safethink.templating import ChatEncoder
 
 TAIL_TOKENS = 8
 """How much of a context is put before a prefix when it is read again; merges do not reach further."""
@@ -64,6 +66,14 @@ class Vocabulary:
     def text(self, ids: Sequence[int]) -> str:
         """The text of a prefix."""
         return self._decode([ids])[0]
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """The token ids of a text; a control string in it is spelled out."""
+        return self._encoder.text(text)
+
+    @cached_property
+    def _encoder(self) -> ChatEncoder:
+        return ChatEncoder(self.tokenizer)
 
     def survive(self, candidates: Sequence[tuple[int, ...]]) -> list[bool]:
         """Whether each candidate, written down and read again, is the same ids: alone and after every tail."""

@@ -52,7 +52,7 @@ def test_a_search_killed_anywhere_ends_the_same(config: MethodConfig, tmp_path: 
         folder = tmp_path / str(run)
         for _ in range(3):
             try:
-                search(config, folder, Mortal(moments.randrange(12)), Letters(dead=third_dies), start=(5, 6))
+                search(config, folder, Mortal(moments.randrange(5)), Letters(dead=third_dies), start=(5, 6))
             except Killed:
                 kills += 1
             with (folder / LOG).open("a") as log:
