@@ -109,6 +109,8 @@ def _measured(cells: Sequence[Cell], sizes: MeasureConfig, split: measure.SplitN
     references = [measure.reference(cell.config, sizes, split) for cell in cells]
     trials = [measure.trial(cell.config, sizes, split, cell.config.run.prefix) for cell in cells]
     # Most are alike, and counting reads prompts.
-    tokens = {each: plan_evaluation(each).tokens for each in {*references, *trials}}
-    own = [tokens[each] - tokens[shared] for each, shared in zip(trials, references, strict=True)]
-    return [_Share(each) for each in [*(tokens[shared] for shared in set(references)), *own]]
+    different = {each.model_dump_json(): each for each in [*references, *trials]}
+    tokens = {key: plan_evaluation(each).tokens for key, each in different.items()}
+    shared = [each.model_dump_json() for each in references]
+    own = [tokens[each.model_dump_json()] - tokens[key] for each, key in zip(trials, shared, strict=True)]
+    return [_Share(each) for each in [*(tokens[key] for key in set(shared)), *own]]

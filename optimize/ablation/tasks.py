@@ -18,6 +18,7 @@ from optimize.config import SearchConfig
 from optimize.contexts.shared import shared
 from optimize.reporting import report_run
 from optimize.setup import Setup
+from safethink import prefix as prefixes
 from safethink import yaml_config
 from safethink.config import EvalConfig
 from safethink.errors import ConfigError
