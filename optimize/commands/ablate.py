@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimize.ablation.config import AblationConfig
+from optimize.ablation.grid import expand
 from safethink import extras
 from safethink.commandline import console, parse_with_config, quiet_libraries
 from safethink.errors import SafeThinkError
@@ -31,6 +32,7 @@ class Ablate:
 def ablate(argv: Sequence[str]) -> None:
     """`safethink-optimize ablate`."""
     flags, config = parse_with_config(Ablate, AblationConfig, "ablate", "safethink-optimize ablate", argv)
+    expand(config)  # A mistake in the grid is named before anything loads.
     if flags.dry_run:
         from optimize.ablation.plan import plan
         from safethink.yaml_config import dump
