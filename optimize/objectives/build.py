@@ -40,7 +40,7 @@ def build(
     Raises:
         ConfigError: no term is left.
     """
-    return Objective(guarded.model, terms(guarded, contexts, config, threshold, seed, cluster))
+    return Objective(guarded.model, terms(guarded, contexts, config, threshold, seed, cluster), config.racing)
 
 
 def terms(

@@ -17,9 +17,9 @@ class Cost:
     Attributes:
         total: the weighted sum of the terms, which the search minimises.
         terms: every term by its name, unweighted.
-        exact: whether a candidate was scored on every context. The others dropped out of a race: their totals are
-            estimates, and their terms are not known.
-        incumbent: what the incumbent costs, scored in one batch with the exact ones; None where it was not scored
+        exact: whether a candidate was scored on every context. The others dropped out of a race: what they cost is
+            estimated from the contexts that they were scored on.
+        incumbent: what the incumbent costs, scored in one batch with the best candidate; None where it was not scored
             again.
     """
 

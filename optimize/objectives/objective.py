@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,12 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from optimize.config import RacingConfig
+from optimize.objectives.batches import Ids, finite
+from optimize.objectives.columns import Columns
 from optimize.objectives.cost import Cost
 from optimize.objectives.term import OnPolicyTerm, Weighted, embeddings_of
+from optimize.racing import race
 from optimize.scoring import frozen
-from safethink.errors import ConfigError, SafeThinkError
-
-Ids = tuple[int, ...]
+from safethink.errors import ConfigError
 
 
 class Objective:
@@ -25,17 +26,19 @@ class Objective:
     Args:
         model: the reasoner.
         terms: what is summed; a name may come only once.
+        racing: drops candidates early; None scores all of them on every context.
 
     Raises:
         ConfigError: two terms have the same name, or there is none.
     """
 
-    def __init__(self, model: PreTrainedModel, terms: Sequence[Weighted]) -> None:
+    def __init__(self, model: PreTrainedModel, terms: Sequence[Weighted], racing: RacingConfig | None = None) -> None:
         names = [each.term.name for each in terms]
         if not terms or len(set(names)) < len(names):
             raise ConfigError(f"an objective needs terms, of different names; these are {', '.join(names) or 'none'}")
-        self._model, self._terms = model, tuple(terms)
+        self._model, self._terms, self._racing = model, tuple(terms), racing
         self._on_policy = [each.term for each in terms if isinstance(each.term, OnPolicyTerm)]
+        self._incumbent: Ids | None = None
 
     @property
     def tokens(self) -> int:
@@ -46,11 +49,25 @@ class Objective:
     def cost(self, candidates: Sequence[Ids]) -> Cost:
         """What every candidate costs; candidates may differ in length.
 
+        Where candidates race, or a term learns on policy so that what a prefix costs changes, the incumbent is scored
+        beside them.
+
         Raises:
             SafeThinkError: a term is not a finite number.
         """
-        terms = self._score(candidates)
-        return Cost.of(self._total(terms), terms)
+        rescored = self._incumbent if self._racing or self._on_policy else None
+        pool = [*candidates] if rescored is None else [*candidates, rescored]
+        columns = Columns(self._terms, pool)
+        # In a fixed order, but for what their own order says of them.
+        order = torch.randperm(columns.num_columns, generator=torch.Generator().manual_seed(0)).tolist()
+        if self._racing is None:
+            total, exact = columns(range(len(pool)), order).mean(1), torch.ones(len(pool), dtype=torch.bool)
+        else:
+            ended = race(columns, len(pool), order, self._racing, None if rescored is None else len(candidates))
+            total, exact = ended.estimates, ended.exact
+        whole, count = Cost(total, columns.terms(), exact), len(candidates)
+        terms = {name: each[:count] for name, each in whole.terms.items()}
+        return Cost(total[:count], terms, exact[:count], None if rescored is None else whole.candidate(count))
 
     def coordinate_gradient(
         self, prefix: Int[Tensor, "length"], allowed: Int[Tensor, "allowed"]
@@ -67,13 +84,14 @@ class Objective:
         Raises:
             SafeThinkError: a term's gradient has a number that is not finite.
         """
+        ids = tuple(prefix.tolist())
         rows = embeddings_of(self._model, allowed).float()
         embeddings = rows.new_zeros(len(prefix), rows.shape[1])
         as_tokens = rows.new_zeros(len(prefix), len(allowed))
         for each in self._terms:
             gradient = each.term.gradient(prefix)
             if gradient is not None:
-                embeddings += each.weight * _finite(f"the gradient of {each.term.name}", gradient.embeddings, prefix)
+                embeddings += each.weight * finite(f"the gradient of {each.term.name}", gradient.embeddings, [ids])
             if gradient is not None and gradient.token_costs is not None:
                 as_tokens += each.weight * gradient.token_costs[:, allowed.to(rows.device)]
         return (embeddings @ rows.T + as_tokens).cpu()
@@ -85,15 +103,16 @@ class Objective:
             SafeThinkError: a term is not a finite number.
         """
         with frozen(self._model):
-            costs = [each.weight * _finite(each.term.name, each.term.soft_cost(rows), None) for each in self._terms]
+            costs = [each.weight * finite(each.term.name, each.term.soft_cost(rows)) for each in self._terms]
             return torch.stack(costs).sum()
 
     def move_to(self, prefix: Ids | Float[Tensor, "length hidden"]) -> None:
-        """Tell the terms that learn on policy where the search stands; once per step, before anything is scored.
+        """Take note of where the search stands; once per step, before anything is scored.
 
         Args:
             prefix: the incumbent's token ids, or the rows of a soft prefix.
         """
+        self._incumbent = None if isinstance(prefix, Tensor) else prefix
         for term in self._on_policy:
             term.move_to(prefix)
 
@@ -105,37 +124,3 @@ class Objective:
         """Go on from a state."""
         for term in self._on_policy:
             term.load_state_dict(state[term.name])
-
-    def _score(self, candidates: Sequence[Ids]) -> dict[str, Float[Tensor, "candidates"]]:
-        """Every term on all of its contexts; candidates of one length share a batch."""
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, ids in enumerate(candidates):
-            places[len(ids)].append(place)
-        parts: dict[str, list[Tensor]] = {each.term.name: [] for each in self._terms}
-        for some in places.values():
-            batch = torch.tensor([candidates[place] for place in some])
-            # All terms of a batch before the next one, so that those over the same contexts forward once.
-            for each in self._terms:
-                parts[each.term.name].append(_finite(each.term.name, each.term.costs(batch).cpu(), batch))
-        back = torch.tensor([place for some in places.values() for place in some]).argsort()
-        return {name: torch.cat(part)[back] for name, part in parts.items()}
-
-    def _total(self, terms: Mapping[str, Float[Tensor, "candidates"]]) -> Float[Tensor, "candidates"]:
-        return torch.stack([each.weight * terms[each.term.name] for each in self._terms]).sum(0)
-
-
-def _finite(name: str, values: Tensor, prefixes: Int[Tensor, "*prefixes length"] | None) -> Tensor:
-    """The values, which belong to `prefixes` row by row; None stands for a soft prefix.
-
-    Raises:
-        SafeThinkError: one is not a finite number; names the term and the prefix.
-    """
-    bad = ~torch.isfinite(values)
-    if bad.any():
-        culprit = "a soft prefix" if prefixes is None else f"the prefix of token ids {_first(prefixes, bad)}"
-        raise SafeThinkError(f"{name} of {culprit} is {values[bad][0].item()}: a forward of the reasoner overflowed")
-    return values
-
-
-def _first(prefixes: Int[Tensor, "*prefixes length"], bad: Tensor) -> list[int]:
-    return prefixes[bad][0].tolist() if prefixes.ndim == 2 else prefixes.tolist()

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from optimize.config import ObjectiveConfig
+from optimize.config import ObjectiveConfig, RacingConfig
 from optimize.contexts import Context, ContextSet
 from optimize.objectives import (
     BenignDivergence,
@@ -29,6 +29,7 @@ from optimize.objectives import (
     terms,
     through_rows,
 )
+from optimize.objectives.columns import Columns
 from optimize.scoring import Example, Scorer
 from safethink.config import LimitsConfig
 from safethink.errors import ConfigError, SafeThinkError
@@ -196,7 +197,7 @@ def test_the_total_is_the_weighted_sum_and_lengths_may_differ(model, candidates,
     mixed = [(5, 6, 7), tuple(candidates[0].tolist()), (8,), (9, 10, 11)]
     cost = objective.cost(mixed)
     torch.testing.assert_close(
-        cost.total, cost.terms["continuation"] + 0.1 * cost.terms["nll"] + 0.2 * cost.terms["length"]
+        cost.total, cost.terms["continuation"] + 0.1 * cost.terms["nll"] + 0.2 * cost.terms["length"], **EXACT
     )
     alone = [objective.cost([ids]).candidate(0) for ids in mixed]
     for index, expected in enumerate(alone):
@@ -280,10 +281,10 @@ def test_a_number_that_is_none_is_one_line_with_term_and_prefix(model, candidate
 
     objective = Objective(model, [*weighted(reading), Weighted(Broken(reading))])
     objective.cost([(5, 6)])
-    with pytest.raises(SafeThinkError, match=rf"^worst of the prefix of token ids \[7, 8\] is {value}") as caught:
+    with pytest.raises(SafeThinkError, match=rf"^worst of the prefix of token ids 7, 8 is {value}") as caught:
         objective.cost([(5, 6), (1,), (7, 8)])
     assert "\n" not in str(caught.value)
-    with pytest.raises(SafeThinkError, match=r"gradient of worst of the prefix of token ids \[5, 6\]"):
+    with pytest.raises(SafeThinkError, match="gradient of worst of the prefix of token ids 5, 6"):
         objective.coordinate_gradient(torch.tensor([5, 6]), torch.arange(9))
     with pytest.raises(SafeThinkError, match="worst of a soft prefix"):
         objective.soft_loss(torch.zeros(2, 16, dtype=torch.float64))
@@ -329,3 +330,84 @@ def test_the_violating_step_counts_as_far_as_the_safe_one_reaches(guarded, conte
     loss = Scorer(guarded.model, [Example(each.ids, each.step_ids[:2], separator) for each in contexts.unsafe])
     expected = loss.losses(torch.tensor([[80, 81]])).continuation.mean()
     assert cost.terms["unlikelihood"].item() == pytest.approx(-expected.item(), abs=1e-5)
+
+
+class Shifted(Length):
+    """A term that is no mean over contexts and tells candidates apart."""
+
+    name = "shifted"
+
+    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
+        return candidates[:, 0] / 100.0
+
+
+@pytest.fixture(scope="module")
+def rivals(model) -> list[tuple[int, ...]]:
+    """Prefixes of two lengths."""
+    rows = torch.randint(VOCABULARY, (40, 3), generator=torch.Generator().manual_seed(5)).tolist()
+    return [tuple(row[: 2 + place % 2]) for place, row in enumerate(rows)]
+
+
+@pytest.fixture(scope="module")
+def many(model) -> tuple[list[Example], list[Example]]:
+    """Sets of contexts of which one is no multiple of the other."""
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.randint(VOCABULARY, (23, 9), generator=generator).tolist()
+    examples = [Example(tuple(row[:5]), tuple(row[5:])) for row in rows]
+    return examples[:16], examples[16:]
+
+
+def several(model, many) -> list[Weighted]:
+    large, small = (Reading(Scorer(model, examples)) for examples in many)
+    return [
+        Weighted(SafeContinuation(large)),
+        Weighted(Readability(large), 0.1),
+        Weighted(BenignLikelihood(small), 0.7),
+        Weighted(Shifted()),
+    ]
+
+
+def test_the_mean_over_all_columns_is_the_total_whatever_the_numbers_of_contexts(model, many, rivals):
+    terms = several(model, many)
+    columns = Columns(terms, rivals)
+    assert columns.num_columns == 16
+    found = columns(range(40), range(16)).mean(1)
+    expected = [sum(each.weight * each.term.costs(torch.tensor([ids])).item() for each in terms) for ids in rivals]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), **EXACT)
+
+
+def test_a_column_is_the_same_alone_as_among_others_and_nothing_is_scored_twice(model, many, rivals):
+    whole, parts = Columns(several(model, many), rivals), several(model, many)
+    expected = whole(range(40), range(16))
+    columns = Columns(parts, rivals)
+    for some, columns_of_heat in ((range(40), [3, 5, 12]), ([7, 2, 30], [0, 1, 4, 11]), ([2], [2, 6, 7])):
+        found = columns(some, columns_of_heat)
+        torch.testing.assert_close(found, expected[list(some)][:, columns_of_heat], **EXACT)
+    tokens = Objective(model, parts).tokens
+    columns([2], [5, 12, 6])
+    assert Objective(model, parts).tokens == tokens
+
+
+def test_a_race_finds_what_full_scoring_finds_and_forwards_less(model, many, rivals):
+    full, raced = Objective(model, several(model, many)), Objective(model, several(model, many), RacingConfig())
+    begun = full.tokens
+    expected, found = full.cost(rivals), raced.cost(rivals)
+    assert raced.tokens - begun < 0.8 * (full.tokens - begun)
+    assert 8 <= found.exact.sum() < 40
+    torch.testing.assert_close(found.total[found.exact], expected.total[found.exact], **EXACT)
+    winner = int(found.total.argmin())
+    assert found.exact[winner]
+    assert expected.total[winner] <= 1.01 * expected.total.min()
+    assert found.candidate(winner) == pytest.approx(expected.candidate(winner), abs=1e-6)
+    assert all(each.isfinite().all() for each in found.terms.values())
+    assert found.incumbent is expected.incumbent is None
+
+
+def test_the_incumbent_races_along_and_is_scored_in_one_batch_with_the_winner(model, many, rivals):
+    full, raced = Objective(model, several(model, many)), Objective(model, several(model, many), RacingConfig(keep=2))
+    for objective in (full, raced):
+        objective.move_to((9, 9, 9))
+    found = raced.cost(rivals)
+    assert len(found.total) == 40
+    assert found.incumbent == pytest.approx(full.cost([(9, 9, 9)]).candidate(0), abs=1e-6)
+    assert full.cost(rivals).incumbent is None, "what it costs has not changed"

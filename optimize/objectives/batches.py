@@ -1,0 +1,47 @@
+"""Candidates in batches of one length, and numbers that must be finite."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from safethink.errors import SafeThinkError
+
+Ids: TypeAlias = tuple[int, ...]
+
+
+def by_length(candidates: Sequence[Ids]) -> Iterator[tuple[list[int], Int[Tensor, "some length"]]]:
+    """Where the candidates of each length stand, and what they are."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, ids in enumerate(candidates):
+        places[len(ids)].append(place)
+    for some in places.values():
+        yield some, torch.tensor([candidates[place] for place in some])
+
+
+def finite(
+    what: str, values: Float[Tensor, "*shape"], prefixes: Sequence[Ids] | None = None
+) -> Float[Tensor, "*shape"]:
+    """The values, as they are.
+
+    Args:
+        what: they are of.
+        values: one or more for every prefix, prefix by prefix.
+        prefixes: token ids; None for a soft prefix.
+
+    Raises:
+        SafeThinkError: one is not a finite number; names what it is of and the prefix.
+    """
+    bad = ~torch.isfinite(values)
+    if bad.any():
+        culprit = "a soft prefix"
+        if prefixes is not None:
+            first = int(bad.view(len(prefixes), -1).any(1).nonzero()[0])
+            culprit = f"the prefix of token ids {', '.join(map(str, prefixes[first]))}"
+        raise SafeThinkError(f"{what} of {culprit} is {values[bad][0].item()}: a forward of the reasoner overflowed")
+    return values
