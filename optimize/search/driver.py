@@ -23,7 +23,7 @@ from optimize.config import MethodConfig, SearchSection
 from optimize.search.archive import Archive
 from optimize.search.display import live
 from optimize.search.journal import Journal, SearchState
-from optimize.search.method import Alphabet, Ids, Method, Priced, Scored
+from optimize.search.method import Alphabet, Ids, Method, OnPolicy, Priced, Scored
 from safethink.errors import SafeThinkError
 from safethink.seeds import stable_seed
 
@@ -52,19 +52,27 @@ def search(
         RecordError: the journal belongs to another search, or could not be written.
     """
     state, archive = journal.resume(), journal.archive
+    on_policy = objective if isinstance(objective, OnPolicy) else None
     if state.step:
         method.load_state_dict(state.method)
+    if state.step and on_policy is not None:
+        on_policy.load_state_dict(state.objective)
     tokens_before = objective.tokens - state.tokens
     with live(config.steps, state.step) as show:
-        while not _is_over(state, config):
+        while not is_over(state, config):
             generator = torch.Generator().manual_seed(stable_seed(config.kind, seed, state.step))
+            state.policy = state.incumbent or state.policy
+            if on_policy is not None and state.policy:
+                on_policy.move_to(state.policy)
             proposals = method.propose(generator)
             if not proposals:
                 break
+            _begin(state, method.state_dict().get("restart"))
             sifted = _sift(proposals, vocabulary, archive, config.candidates)
-            scored = _score(sifted.alive, objective, vocabulary, archive)
+            scored = _score(sifted.alive, objective, vocabulary, archive, state.incumbent)
             method.observe([each for each in scored if each.exact])
             state.tokens, state.method = objective.tokens - tokens_before, method.state_dict()
+            state.objective = {} if on_policy is None else on_policy.state_dict()
             _advance(state, scored, config.shortest)
             line = _line(state, sifted, scored, vocabulary) | {"fingerprint": journal.fingerprint}
             journal.commit(state, line)
@@ -85,7 +93,8 @@ class _Sifted(NamedTuple):
     dropped: int
 
 
-def _is_over(state: SearchState, config: SearchSection) -> bool:
+def is_over(state: SearchState, config: SearchSection) -> bool:
+    """Whether its steps or its tokens are spent, or nothing was found for as long as one is to wait."""
     steps, tokens, patience = config.steps, config.budget_tokens, config.stop_after_steps
     return (
         state.step >= steps
@@ -111,8 +120,16 @@ def _sift(proposals: Sequence[Ids], vocabulary: Alphabet, archive: Archive, limi
     return _Sifted(alive[:limit], looked_at, dropped)
 
 
-def _score(candidates: Sequence[Ids], objective: Priced, vocabulary: Alphabet, archive: Archive) -> list[Scored]:
-    """Score candidates and note what they cost.
+def _begin(state: SearchState, restart: int | None) -> None:
+    """Forget the incumbent where another start began."""
+    if restart != state.restart:
+        state.restart, state.incumbent, state.cost = restart, (), {}
+
+
+def _score(
+    candidates: Sequence[Ids], objective: Priced, vocabulary: Alphabet, archive: Archive, incumbent: Ids
+) -> list[Scored]:
+    """Score candidates and note what they cost; the incumbent, where it was scored once more, comes last.
 
     Raises:
         SafeThinkError: a cost is not finite; it is named.
@@ -125,15 +142,17 @@ def _score(candidates: Sequence[Ids], objective: Priced, vocabulary: Alphabet, a
         if not math.isfinite(total):
             raise SafeThinkError(f"the prefix {vocabulary.text(candidates[index])!r} costs {cost.candidate(index)}")
     archive.add(candidates, totals, exact)
-    return [Scored(ids, totals[i], cost.candidate(i), exact[i]) for i, ids in enumerate(candidates)]
+    scored = [Scored(ids, totals[i], cost.candidate(i), exact[i]) for i, ids in enumerate(candidates)]
+    if incumbent and cost.incumbent is not None:
+        archive.add([incumbent], [cost.incumbent["total"]], [True])
+        scored.append(Scored(incumbent, cost.incumbent["total"], cost.incumbent))
+    return scored
 
 
 def _advance(state: SearchState, scored: Sequence[Scored], shortest: int) -> None:
-    """Finish a step: the incumbent stays unless something is cheaper, or another start began."""
-    restart = state.method.get("restart")
-    if restart != state.restart:
-        state.restart, state.incumbent, state.cost = restart, (), {}
+    """Finish a step: the incumbent stays unless something is cheaper."""
     state.step += 1
+    state.cost = next((each.terms for each in scored if each.ids == state.incumbent), state.cost)
     best = min((each for each in scored if len(each.ids) >= shortest), key=_rank, default=None)
     if best is None or not best.exact:
         return
@@ -153,7 +172,7 @@ def _line(state: SearchState, sifted: _Sifted, scored: Sequence[Scored], vocabul
     line: dict[str, Any] = {} if state.restart is None else {"restart": state.restart}
     line |= {"step": state.step - 1, "looked_at": sifted.looked_at, "dropped": sifted.dropped}
     line |= {"scored": len(sifted.alive), "tokens": state.tokens}
-    if scored:
-        best = min(scored, key=_rank)
+    if sifted.alive:
+        best = min(scored[: len(sifted.alive)], key=_rank)
         line |= {"best_ids": best.ids, "best_cost": best.terms}
     return line | {"prefix_ids": state.incumbent, "text": vocabulary.text(state.incumbent), "cost": state.cost}

@@ -72,9 +72,10 @@ class Gcg:
     def observe(self, scored: Sequence[Scored]) -> None:
         """Keep the cheapest of this start, and merge the best single edits for the next step."""
         self._pace.step()
-        least = self._incumbents[0][1] if self._incumbents else float("inf")
-        pool = [*self._incumbents, *((each.ids, each.cost) for each in scored)]
-        self._incumbents = sorted(pool, key=lambda incumbent: incumbent[1])[: self._config.buffer]
+        known, came = dict(self._incumbents), {each.ids: each.cost for each in scored}
+        # The incumbent may have been scored once more: it keeps its place, at the new cost.
+        least = min((came.get(ids, cost) for ids, cost in known.items()), default=float("inf"))
+        self._incumbents = sorted((known | came).items(), key=lambda incumbent: incumbent[1])[: self._config.buffer]
         improved = bool(self._incumbents) and self._incumbents[0][1] < least
         self._stale = 0 if improved else self._stale + 1
         self._merged = edits.merged(self._parent, scored, self._config.merge) if self._parent else []

@@ -42,7 +42,9 @@ class SearchState:
         restart: index of the current start; None where the method knows no starts.
         incumbent: the best prefix of this start; empty before one is scored.
         cost: what it costs, term by term.
+        policy: the incumbent that an objective on policy was told of last; it outlives its start.
         method: the method's own state.
+        objective: that of an objective that learns on policy.
     """
 
     step: int = 0
@@ -52,7 +54,9 @@ class SearchState:
     restart: int | None = None
     incumbent: Ids = ()
     cost: dict[str, float] = field(default_factory=dict[str, float])
+    policy: Ids = ()
     method: dict[str, Any] = field(default_factory=dict[str, Any])
+    objective: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Journal:
@@ -91,7 +95,7 @@ class Journal:
         candidates: list[Ids] = [tuple(row.tolist()) for row in rows]
         self.archive.add(candidates, tensors.pop("costs").tolist(), tensors.pop("exact").tolist())
         head["method"] |= {name.removeprefix(METHOD): tensor for name, tensor in tensors.items()}
-        return SearchState(**head | {"incumbent": tuple(head["incumbent"])})
+        return SearchState(**head | {name: tuple(head[name]) for name in ("incumbent", "policy")})
 
     def commit(self, state: SearchState, line: dict[str, Any]) -> None:
         """Append `line` to the log, then put `state` and the archive in place.

@@ -41,6 +41,23 @@ class Searchable(Priced, Protocol):
 
 
 @runtime_checkable
+class OnPolicy(Protocol):
+    """An objective that changes with where the search stands; what it has drawn there is its state."""
+
+    def move_to(self, prefix: Ids) -> None:
+        """Take note of the incumbent; once per step, before anything is asked."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step needs, as values that JSON can hold."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        ...
+
+
+@runtime_checkable
 class Alphabet(Protocol):
     """What prefixes are made of."""
 
@@ -90,7 +107,10 @@ class Method(Protocol):
         ...
 
     def observe(self, scored: Sequence[Scored]) -> None:
-        """Take note of what was scored of the last proposals; empty where none survived."""
+        """Take note of what was scored of the last proposals; empty where none survived.
+
+        The incumbent may be among them, where it was scored once more beside the others: that cost replaces the old.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

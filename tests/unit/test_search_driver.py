@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,51 @@ def test_what_a_race_dropped_is_not_shown_to_the_method(tmp_path: Path, monkeypa
     assert archive.estimated == set(archive.costs) - set(shown)
     assert len(shown) == len(archive.estimated) == 60
     assert all(tuple(line["best_ids"]) in shown for line in lines(tmp_path))
+
+
+class Drifting(Mortal):
+    """What everything costs rises whenever the incumbent changes, which is scored once more beside the candidates."""
+
+    def __init__(self, calls: int = 1000) -> None:
+        super().__init__(calls)
+        self.at: Ids = ()
+        self.moves = 0
+
+    def move_to(self, prefix: Ids) -> None:
+        self.moves += prefix != self.at
+        self.at = prefix
+
+    def total(self, ids: Ids) -> float:
+        return super().total(ids) + 0.01 * self.moves
+
+    def cost(self, candidates: Sequence[Ids]) -> Cost:
+        again = {"total": self.total(self.at)} if self.at else None
+        return replace(super().cost(candidates), incumbent=again)
+
+    def state_dict(self) -> dict:
+        return {"at": self.at, "moves": self.moves}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.at, self.moves = tuple(state["at"]), state["moves"]
+
+
+@pytest.mark.parametrize("calls", [1, 4, 9, 14])
+def test_an_objective_on_policy_follows_the_incumbent_and_resumes(tmp_path: Path, calls: int) -> None:
+    config = CONFIGS["gcg"].model_copy(update={"steps": 20})
+    objective = Drifting()
+    expected = search(config, tmp_path / "whole", objective, Letters(dead=third_dies))
+    log = lines(tmp_path / "whole")
+    assert objective.moves > 2
+    for before, line in pairwise(log):
+        stays = line["prefix_ids"] == before["prefix_ids"]
+        assert line["restart"] > before["restart"] or not stays or line["cost"]["total"] >= before["cost"]["total"]
+        assert line["best_ids"] != before["prefix_ids"]
+        assert line["cost"]["total"] == pytest.approx(expected.costs[tuple(line["prefix_ids"])], abs=0.2)
+    assert len({line["restart"] for line in log}) > 1
+    with pytest.raises(Killed):
+        search(config, tmp_path / "killed", Drifting(calls), Letters(dead=third_dies))
+    assert search(config, tmp_path / "killed", Drifting(), Letters(dead=third_dies)) == expected
+    assert (tmp_path / "killed" / LOG).read_bytes() == (tmp_path / "whole" / LOG).read_bytes()
 
 
 def test_an_init_text_longer_than_the_prefix_is_refused() -> None:
