@@ -10,23 +10,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from optimize import objectives
-from optimize.config import MethodConfig, SearchConfig
+from optimize.config import MethodConfig, PhrasesConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet
 from optimize.contexts.refresh import refresh, solved
 from optimize.metrics import rank_correlation
+from optimize.recoveries import Recoveries
 from optimize.search import methods
 from optimize.search.archive import Archive
 from optimize.search.driver import search
 from optimize.search.journal import LOG, Journal
 from optimize.search.method import Ids
+from optimize.selection import Arena
 from optimize.setup import Setup
+from optimize.soft.geometry import Surroundings
 from optimize.vocabulary import Vocabulary
+from safethink import extras
 from safethink.evaluation.records import write_text
 from safethink.fingerprints import json_hash
 from safethink.progress import progress
+from safethink.tokens import is_soft
 
 ROUNDS, CONTEXTS, MEASURED = "rounds", "contexts.json", "measured.json"
 NUM_MEASURED = 8
@@ -42,7 +48,7 @@ class Found:
         costs: what each of them costs.
         contexts: what was searched on last.
         log: every step.
-        text: writes a candidate down.
+        text: writes a candidate down; of rows, the tokens nearest to them.
     """
 
     candidates: Sequence[Ids]
@@ -52,12 +58,13 @@ class Found:
     text: Callable[[Sequence[int]], str]
 
 
-def find(config: SearchConfig, setup: Setup, contexts: ContextSet, start: Ids, out: Path) -> Found:
+def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet, start: Ids, out: Path) -> Found:
     """Search, in as many rounds as the contexts are to be refreshed for.
 
     Args:
         config: what was asked for.
         setup: models and prompts.
+        arena: where phrases are tried; every other method has a loss to go by.
         contexts: those of the first round.
         start: what the first start begins with; empty for random tokens.
         out: the run's folder; every step is kept, so that a killed search goes on.
@@ -73,7 +80,7 @@ def find(config: SearchConfig, setup: Setup, contexts: ContextSet, start: Ids, o
         place.mkdir(parents=True, exist_ok=True)
         if index:
             contexts = _refreshed(config, setup, contexts, winners[-1], index, place)
-        archive = _search(config, section, setup, contexts, vocabulary, winners, start, place)
+        archive = _search(config, section, setup, arena, contexts, vocabulary, winners, start, place)
         _measure(setup, contexts, archive, index, place)
         best = archive.ranked(section.shortest)[0]
         start = best[: section.length]
@@ -81,7 +88,7 @@ def find(config: SearchConfig, setup: Setup, contexts: ContextSet, start: Ids, o
     if len(sections) > 1:
         _join_logs(out, len(sections))
     ranked = archive.ranked(config.search.shortest)
-    return Found(ranked, archive.costs, contexts, out / LOG, vocabulary.text)
+    return Found(ranked, archive.costs, contexts, out / LOG, partial(_text, setup, vocabulary))
 
 
 def _rounds(config: SearchConfig) -> list[MethodConfig]:
@@ -99,6 +106,7 @@ def _search(
     config: SearchConfig,
     section: MethodConfig,
     setup: Setup,
+    arena: Arena,
     contexts: ContextSet,
     vocabulary: Vocabulary,
     winners: Sequence[Ids],
@@ -109,13 +117,29 @@ def _search(
     guarded = setup.guarded
     parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
     journal = Journal(place, json_hash([contexts.fingerprint, start, *parts]))
+    if isinstance(section, PhrasesConfig):
+        from optimize.search.phrases import search_phrases
+
+        return search_phrases(section, Recoveries(arena, config.objective), vocabulary, journal, config.seed)
     objective = objectives.build(guarded, contexts, config.objective, setup.source.threshold, config.seed)
+    if isinstance(section, SoftConfig):
+        extras.require("train", "lightning")
+        from optimize.soft.training import train
+
+        return train(objective, guarded.local_engine, vocabulary, section, start, journal, config.seed, winners)
     method = methods.build(section, objective, vocabulary, start, journal.archive)
     archive = search(objective, vocabulary, method, section, journal, config.seed)
     unscored = [ids for ids in winners if ids not in archive]
     if unscored:
         archive.add(unscored, objective.cost(unscored).total.tolist(), [True] * len(unscored))
     return archive
+
+
+def _text(setup: Setup, vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    if not any(map(is_soft, ids)):
+        return vocabulary.text(ids)
+    engine = setup.guarded.local_engine
+    return vocabulary.text(Surroundings(engine, vocabulary.allowed).nearest(engine.rows(ids)))
 
 
 def _refreshed(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from optimize import metrics
 from optimize.card import card
-from optimize.config import MethodConfig, SearchConfig
+from optimize.config import MethodConfig, PhrasesConfig, SearchConfig
 from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
 from optimize.finding import ROUNDS, find
@@ -48,11 +48,11 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     start = start_ids(init and init.token_ids, config.search)
     # Where does the monitor fire, and what would have been safe there?
     manifest, searched, validation = _contexts(config, setup, out)
+    arena = Arena.build(guarded, setup.chooser, validation, config.selection, setup.source.threshold)
     # Which prefixes make that likely?
-    found = find(config, setup, searched, start, out)
+    found = find(config, setup, arena, searched, start, out)
     candidates = on_trial(found.candidates, config.selection)
     # Which of them works?
-    arena = Arena.build(guarded, setup.chooser, validation, config.selection, setup.source.threshold)
     known = [NOTHING] if init is None else [NOTHING, init.token_ids]
     tried = run_trials(arena, [*known, *candidates], out / TRIALS)
     (nothing, *first), trials = tried[: len(known)], tried[len(known) :]
@@ -62,11 +62,18 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     measured = metrics.of_trial(arena, trials[chosen], nothing, first[0] if first else None, config.seed)
     measured |= metrics.of_portfolio(arena, members, config.seed)
     recoveries = [arena.recovery(trial).value for trial in trials]
-    measured |= metrics.rank_correlation([found.costs[ids] for ids in candidates], recoveries)
+    # Phrases are searched by recovery itself: there is no loss that could be a guide to it.
+    if not isinstance(config.search, PhrasesConfig):
+        measured |= metrics.rank_correlation([found.costs[ids] for ids in candidates], recoveries)
     measured |= metrics.of_search(found.contexts, found.log)
     measured |= metrics.of_overlaps(manifest)
     learned = [Prefix(text=found.text(each.prefix_ids), token_ids=each.prefix_ids) for each in members]
-    artifact = _artifact(config, setup, learned).model_copy(
+    unmeasured = _artifact(config, setup, learned)
+    if learned[0].is_soft:
+        # In the precision that the search rounded them to.
+        rows = [setup.guarded.local_engine.rows(each.token_ids).bfloat16() for each in learned]
+        unmeasured = unmeasured.with_rows(rows, [each.text for each in learned])
+    artifact = unmeasured.model_copy(
         update={
             "data_fingerprint": json_hash([found.contexts.fingerprint, validation.fingerprint]),
             "selected_by": setup.chooser.name if config.selection.by == "judge" else "the monitor itself",

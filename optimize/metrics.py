@@ -51,11 +51,15 @@ def of_trial(arena: Arena, trial: Trial, nothing: Trial, init: Trial | None, see
 
 
 def of_search(contexts: ContextSet, log: Path) -> dict[str, Metric]:
-    """Shares that tell how the search went: states with a safe continuation, candidates that survive retokenisation."""
+    """Shares that tell how the search went: states with a safe continuation, candidates that survive retokenisation.
+
+    Rows are never written down as text, so of a soft search the second is not known.
+    """
     found = contexts.num_mined - contexts.num_without_target
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    looked_at, dropped = (sum(line[name] for line in lines) for name in ("looked_at", "dropped"))
-    return {"target_found": _share(found, contexts.num_mined), "survival": _share(looked_at - dropped, looked_at)}
+    looked_at, dropped = (sum(line.get(name, 0) for line in lines) for name in ("looked_at", "dropped"))
+    survival = {"survival": _share(looked_at - dropped, looked_at)} if looked_at else {}
+    return {"target_found": _share(found, contexts.num_mined)} | survival
 
 
 def of_portfolio(arena: Arena, tries: Sequence[Trial], seed: int) -> dict[str, Metric]:

@@ -23,6 +23,7 @@ from safethink.config import (
 from safethink.defenses.effects import Task
 from safethink.engines import Engine, Sampling, refuse_unfit
 from safethink.engines.hf import HfEngine, eos_ids
+from safethink.engines.soft import LocalEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.monitors.coerce import MonitorLike, as_monitor
@@ -135,6 +136,17 @@ class SafeThink:
         other.prefix = self.prefix if prefix is None else self.bind(prefix)
         other.defense = other._checked(self.defense if defense is None else defense)
         return other
+
+    @property
+    def local_engine(self) -> LocalEngine:
+        """The engine, where it has the reasoner's weights.
+
+        Raises:
+            ConfigError: it has not, as one behind a server.
+        """
+        if not isinstance(self.engine, LocalEngine):
+            raise ConfigError("this needs the reasoner's own weights, which its engine has not")
+        return self.engine
 
     def bind(self, prefix: PrefixLike) -> PrefixArtifact:
         """Load a prefix and bind it to this reasoner; the rows of a soft one are handed to the engine.

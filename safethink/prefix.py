@@ -125,7 +125,7 @@ def bind(artifact: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: E
     # Ids of another tokenizer say nothing here.
     is_foreign = retokenised or artifact.transferred
     prefixes = tuple(Prefix(text=each.text) if is_foreign else each for each in artifact.prefixes)
-    bound = tuple(_bound(artifact.name, prefix, tokenizer, encoder.text(prefix.text)) for prefix in prefixes)
+    bound = tuple(_bound(artifact.name, prefix, tokenizer, encoder.injected(prefix.text)) for prefix in prefixes)
     return artifact.bound_to(bound, transferred or elsewhere)
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
+from safethink.tokens import EXTENSION_TOKEN
 
 _EDGE = "\u2003"
 """Blank put around a placeholder: where the template trims a message, it goes."""
@@ -67,6 +68,16 @@ class ChatEncoder:
     def text(self, text: str) -> tuple[int, ...]:
         """Encode `text` as text: control strings in it are spelled out, never control tokens."""
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def injected(self, text: str) -> tuple[int, ...]:
+        """Encode what a defense injects: as `text` does, but the tokens of a vocabulary extension are themselves."""
+        ids: tuple[int, ...] = ()
+        end = 0
+        for match in EXTENSION_TOKEN.finditer(text):
+            if match[0] in self._control_ids:
+                ids += (*self.text(text[end : match.start()]), self._control_ids[match[0]])
+                end = match.end()
+        return ids + self.text(text[end:])
 
     def chat(self, messages: Sequence[Message], **template_args: Any) -> EncodedChat:
         """Encode `messages` in the tokenizer's chat template.

@@ -6,12 +6,16 @@ prefix in it is a sequence of ids like any other.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import compress
 from typing import Final
 
 FIRST_SOFT_ID: Final = 2**32
 """Where the ids of soft rows begin: further than any vocabulary reaches, and than any tokenizer reads."""
+
+EXTENSION_TOKEN: Final = re.compile(r"<\|safe_[0-9]+\|>")
+"""How the tokens are called whose embeddings are the rows of a prefix, in a reasoner whose vocabulary was extended."""
 
 
 def is_soft(token_id: int) -> bool:

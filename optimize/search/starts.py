@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from optimize.config import SearchSection
+from optimize.config import MethodConfig
 from optimize.search.archive import Archive
 from optimize.search.method import Alphabet, Ids
 from safethink.errors import ConfigError
+from safethink.tokens import is_soft
 
 MAX_DRAWS = 256
 """Random prefixes looked at before giving up on finding one that survives."""
@@ -19,7 +20,7 @@ BLOCK = 32
 """Prefixes that are written down and read again at once."""
 
 
-def start_ids(init_ids: Ids | None, config: SearchSection) -> Ids:
+def start_ids(init_ids: Ids | None, config: MethodConfig) -> Ids:
     """Token ids that the first start begins with; none for a random start.
 
     Args:
@@ -27,8 +28,10 @@ def start_ids(init_ids: Ids | None, config: SearchSection) -> Ids:
         config: the search's section.
 
     Raises:
-        ConfigError: the init text is longer than the prefix may be.
+        ConfigError: the init text is longer than the prefix may be, or rows are to start a search over tokens.
     """
+    if init_ids is not None and config.kind != "soft" and any(map(is_soft, init_ids)):
+        raise ConfigError(f"search.init: {config.init!r} is a soft prefix, from which only search.kind soft starts")
     if init_ids is not None and len(init_ids) > config.length:
         raise ConfigError(
             f"search.init: {config.init!r} has {len(init_ids)} tokens, search.length is {config.length}; "

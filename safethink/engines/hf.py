@@ -93,6 +93,8 @@ class HfEngine:
         self._stopper = stopper
         self._sampling = sampling
         self._table = RowTable(model)
+        never = getattr(model.generation_config, "suppress_tokens", None) or []
+        self._never = torch.tensor(never, dtype=torch.long, device=model.device)
         self._read: dict[int, RowKV] = {}
 
     def extend(self, requests: Sequence[ExtendRequest]) -> list[Extension]:
@@ -119,6 +121,7 @@ class HfEngine:
             logits, layers = batch.extend_deeply(new)
         else:
             logits, layers = batch.extend(new, num_logits=1)[:, -1], None
+        logits = self._possible(logits)
         self._keep_all(batch, requests, [request.ids for request in requests])
         scores = logits.double().log_softmax(-1)
         entropies = torch.special.entr(scores.exp()).sum(-1).tolist()
@@ -142,7 +145,7 @@ class HfEngine:
         # A token's probability stands at the token before it.
         num_asked = [len(request.continuation) + 1 for request in requests]
         batch, new = self._lay_out(requests, rows, num_asked)
-        logits = batch.extend(new, num_logits=max(num_asked))
+        logits = self._possible(batch.extend(new, num_logits=max(num_asked)))
         self._keep_all(batch, requests, rows)
         weighed: list[tuple[float, ...]] = []
         for lane, request in enumerate(requests):
@@ -158,6 +161,10 @@ class HfEngine:
     def add_rows(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
         """Make embedding rows readable and return their token ids; see `RowTable.add`."""
         return self._table.add(rows)
+
+    def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
+        """What the reasoner's layers read for token ids; see `RowTable.rows`."""
+        return self._table.rows(ids)
 
     def is_reasoner(self, sha256: str) -> bool:
         """Whether `sha256` is the hash of this model's weights, rounded or not."""
@@ -182,7 +189,7 @@ class HfEngine:
         randoms = uniforms(seeds, starts, num_tokens).to(logits.device)
         lanes = rows
         for position in range(num_tokens):
-            tokens = choose(logits, randoms[:, position], self._sampling)
+            tokens = choose(self._possible(logits), randoms[:, position], self._sampling)
             for lane, (row, token_id) in enumerate(zip(lanes, tokens.tolist(), strict=True)):
                 if row.stop is None:
                     row.append(token_id, self._stopper)
@@ -196,6 +203,10 @@ class HfEngine:
                 lanes, tokens, randoms = [lanes[lane] for lane in going], tokens[kept], randoms[kept]
             logits = batch.extend(tokens[:, None], num_logits=1)[:, -1]
         self.stats.forwarded += batch.num_forwarded
+
+    def _possible(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+        """The logits, without the tokens that the generation config suppresses, as `generate` and its servers do."""
+        return logits.index_fill(-1, self._never, -torch.inf) if len(self._never) else logits
 
     def _lay_out(
         self, requests: Sequence[_Request], rows: Sequence[tuple[int, ...]], num_asked: Sequence[int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -25,6 +26,10 @@ class LocalEngine(Engine, Protocol):
 
     def add_rows(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
         """Make embedding rows readable and return their token ids; see `RowTable.add`."""
+        ...
+
+    def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
+        """What the reasoner's layers read for token ids; see `RowTable.rows`."""
         ...
 
 
@@ -53,6 +58,17 @@ class RowTable:
         # Cloned, because a view would follow what is done to the rows later.
         self._rows |= dict(zip(ids, rows.detach().to(weight, copy=True), strict=True))
         return ids
+
+    @torch.no_grad()
+    def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
+        """What the layers read for `ids`: what the embedding module puts out for tokens, soft rows as they are.
+
+        Raises:
+            ArtifactError: if a soft row is not in the table.
+        """
+        batch = torch.tensor([ids], device=next(self._embed.parameters()).device)
+        inputs = self.inputs(batch)
+        return (inputs["inputs_embeds"] if "inputs_embeds" in inputs else self._embed(batch))[0]
 
     def inputs(self, ids: Int[Tensor, "batch new"]) -> dict[str, Tensor]:
         """What a forward of the model takes for `ids`: the ids, or embeddings where there are soft rows among them.

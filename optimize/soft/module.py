@@ -1,0 +1,98 @@
+"""Soft rows as a LightningModule: what a step minimises, and by which optimizer."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import AdamW
+
+from optimize.config import SoftConfig
+from optimize.soft.geometry import Surroundings
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """What is minimised."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens forwarded so far, gradients counted twice: what a budget is spent on."""
+        ...
+
+    def soft_loss(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """What a soft prefix costs; gradients flow to its rows."""
+        ...
+
+    def move_to(self, prefix: Float[Tensor, "length hidden"]) -> None:
+        """Tell what learns on policy where the training stands; once per step, before the loss."""
+        ...
+
+    def state_dict(self) -> dict[str, object]:
+        """What going on after being killed needs: values that JSON can hold."""
+        ...
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on from a state."""
+        ...
+
+
+class SoftPrefix(LightningModule):
+    """Embedding rows that AdamW moves down an objective; the reasoner behind it is no part of the module.
+
+    Args:
+        rows: where they begin; trained in single precision or better, whatever the reasoner's is.
+        objective: what they cost.
+        surroundings: how long the reasoner's own embeddings are.
+        config: rates and weights.
+        moments: AdamW's state, by name, to go on from; empty at the start.
+
+    Attributes:
+        rows: where they are.
+        measured: where they were when the last step measured what they cost.
+        cost: that, term by term; `total` is what falls.
+    """
+
+    def __init__(
+        self,
+        rows: Float[Tensor, "length hidden"],
+        objective: Trainable,
+        surroundings: Surroundings,
+        config: SoftConfig,
+        moments: dict[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.rows = Parameter(rows.detach().to(torch.promote_types(rows.dtype, torch.float32), copy=True))
+        self._objective, self._surroundings, self._config = objective, surroundings, config
+        self._moments = moments
+        self.measured = self.rows.detach().clone()
+        self.cost: dict[str, float] = {}
+
+    def training_step(self, batch: int, batch_idx: int) -> Float[Tensor, ""]:
+        """Measure what the rows cost; a batch is no more than the number of a step, since all contexts take part."""
+        self._objective.move_to(self.rows.detach())
+        total = self.total(self.rows)
+        self.measured = self.rows.detach().clone()
+        excess = self._penalty(self.measured).item()
+        self.cost = {"total": total.item(), "objective": total.item() - excess, "norm_penalty": excess}
+        self.log_dict(self.cost, batch_size=1)
+        return total
+
+    def total(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """What rows cost: the objective, and the penalty on their length."""
+        return self._objective.soft_loss(rows) + self._penalty(rows)
+
+    def _penalty(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        return self._config.norm_weight * self._surroundings.excess(rows)
+
+    def configure_optimizers(self) -> AdamW:
+        """AdamW without decay: what draws rows back to the embeddings is the norm penalty, which says so."""
+        optimizer = AdamW([self.rows], lr=self._config.learning_rate, weight_decay=0.0)
+        if self._moments:
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": {0: self._moments}, "param_groups": groups})
+        return optimizer
