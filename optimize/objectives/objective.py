@@ -17,6 +17,7 @@ from optimize.objectives.cost import Cost
 from optimize.objectives.term import OnPolicyTerm, Weighted, embeddings_of
 from optimize.racing import race
 from optimize.scoring import frozen
+from optimize.scoring.modes import at_least_float32
 from safethink.errors import ConfigError
 
 
@@ -85,7 +86,7 @@ class Objective:
             SafeThinkError: a term's gradient has a number that is not finite.
         """
         ids = tuple(prefix.tolist())
-        rows = embeddings_of(self._model, allowed).float()
+        rows = at_least_float32(embeddings_of(self._model, allowed))
         embeddings = rows.new_zeros(len(prefix), rows.shape[1])
         as_tokens = rows.new_zeros(len(prefix), len(allowed))
         for each in self._terms:
@@ -117,10 +118,11 @@ class Objective:
             term.move_to(prefix)
 
     def state_dict(self) -> dict[str, Any]:
-        """What going on after being killed needs, by term: values that JSON can hold; empty where nothing is drawn."""
-        return {term.name: term.state_dict() for term in self._on_policy}
+        """What going on after being killed needs: values that JSON can hold."""
+        return {"incumbent": self._incumbent, "terms": {term.name: term.state_dict() for term in self._on_policy}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
+        self._incumbent = None if state["incumbent"] is None else tuple(state["incumbent"])
         for term in self._on_policy:
-            term.load_state_dict(state[term.name])
+            term.load_state_dict(state["terms"][term.name])

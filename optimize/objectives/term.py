@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimize.scoring import frozen
+from optimize.scoring.modes import at_least_float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class TermGradient:
     """What a small change of one prefix does to a term.
 
     Attributes:
-        embeddings: the gradient with respect to the embeddings of the prefix's tokens, in float32.
+        embeddings: the gradient with respect to the embeddings of the prefix's tokens, in float32 at least.
         token_costs: beside that, exactly: what each token of the vocabulary costs at each place by being what it is;
             None where a term sees tokens through their embeddings alone.
     """
@@ -133,7 +134,7 @@ def through_rows(
     rows = embeddings_of(model, prefix).requires_grad_()
     with frozen(model):
         (gradient,) = torch.autograd.grad(soft_cost(rows), rows)
-    return TermGradient(gradient.float())
+    return TermGradient(at_least_float32(gradient))
 
 
 def embeddings_of(model: PreTrainedModel, ids: Int[Tensor, "length"]) -> Float[Tensor, "length hidden"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from optimize.contexts import Context, ContextSet
 from optimize.objectives import (
     BenignDivergence,
     BenignLikelihood,
+    ContextTerm,
     Length,
     Objective,
     Readability,
@@ -157,9 +159,10 @@ def test_token_by_token_or_in_rows_a_prefix_costs_the_same(case, model, candidat
     torch.testing.assert_close(soft.to(term.costs(candidates)), term.costs(candidates), **EXACT)
 
 
-@pytest.mark.parametrize("name", ["continuation", "unlikelihood", "benign", "nll"])
+@pytest.mark.parametrize("name", ["continuation", "unlikelihood", "benign", "benign_kl", "nll"])
 def test_some_contexts_are_scored_as_among_all(name, candidates, reading):
     term = CASES[name].make(reading)
+    assert isinstance(term, ContextTerm)
     whole = term.context_costs(candidates, range(5))
     torch.testing.assert_close(whole.mean(1), term.costs(candidates))
     torch.testing.assert_close(term.context_costs(candidates, [3, 1]), whole[:, [3, 1]], **EXACT)
@@ -178,6 +181,7 @@ def test_readability_says_exactly_what_every_label_costs(model, examples, candid
     plain, ids = Plain(model, examples), candidates[0]
     term = Readability(reading)
     costs = term.gradient(ids).token_costs
+    assert costs is not None
     other = ids.clone()
     other[-1] = 13
     # A last label is no input of the NLL, so its cost is exact.
@@ -222,8 +226,9 @@ def test_the_coordinate_gradient_is_that_of_the_sum(model, examples, candidates,
     rows = plain.table[ids].clone().requires_grad_()
     loss = plain.losses(rows).mean() + 0.1 * plain.nll(rows, ids).mean()
     (gradient,) = torch.autograd.grad(loss, rows)
-    labels = Readability(reading).gradient(ids).token_costs[:, allowed].double()
-    expected = gradient @ plain.table[allowed].T + 0.1 * labels
+    labels = Readability(reading).gradient(ids).token_costs
+    assert labels is not None
+    expected = gradient @ plain.table[allowed].T + 0.1 * labels[:, allowed].double()
     found = objective.coordinate_gradient(ids, allowed)
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
 
@@ -411,3 +416,9 @@ def test_the_incumbent_races_along_and_is_scored_in_one_batch_with_the_winner(mo
     assert len(found.total) == 40
     assert found.incumbent == pytest.approx(full.cost([(9, 9, 9)]).candidate(0), abs=1e-6)
     assert full.cost(rivals).incumbent is None, "what it costs has not changed"
+    resumed = Objective(model, several(model, many), RacingConfig(keep=2))
+    resumed.load_state_dict(json.loads(json.dumps(raced.state_dict())))
+    again = resumed.cost(rivals)
+    assert again.incumbent == found.incumbent
+    assert torch.equal(again.exact, found.exact)
+    assert torch.equal(again.total, found.total)
