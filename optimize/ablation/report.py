@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from optimize.ablation import columns, figures
 from optimize.ablation.columns import CHOSEN, TEST, VALIDATION, Column
 from optimize.ablation.config import AblationConfig
+from optimize.ablation.grid import shown
 from optimize.ablation.results import Ablation, Point
 from safethink.evaluation.figures import plotly_js, to_html
 from safethink.evaluation.report import templates
@@ -46,7 +47,7 @@ def render(config: AblationConfig, ablation: Ablation) -> str:
             validation=columns.known(VALIDATION, ablation) + columns.compared(ablation),
             chosen=columns.known(CHOSEN, ablation),
             test=columns.known(TEST, ablation),
-            line_name=lambda point: figures.line_name(ablation, point),
+            shown=shown,
             on_testbed=config.base.prompts is None,
         )
     )
@@ -91,7 +92,7 @@ def overview(ablation: Ablation, column: Column) -> dict[str, list[Heat]]:
         for point in points:
             estimate = column.estimate(point)
             shade = (estimate.value - low) / (high - low) if estimate and high > low else 0.0
-            row[ticks.index(figures.shown(point.place[ablation.axes[0]]))] = Heat(point, estimate, shade)
+            row[ticks.index(shown(point.place[ablation.axes[0]]))] = Heat(point, estimate, shade)
         rows[name] = row
     return rows
 
