@@ -71,6 +71,23 @@ class Reader:
             log_probs = torch.cat([log_probs, at_least_float32(logits).log_softmax(-1)], dim=1)
         return [some[places] for some, places in zip(log_probs, real, strict=True)]
 
+    def next_tokens(
+        self, batch: Batch, prefixes: Int[Tensor, "prefixes length"], keep: int
+    ) -> Float[Tensor, "contexts prefixes keep vocab"]:
+        """Log-probabilities of what may come before each of the last tokens of a prefix and behind it, in that order.
+
+        Args:
+            batch: contexts.
+            prefixes: token ids; they may have no tokens.
+            keep: at how many of these places; at most one more than a prefix has tokens.
+        """
+        length = prefixes.shape[1]
+        found = [-batch.first_nll[:, None, None].expand(-1, len(prefixes), -1, -1)] if keep > length else []
+        if length:
+            logits = self._way.follow(self._model, batch, prefixes.repeat(len(batch), 1), min(keep, length))
+            found.append(at_least_float32(logits).log_softmax(-1).unflatten(0, (len(batch), -1)))
+        return torch.cat(found, dim=2)
+
     def gradient(self, batch: Batch, prefix: Int[Tensor, "length"], nll_weight: float) -> Gradient:
         """Gradients of the losses of `losses`, summed over the batch's contexts."""
         length = len(prefix)

@@ -18,7 +18,7 @@ from optimize.scoring.reader import Reader
 from safethink.errors import SafeThinkError
 
 Values = Float[Tensor, "kinds candidates contexts"]
-Measure = Callable[[Batch, Int[Tensor, "candidates length"]], Values]
+Measure = Callable[[Batch, Int[Tensor, "candidates length"]], Float[Tensor, "*kinds"]]
 SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]
 
 
@@ -49,7 +49,7 @@ class Scorer:
         model: PreTrainedModel,
         examples: Sequence[Example],
         rows_per_forward: int = 256,
-        contexts_per_batch: int = 8,
+        contexts_per_batch: int = 16,
         attention: Wanted = "auto",
         cluster: Cluster | None = None,
     ) -> None:
@@ -57,8 +57,9 @@ class Scorer:
         assert all(example.context and example.target for example in examples), "a context or a target is empty"
         self.model, self.num_contexts = model, len(examples)
         self.rows_per_forward = rows_per_forward
-        self._cluster = cluster or Cluster.local()
-        layout = lay_out(examples, contexts_per_batch)
+        # Where there are fewer contexts than processes, each of them reads all.
+        self._cluster = cluster if cluster and cluster.size <= len(examples) else Cluster.local()
+        layout = lay_out(examples, contexts_per_batch, self._cluster.size)
         self._num_batches, self._own = len(layout), self._cluster.share(len(layout))
         with inference(model):
             way = choose(model, examples, attention)
@@ -66,14 +67,12 @@ class Scorer:
         self.attention = way.name
         self._reader = Reader(model, way)
         self._dtype = torch.promote_types(model.dtype, torch.float32)
-        self._hidden_size = model.get_input_embeddings().weight.shape[-1]
-        self._vocab_size = model.get_output_embeddings().weight.shape[0]
         self._unprefixed: dict[int, Float[Tensor, "_ vocab"]] = {}
         self._has_read_unprefixed = False
-        again = [way.rereads * len(example.context) for example in examples]
-        self._bare_tokens = sum(again) + sum(len(example.target) for example in examples)
+        self._reread_tokens = [way.rereads * len(example.context) for example in examples]
+        self._bare_tokens = sum(self._reread_tokens) + sum(len(example.target) for example in examples)
         followed = [len(example.separator) + len(example.target) for example in examples]
-        self._fixed_tokens = [sum(both) for both in zip(again, followed, strict=True)]
+        self._fixed_tokens = [sum(both) for both in zip(self._reread_tokens, followed, strict=True)]
         self.tokens = sum(len(example.context) for example in examples)
 
     def num_tokens(self, length: int, contexts: Sequence[int] | None = None) -> int:
@@ -126,6 +125,33 @@ class Scorer:
 
         return self._measured(candidates, contexts, measure)[0]
 
+    def next_tokens(
+        self, prefixes: Int[Tensor, "prefixes length"], allowed: Int[Tensor, "allowed"], keep: int
+    ) -> Float[Tensor, "prefixes keep allowed"]:
+        """Log-probabilities of some tokens before each of the last ones of a prefix and behind it, averaged.
+
+        Args:
+            prefixes: token ids, one prefix per row; they may have no tokens.
+            allowed: the tokens.
+            keep: at how many of these places; 1 for behind the prefix alone.
+        """
+        length = prefixes.shape[1]
+        self.tokens += len(prefixes) * (self.num_contexts * length + sum(self._reread_tokens)) if length else 0
+        prefixes, allowed = prefixes.to(self.model.device), allowed.to(self.model.device)
+        shape = len(prefixes), keep, len(allowed)
+
+        def measure(batch: Batch, some: Int[Tensor, "some length"]) -> Float[Tensor, "some keep allowed"]:
+            return self._reader.next_tokens(batch, some, keep)[..., allowed].sum(0)
+
+        sums: list[Float[Tensor, "prefixes keep allowed"]] = []
+        with inference(self.model):
+            for batch in self._batches:
+                total = prefixes.new_zeros(shape, dtype=self._dtype)
+                for _, chosen, part in self._pieces(batch, prefixes, measure):
+                    total[chosen] += part
+                sums.append(total)
+        return self._mean(sums, shape).cpu()
+
     def gradient(self, prefix: Int[Tensor, "length"], nll_weight: float) -> Gradient:
         """Gradient of the mean over contexts of `continuation + nll_weight * nll`.
 
@@ -136,8 +162,7 @@ class Scorer:
         self.tokens += 2 * self.num_tokens(len(prefix))
         prefix = prefix.to(self.model.device)
         parts = [self._reader.gradient(batch, prefix, nll_weight) for batch in self._batches]
-        embeddings = self._mean([part.embeddings for part in parts], (len(prefix), self._hidden_size))
-        return Gradient(embeddings, self._mean([part.token_nll for part in parts], (len(prefix), self._vocab_size)))
+        return Gradient(self._mean([part.embeddings for part in parts]), self._mean([part.token_nll for part in parts]))
 
     def soft_losses(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
         """Mean target loss of every context, with embedding rows in place of the prefix; gradients flow to the rows.
@@ -182,7 +207,7 @@ class Scorer:
 
     def _pieces(
         self, batch: Batch, candidates: Int[Tensor, "candidates length"], measure: Measure
-    ) -> Iterator[tuple[Batch, Int[Tensor, "some"], Values]]:
+    ) -> Iterator[tuple[Batch, Int[Tensor, "some"], Float[Tensor, "*kinds"]]]:
         """What is measured, in as many forwards as the memory asks for; a size that was too large is never tried again.
 
         Raises:
@@ -222,9 +247,9 @@ class Scorer:
             for batch in self._batches:
                 self._unprefixed |= zip(batch.order, self._reader.unprefixed(batch), strict=True)
 
-    def _mean(self, sums: Sequence[Tensor], shape: tuple[int, ...]) -> Float[Tensor, "*shape"]:
+    def _mean(self, sums: Sequence[Float[Tensor, "length width"]]) -> Float[Tensor, "length width"]:
         """The mean over contexts, from sums over the contexts of each batch, added in the order of the batches."""
-        parts = torch.zeros(self._num_batches, *shape, dtype=self._dtype, device=self.model.device)
+        parts = sums[0].new_zeros(self._num_batches, *sums[0].shape)
         for index, part in zip(self._own, sums, strict=True):
             parts[index] = part
         return self._cluster.merge(parts).sum(0) / self.num_contexts
@@ -233,8 +258,7 @@ class Scorer:
         passes = 2 if rows.requires_grad and torch.is_grad_enabled() else 1
         self.tokens += passes * self.num_tokens(len(rows))
         copies = self._cluster.fan_out(rows.to(self.model.device), self._num_batches)
-        # An empty sum ties a process without a batch to the rows, so that it takes part in their gradient.
-        values = copies.new_zeros(self.num_contexts, dtype=self._dtype) + copies[:0].sum()
+        values = copies.new_zeros(self.num_contexts, dtype=self._dtype)
         for index, batch in zip(self._own, self._batches, strict=True):
             order = torch.tensor(batch.order, device=values.device)
             values = values.index_put((order,), measure(batch, copies[index]).to(self._dtype))

@@ -10,7 +10,7 @@ from optimize.scoring import Example, Scorer
 from tests.unit import tiny_reasoner
 
 VOCABULARY, LENGTH = 97, 4
-ATTENTIONS = ["expanded", "plain"]
+ATTENTIONS = ["shared", "expanded", "plain"]
 
 
 @pytest.fixture(scope="module")
