@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from safethink.config import MonitorConfig, RunConfig, Section, WorldConfig
 
@@ -139,14 +139,24 @@ class GcgConfig(GradientSection):
     """Incumbents kept; the next step edits the cheapest that is not exhausted."""
 
 
-class EvolutionConfig(GradientSection):
+class EvolutionConfig(SearchSection):
     """A Pareto front of loss against readability, evolved by swaps, insertions, deletions and proposals."""
 
     kind: Literal["evolution"] = "evolution"
     population: int = Field(default=16, ge=2)
-    """Prefixes kept, spread over the front."""
+    """The most prefixes kept, spread over the front."""
     min_length: int = Field(default=1, ge=1)
     """The fewest tokens; `length` is the most."""
+    top_k: int = Field(default=64, ge=1)
+    """Tokens considered per position, of those that the gradient promises most of and of those likeliest to be said."""
+    patience: int = Field(default=6, ge=0)
+    """Steps without a cheaper prefix after which a population is left for another one, from random tokens."""
+
+    @model_validator(mode="after")
+    def _leave_room(self) -> EvolutionConfig:
+        if self.min_length > self.length:
+            raise ValueError(f"min_length {self.min_length} is more than length {self.length}")
+        return self
 
     @property
     def shortest(self) -> int:
@@ -169,7 +179,7 @@ class RelaxedConfig(SearchSection):
 
     kind: Literal["relaxed"] = "relaxed"
     learning_rate: float = Field(default=0.1, gt=0)
-    """Of AdamW on the continuous rows."""
+    """Of AdamW on the continuous rows, as a share of the size of the numbers in a typical embedding."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of AdamW."""
     patience: int = Field(default=12, ge=0)
@@ -177,7 +187,10 @@ class RelaxedConfig(SearchSection):
 
 
 class PhrasesConfig(SearchSection):
-    """A finite pool of phrases, or a slot grammar: the paper's own way of finding a prefix."""
+    """A finite pool of phrases, or a slot grammar: the paper's own way of finding a prefix.
+
+    Every step tries one phrase; phrases of more than `length` tokens are passed over.
+    """
 
     kind: Literal["phrases"] = "phrases"
     pool: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optimize.config import MethodConfig, SearchSection
+from optimize.objectives import Meter
 from optimize.search.archive import Archive
 from optimize.search.display import live
 from optimize.search.journal import Journal, SearchState
@@ -39,7 +40,7 @@ def search(
     Args:
         objective: what a prefix costs.
         vocabulary: what it may be made of.
-        method: proposes; built on the journal's archive.
+        method: proposes; built on the journal's archive. Where it forwards tokens itself, it is a `Meter`.
         config: how wide, how often, how much.
         journal: keeps every step.
         seed: together with the kind of search and the step, seeds every draw.
@@ -57,7 +58,7 @@ def search(
         method.load_state_dict(state.method)
     if state.step and on_policy is not None:
         on_policy.load_state_dict(state.objective)
-    tokens_before = objective.tokens - state.tokens
+    tokens_before = _tokens(objective, method) - state.tokens
     with live(config.steps, state.step) as show:
         while not is_over(state, config):
             generator = torch.Generator().manual_seed(stable_seed(config.kind, seed, state.step))
@@ -71,7 +72,7 @@ def search(
             sifted = _sift(proposals, vocabulary, archive, config.candidates)
             scored = _score(sifted.alive, objective, vocabulary, archive, state.incumbent)
             method.observe([each for each in scored if each.exact])
-            state.tokens, state.method = objective.tokens - tokens_before, method.state_dict()
+            state.tokens, state.method = _tokens(objective, method) - tokens_before, method.state_dict()
             state.objective = {} if on_policy is None else on_policy.state_dict()
             _advance(state, scored, config.shortest)
             line = _line(state, sifted, scored, vocabulary) | {"fingerprint": journal.fingerprint}
@@ -83,6 +84,12 @@ def search(
             f"read again; {len(archive)} candidates were looked at"
         )
     return archive
+
+
+def _tokens(objective: Priced, method: Method) -> int:
+    """Tokens forwarded so far; something may be both, and counts once."""
+    own = method.tokens if isinstance(method, Meter) and method is not objective else 0
+    return objective.tokens + own
 
 
 class _Sifted(NamedTuple):

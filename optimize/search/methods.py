@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-from optimize.config import GcgConfig, MethodConfig, RandomConfig, UnigramConfig
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optimize.config import (
+    BeamConfig,
+    EvolutionConfig,
+    GcgConfig,
+    MethodConfig,
+    RandomConfig,
+    RelaxedConfig,
+    UnigramConfig,
+)
 from optimize.search.archive import Archive
 from optimize.search.method import Alphabet, Ids, Method, Searchable
+from optimize.search.proposals import Proposer
+from optimize.search.relaxed import Embeddings
 from safethink.errors import ConfigError
 
 
-def build(config: MethodConfig, objective: Searchable, vocabulary: Alphabet, start: Ids, archive: Archive) -> Method:
+@dataclass(frozen=True, slots=True)
+class Aids:
+    """What some methods ask of the reasoner beside the objective; made where one does.
+
+    Attributes:
+        proposer: says what the reasoner would say.
+        embeddings: what rows are projected to.
+    """
+
+    proposer: Callable[[], Proposer]
+    embeddings: Callable[[], Embeddings]
+
+
+def build(
+    config: MethodConfig,
+    objective: Searchable,
+    vocabulary: Alphabet,
+    start: Ids,
+    archive: Archive,
+    aids: Aids | None = None,
+) -> Method:
     """Build the method that `config.kind` names.
 
     Args:
@@ -17,6 +50,7 @@ def build(config: MethodConfig, objective: Searchable, vocabulary: Alphabet, sta
         vocabulary: what prefixes are made of.
         start: what the first start begins with, from `starts.start_ids`; empty for random tokens.
         archive: the journal's: what was tried so far.
+        aids: what else it may ask of the reasoner; None where the method asks nothing.
 
     Raises:
         ConfigError: there is no such method.
@@ -26,6 +60,23 @@ def build(config: MethodConfig, objective: Searchable, vocabulary: Alphabet, sta
             from optimize.search.gcg import Gcg
 
             return Gcg(config, objective, vocabulary, start, archive)
+        case EvolutionConfig():
+            from optimize.search.evolution import Composed, Evolution
+
+            assert isinstance(objective, Composed), "evolution asks what readability counts for"
+            assert aids, "it asks what the reasoner would say"
+            return Evolution(config, objective, vocabulary, start, archive, aids.proposer())
+        case BeamConfig():
+            from optimize.search.beam import Beam
+
+            assert aids, "beams are what the reasoner says"
+            return Beam(config, vocabulary, start, archive, aids.proposer())
+        case RelaxedConfig():
+            from optimize.search.relaxed import Relaxable, Relaxed
+
+            assert isinstance(objective, Relaxable), "PEZ asks for gradients of embedding rows"
+            assert aids, "it projects rows to embeddings"
+            return Relaxed(config, objective, vocabulary, start, archive, aids.embeddings())
         case RandomConfig():
             from optimize.search.random import Random
 

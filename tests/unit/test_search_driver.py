@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from optimize.config import GcgConfig, MethodConfig, PhrasesConfig, RandomConfig, UnigramConfig
+from optimize.config import (
+    BeamConfig,
+    EvolutionConfig,
+    GcgConfig,
+    MethodConfig,
+    PhrasesConfig,
+    RandomConfig,
+    RelaxedConfig,
+    UnigramConfig,
+)
 from optimize.objectives import Cost
 from optimize.search import display, driver
 from optimize.search.archive import Archive
@@ -30,6 +39,9 @@ GRADIENT = SHARED | {"top_k": 6, "patience": 2}
 CONFIGS: dict[str, MethodConfig] = {
     "gcg": GcgConfig(**GRADIENT),
     "gcg-with-options": GcgConfig(**GRADIENT, merge=4, first_edits=3, buffer=3),
+    "evolution": EvolutionConfig(**GRADIENT, population=3, min_length=2),
+    "beam": BeamConfig(**SHARED, beams=3, branches=3),
+    "relaxed": RelaxedConfig(**SHARED, patience=2, learning_rate=2.0),
     "random": RandomConfig(**SHARED),
     "unigram": UnigramConfig(**SHARED),
     "phrases": PhrasesConfig(length=3, steps=12, slots=(SLOT, SLOT, SLOT), exhaustive_below=1),
@@ -107,8 +119,9 @@ def test_every_line_says_what_the_step_did(config: MethodConfig, tmp_path: Path)
 @METHODS
 def test_what_is_found_has_the_length_that_was_asked_for(config: MethodConfig, tmp_path: Path) -> None:
     archive = search(config, tmp_path, start=(5, 6))
-    assert {len(ids) for ids in archive.ranked(config.shortest)} == {3}
-    assert [line["prefix_ids"] for line in lines(tmp_path)][-1] in [list(ids) for ids in archive.ranked(3)]
+    found = archive.ranked(config.shortest)
+    assert {len(ids) for ids in found} <= set(range(config.shortest, 4))
+    assert [line["prefix_ids"] for line in lines(tmp_path)][-1] in [list(ids) for ids in found]
 
 
 @METHODS

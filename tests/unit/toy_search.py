@@ -1,8 +1,11 @@
-"""A search in microseconds: costs that add up token by token, with a few pairs that work together."""
+"""A search in microseconds: costs that add up token by token, with pairs that work together.
+
+An embedding is a unit vector, so that the costs of rows are linear in each of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from optimize.search.phrases import search_phrases
 ALLOWED = tuple(range(3, 30))
 NUM_IDS = 30
 TOKENS_PER_CANDIDATE = 10
+NLL_WEIGHT = 0.1
 
 
 class Letters:
@@ -57,17 +61,64 @@ class Toy:
     def cost(self, candidates: Sequence[Ids]) -> Cost:
         self.scored += candidates
         self.tokens += TOKENS_PER_CANDIDATE * len(candidates)
-        return cost_of([self.total(ids) for ids in candidates])
+        return cost_of([self.total(ids) for ids in candidates], {"nll": [Talker().nll(ids) for ids in candidates]})
 
     def coordinate_gradient(self, prefix: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         """Exact but for the pairs."""
         self.tokens += 2 * TOKENS_PER_CANDIDATE
         return self._single[: len(prefix), allowed]
 
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"nll": NLL_WEIGHT}
 
-def cost_of(totals: Sequence[float]) -> Cost:
-    """A cost without terms."""
-    return Cost.of(torch.tensor(totals, dtype=torch.float64), {})
+    def soft_loss(self, rows: torch.Tensor) -> torch.Tensor:
+        self.tokens += (1 + rows.requires_grad) * TOKENS_PER_CANDIDATE
+        single = (rows * self._single[: len(rows)]).sum()
+        return single + torch.einsum("ni,ij,nj->", rows[:-1], self._pair, rows[1:])
+
+
+class Talker:
+    """Likes tokens the better the higher they are, and most of all the one after the last; it forwards for free."""
+
+    tokens = 0
+
+    def next_tokens(self, prefixes: Sequence[Ids], everywhere: bool = False) -> list[torch.Tensor]:
+        return [
+            torch.stack([self._after(ids[:gap]) for gap in range(0 if everywhere else len(ids), len(ids) + 1)])
+            for ids in prefixes
+        ]
+
+    def nll(self, ids: Ids) -> float:
+        said = [-self._after(ids[:gap])[ALLOWED.index(token)] for gap, token in enumerate(ids)]
+        return float(sum(said)) / len(ids)
+
+    def _after(self, ids: Ids) -> torch.Tensor:
+        liking = torch.arange(len(ALLOWED)) / 10
+        if ids and ids[-1] + 1 in ALLOWED:
+            liking[ALLOWED.index(ids[-1] + 1)] += 3
+        return liking.log_softmax(0)
+
+
+class Units:
+    """Unit vectors for embeddings."""
+
+    typical_norm = 1.0
+
+    def __init__(self, allowed: Sequence[int] = ALLOWED) -> None:
+        self._allowed = tuple(allowed)
+
+    def rows(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.eye(NUM_IDS)[list(ids)]
+
+    def nearest(self, rows: torch.Tensor) -> Ids:
+        return tuple(self._allowed[index] for index in rows[:, list(self._allowed)].argmax(1).tolist())
+
+
+def cost_of(totals: Sequence[float], terms: Mapping[str, Sequence[float]] | None = None) -> Cost:
+    """A cost with the terms that matter."""
+    found = {name: torch.tensor(values, dtype=torch.float64) for name, values in (terms or {}).items()}
+    return Cost.of(torch.tensor(totals, dtype=torch.float64), found)
 
 
 class States:
@@ -99,7 +150,7 @@ class Killed(Exception):
 
 
 class Mortal(Toy):
-    """A toy during whose n-th call, be it for a cost or a gradient, the process is killed."""
+    """A toy during whose n-th call, be it for costs or a gradient, the process is killed."""
 
     def __init__(self, calls: int) -> None:
         super().__init__()
@@ -112,6 +163,10 @@ class Mortal(Toy):
     def coordinate_gradient(self, prefix: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         self._live()
         return super().coordinate_gradient(prefix, allowed)
+
+    def soft_loss(self, rows: torch.Tensor) -> torch.Tensor:
+        self._live()
+        return super().soft_loss(rows)
 
     def _live(self) -> None:
         self._calls -= 1
@@ -132,5 +187,6 @@ def search(
     words, toy, journal = vocabulary or Letters(), objective or Toy(), Journal(folder, "toy")
     if isinstance(config, PhrasesConfig):
         return search_phrases(config, States(toy), words, journal, seed)
-    method = methods.build(config, toy, words, start, journal.archive)
+    aids = methods.Aids(Talker, Units)
+    method = methods.build(config, toy, words, start, journal.archive, aids)
     return driver.search(toy, words, method, config, journal, seed)

@@ -1,0 +1,144 @@
+"""PEZ (arXiv 2302.03668): continuous rows, with gradients taken at the tokens that they project to.
+
+Algorithm 1 of the paper, with P the rows, one of which stands for each token:
+
+    P' = the nearest embedding of a token, row by row
+    g  = the gradient of the loss at P'
+    P  = AdamW(P, g)
+
+The rows remember what gradients said of earlier projections, so that small ones add up until a token changes. One step
+is one such update; its projection is the only candidate. Rows whose projection is nothing new for some steps are left
+for others, from random tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from optimize.config import RelaxedConfig
+from optimize.search import starts
+from optimize.search.archive import Archive
+from optimize.search.method import Alphabet, Ids, Priced, Scored
+
+MOMENTS = "adamw."
+"""What the names of AdamW's tensors begin with in the state."""
+
+
+@runtime_checkable
+class Relaxable(Priced, Protocol):
+    """What is minimised, over embedding rows too."""
+
+    def soft_loss(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """What embedding rows cost in place of tokens; gradients flow to them."""
+        ...
+
+
+@runtime_checkable
+class Embeddings(Protocol):
+    """The embeddings of the tokens that a prefix may be made of."""
+
+    @property
+    def typical_norm(self) -> float:
+        """Median length of an embedding."""
+        ...
+
+    def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
+        """What the reasoner's layers read for token ids."""
+        ...
+
+    def nearest(self, rows: Float[Tensor, "rows hidden"]) -> Ids:
+        """The token whose embedding points most nearly where each row does."""
+        ...
+
+
+class Relaxed:
+    """Moves rows, and proposes what they project to.
+
+    Args:
+        config: how long, how fast, how patient.
+        objective: gives the gradients.
+        vocabulary: what prefixes are made of.
+        start: what the first start begins with; filled up to the length.
+        archive: what was tried so far.
+        embeddings: what rows are projected to.
+        rows: what to start from in place of tokens, and nothing else; None for a search of its own.
+    """
+
+    def __init__(
+        self,
+        config: RelaxedConfig,
+        objective: Relaxable,
+        vocabulary: Alphabet,
+        start: Ids,
+        archive: Archive,
+        embeddings: Embeddings,
+        rows: Float[Tensor, "length hidden"] | None = None,
+    ) -> None:
+        self._config, self._objective, self._vocabulary = config, objective, vocabulary
+        self._start, self._archive, self._embeddings = start, archive, embeddings
+        self._allowed = torch.tensor(vocabulary.allowed)
+        self._has_one_start = rows is not None
+        self._restart = self._stale = 0
+        self._ids: Ids = ()
+        self._begin(torch.empty(0, 0) if rows is None else rows)
+
+    def propose(self, generator: torch.Generator) -> list[Ids]:
+        """What the rows project to after the next step, or at the beginning of a start; nothing without a start."""
+        if self._stale > self._config.patience:
+            self._leave()
+            if self._has_one_start:
+                return []
+        if self._ids:
+            self._descend()
+        elif not self._has_one_start:
+            kept = self._start if self._restart == 0 else ()
+            drawn = starts.draw(self._allowed, self._config.length, starts.MAX_DRAWS, generator, kept)
+            begun = starts.first_survivor(drawn, self._vocabulary, self._archive)
+            if not begun:
+                return []
+            self._begin(self._embeddings.rows(begun[0]))
+        self._ids = self._embeddings.nearest(self._rows)
+        self._stale = self._stale + 1 if self._ids in self._archive else 0
+        return [self._ids]
+
+    def observe(self, scored: Sequence[Scored]) -> None:
+        """Learn nothing from it: only gradients say where to go."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The start, the rows and AdamW's moments."""
+        moments: dict[str, Tensor] = self._optimizer.state_dict()["state"].get(0, {})
+        state = {"restart": self._restart, "stale": self._stale, "ids": self._ids, "rows": self._rows.detach().clone()}
+        return state | {MOMENTS + name: moment.clone() for name, moment in moments.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._restart, self._stale, self._ids = state["restart"], state["stale"], tuple(state["ids"])
+        self._begin(state["rows"])
+        moments = {name.removeprefix(MOMENTS): each for name, each in state.items() if name.startswith(MOMENTS)}
+        if moments:
+            groups = self._optimizer.state_dict()["param_groups"]
+            self._optimizer.load_state_dict({"state": {0: moments}, "param_groups": groups})
+
+    def _begin(self, rows: Float[Tensor, "length hidden"]) -> None:
+        """Take rows as they are, with an optimizer that has seen nothing."""
+        self._rows = rows.detach().float().cpu().clone().requires_grad_()
+        # A row of typical length has numbers of this size, whatever the reasoner.
+        scale = self._embeddings.typical_norm / max(1, rows.shape[1]) ** 0.5
+        rate, decay = self._config.learning_rate, self._config.weight_decay
+        self._optimizer = torch.optim.AdamW([self._rows], lr=rate * scale, weight_decay=decay)
+
+    def _leave(self) -> None:
+        """Leave these rows for other ones."""
+        self._restart, self._stale, self._ids = self._restart + 1, 0, ()
+
+    def _descend(self) -> None:
+        """One step of AdamW on the rows, with the gradient at their projection."""
+        projected = self._embeddings.rows(self._ids).detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad(self._objective.soft_loss(projected), projected)
+        self._rows.grad = gradient.to(self._rows)
+        self._optimizer.step()
