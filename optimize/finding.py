@@ -18,12 +18,14 @@ from optimize.config import MethodConfig, PhrasesConfig, SearchConfig, SoftConfi
 from optimize.contexts import ContextSet
 from optimize.contexts.refresh import refresh, solved
 from optimize.metrics import rank_correlation
+from optimize.objectives import Reading
 from optimize.recoveries import Recoveries
 from optimize.search import methods
 from optimize.search.archive import Archive
 from optimize.search.driver import search
 from optimize.search.journal import LOG, Journal
 from optimize.search.method import Ids
+from optimize.search.proposals import NUM_CONTEXTS, Proposals
 from optimize.selection import Arena
 from optimize.setup import Setup
 from optimize.soft.geometry import Surroundings
@@ -127,12 +129,23 @@ def _search(
         from optimize.soft.training import train
 
         return train(objective, guarded.local_engine, vocabulary, section, start, journal, config.seed, winners)
-    method = methods.build(section, objective, vocabulary, start, journal.archive)
+    aids = _aids(config, setup, contexts, vocabulary)
+    method = methods.build(section, objective, vocabulary, start, journal.archive, aids)
     archive = search(objective, vocabulary, method, section, journal, config.seed)
     unscored = [ids for ids in winners if ids not in archive]
     if unscored:
         archive.add(unscored, objective.cost(unscored).total.tolist(), [True] * len(unscored))
     return archive
+
+
+def _aids(config: SearchConfig, setup: Setup, contexts: ContextSet, vocabulary: Vocabulary) -> methods.Aids:
+    """What a method may ask of the reasoner, in some of the contexts."""
+    guarded, some = setup.guarded, contexts.unsafe[:NUM_CONTEXTS]
+
+    def proposer() -> Proposals:
+        return Proposals(Reading.of(guarded, some, config=config.objective).scorer, vocabulary.allowed)
+
+    return methods.Aids(proposer, lambda: Surroundings(guarded.local_engine, vocabulary.allowed))
 
 
 def _text(setup: Setup, vocabulary: Vocabulary, ids: Sequence[int]) -> str:

@@ -47,6 +47,11 @@ class Objective:
         meters = {id(meter): meter for each in self._terms for meter in each.term.meters}
         return sum(meter.tokens for meter in meters.values())
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The factor of every term in the total, by its name."""
+        return {each.term.name: each.weight for each in self._terms}
+
     def cost(self, candidates: Sequence[Ids]) -> Cost:
         """What every candidate costs; candidates may differ in length.
 

@@ -33,6 +33,10 @@ class Surroundings:
         some = self._allowed[:: max(1, len(self._allowed) // NUM_MEASURED)]
         self.typical_norm = engine.rows(some).double().norm(dim=1).median().item()
 
+    def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
+        """What the reasoner's layers read for token ids."""
+        return self._engine.rows(ids)
+
     @torch.no_grad()
     def nearest(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
         """The token whose embedding points most nearly where each row does, as in PEZ (arXiv 2302.03668)."""
