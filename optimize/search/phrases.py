@@ -34,7 +34,7 @@ from optimize.study.storage import quiet
 from safethink.errors import ConfigError
 from safethink.seeds import stable_seed
 
-BLOCK = 8
+BLOCK = 16
 """States a phrase is tried at before the pruner is asked."""
 MAX_ASKS = 64
 """Suggestions that were tried before, or are too long, after which the next phrase is taken as written."""

@@ -20,7 +20,7 @@ from safethink.errors import ConfigError, SafeThinkError
 from tests.unit import tiny_reasoner
 from tests.unit.toy_search import TOKENS_PER_CANDIDATE, Letters, States, Toy
 
-POOL = ("dad", "fed", "hid", "kid", "lid")
+POOL = ("did", "fed", "hid", "kid", "lid")
 SLOTS = (tuple("defgh"), ("", *"ijklm"), tuple("nopqr"))
 
 
@@ -75,7 +75,7 @@ def test_few_phrases_are_all_tried_at_every_state_in_the_order_written(tmp_path:
 
 
 def test_a_grammar_is_joined_as_written_and_too_long_or_empty_phrases_are_passed_over(tmp_path: Path) -> None:
-    archive = run(config(pool=("", "dead", "d"), slots=(("", "e", "ee"), ("", "ff"))), tmp_path)
+    archive = run(config(pool=("", "deed", "d"), slots=(("", "e", "ee"), ("", "ff"))), tmp_path)
     assert [Letters().text(ids) for ids in archive.costs] == ["d", "ff", "e", "eff", "ee"]
 
 
