@@ -150,7 +150,7 @@ class Scorer:
                 for _, chosen, part in self._pieces(batch, prefixes, measure):
                     total[chosen] += part
                 sums.append(total)
-        return self._mean(sums, shape).cpu()
+        return self._mean(sums).cpu()
 
     def gradient(self, prefix: Int[Tensor, "length"], nll_weight: float) -> Gradient:
         """Gradient of the mean over contexts of `continuation + nll_weight * nll`.
@@ -247,7 +247,7 @@ class Scorer:
             for batch in self._batches:
                 self._unprefixed |= zip(batch.order, self._reader.unprefixed(batch), strict=True)
 
-    def _mean(self, sums: Sequence[Float[Tensor, "length width"]]) -> Float[Tensor, "length width"]:
+    def _mean(self, sums: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
         """The mean over contexts, from sums over the contexts of each batch, added in the order of the batches."""
         parts = sums[0].new_zeros(self._num_batches, *sums[0].shape)
         for index, part in zip(self._own, sums, strict=True):
