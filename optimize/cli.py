@@ -7,6 +7,7 @@ import sys
 from optimize.commands.ablate import ablate
 from optimize.commands.contexts import contexts
 from optimize.commands.demo import demo
+from optimize.commands.export import export
 from optimize.commands.publish import publish
 from optimize.commands.search import search
 from optimize.commands.study import study
@@ -18,6 +19,7 @@ EXAMPLES = """examples:
   safethink-optimize search testbed-gcg --out runs/gcg
   safethink-optimize search configs/search/testbed-gcg.yaml --out runs/gcg --search.length 6 --dry-run
   safethink-optimize publish runs/gcg/artifact --evaluation runs/eval --to ./published
+  safethink-optimize export runs/soft/artifact --reasoner testbed --out runs/extended
   safethink-optimize study testbed --out runs/study --workers 2
   safethink-optimize ablate testbed-length --out runs/length
   safethink-optimize ablate testbed-threshold --out runs/threshold --axes.run.defense.threshold -0.5 0.0 0.5
@@ -36,6 +38,7 @@ PROGRAM = Program(
         Command("contexts", "collect the states at which the monitor fires, for several searches", contexts),
         Command("search", "learn a prefix and export it as an artifact", search),
         Command("publish", "put an artifact into a folder or on the hub, with its card", publish),
+        Command("export", "write a reasoner in which the rows of a soft prefix are tokens, for any server", export),
         Command("study", "let Optuna choose how to search: one trial is one search", study),
         Command("ablate", "measure every cell of a grid: lengths, methods, thresholds, ...", ablate),
         Command("testbed", "train the testbed's models from a seed", testbed),

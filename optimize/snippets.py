@@ -8,6 +8,7 @@ import yaml
 
 from safethink.config import LimitsConfig, SamplingConfig, ThoughtConfig
 from safethink.prefix import PrefixArtifact
+from safethink.tokens import EXTENSION_TOKEN
 
 PLACE: Final = "OWNER/NAME@COMMIT"
 """Stands for the artifact; a card does not know where it will be published."""
@@ -62,7 +63,7 @@ def vllm(artifact: PrefixArtifact) -> str:
         names="prompt, prefix, separator" if by_text else "prompt, separator",
         texts=f"text, {first.text!r}, {separator!r}" if by_text else f"text, {separator!r}",
         prefix_ids="prefix" if by_text else list(first.token_ids),
-        sampling=_sampling(run),
+        sampling=_sampling(run) + _never_sampled(artifact),
     )
 
 
@@ -73,6 +74,14 @@ def _sampling(run: dict[str, Any]) -> str:
     nucleus = f", top_p={sampling.top_p}" if sampling.top_p < 1 else ""
     top_k = f", top_k={sampling.top_k}" if sampling.top_k else ""
     return f"temperature={sampling.temperature}{nucleus}{top_k}, max_tokens={limits.max_trace_tokens}"
+
+
+def _never_sampled(artifact: PrefixArtifact) -> str:
+    """Keeps the tokens of a vocabulary extension from being sampled; vLLM reads no `suppress_tokens`."""
+    ids = sorted(
+        token for prefix in artifact.prefixes if EXTENSION_TOKEN.search(prefix.text) for token in prefix.token_ids
+    )
+    return f", logit_bias={dict.fromkeys(ids, -100)}" if ids else ""
 
 
 def _reasoner(artifact: PrefixArtifact) -> str:
