@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from optimize.config import ObjectiveConfig
@@ -26,6 +27,7 @@ def build(
     threshold: float = 0.0,
     seed: int = 0,
     cluster: Cluster | None = None,
+    own: Sequence[Weighted] = (),
 ) -> Objective:
     """The objective over a set of contexts with targets.
 
@@ -36,11 +38,13 @@ def build(
         threshold: the monitor passes what it scores from it on.
         seed: of what is sampled.
         cluster: processes that share the contexts.
+        own: terms that no configuration knows.
 
     Raises:
-        ConfigError: no term is left.
+        ConfigError: no term is left, or two have the same name.
     """
-    return Objective(guarded.model, terms(guarded, contexts, config, threshold, seed, cluster), config.racing)
+    known = terms(guarded, contexts, config, threshold, seed, cluster)
+    return Objective(guarded.model, [*known, *own], config.racing)
 
 
 def terms(
@@ -66,7 +70,7 @@ def terms(
     if config.reward_weight:
         sampler = Sampler(guarded, config.reward.continuation_tokens, seed)
         some = contexts.unsafe[: config.reward.contexts]
-        reward = ExpectedReward(sampler, read, some, threshold, config.reward, cluster)
+        reward = ExpectedReward(sampler, read, some, threshold, config.reward)
         found.append(Weighted(reward, config.reward_weight))
     if config.unlikelihood_weight:
         unsafe = read(contexts.unsafe, [context.step_ids[: len(context.target_ids)] for context in contexts.unsafe])

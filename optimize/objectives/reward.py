@@ -21,7 +21,9 @@ from optimize.contexts import Context
 from optimize.objectives.drawing import Draw, Sampler
 from optimize.objectives.rloo import Ids, Pool, Read, Surrogate
 from optimize.objectives.term import TermGradient, embeddings_of, through_rows
-from optimize.parallel import Cluster
+
+ROUNDING = 1e-4
+"""How far a share may lie beyond 0 and 1: where all or nothing passes, rounding must not cut the gradient off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,9 @@ class ExpectedReward:
 
         1 - mean(r_1 .. r_k) - 1/n sum_i A_i (log p(y_i | context, s') - log p(y_i | context, s)),
 
-    which at s' = s is the measured share of what does not pass, and falls where RLOO says. The greedy continuation is
-    what the policy is about to become. The elite keeps a context in which everything fails from saying nothing; it
-    begins as the mined safe continuation.
+    kept between 0 and 1 in every context. At s' = s this is the measured share of what does not pass, and it falls
+    where RLOO says. The greedy continuation is what the policy is about to become. The elite keeps a context in which
+    everything fails from saying nothing; it begins as the mined safe continuation.
 
     Args:
         sampler: draws continuations and has them scored.
@@ -67,7 +69,6 @@ class ExpectedReward:
         contexts: where the monitor fired, with safe continuations.
         threshold: a continuation passes from it on.
         config: how many are drawn, and how often.
-        cluster: processes that share the work; all go on with what the main one has heard.
     """
 
     name = "reward"
@@ -79,11 +80,10 @@ class ExpectedReward:
         contexts: Sequence[Context],
         threshold: float,
         config: RewardConfig,
-        cluster: Cluster | None = None,
     ) -> None:
         self.num_contexts, self.meters = len(contexts), (self,)
         self._sampler, self._read, self._contexts = sampler, read, contexts
-        self._threshold, self._config, self._cluster = threshold, config, cluster or Cluster.local()
+        self._threshold, self._config = threshold, config
         self._drawn = _Drawn((), 0, [], [_mined(context, threshold) for context in contexts], [])
         self._surrogate: Surrogate | None = None
         self._steps_since = self._tokens_before = 0
@@ -112,7 +112,7 @@ class ExpectedReward:
     ) -> Float[Tensor, "candidates contexts"]:
         """In some of the contexts."""
         falls = self._heard(tuple(candidates[0].tolist())).of(candidates, contexts)
-        return falls + falls.new_tensor(self._drawn.level)[list(contexts)]
+        return _share(falls + falls.new_tensor(self._drawn.level)[list(contexts)])
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
         """RLOO's: advantages reach the prefix through the likelihood of what was drawn."""
@@ -121,7 +121,7 @@ class ExpectedReward:
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """Averaged over contexts."""
         falls = self._heard(rows.detach()).of_rows(rows)
-        return (falls + falls.new_tensor(self._drawn.level)).mean()
+        return _share(falls + falls.new_tensor(self._drawn.level)).mean()
 
     def state_dict(self) -> dict[str, Any]:
         """What was drawn last, and where."""
@@ -144,8 +144,7 @@ class ExpectedReward:
         """Hear what the reasoner says behind a prefix."""
         at = self._sampler.add_rows(prefix) if isinstance(prefix, Tensor) else prefix
         round_index = self._drawn.round_index + 1 if at == self._drawn.at else 0
-        drawn = self._sampler.draw(self._contexts, at, self._config.samples, round_index)
-        fresh = self._cluster.broadcast(drawn)
+        fresh = self._sampler.draw(self._contexts, at, self._config.samples, round_index)
         elites = [max(elite, *some, key=_score) for elite, some in zip(self._drawn.elites, fresh, strict=True)]
         self._tokens_before = self.tokens + sum(len(at) + len(draw.ids) for some in fresh for draw in some)
         self._surrogate, self._steps_since = self._surrogate_of(fresh, elites), 0
@@ -177,6 +176,11 @@ class ExpectedReward:
             self._draw(prefix)
         assert self._surrogate is not None, "just drawn"
         return self._surrogate
+
+
+def _share(estimate: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """An estimate as what it is of; far from the incumbent a straight line leaves it, and says nothing there."""
+    return estimate.clamp(-ROUNDING, 1.0 + ROUNDING)
 
 
 def _mined(context: Context, threshold: float) -> Draw:

@@ -160,6 +160,20 @@ def test_at_the_incumbent_the_cost_is_the_measured_share_that_does_not_pass(guar
     assert reward.costs(torch.tensor([OTHER])).item() != pytest.approx(sum(missed) / len(missed), abs=1e-3)
 
 
+def test_far_from_the_incumbent_the_estimate_stays_a_share(guarded, contexts):
+    reward = term(guarded, contexts)
+    reward.move_to(PREFIX)
+    far = torch.randint(100, 300, (48, 3), generator=torch.Generator().manual_seed(0))
+    costs = reward.context_costs(far, range(3))
+    straight = reward._surrogate.of(far, range(3)) + torch.tensor(reward._drawn.level)
+    assert straight.min() < -0.1
+    assert straight.max() > 1.01
+    inside = (straight > 0) & (straight < 1)
+    torch.testing.assert_close(costs[inside], straight[inside].to(costs))
+    assert costs.min() >= -0.001
+    assert costs.max() <= 1.001
+
+
 def test_against_the_gradient_what_passes_becomes_likelier(guarded, contexts):
     reward = term(guarded, contexts)
     reward.move_to(PREFIX)
