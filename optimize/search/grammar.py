@@ -59,6 +59,11 @@ class Grammar:
             return {_name(number): len(slot) for number, slot in enumerate(self._slots)}
         return {POOL: len(self._pool)}
 
+    def neighbours(self, choice: Choice) -> list[Choice]:
+        """All choices that differ in one thing."""
+        sizes = self.sizes()
+        return [choice | {name: other} for name in choice for other in range(sizes[name]) if other != choice[name]]
+
 
 def _name(number: int) -> str:
     return f"slot {number}"

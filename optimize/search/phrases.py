@@ -36,8 +36,8 @@ from safethink.seeds import stable_seed
 
 BLOCK = 16
 """States a phrase is tried at before the pruner is asked."""
-MAX_ASKS = 64
-"""Suggestions that were tried before, or are too long, after which the next phrase is taken as written."""
+MAX_ASKS = 8
+"""Suggestions that were tried before, with all their neighbours, after which the next phrase is taken as written."""
 
 
 @runtime_checkable
@@ -207,13 +207,15 @@ class Phrases:
         return []
 
     def _suggested(self, generator: torch.Generator) -> list[Ids]:
-        """Optuna's choice; none where it only suggests what was tried."""
+        """Optuna's choice, or a neighbour of it where that was tried: the sampler likes to repeat what was good."""
         seed = int(torch.randint(2**31, (), generator=generator))
         with quiet():
             study = self._study(TPESampler(seed=seed))
             for _ in range(MAX_ASKS):
                 trial = study.ask(self._distributions())
-                if found := self._next([trial.params]):
+                neighbours = self._grammar.neighbours(trial.params)
+                order = torch.randperm(len(neighbours), generator=generator).tolist()
+                if found := self._next([trial.params, *(neighbours[index] for index in order)]):
                     return found
                 study.tell(trial, state=TrialState.FAIL)
         return []

@@ -51,6 +51,10 @@ def test_a_grammar_counts_and_writes_down_all_its_phrases(pool: list[str], slots
     grammar = Grammar(settings)
     assert [grammar.text(choice) for choice in grammar.choices()] == expected
     assert len(grammar) == len(expected)
+    for choice in list(grammar.choices())[len(pool) :]:
+        near = [grammar.text(other) for other in grammar.neighbours(choice)]
+        assert len(near) == sum(len(slot) - 1 for slot in slots)
+        assert set(near) <= set(expected)
     assert grammar.sizes() == ({f"slot {n}": len(slot) for n, slot in enumerate(slots)} or {"pool": len(pool)})
 
 
@@ -118,7 +122,7 @@ def test_optuna_finds_better_phrases_than_chance(tmp_path: Path) -> None:
         archive = run(config(slots=SLOTS, exhaustive_below=10, steps=40), tmp_path / str(seed), seed=seed)
         later = list(archive.costs)[20:]
         found.append(sum(everything.index(toy.total(ids)) for ids in later) / len(later))
-    assert sum(found) / len(found) < 0.8 * len(everything) / 2
+    assert sum(found) / len(found) < 0.7 * len(everything) / 2
 
 
 def test_a_grammar_is_worked_through_to_its_end(tmp_path: Path) -> None:
