@@ -20,6 +20,7 @@ from optimize.config import (
 from optimize.contexts import folder
 from optimize.contexts.folder import Manifest
 from optimize.learning import run
+from optimize.objectives import Weighted
 from optimize.scoring import frozen
 from optimize.setup import Setup
 from safethink import loading
@@ -74,6 +75,7 @@ def learn(
     seed: int = 0,
     contexts: ContextsConfig = DEFAULT.contexts,
     objective: ObjectiveConfig = DEFAULT.objective,
+    terms: Sequence[Weighted] = (),
     search: MethodConfig = DEFAULT.search,
     selection: SelectionConfig = DEFAULT.selection,
     thought: ThoughtConfig = DEFAULT.run.thought,
@@ -97,6 +99,8 @@ def learn(
         seed: of rollouts and search.
         contexts: how the states at which the monitor fires are collected.
         objective: what a prefix costs.
+        terms: what it costs beside that: terms of one's own, each with its weight. The log has them by name, the
+            artifact's configuration does not. A search over phrases goes by what they recover, and looks at no term.
         search: how to search.
         selection: how finalists are chosen from.
         thought: where thinking opens and closes, where a step ends.
@@ -144,4 +148,4 @@ def learn(
             data[0].first(contexts.prompts, contexts.harmless_prompts),
             data[1].first(contexts.prompts, selection.forced_prompts),
         )
-        return run(config, Setup(guarded, data, chooser, source), Path(scratch if out is None else out))
+        return run(config, Setup(guarded, data, chooser, source, tuple(terms)), Path(scratch if out is None else out))

@@ -118,12 +118,15 @@ def _search(
     """One round; the winners of earlier ones are scored on its contexts too."""
     guarded = setup.guarded
     parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
-    journal = Journal(place, json_hash([contexts.fingerprint, start, *parts]))
+    own = [[each.term.name, each.weight] for each in setup.terms]
+    journal = Journal(place, json_hash([contexts.fingerprint, start, *parts, *own]))
     if isinstance(section, PhrasesConfig):
         from optimize.search.phrases import search_phrases
 
         return search_phrases(section, Recoveries(arena, config.objective), vocabulary, journal, config.seed)
-    objective = objectives.build(guarded, contexts, config.objective, setup.source.threshold, config.seed)
+    objective = objectives.build(
+        guarded, contexts, config.objective, setup.source.threshold, config.seed, own=setup.terms
+    )
     if isinstance(section, SoftConfig):
         extras.require("train", "lightning")
         from optimize.soft.training import train

@@ -11,6 +11,7 @@ from optimize import splits
 from optimize.choosers import Chooser, DevJudge, MonitorJudge
 from optimize.config import CollectConfig, SearchConfig
 from optimize.contexts.folder import Source
+from optimize.objectives import Weighted
 from optimize.splits import Split
 from safethink import loading
 from safethink.config import (
@@ -41,12 +42,14 @@ class Setup:
         data: the prompts to search on and those to choose on.
         chooser: judges the finalists.
         source: names and hashes of the models, and the threshold.
+        terms: what the objective sums beside what its configuration says.
     """
 
     guarded: SafeThink
     data: tuple[Split, Split]
     chooser: Chooser
     source: Source
+    terms: tuple[Weighted, ...] = ()
 
 
 def load(config: SearchConfig) -> Setup:
