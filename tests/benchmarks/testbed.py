@@ -5,7 +5,9 @@ Choosing and reporting are the pipeline's own: `optimize.selection` on validatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +29,7 @@ from safethink.config import (
     EvalConfig,
     GuardMonitorConfig,
     LimitsConfig,
+    NoneConfig,
     ReasonerConfig,
     RowConfig,
     RunConfig,
@@ -36,6 +39,7 @@ from safethink.config import (
 )
 from safethink.evaluation import columns, folder, jobs, places
 from safethink.evaluation.execution import Execution, Reasoner
+from safethink.evaluation.jobs import Place
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.rows import TableRow
 from safethink.evaluation.statistics import Observations
@@ -119,9 +123,35 @@ def test_recoveries(
 
     All prefixes see the same states and the same random numbers, so that any two of them are paired.
     """
+    table = tuple(TableRow(str(i), SafeThinkConfig(), (_prefix(reasoner, ids),)) for i, ids in enumerate(prefixes))
+    with _on_test(reasoner, table, world, num_prompts) as test:
+        test.execution.run(list(jobs.injections("recovery", table, test.places, samples)), "injecting on test")
+    ledger = columns.Ledger(test.loaded, test.done)
+    seen = [ledger.observe(columns.named("recovery_rate"), row) for row in table]
+    return [each for each in seen if each is not None]
+
+
+def test_places(reasoner: SafeThink, world: WorldConfig, num_prompts: int) -> tuple[Place, ...]:
+    """The states on `test` where the monitor fired first and the oracle confirms the drift."""
+    undefended = TableRow("undefended", NoneConfig())
+    with _on_test(reasoner, (undefended,), world, num_prompts) as test:
+        return test.places
+
+
+@dataclass(frozen=True)
+class _OnTest:
+    """The attacks of `test`, watched by the monitor."""
+
+    loaded: tuple[Benchmark, ...]
+    done: dict[Key, Record]
+    execution: Execution
+    places: tuple[Place, ...]
+
+
+@contextmanager
+def _on_test(reasoner: SafeThink, table: Sequence[TableRow], world: WorldConfig, num_prompts: int) -> Iterator[_OnTest]:
     source = TestbedBenchmarkConfig(prompts="jailbreak", split="test", n=num_prompts)
     loaded = (Benchmark(source.name, load(source, world)),)
-    table = tuple(TableRow(str(i), SafeThinkConfig(), (_prefix(reasoner, ids),)) for i, ids in enumerate(prefixes))
     rows = tuple(RowConfig(name=row.name, defense=row.defense) for row in table)
     # The run's sections say how it decodes; the rows' prefixes are in the table already.
     config = EvalConfig(run=run_config("testbed"), benchmarks=(source,), rows=rows, world=world)
@@ -132,10 +162,7 @@ def test_recoveries(
         execution.run(list(jobs.watch(THRESHOLD, loaded)), "watching test prompts")
         cut = config.run.limits.max_step_tokens
         contexts = places.find_contexts(loaded, done, reasoner.thought, judge, THRESHOLD, cut)
-        execution.run(list(jobs.injections("recovery", table, contexts.places, samples)), "injecting on test")
-    ledger = columns.Ledger(loaded, done)
-    seen = [ledger.observe(columns.named("recovery_rate"), row) for row in table]
-    return [each for each in seen if each is not None]
+        yield _OnTest(loaded, done, execution, contexts.places)
 
 
 def _prefix(reasoner: SafeThink, ids: Ids) -> Prefix:
