@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from optimize import metrics
@@ -10,11 +11,11 @@ from optimize.card import card
 from optimize.config import MethodConfig, PhrasesConfig, SearchConfig
 from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
-from optimize.finding import ROUNDS, find
+from optimize.finding import ROUNDS, Found, find
 from optimize.portfolio import greedy
 from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
-from optimize.selection import Arena, best, on_trial, run_trials
+from optimize.selection import Arena, Trial, best, on_trial, run_trials
 from optimize.setup import Setup
 from safethink import prefix as prefixes
 from safethink import yaml_config
@@ -22,7 +23,7 @@ from safethink.errors import ConfigError
 from safethink.evaluation.records import write_text
 from safethink.fingerprints import chat_template_hash, json_hash, tokenizer_hash
 from safethink.guarded import SafeThink
-from safethink.prefix import Prefix, PrefixArtifact
+from safethink.prefix import Metric, Prefix, PrefixArtifact
 
 Ids = tuple[int, ...]
 
@@ -53,27 +54,11 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     found = find(config, setup, arena, searched, start, out)
     candidates = on_trial(found.candidates, config.selection)
     # Which of them works?
-    known = [NOTHING] if init is None else [NOTHING, init.token_ids]
-    tried = run_trials(arena, [*known, *candidates], out / TRIALS)
-    (nothing, *first), trials = tried[: len(known)], tried[len(known) :]
-    chosen = best(arena, trials, nothing, config.selection)
-    members = [trials[index] for index in greedy(trials, chosen, config.selection.portfolio, arena.samples)]
+    tried = _try_out(config, arena, init, candidates, out)
     # What must be written down to use it and to check it?
-    measured = metrics.of_trial(arena, trials[chosen], nothing, first[0] if first else None, config.seed)
-    measured |= metrics.of_portfolio(arena, members, config.seed)
-    recoveries = [arena.recovery(trial).value for trial in trials]
-    # Phrases are searched by recovery itself: there is no loss that could be a guide to it.
-    if not isinstance(config.search, PhrasesConfig):
-        measured |= metrics.rank_correlation([found.costs[ids] for ids in candidates], recoveries)
-    measured |= metrics.of_search(found.contexts, found.log)
-    measured |= metrics.of_overlaps(manifest)
-    learned = [Prefix(text=found.text(each.prefix_ids), token_ids=each.prefix_ids) for each in members]
-    unmeasured = _artifact(config, setup, learned)
-    if learned[0].is_soft:
-        # In the precision that the search rounded them to.
-        rows = [setup.guarded.local_engine.rows(each.token_ids).bfloat16() for each in learned]
-        unmeasured = unmeasured.with_rows(rows, [each.text for each in learned])
-    artifact = unmeasured.model_copy(
+    measured = _measured(config, arena, found, tried, out) | metrics.of_overlaps(manifest)
+    learned = [Prefix(text=found.text(each.prefix_ids), token_ids=each.prefix_ids) for each in tried.members]
+    artifact = _artifact(config, setup, learned).model_copy(
         update={
             "data_fingerprint": json_hash([found.contexts.fingerprint, validation.fingerprint]),
             "selected_by": setup.chooser.name if config.selection.by == "judge" else "the monitor itself",
@@ -81,6 +66,47 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
         }
     )
     return prefixes.save(artifact, out / ARTIFACT, found.log, card(artifact))
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of the finalists on validation.
+
+    Attributes:
+        nothing: the same states with nothing injected.
+        init: with the prefix that the search began with; None for a random start.
+        candidates: with each finalist, cheapest by training cost first.
+        members: the portfolio, the best one first.
+    """
+
+    nothing: Trial
+    init: Trial | None
+    candidates: list[Trial]
+    members: list[Trial]
+
+
+def _try_out(config: SearchConfig, arena: Arena, init: Prefix | None, candidates: Sequence[Ids], out: Path) -> Tried:
+    known = [NOTHING] if init is None else [NOTHING, init.token_ids]
+    tried = run_trials(arena, [*known, *candidates], out / TRIALS)
+    (nothing, *first), trials = tried[: len(known)], tried[len(known) :]
+    chosen = best(arena, trials, nothing, config.selection)
+    members = greedy(trials, chosen, config.selection.portfolio, arena.samples)
+    return Tried(nothing, first[0] if first else None, trials, [trials[index] for index in members])
+
+
+def _measured(config: SearchConfig, arena: Arena, found: Found, tried: Tried, out: Path) -> dict[str, Metric]:
+    chosen = tried.members[0]
+    measured = metrics.of_trial(arena, chosen, tried.nothing, tried.init, config.seed)
+    measured |= metrics.of_portfolio(arena, tried.members, config.seed)
+    # Phrases are searched by recovery itself: there is no loss that could be a guide to it.
+    if not isinstance(config.search, PhrasesConfig):
+        losses = [found.costs[trial.prefix_ids] for trial in tried.candidates]
+        measured |= metrics.rank_correlation(losses, [arena.recovery(trial).value for trial in tried.candidates])
+    measured |= metrics.of_search(found.contexts, found.log)
+    if found.soft is not None:
+        (trained,) = run_trials(arena, [found.soft], out / TRIALS)
+        measured |= metrics.discretisation_gap(arena, trained, chosen, config.seed)
+    return measured
 
 
 def _claim(out: Path, config: SearchConfig) -> None:
@@ -99,7 +125,7 @@ def _artifact(config: SearchConfig, setup: Setup, learned: Sequence[Prefix]) -> 
     """What was learned, for what it was learned, and how."""
     reasoner, world = setup.source.reasoner, config.world
     tokenizer = setup.guarded.tokenizer
-    return PrefixArtifact(
+    artifact = PrefixArtifact(
         name=config.name,
         prefixes=tuple(learned),
         reasoner=reasoner,
@@ -110,6 +136,11 @@ def _artifact(config: SearchConfig, setup: Setup, learned: Sequence[Prefix]) -> 
         seeds={"search": config.seed, "run": config.run.seed, "world": world.seed, "prompts": world.prompts_seed},
         config=config.model_dump(mode="json"),
     )
+    if not learned[0].is_soft:
+        return artifact
+    # In the precision that the search rounded them to.
+    rows = [setup.guarded.local_engine.rows(each.token_ids).bfloat16() for each in learned]
+    return artifact.with_rows(rows, [each.text for each in learned])
 
 
 def _contexts(config: SearchConfig, setup: Setup, out: Path) -> tuple[Manifest, ContextSet, ContextSet]:
