@@ -43,7 +43,8 @@ def _table(steps: int, done: int) -> Generator[Show, None, None]:
     def table() -> Table:
         finished = last[-1]["step"] + 1 if last else done
         shown = Table(title=f"searching: {finished} of {steps} steps", title_justify="left")
-        terms = list(next((line["cost"] for line in reversed(last) if line["cost"]), {}))
+        cost: dict[str, float] = next((line["cost"] for line in reversed(last) if line["cost"]), {})
+        terms = list(cost)
         for name in ("step", "tokens", "survive", *terms):
             shown.add_column(name, justify="right")
         shown.add_column("best so far", overflow="fold")
