@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -57,6 +58,9 @@ class BenignDivergence:
     def __init__(self, reading: Reading) -> None:
         self._reading, self.num_contexts = reading, reading.num_contexts
         self.meters = (reading,)
+        # What is said with nothing injected is read here rather than at first use: a search that goes on after being
+        # killed has counted the same tokens at every step as one that was not.
+        reading.scorer.divergence(torch.empty(0, 1, dtype=torch.long), [])
 
     def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
         """Averaged over contexts."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from optimize.config import ObjectiveConfig, RewardConfig
-from optimize.contexts import Context
-from optimize.objectives import ExpectedReward, Objective, Reading, Weighted
+from optimize.config import GcgConfig, ObjectiveConfig, RacingConfig, RewardConfig
+from optimize.contexts import Context, ContextSet
+from optimize.objectives import ExpectedReward, Objective, Reading, Weighted, build
 from optimize.objectives.drawing import RememberingMonitor, Sampler
 from optimize.objectives.rloo import Pool, Surrogate, leave_one_out
 from optimize.objectives.term import embeddings_of
+from optimize.search import driver, methods
+from optimize.search.journal import Journal
 from safethink.config import LimitsConfig
 from safethink.errors import MonitorError
 from safethink.guarded import SafeThink
@@ -295,3 +299,50 @@ def test_what_it_decodes_and_forwards_is_counted(guarded, contexts):
     assert scored > decoded
     reward.move_to(OTHER)
     assert reward.tokens > scored, "what the last scorer forwarded stays counted"
+
+
+class Letters:
+    """A vocabulary in which every prefix survives."""
+
+    allowed = tuple(range(80, 120))
+
+    def survive(self, candidates):
+        return [True] * len(candidates)
+
+    def text(self, ids):
+        return " ".join(map(str, ids))
+
+
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+def test_a_search_over_terms_that_remember_is_killed_and_resumed_to_the_same_log(guarded, contexts, tmp_path):
+    settings = GcgConfig(length=3, steps=4, candidates=8, top_k=6, patience=1)
+    racing = RacingConfig(first_contexts=2, keep=2)
+    weights = ObjectiveConfig(reward_weight=1.0, benign_kl_weight=0.2, reward=CONFIG, racing=racing)
+    states = ContextSet(unsafe=tuple(contexts), harmless=tuple(contexts[:2]), num_watched=3, num_fired=3)
+
+    def search(folder: Path, calls_left: float) -> bytes:
+        objective = build(guarded, states, weights)
+        cost = objective.cost
+
+        def mortal(candidates):
+            nonlocal calls_left
+            calls_left -= 1
+            if calls_left < 0:
+                raise Killed
+            return cost(candidates)
+
+        objective.cost = mortal
+        folder.mkdir(exist_ok=True)
+        journal = Journal(folder, "f")
+        method = methods.build(settings, objective, Letters(), PREFIX, journal.archive)
+        driver.search(objective, Letters(), method, settings, journal, seed=0)
+        return journal.log.read_bytes()
+
+    whole = search(tmp_path / "whole", math.inf)
+    for calls in (1, 3):
+        with pytest.raises(Killed):
+            search(tmp_path / str(calls), calls)
+        assert search(tmp_path / str(calls), math.inf) == whole
