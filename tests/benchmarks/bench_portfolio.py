@@ -6,15 +6,22 @@ the same length; how many tokens they spend is measured beside the recovery.
 
 What runs is SafeThink's own loop at a state where the monitor fired: resample until the monitor passes or the tries are
 used up, and keep the last one if none does. From there on nobody watches, as in the recovery rate.
+
+How much there is to gain is known exactly for the words that the world has, from the process behind it, where every
+multiset of words is tried. Tries of one prefix are independent draws, so another one helps only where it is stronger
+against some wrapper than the best is; where one word is the strongest against all, three tries of it are the best.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
+
+import numpy as np
 
 from optimize.api import search_command
 from optimize.config import SearchConfig
@@ -30,6 +37,10 @@ from safethink.guarded import SafeThink
 from safethink.judges.testbed import TestbedJudge
 from safethink.scheduler import Row
 from safethink.seeds import stable_seed
+from safethink.testbed.features import Attack
+from safethink.testbed.process import drift_probability, recovery_probability
+from safethink.testbed.prompts import draw
+from safethink.testbed.world import World
 from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow
 
@@ -57,7 +68,8 @@ class Walked:
 
 
 def rows() -> Iterator[BenchRow]:
-    """The paired difference of recovery at each length, and recovery and tokens of both sides."""
+    """The paired difference of recovery at each length, recovery and tokens of both sides; what the world allows."""
+    yield _exact()
     reasoner = testbed.guarded("testbed")
     # Wrappers, hazards and tasks that nothing was ever learned or tuned on.
     places = testbed.test_places(reasoner, WorldConfig(prompts_seed=1), TEST_PROMPTS)
@@ -75,6 +87,28 @@ def rows() -> Iterator[BenchRow]:
             yield BenchRow(f"recovery_{what}_length_{length}", recovery.value, recovery.low, recovery.high)
             note = f"forced and sampled per state; {walked.forced.value:.2f} of them forced"
             yield BenchRow(f"tokens_{what}_length_{length}", tokens.value, tokens.low, tokens.high, note=note)
+
+
+def _exact() -> BenchRow:
+    """What the best portfolio of single words gains over the best word three times, where a drift sets in."""
+    world = World.make(WorldConfig().seed)
+    attacks = [Attack.read(prompt) for prompt in draw("jailbreak", "test", TEST_PROMPTS, prompts_seed=1)]
+    known = sorted(world.power)
+    drifts = np.array([[drift_probability(world, a, a.onset, 0, word) for word in known] for a in attacks])
+    calm, wild = (
+        np.array([recovery_probability(world, a, a.onset + 1, depth, "") for a in attacks]) for depth in (0, 1)
+    )
+
+    def recovery(words: tuple[int, ...]) -> float:
+        # An exact monitor passes what did not drift; the last try is kept in any case.
+        failed = drifts[:, words].prod(1)
+        return float(((1 - failed) * calm + failed * wild).mean())
+
+    alone = max(((word,) * TRIES for word in range(len(known))), key=recovery)
+    best = max(combinations_with_replacement(range(len(known)), TRIES), key=recovery)
+    gain = recovery(best) - recovery(alone)
+    note = f"exact; {tuple(known[word] for word in best)} over {known[alone[0]]!r} thrice, of {len(known)} words"
+    return BenchRow("portfolio_over_best_words", gain, gain, gain, note=note)
 
 
 def _learned(length: int) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
