@@ -73,9 +73,13 @@ def plan(config: SearchConfig) -> SearchPlan:
     prefixes = selection.finalists + selection.spread + 2  # Also nothing, and what the search began with.
     generations = _collecting(contexts, selection.forced_prompts) if contexts.path is None else {}
     generations["selection"] = prefixes * (selection.contexts + selection.forced_prompts) * selection.samples
-    candidates = search.steps * search.candidates
-    examples = contexts.max_contexts + (contexts.harmless_prompts if config.objective.benign_weight > 0 else 0)
-    scored_tokens = candidates * examples * (search.length + contexts.target_tokens)
+    candidates = search.steps * (1 if search.kind in ("phrases", "soft") else search.candidates)
+    if search.kind == "phrases":
+        generations["phrases"] = candidates * selection.contexts * selection.samples
+        scored_tokens = 0
+    else:
+        examples = contexts.max_contexts + (contexts.harmless_prompts if config.objective.benign_weight > 0 else 0)
+        scored_tokens = candidates * examples * (search.length + contexts.target_tokens)
     if search.budget_tokens is not None:
         scored_tokens = min(scored_tokens, search.budget_tokens)
     decoded_tokens = _decoded_tokens(generations, config.run)
