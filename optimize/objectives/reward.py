@@ -32,14 +32,14 @@ class _Drawn:
 
     Attributes:
         at: ids of the prefix; empty before anything is drawn.
-        round_index: how often it was drawn there before.
+        num_rounds: how often was drawn so far; seeds the next time, so that no prefix is fitted to some random numbers.
         fresh: per context, what was sampled and, last, the greedy continuation.
         elites: per context, the best continuation so far.
         level: per context, what the surrogate lacks to be the share that does not pass at this prefix.
     """
 
     at: Ids
-    round_index: int
+    num_rounds: int
     fresh: list[list[Draw]]
     elites: list[Draw]
     level: list[float]
@@ -132,7 +132,7 @@ class ExpectedReward:
         drawn = state["drawn"]
         self._drawn = _Drawn(
             at=tuple(drawn["at"]),
-            round_index=drawn["round_index"],
+            num_rounds=drawn["num_rounds"],
             fresh=[[_draw_of(each) for each in some] for some in drawn["fresh"]],
             elites=[_draw_of(each) for each in drawn["elites"]],
             level=drawn["level"],
@@ -143,8 +143,7 @@ class ExpectedReward:
     def _draw(self, prefix: Ids | Float[Tensor, "length hidden"]) -> None:
         """Hear what the reasoner says behind a prefix."""
         at = self._sampler.add_rows(prefix) if isinstance(prefix, Tensor) else prefix
-        round_index = self._drawn.round_index + 1 if at == self._drawn.at else 0
-        fresh = self._sampler.draw(self._contexts, at, self._config.samples, round_index)
+        fresh = self._sampler.draw(self._contexts, at, self._config.samples, self._drawn.num_rounds)
         elites = [max(elite, *some, key=_score) for elite, some in zip(self._drawn.elites, fresh, strict=True)]
         self._tokens_before = self.tokens + sum(len(at) + len(draw.ids) for some in fresh for draw in some)
         self._surrogate, self._steps_since = self._surrogate_of(fresh, elites), 0
@@ -154,7 +153,7 @@ class ExpectedReward:
         # Neither the greedy continuation nor the elite is a sample of the policy.
         missed = [1.0 - mean(self._rewards(some[: self._config.samples])) for some in fresh]
         level = [share - value for share, value in zip(missed, here, strict=True)]
-        self._drawn = _Drawn(at, round_index, fresh, elites, level)
+        self._drawn = _Drawn(at, self._drawn.num_rounds + 1, fresh, elites, level)
 
     def _surrogate_of(self, fresh: Sequence[Sequence[Draw]], elites: Sequence[Draw]) -> Surrogate:
         pooled = [
