@@ -48,6 +48,7 @@ def render(config: AblationConfig, ablation: Ablation) -> str:
             chosen=columns.known(CHOSEN, ablation),
             test=columns.known(TEST, ablation),
             shown=shown,
+            searches=any(point.tokens for point in ablation.points),
             on_testbed=config.base.prompts is None,
         )
     )

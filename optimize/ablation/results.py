@@ -52,6 +52,8 @@ class CellLine(_Part):
     """On validation, by column."""
     learned: Numbers
     """What the search says of its prefix."""
+    tokens: int
+    """Tokens that its search forwarded, gradients counted twice."""
     seconds: float
     """What it took."""
 
@@ -77,6 +79,8 @@ class Point(_Part):
     """The validation-best cell."""
     texts: tuple[str, ...]
     """What that one injects."""
+    tokens: int
+    """Tokens that its search forwarded, gradients counted twice."""
     learned: Numbers
     """What its search says of it."""
     test: Numbers
@@ -223,6 +227,7 @@ def _line(cell: Cell, result: Result) -> CellLine:
         texts=result.texts,
         metrics=result.metrics,
         learned=result.learned,
+        tokens=result.tokens,
         seconds=result.seconds,
     )
 
@@ -255,6 +260,7 @@ def _point(
         reference=archive.reference(first),
         best=best.name,
         texts=group.results[best.name].texts,
+        tokens=group.results[best.name].tokens,
         learned=group.results[best.name].learned,
         test={} if on_test is None else on_test.metrics,
     )

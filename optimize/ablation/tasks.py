@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from optimize.ablation.readability import readability
 from optimize.config import SearchConfig
 from optimize.contexts.shared import shared
 from optimize.reporting import report_run
+from optimize.search import journal
 from optimize.setup import Setup
 from safethink import prefix as prefixes
 from safethink import yaml_config
@@ -51,6 +53,8 @@ class Result(BaseModel):
     """What was measured, by column."""
     learned: dict[str, Estimate] = {}
     """What the search says of its prefix: on the states that chose it, by the judge that chose it."""
+    tokens: int = 0
+    """Tokens that the search forwarded, gradients counted twice."""
     seconds: float
     """What the last start took."""
 
@@ -72,6 +76,12 @@ def finished(path: Path, fingerprint: str) -> Result | None:
 def fingerprint_on_test(cell: Cell, sizes: MeasureConfig) -> str:
     """Hash of all that a cell's numbers on `test` depend on."""
     return json_hash([cell.fingerprint, sizes.model_dump(mode="json")])
+
+
+def spent_tokens(log: Path) -> int:
+    """Tokens that a search forwarded, over all its stages; each stage's lines count its own."""
+    lines = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
+    return sum({line.get("round"): int(line["tokens"]) for line in lines}.values())
 
 
 def reference_folder(out: Path, reference: EvalConfig) -> Path:
@@ -173,6 +183,7 @@ class RunCell:
             texts=evidence.rows[-1].texts,
             metrics=_metrics(evidence),
             learned=learned,
+            tokens=spent_tokens(home / journal.LOG) if self.cell.searches else 0,
             seconds=time.monotonic() - started_s,
         )
         write_text(home / CELL, result.model_dump_json(indent=2) + "\n")

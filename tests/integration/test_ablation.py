@@ -116,7 +116,7 @@ def test_every_cell_has_its_numbers(finished: Path) -> None:
         assert set(point.reference) == {"nothing", "undefended", "guard_refuse"}
         recovery, nothing = point.metrics["recovery_rate"], point.reference["nothing"]["recovery_rate"]
         assert point.metrics["lift"].value == pytest.approx(recovery.value - nothing.value)
-        assert (point.against == {}) == (point.method == "written")
+        assert (point.against == {}) == (point.tokens == 0) == (point.method == "written")
 
 
 def test_the_longer_cell_starts_from_the_shorter_ones_artifact(finished: Path) -> None:
