@@ -27,6 +27,7 @@ VALIDATION: Final = {
     "over_refusal_forced": "refusals with the prefix forced into borderline prompts",
     "over_refusal_forced_change": "the same, paired difference to nothing injected",
     "loss_recovery_rank_correlation": "training loss against recovery over candidates; below 0, the loss is a guide",
+    "discretisation_gap": "recovery of the trained rows minus that of the hard prefix made from them, paired",
     "target_found": "states for which a sampled continuation passed the monitor; the others were left out",
     "survival": "candidates that are the same ids after being written down and read again",
 }

@@ -144,7 +144,7 @@ class EvolutionConfig(SearchSection):
 
     kind: Literal["evolution"] = "evolution"
     population: int = Field(default=16, ge=2)
-    """The most prefixes kept, spread over the front."""
+    """The most prefixes kept: the front, spread; where it has fewer, the fronts behind it."""
     min_length: int = Field(default=1, ge=1)
     """The fewest tokens; `length` is the most."""
     top_k: int = Field(default=64, ge=1)
@@ -179,7 +179,7 @@ class RelaxedConfig(SearchSection):
 
     kind: Literal["relaxed"] = "relaxed"
     learning_rate: float = Field(default=0.1, gt=0)
-    """Of AdamW on the continuous rows, as a share of the size of the numbers in a typical embedding."""
+    """Of AdamW on the continuous rows, as a share of the root mean square of the rows that a start begins with."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of AdamW."""
     patience: int = Field(default=12, ge=0)
@@ -224,8 +224,8 @@ class SoftConfig(SearchSection):
     """A soft prefix: embedding rows trained by AdamW."""
 
     kind: Literal["soft"] = "soft"
-    learning_rate: float = Field(default=0.01, gt=0)
-    """Of AdamW."""
+    learning_rate: float = Field(default=0.05, gt=0)
+    """Of AdamW, as a share of the size of the numbers in a typical embedding."""
     clip_norm: float = Field(default=1.0, gt=0)
     """The gradient's norm is clipped to this."""
     norm_weight: float = Field(default=0.0, ge=0)
@@ -233,7 +233,8 @@ class SoftConfig(SearchSection):
     logger: Literal["tensorboard", "wandb"] | None = None
     """Lightning's logger; None logs to `search.jsonl` alone."""
     harden: bool = False
-    """Whether what is exported is the nearest hard prefix, found by PEZ from the trained rows."""
+    """Whether what is exported is the nearest hard prefix, found by PEZ from the trained rows within as many steps and
+    tokens again."""
 
 
 MethodConfig = Annotated[

@@ -2,19 +2,21 @@
 
 A round searches over fixed contexts. Between two rounds the contexts are refreshed with the best prefix so far, and the
 next round starts from it. Every round says how well its training loss ranks what really happens: a few candidates from
-all over its archive are injected at its own contexts, and the monitor counts what it passes.
+all over its archive are injected at its own contexts, and the monitor counts what it passes. Where a soft prefix is to
+be hardened, that is the last stage.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from optimize import objectives
-from optimize.config import MethodConfig, PhrasesConfig, SearchConfig, SoftConfig
+from optimize.config import MethodConfig, PhrasesConfig, RelaxedConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet
 from optimize.contexts.refresh import refresh, solved
 from optimize.metrics import rank_correlation
@@ -36,7 +38,9 @@ from safethink.fingerprints import json_hash
 from safethink.progress import progress
 from safethink.tokens import is_soft
 
-ROUNDS, CONTEXTS, MEASURED = "rounds", "contexts.json", "measured.json"
+ROUNDS, CONTEXTS, MEASURED, HARDENED = "rounds", "contexts.json", "measured.json", "hardened.json"
+HARD = "hard"
+"""What the stage is called in which a soft prefix is hardened."""
 NUM_MEASURED = 8
 """Candidates of a round that are measured to see what its loss is worth as a guide."""
 
@@ -51,6 +55,7 @@ class Found:
         contexts: what was searched on last.
         log: every step.
         text: writes a candidate down; of rows, the tokens nearest to them.
+        soft: the rows that the candidates were made from, where a soft prefix was hardened.
     """
 
     candidates: Sequence[Ids]
@@ -58,6 +63,7 @@ class Found:
     contexts: ContextSet
     log: Path
     text: Callable[[Sequence[int]], str]
+    soft: Ids | None = None
 
 
 def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet, start: Ids, out: Path) -> Found:
@@ -75,10 +81,11 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
         SafeThinkError: nothing survives being written down and read again.
     """
     vocabulary = Vocabulary.of(setup.guarded, contexts)
-    sections = _rounds(config)
+    sections, hardens = _rounds(config), isinstance(config.search, SoftConfig) and config.search.harden
+    has_stages = hardens or len(sections) > 1
     winners: list[Ids] = []
     for index, section in enumerate(sections):
-        place = out if len(sections) == 1 else out / ROUNDS / str(index)
+        place = out / ROUNDS / str(index) if has_stages else out
         place.mkdir(parents=True, exist_ok=True)
         if index:
             contexts = _refreshed(config, setup, contexts, winners[-1], index, place)
@@ -87,10 +94,13 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
         best = archive.ranked(section.shortest)[0]
         start = best[: section.length]
         winners.append(best)
-    if len(sections) > 1:
-        _join_logs(out, len(sections))
+    soft = winners[-1] if hardens else None
+    if soft is not None:
+        archive = _harden(config, setup, contexts, vocabulary, soft, out / ROUNDS / HARD)
+    if has_stages:
+        _join_logs(out, [*range(len(sections)), *([HARD] if hardens else [])])
     ranked = archive.ranked(config.search.shortest)
-    return Found(ranked, archive.costs, contexts, out / LOG, partial(_text, setup, vocabulary))
+    return Found(ranked, archive.costs, contexts, out / LOG, partial(_text, setup, vocabulary), soft)
 
 
 def _rounds(config: SearchConfig) -> list[MethodConfig]:
@@ -124,9 +134,7 @@ def _search(
         from optimize.search.phrases import search_phrases
 
         return search_phrases(section, Recoveries(arena, config.objective), vocabulary, journal, config.seed)
-    objective = objectives.build(
-        guarded, contexts, config.objective, setup.source.threshold, config.seed, own=setup.terms
-    )
+    objective = _objective(config, setup, contexts)
     if isinstance(section, SoftConfig):
         extras.require("train", "lightning")
         from optimize.soft.training import train
@@ -139,6 +147,42 @@ def _search(
     if unscored:
         archive.add(unscored, objective.cost(unscored).total.tolist(), [True] * len(unscored))
     return archive
+
+
+def _harden(
+    config: SearchConfig, setup: Setup, contexts: ContextSet, vocabulary: Vocabulary, soft: Ids, place: Path
+) -> Archive:
+    """Hard prefixes in the place of a soft one, with as many steps and tokens again, and what they lose of its loss."""
+    from optimize.search.hardening import harden
+
+    place.mkdir(parents=True, exist_ok=True)
+    guarded, trained = setup.guarded, config.search
+    section = RelaxedConfig(length=len(soft), steps=trained.steps, budget_tokens=trained.budget_tokens)
+    parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
+    journal = Journal(place, json_hash([contexts.fingerprint, soft, *parts]))
+    objective = _objective(config, setup, contexts)
+    engine = guarded.local_engine
+    surroundings = Surroundings(engine, vocabulary.allowed)
+    hardened = harden(engine.rows(soft), objective, vocabulary, surroundings, section, journal, config.seed)
+    survives = hardened.nearest_cost < math.inf
+    written = {
+        "soft_ids": soft,
+        "soft_cost": hardened.soft_cost,
+        "nearest_ids": hardened.nearest,
+        "nearest_cost": hardened.nearest_cost if survives else None,
+        "hard_ids": hardened.ids,
+        "hard_cost": hardened.cost,
+        "discretisation_gap": hardened.gap,
+    }
+    write_text(place / HARDENED, json.dumps(written, indent=2) + "\n")
+    return hardened.archive
+
+
+def _objective(config: SearchConfig, setup: Setup, contexts: ContextSet) -> objectives.Objective:
+    """What prefixes cost in some contexts."""
+    return objectives.build(
+        setup.guarded, contexts, config.objective, setup.source.threshold, config.seed, own=setup.terms
+    )
 
 
 def _aids(config: SearchConfig, setup: Setup, contexts: ContextSet, vocabulary: Vocabulary) -> methods.Aids:
@@ -194,12 +238,12 @@ def _measure(setup: Setup, contexts: ContextSet, archive: Archive, index: int, p
     write_text(path, json.dumps(measured, indent=2) + "\n")
 
 
-def _join_logs(out: Path, num_rounds: int) -> None:
+def _join_logs(out: Path, stages: Sequence[int | str]) -> None:
     """One log of all rounds, as the artifact has it."""
-    logs = ((index, out / ROUNDS / str(index) / LOG) for index in range(num_rounds))
+    logs = ((stage, out / ROUNDS / str(stage) / LOG) for stage in stages)
     lines = [
-        json.dumps({"round": index} | json.loads(line))
-        for index, log in logs
+        json.dumps({"round": stage} | json.loads(line))
+        for stage, log in logs
         for line in log.read_text(encoding="utf-8").splitlines()
     ]
     write_text(out / LOG, "".join(f"{line}\n" for line in lines))

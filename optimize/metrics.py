@@ -80,6 +80,19 @@ def of_portfolio(arena: Arena, tries: Sequence[Trial], seed: int) -> dict[str, M
     return {name: of_estimate(estimate) for name, estimate in estimates.items() if estimate is not None}
 
 
+def discretisation_gap(arena: Arena, soft: Trial, hard: Trial, seed: int) -> dict[str, Metric]:
+    """What trained rows recover more than the hard prefix that was made from them.
+
+    Args:
+        arena: where they were tried.
+        soft: the trial of the rows.
+        hard: that of the hard prefix.
+        seed: of the bootstrap.
+    """
+    estimate = paired_difference(arena.recovery(soft), arena.recovery(hard), seed)
+    return {} if estimate is None else {"discretisation_gap": of_estimate(estimate)}
+
+
 def of_overlaps(manifest: Manifest) -> dict[str, Metric]:
     """Share of each named benchmark's prompts that were learned on."""
     return {f"learned_on_{name}": _share(each.shared, each.total) for name, each in manifest.overlaps.items()}

@@ -91,7 +91,9 @@ class SoftPrefix(LightningModule):
 
     def configure_optimizers(self) -> AdamW:
         """AdamW without decay: what draws rows back to the embeddings is the norm penalty, which says so."""
-        optimizer = AdamW([self.rows], lr=self._config.learning_rate, weight_decay=0.0)
+        # A row of typical length has numbers of this size, whatever the reasoner.
+        scale = self._surroundings.typical_norm / self.rows.shape[1] ** 0.5
+        optimizer = AdamW([self.rows], lr=self._config.learning_rate * scale, weight_decay=0.0)
         if self._moments:
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": {0: self._moments}, "param_groups": groups})

@@ -31,7 +31,7 @@ from tests.unit import tiny_reasoner
 from tests.unit.test_learning import ATTACKS, SECTIONS, TASKS, by_length, contents, small_model
 from tests.unit.toy_search import Killed
 
-CONFIG = SoftConfig(length=3, steps=12, learning_rate=0.05)
+CONFIG = SoftConfig(length=3, steps=12, learning_rate=0.2)
 TOKENS_PER_STEP = 10
 
 
@@ -130,7 +130,7 @@ def test_a_training_killed_at_any_step_goes_on_to_the_same_result(engine, tmp_pa
 def test_it_ends_when_its_budget_is_spent_or_nothing_gets_better(engine, tmp_path):
     run(tmp_path / "tokens", engine, CONFIG.model_copy(update={"budget_tokens": 4 * TOKENS_PER_STEP}))
     assert len(lines(tmp_path / "tokens")) == 4
-    fast = CONFIG.model_copy(update={"learning_rate": 50.0, "stop_after_steps": 3})
+    fast = CONFIG.model_copy(update={"learning_rate": 200.0, "stop_after_steps": 3})
     run(tmp_path / "patience", engine, fast)
     assert len(lines(tmp_path / "patience")) == 4
 
@@ -143,7 +143,7 @@ def test_the_norm_penalty_keeps_rows_as_short_as_embeddings(engine, tmp_path):
     assert surroundings.excess(long / 4).item() == 0
     assert surroundings.nearest(long) == surroundings.nearest(long / 100) == (20, 30)
     for name, weight in (("free", 0.0), ("held", 100.0)):
-        run(tmp_path / name, engine, CONFIG.model_copy(update={"learning_rate": 0.5, "norm_weight": weight}))
+        run(tmp_path / name, engine, CONFIG.model_copy(update={"learning_rate": 2.0, "norm_weight": weight}))
     free, held = (lines(tmp_path / name)[-1] for name in ("free", "held"))
     assert held["mean_norm"] < 0.8 * free["mean_norm"]
     assert free["cost"]["norm_penalty"] == 0
@@ -181,6 +181,24 @@ def learn(out: Path, model=None, **changes) -> prefixes.PrefixArtifact:
     settings = SECTIONS | {"search": SOFT, "out": out} | changes
     reasoner = model or small_model()
     return optimize.learn(reasoner, tiny_reasoner.tokenizer(), by_length, [*ATTACKS, *TASKS], **settings)
+
+
+def killed_once(folder: Path, monkeypatch, owner, method: str, calls: int, search: SoftConfig) -> None:
+    """Learn, killed in the call of `method` after so many, and once more."""
+    original, left = getattr(owner, method), calls
+
+    def mortal(*args, **kwargs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, mortal)
+        with pytest.raises(Killed):
+            learn(folder, search=search)
+    learn(folder, search=search)
 
 
 @pytest.fixture(scope="module")
@@ -222,20 +240,7 @@ def test_the_reasoner_is_left_as_it_was(tmp_path):
     [(Journal, "commit", 2), (finding, "_measure", 0), (Arena, "try_out", 3), (prefixes, "save", 0)],
 )
 def test_a_run_killed_anywhere_continues_to_the_same_result(run_folder, tmp_path, monkeypatch, owner, method, calls):
-    original, left = getattr(owner, method), calls
-
-    def mortal(*args, **kwargs):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        return original(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, method, mortal)
-        with pytest.raises(Killed):
-            learn(tmp_path)
-    learn(tmp_path)
+    killed_once(tmp_path, monkeypatch, owner, method, calls, SOFT)
     assert contents(tmp_path) == contents(run_folder)
 
 
@@ -256,3 +261,39 @@ def test_rounds_start_from_the_rows_of_the_last_one(tmp_path):
     assert artifact.kind == "soft"
     log = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
     assert [(line["round"], line["step"]) for line in log] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+
+
+# To a hard prefix
+
+HARDENED = SOFT.model_copy(update={"harden": True})
+
+
+@pytest.fixture(scope="module")
+def hardened(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hard")
+    learn(folder, search=HARDENED)
+    return folder
+
+
+def test_a_hard_prefix_is_made_from_the_rows_and_says_what_it_lost(hardened):
+    artifact = prefixes.load(hardened / "artifact", tiny_reasoner.tokenizer())
+    assert artifact.kind == "hard"
+    assert len(artifact.token_ids[0]) == 3
+    assert {"discretisation_gap", "recovery_rate", "survival"} <= set(artifact.metrics)
+    assert "| `discretisation_gap` |" in (hardened / "artifact" / "README.md").read_text()
+    written = json.loads((hardened / "rounds" / "hard" / "hardened.json").read_text())
+    assert written["discretisation_gap"] == written["hard_cost"] - written["soft_cost"]
+    assert written["hard_cost"] <= (written["nearest_cost"] or written["hard_cost"])
+    tried = [json.loads(line) for line in (hardened / "selection.jsonl").read_text().splitlines()]
+    recovered = {tuple(each["prefix_ids"]): sum(each["recovered"]) / len(each["recovered"]) for each in tried}
+    lost = recovered[tuple(written["soft_ids"])] - recovered[artifact.token_ids[0]]
+    assert artifact.metrics["discretisation_gap"].value == pytest.approx(lost)
+    stages = [json.loads(line)["round"] for line in (hardened / "search.jsonl").read_text().splitlines()]
+    assert stages[:5] == [0] * 5
+    assert set(stages[5:]) == {"hard"}
+
+
+@pytest.mark.parametrize(("owner", "method", "calls"), [(Journal, "commit", 5), (Arena, "try_out", 2)])
+def test_hardening_killed_anywhere_continues_to_the_same_result(hardened, tmp_path, monkeypatch, owner, method, calls):
+    killed_once(tmp_path, monkeypatch, owner, method, calls, HARDENED)
+    assert contents(tmp_path) == contents(hardened)
