@@ -1,33 +1,53 @@
 """Processes that share the contexts of a search.
 
-Every process runs the same search, from the same seed, and reads its share of the contexts; what they read is merged,
-so that all of them see the same numbers, bit for bit, as one process would. Only the main one writes.
+The main process runs the whole program. The others hold the reasoner and their share of the contexts, hear what the
+main one is about to compute, and compute it with it (`optimize.scoring.serving`). What they find is merged so that the
+main one has the same numbers, bit for bit, as if it were alone.
+
+    cluster = launch(config.devices, config.run.reasoner.device)
+    if not cluster.is_main:
+        serve(model, cluster)       # until the main process ends
+        return
+    with cluster.leading():
+        ...                         # the program, with Scorer(..., cluster=cluster)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+import itertools
+import logging
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
+
+from safethink import extras
+from safethink.errors import ConfigError
+from safethink.loading import pick_device
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-T = TypeVar("T")
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others: the main one may be busy with what it does alone."""
 
 
-@dataclass(frozen=True)
 class Cluster:
     """The processes of a search, seen from one of them.
 
-    Attributes:
+    Args:
         fabric: connects them; None for a single process.
+
+    Attributes:
+        forgotten: numbers of what the main process has dropped and the others have not yet.
     """
 
-    fabric: Fabric | None = None
+    def __init__(self, fabric: Fabric | None = None) -> None:
+        self._fabric, self._numbers = fabric, itertools.count()
+        self.forgotten: list[int] = []
 
     @staticmethod
     def local() -> Cluster:
@@ -37,66 +57,115 @@ class Cluster:
     @property
     def rank(self) -> int:
         """Which of the processes this one is."""
-        return 0 if self.fabric is None else self.fabric.global_rank
+        return 0 if self._fabric is None else self._fabric.global_rank
 
     @property
     def size(self) -> int:
         """How many processes there are."""
-        return 1 if self.fabric is None else self.fabric.world_size
+        return 1 if self._fabric is None else self._fabric.world_size
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process is the one that runs the program."""
         return self.rank == 0
 
     def share(self, count: int) -> range:
         """Which of `count` pieces of work are this process's own."""
         return range(self.rank, count, self.size)
 
-    def merge(self, part: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """What all processes have together, where every number is zero in all of them but one.
-
-        Adding zeros is exact, so the order of the sum does not matter. Gradients flow to one's own part.
-        """
-        return _Merge.apply(part, self)
-
-    def fan_out(self, rows: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "count *shape"]:
-        """A copy for each of `count` pieces of work, whose gradients are summed piece by piece over all processes."""
-        return _FanOut.apply(rows, count, self)
-
-    def broadcast(self, value: T) -> T:
-        """What the main process has here; any Python object."""
-        return value if self.fabric is None else self.fabric.broadcast(value)
-
-    def all_reduce(self, part: Tensor) -> Tensor:
-        """The sum over all processes; no gradients."""
-        if self.fabric is None:
+    def add(self, part: Tensor) -> Tensor:
+        """The sum over all processes; exact where every number is zero in all of them but one."""
+        if self._fabric is None:
             return part
-        total = self.fabric.all_reduce(part.detach().clone(), reduce_op="sum")
-        assert isinstance(total, Tensor), "the sum of tensors is a tensor"
+        total = self._fabric.all_reduce(part.detach().clone(), reduce_op="sum")
+        assert isinstance(total, Tensor), "a sum of tensors is a tensor"
         return total
 
+    def tell(self, order: object) -> None:
+        """Let the other processes hear what comes; only the main one has something to say."""
+        if self._fabric is not None and self.is_main:
+            self._fabric.broadcast(order)
 
-class _Merge(torch.autograd.Function):
-    """All processes go on with the same numbers, so each one's part has the gradient that it has at home."""
+    def hear(self) -> object:
+        """What the main process says next; waits for it."""
+        assert self._fabric is not None, "a single process has nobody to listen to"
+        return self._fabric.broadcast(None)
 
-    @staticmethod
-    def forward(ctx: Any, part: Tensor, cluster: Cluster) -> Tensor:
-        return cluster.all_reduce(part).view_as(part)
+    def next_number(self) -> int:
+        """A number that nothing else has."""
+        return next(self._numbers)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
+    def forget(self) -> tuple[int, ...]:
+        """What was dropped since this was asked last."""
+        dropped = tuple(self.forgotten)
+        del self.forgotten[: len(dropped)]
+        return dropped
+
+    @contextmanager
+    def leading(self) -> Generator[None, None, None]:
+        """Let the others go afterwards. After an error they may wait for a result that never comes: they are ended."""
+        try:
+            yield
+        except BaseException:
+            for process in getattr(self._fabric and self._fabric.strategy.launcher, "procs", ()):
+                process.terminate()
+            raise
+        self.tell(None)
 
 
-class _FanOut(torch.autograd.Function):
-    """The gradients of the copies are summed in their order, whoever they come from."""
+def launch(devices: int, device: str = "auto") -> Cluster:
+    """Start the other processes, each of which runs the same command; or join them, under `torchrun`.
 
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, count: int, cluster: Cluster) -> Tensor:
-        ctx.cluster = cluster
-        return rows.expand(count, *rows.shape).clone()
+    Args:
+        devices: processes on this machine, one per GPU, or on the CPU; 1 for those that `torchrun` started.
+        device: what the reasoner runs on.
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.cluster.all_reduce(grads[0]).sum(0), None, None
+    Raises:
+        ConfigError: there are fewer GPUs or cores than that, or `torchrun` started another number.
+    """
+    on_gpu = pick_device(device).type == "cuda"
+    num_local = _num_local(devices)
+    _check(num_local, device, on_gpu)
+    num_processes = int(os.environ["WORLD_SIZE"]) if _under_torchrun() else num_local
+    if num_processes == 1:
+        return Cluster.local()
+    extras.require("train", "lightning")
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    # What they have to say of themselves is for those who program with them.
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    fabric = Fabric(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=num_local,
+        num_nodes=num_processes // num_local,
+        strategy=DDPStrategy(process_group_backend="nccl" if on_gpu else "gloo", timeout=PATIENCE),
+    )
+    fabric.launch()
+    return Cluster(fabric)
+
+
+def _under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _num_local(devices: int) -> int:
+    """Processes on this machine."""
+    if not _under_torchrun():
+        return devices
+    started = int(os.environ["LOCAL_WORLD_SIZE"])
+    if devices not in (1, started):
+        raise ConfigError(f"devices: {devices}, but torchrun started {started} processes on this machine")
+    return started
+
+
+def _check(num_local: int, device: str, on_gpu: bool) -> None:
+    """Refuse what does not exist."""
+    import torch
+
+    available = torch.cuda.device_count() if on_gpu else len(os.sched_getaffinity(0))
+    if num_local > available:
+        raise ConfigError(f"devices: {num_local} processes need as many {'GPUs' if on_gpu else 'cores'}: {available}")
+    if num_local > 1 and ":" in device:
+        raise ConfigError(f"run.reasoner.device: {device!r} names one device, and {num_local} processes need their own")

@@ -10,5 +10,6 @@ from __future__ import annotations
 from optimize.scoring.examples import Example, Gradient, Losses
 from optimize.scoring.modes import frozen
 from optimize.scoring.scorer import Scorer
+from optimize.scoring.serving import serve
 
-__all__ = ["Example", "Gradient", "Losses", "Scorer", "frozen"]
+__all__ = ["Example", "Gradient", "Losses", "Scorer", "frozen", "serve"]

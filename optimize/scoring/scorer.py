@@ -15,6 +15,7 @@ from optimize.scoring.examples import Example, Gradient, Losses
 from optimize.scoring.modes import inference
 from optimize.scoring.probe import Wanted, choose
 from optimize.scoring.reader import Reader
+from optimize.scoring.twins import Twins
 from safethink.errors import SafeThinkError
 
 Values = Float[Tensor, "kinds candidates contexts"]
@@ -31,7 +32,7 @@ class Scorer:
         rows_per_forward: the most (candidate, context) pairs in one forward; bounds the memory.
         contexts_per_batch: the most contexts that are padded to one length.
         attention: how a context is read for many candidates; `auto` takes the fastest way that passes a self-test.
-        cluster: processes that share the contexts; each of them gets the results of all.
+        cluster: processes that share the contexts, of which this is the main one.
 
     Attributes:
         num_contexts: how many examples there are.
@@ -57,10 +58,11 @@ class Scorer:
         assert all(example.context and example.target for example in examples), "a context or a target is empty"
         self.model, self.num_contexts = model, len(examples)
         self.rows_per_forward = rows_per_forward
-        # Where there are fewer contexts than processes, each of them reads all.
-        self._cluster = cluster if cluster and cluster.size <= len(examples) else Cluster.local()
-        layout = lay_out(examples, contexts_per_batch, self._cluster.size)
-        self._num_batches, self._own = len(layout), self._cluster.share(len(layout))
+        if cluster is None or cluster.size > len(examples):
+            cluster = Cluster.local()
+        self._twins = Twins(self, (tuple(examples), rows_per_forward, contexts_per_batch, attention), cluster)
+        layout = lay_out(examples, contexts_per_batch, cluster.size)
+        self._num_batches, self._own = len(layout), cluster.share(len(layout))
         with inference(model):
             way = choose(model, examples, attention)
             self._batches = [way.read(model, layout[index], examples) for index in self._own]
@@ -87,6 +89,7 @@ class Scorer:
             candidates: token ids, one prefix per row.
             contexts: indices of the contexts to score in, which the columns follow; None for all.
         """
+        self._twins.call("losses", candidates, contexts)
 
         def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
             losses = self._reader.losses(batch, some)
@@ -103,6 +106,7 @@ class Scorer:
             candidates: token ids, one prefix per row.
             contexts: as in `losses`.
         """
+        self._twins.call("continuations", candidates, contexts)
 
         def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
             return self._reader.continuations(batch, some)[None]
@@ -118,6 +122,7 @@ class Scorer:
             candidates: token ids, one prefix per row.
             contexts: as in `losses`.
         """
+        self._twins.call("divergence", candidates, contexts)
         self._read_unprefixed()
 
         def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
@@ -135,6 +140,7 @@ class Scorer:
             allowed: the tokens.
             keep: at how many of these places; 1 for behind the prefix alone.
         """
+        self._twins.call("next_tokens", prefixes, allowed, keep)
         length = prefixes.shape[1]
         self.tokens += len(prefixes) * (self.num_contexts * length + sum(self._reread_tokens)) if length else 0
         prefixes, allowed = prefixes.to(self.model.device), allowed.to(self.model.device)
@@ -159,6 +165,7 @@ class Scorer:
             prefix: token ids of one prefix.
             nll_weight: weight of the prefix's own NLL.
         """
+        self._twins.call("gradient", prefix, nll_weight)
         self.tokens += 2 * self.num_tokens(len(prefix))
         prefix = prefix.to(self.model.device)
         parts = [self._reader.gradient(batch, prefix, nll_weight) for batch in self._batches]
@@ -170,7 +177,8 @@ class Scorer:
         Args:
             rows: one per place, in the space behind the embedding module, which scales what it looks up in some models.
         """
-        return self._soft(rows, self._reader.soft_losses)
+        graph = self._twins.call_soft("soft_losses", rows)
+        return self._soft(rows, graph, self._reader.soft_losses)
 
     def soft_divergence(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
         """`divergence` with embedding rows in place of the prefix; gradients flow to the rows.
@@ -178,12 +186,13 @@ class Scorer:
         Args:
             rows: as in `soft_losses`.
         """
+        graph = self._twins.call_soft("soft_divergence", rows)
         self._read_unprefixed()
 
         def measure(batch: Batch, copy: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
             return self._reader.soft_divergences(batch, copy, [self._unprefixed[index] for index in batch.order])
 
-        return self._soft(rows, measure)
+        return self._soft(rows, graph, measure)
 
     def _measured(
         self,
@@ -203,7 +212,7 @@ class Scorer:
                 if rows:
                     for some, chosen, part in self._pieces(batch.select(rows), candidates, measure):
                         values[:, chosen[:, None], torch.tensor(some.order)] = part
-        return self._cluster.merge(values).cpu()[:, :, list(wanted)]
+        return self._twins.add(values).cpu()[:, :, list(wanted)]
 
     def _pieces(
         self, batch: Batch, candidates: Int[Tensor, "candidates length"], measure: Measure
@@ -252,14 +261,16 @@ class Scorer:
         parts = sums[0].new_zeros(self._num_batches, *sums[0].shape)
         for index, part in zip(self._own, sums, strict=True):
             parts[index] = part
-        return self._cluster.merge(parts).sum(0) / self.num_contexts
+        return self._twins.add(parts).sum(0) / self.num_contexts
 
-    def _soft(self, rows: Float[Tensor, "length hidden"], measure: SoftMeasure) -> Float[Tensor, "contexts"]:
+    def _soft(
+        self, rows: Float[Tensor, "length hidden"], graph: int | None, measure: SoftMeasure
+    ) -> Float[Tensor, "contexts"]:
         passes = 2 if rows.requires_grad and torch.is_grad_enabled() else 1
         self.tokens += passes * self.num_tokens(len(rows))
-        copies = self._cluster.fan_out(rows.to(self.model.device), self._num_batches)
+        copies = self._twins.fan_out(rows.to(self.model.device), self._num_batches)
         values = copies.new_zeros(self.num_contexts, dtype=self._dtype)
         for index, batch in zip(self._own, self._batches, strict=True):
             order = torch.tensor(batch.order, device=values.device)
             values = values.index_put((order,), measure(batch, copies[index]).to(self._dtype))
-        return self._cluster.merge(values)
+        return self._twins.merge(values, graph)
