@@ -6,11 +6,12 @@ One step:
     2. of two members drawn at random the cheaper one becomes a parent, again and again, and one edit makes its child
        (FLRT, arXiv 2407.17447, section 3.2): a token is replaced, inserted or deleted at random, replaced by one that
        the gradient promises most of, or replaced or inserted as the reasoner would have said it;
-    3. the driver scores the children, and the front of parents and children together is the next population.
+    3. the driver scores the children; of parents and children together, the front survives, and where that leaves room
+       the front behind it, and so on.
 
-The total cost is one weighing of loss and readability, and the whole front is kept in its place: a prefix that reads
-well is a way round a barrier between two that do not, and the other way round. A population that no longer finds
-anything cheaper is left for another one, from random tokens.
+The total cost is one weighing of loss and readability, and a whole front is kept in its place: a prefix that reads well
+is a way round a barrier between two that do not, and the other way round. A population that no longer finds anything
+cheaper is left for another one, from random tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from optimize.config import EvolutionConfig
 from optimize.search import starts
 from optimize.search.archive import Archive
 from optimize.search.edits import edited
-from optimize.search.front import Member, front, spread
+from optimize.search.front import Member, survivors
 from optimize.search.method import Alphabet, Ids, Scored, Searchable
 from optimize.search.proposals import Proposer
 
@@ -70,8 +71,8 @@ class Evolution:
 
     Args:
         config: how many, how long, how patient.
-        objective: gives the gradients, and the weight of readability; where that is 0, the cheapest prefix is alone on
-            the front.
+        objective: gives the gradients, and the weight of readability; where that is 0, loss
+            alone decides who survives.
         vocabulary: what prefixes are made of.
         start: what the first prefixes begin with.
         archive: what was tried so far.
@@ -111,11 +112,11 @@ class Evolution:
         return self._beginnings(generator)
 
     def observe(self, scored: Sequence[Scored]) -> None:
-        """Take children into the population, and let go of what is not on its front any more."""
+        """Take children into the population, and let go of those that are beaten most."""
         weight = self._objective.weights.get(NLL, 0.0)
         best = self._cheapest()
         born = [_member(each, weight) for each in scored]
-        self._population = spread(front([*self._population, *born]), self._config.population)
+        self._population = survivors([*self._population, *born], self._config.population)
         self._stale = 0 if self._cheapest() < best else self._stale + 1
         living = {member.ids for member in self._population}
         self._hints = {ids: hints for ids, hints in self._hints.items() if ids in living}

@@ -1,4 +1,4 @@
-"""The Pareto front of loss against readability, and a few of its members that stand for all of it."""
+"""The Pareto front of loss against readability, those who survive by it, and a few that stand for all of a front."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ def front(members: Iterable[Member]) -> list[Member]:
     for member in sorted(members, key=lambda each: (each.loss, each.nll)):
         if not kept or member.nll < kept[-1].nll:
             kept.append(member)
+    return kept
+
+
+def survivors(members: Iterable[Member], size: int) -> list[Member]:
+    """The front; then, while there is room, the front of the rest, and so on, of which the last is spread (NSGA-II).
+
+    Args:
+        members: each prefix once.
+        size: the most survivors.
+    """
+    rest, kept = list(members), list[Member]()
+    while rest and len(kept) < size:
+        first = front(rest)
+        kept += spread(first, size - len(kept))
+        rest = [member for member in rest if member not in first]
     return kept
 
 

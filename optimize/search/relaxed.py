@@ -42,11 +42,6 @@ class Relaxable(Priced, Protocol):
 class Embeddings(Protocol):
     """The embeddings of the tokens that a prefix may be made of."""
 
-    @property
-    def typical_norm(self) -> float:
-        """Median length of an embedding."""
-        ...
-
     def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
         """What the reasoner's layers read for token ids."""
         ...
@@ -85,7 +80,7 @@ class Relaxed:
         self._has_one_start = rows is not None
         self._restart = self._stale = 0
         self._ids: Ids = ()
-        self._begin(torch.empty(0, 0) if rows is None else rows)
+        self._begin(torch.zeros(1, 1) if rows is None else rows)
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
         """What the rows project to after the next step, or at the beginning of a start; nothing without a start."""
@@ -110,27 +105,34 @@ class Relaxed:
         """Learn nothing from it: only gradients say where to go."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The start, the rows and AdamW's moments."""
-        moments: dict[str, Tensor] = self._optimizer.state_dict()["state"].get(0, {})
-        state = {"restart": self._restart, "stale": self._stale, "ids": self._ids, "rows": self._rows.detach().clone()}
-        return state | {MOMENTS + name: moment.clone() for name, moment in moments.items()}
+        """The start, the rows, and AdamW's rate and moments."""
+        adamw = self._optimizer.state_dict()
+        moments: dict[str, Tensor] = adamw["state"].get(0, {})
+        return {
+            "restart": self._restart,
+            "stale": self._stale,
+            "ids": self._ids,
+            "rows": self._rows.detach().clone(),
+            "rate": adamw["param_groups"][0]["lr"],
+        } | {MOMENTS + name: moment.clone() for name, moment in moments.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self._restart, self._stale, self._ids = state["restart"], state["stale"], tuple(state["ids"])
         self._begin(state["rows"])
         moments = {name.removeprefix(MOMENTS): each for name, each in state.items() if name.startswith(MOMENTS)}
-        if moments:
-            groups = self._optimizer.state_dict()["param_groups"]
-            self._optimizer.load_state_dict({"state": {0: moments}, "param_groups": groups})
+        groups = self._optimizer.state_dict()["param_groups"]
+        groups[0]["lr"] = state["rate"]
+        self._optimizer.load_state_dict({"state": {0: moments} if moments else {}, "param_groups": groups})
 
     def _begin(self, rows: Float[Tensor, "length hidden"]) -> None:
-        """Take rows as they are, with an optimizer that has seen nothing."""
+        """Take rows as they are, with an optimizer that has seen nothing.
+
+        Rows of twice the length need steps of twice the size to turn as far, and only where they point counts.
+        """
+        rate = self._config.learning_rate * rows.float().square().mean().sqrt().item()
         self._rows = rows.detach().float().cpu().clone().requires_grad_()
-        # A row of typical length has numbers of this size, whatever the reasoner.
-        scale = self._embeddings.typical_norm / max(1, rows.shape[1]) ** 0.5
-        rate, decay = self._config.learning_rate, self._config.weight_decay
-        self._optimizer = torch.optim.AdamW([self._rows], lr=rate * scale, weight_decay=decay)
+        self._optimizer = torch.optim.AdamW([self._rows], lr=rate, weight_decay=self._config.weight_decay)
 
     def _leave(self) -> None:
         """Leave these rows for other ones."""

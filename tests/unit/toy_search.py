@@ -54,6 +54,14 @@ class Toy:
         self.tokens = 0
         self.scored: list[Ids] = []
 
+    @property
+    def singles(self) -> torch.Tensor:
+        return self._single[:, list(ALLOWED)]
+
+    @property
+    def pairs(self) -> torch.Tensor:
+        return self._pair[list(ALLOWED)][:, list(ALLOWED)]
+
     def total(self, ids: Ids) -> float:
         single = sum(self._single[place, token] for place, token in enumerate(ids))
         return float(single + sum(self._pair[a, b] for a, b in pairwise(ids)))
@@ -102,8 +110,6 @@ class Talker:
 
 class Units:
     """Unit vectors for embeddings."""
-
-    typical_norm = 1.0
 
     def __init__(self, allowed: Sequence[int] = ALLOWED) -> None:
         self._allowed = tuple(allowed)
