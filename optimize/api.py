@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,7 +22,8 @@ from optimize.contexts import folder
 from optimize.contexts.folder import Manifest
 from optimize.learning import run
 from optimize.objectives import Weighted
-from optimize.scoring import frozen
+from optimize.parallel import launch
+from optimize.scoring import frozen, serve
 from optimize.setup import Setup
 from safethink import loading
 from safethink.config import LimitsConfig, ReasonerConfig, RunConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
@@ -36,7 +38,7 @@ DEFAULT = SearchConfig(run=RunConfig(reasoner=ReasonerConfig(path="")))
 
 
 def search_command(config: SearchConfig, out: Path) -> PrefixArtifact:
-    """What `safethink-optimize search` does: learn on the testbed's prompts, or on those of a file.
+    """Learn on the testbed's prompts, or on those of a file, in this process alone.
 
     Args:
         config: the resolved configuration.
@@ -46,6 +48,23 @@ def search_command(config: SearchConfig, out: Path) -> PrefixArtifact:
         SafeThinkError: there is nothing to learn from, or a path, a monitor or a world that does not fit.
     """
     return run(config, setup.load(config), out)
+
+
+def shared_search_command(config: SearchConfig, out: Path) -> PrefixArtifact | None:
+    """What `safethink-optimize search` does: the same, in `config.devices` processes or those that `torchrun` started.
+
+    Returns:
+        The artifact; None in a process that only held a share of the contexts.
+
+    Raises:
+        SafeThinkError: as `search_command`; or devices that are not there.
+    """
+    cluster = launch(config.devices, config.run.reasoner.device)
+    if not cluster.is_main:
+        serve(loading.load(config.run.reasoner).model, cluster)
+        return None
+    with cluster.leading():
+        return run(config, replace(setup.load(config), cluster=cluster), out)
 
 
 def contexts_command(config: CollectConfig, out: Path) -> Manifest:

@@ -32,7 +32,6 @@ from optimize.selection import Arena
 from optimize.setup import Setup
 from optimize.soft.geometry import Surroundings
 from optimize.vocabulary import Vocabulary
-from safethink import extras
 from safethink.evaluation.records import write_text
 from safethink.fingerprints import json_hash
 from safethink.progress import progress
@@ -136,7 +135,6 @@ def _search(
         return search_phrases(section, Recoveries(arena, config.objective), vocabulary, journal, config.seed)
     objective = _objective(config, setup, contexts)
     if isinstance(section, SoftConfig):
-        extras.require("train", "lightning")
         from optimize.soft.training import train
 
         return train(objective, guarded.local_engine, vocabulary, section, start, journal, config.seed, winners)
@@ -181,7 +179,7 @@ def _harden(
 def _objective(config: SearchConfig, setup: Setup, contexts: ContextSet) -> objectives.Objective:
     """What prefixes cost in some contexts."""
     return objectives.build(
-        setup.guarded, contexts, config.objective, setup.source.threshold, config.seed, own=setup.terms
+        setup.guarded, contexts, config.objective, setup.source.threshold, config.seed, setup.cluster, own=setup.terms
     )
 
 

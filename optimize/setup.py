@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,6 +12,7 @@ from optimize.choosers import Chooser, DevJudge, MonitorJudge
 from optimize.config import CollectConfig, SearchConfig
 from optimize.contexts.folder import Source
 from optimize.objectives import Weighted
+from optimize.parallel import Cluster
 from optimize.splits import Split
 from safethink import loading
 from safethink.config import (
@@ -43,6 +44,7 @@ class Setup:
         chooser: judges the finalists.
         source: names and hashes of the models, and the threshold.
         terms: what the objective sums beside what its configuration says.
+        cluster: the processes that share the contexts of the search.
     """
 
     guarded: SafeThink
@@ -50,6 +52,7 @@ class Setup:
     chooser: Chooser
     source: Source
     terms: tuple[Weighted, ...] = ()
+    cluster: Cluster = field(default_factory=Cluster.local)
 
 
 def load(config: SearchConfig) -> Setup:

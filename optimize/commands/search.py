@@ -38,10 +38,12 @@ def search(argv: Sequence[str]) -> None:
         return
     extras.require("report", "scipy")
     quiet_libraries()
-    from optimize.api import search_command
+    from optimize.api import shared_search_command
     from optimize.learning import ARTIFACT
 
-    artifact = search_command(config, flags.out)
+    artifact = shared_search_command(config, flags.out)
+    if artifact is None:
+        return
     if flags.json:
         print(artifact.model_dump_json())
         return
