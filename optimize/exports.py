@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from tokenizers import AddedToken
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn import Module
+from transformers import AddedToken, AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from optimize.card import card
 from safethink import loading
@@ -103,8 +103,10 @@ def _add_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[int]:
     taken = tokenizer.get_vocab()
     free = (name for index in range(len(taken) + count) if (name := f"<|safe_{index}|>") not in taken)
     names = [next(free) for _ in range(count)]
-    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in names])
-    return tokenizer.convert_tokens_to_ids(names)
+    tokens: list[str | AddedToken] = [AddedToken(name, special=False, normalized=False) for name in names]
+    tokenizer.add_tokens(tokens)
+    known = tokenizer.get_vocab()
+    return [known[name] for name in names]
 
 
 def _as_tokens(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Prefix:
@@ -117,22 +119,27 @@ def _write_rows(model: PreTrainedModel, ids: list[int], rows: Float[Tensor, "tok
 
     Rows that the table has to spare are used before it grows; it never shrinks.
     """
-    if max(ids) >= model.get_input_embeddings().weight.shape[0]:
+    if max(ids) >= len(_table(model.get_input_embeddings())):
         model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
-    embed = model.get_input_embeddings()
-    embed.weight[ids] = (rows.double() / _scale(embed)).to(embed.weight)
-    head = model.get_output_embeddings()
-    if head.weight is not embed.weight:
-        head.weight[ids] = 0
+    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
+    table, outputs = _table(embed), _table(head)
+    table[ids] = (rows.double() / _scale(embed)).to(table)
+    if outputs is not table:
+        outputs[ids] = 0
 
 
-def _scale(embed: torch.nn.Module) -> float:
+def _table(module: Module | None) -> Float[Tensor, "vocab hidden"]:
+    assert module is not None, "a causal language model reads and writes tokens"
+    return module.get_parameter("weight")
+
+
+def _scale(embed: Module) -> float:
     """By what the embedding module multiplies the rows of its table: 1, but for the Gemma family and a few others.
 
     Raises:
         ConfigError: it does something else to them.
     """
-    weight = next(embed.parameters())
+    weight = _table(embed)
     index = int(weight.double().norm(dim=1).argmax())
     row, out = weight[index].double(), embed(torch.tensor([index], device=weight.device))[0].double()
     scale = ((row @ out) / (row @ row)).item()

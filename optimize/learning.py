@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optimize import metrics
 from optimize.card import card
-from optimize.config import MethodConfig, PhrasesConfig, SearchConfig
+from optimize.config import MethodConfig, PhrasesConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
 from optimize.finding import ROUNDS, Found, find
@@ -17,8 +17,8 @@ from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
 from optimize.selection import Arena, Trial, best, on_trial, run_trials
 from optimize.setup import Setup
+from safethink import extras, yaml_config
 from safethink import prefix as prefixes
-from safethink import yaml_config
 from safethink.errors import ConfigError
 from safethink.evaluation.records import write_text
 from safethink.fingerprints import chat_template_hash, json_hash, tokenizer_hash
@@ -40,9 +40,12 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
         out: the run's folder.
 
     Raises:
-        ConfigError: the folder was begun with another configuration, other prompts or other weights.
+        ConfigError: the folder was begun with another configuration, other prompts or other weights, or a library that
+            the search needs is not installed.
         SafeThinkError: there is nothing to learn from: the monitor never fires, or no prefix survives.
     """
+    if isinstance(config.search, SoftConfig):
+        extras.require("train", "lightning")
     guarded = setup.guarded
     _claim(out, config)
     init = _init(guarded, config.search)

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from optimize.config import SoftConfig
 from optimize.search.archive import Archive
@@ -38,8 +37,8 @@ NUM_SPREAD = 6
 """Rows kept on the way, evenly spread over the steps."""
 MOMENTS = "adamw."
 """What the names of AdamW's tensors begin with in the journal."""
-NOISE = (".*LeafSpec.*", ".*does not have many workers.*")
-"""What Lightning warns of, and cannot be helped: its own use of torch, and a loader that loads nothing."""
+NOISE = ".*LeafSpec.*"
+"""What Lightning is warned of, and cannot be helped here: its own use of torch."""
 
 
 def train(
@@ -127,7 +126,7 @@ def _fit(module: SoftPrefix, keeper: Keeper, advance: Callable[[int], None], con
             enable_model_summary=False,
         )
         # All contexts take part in every step, so that what is loaded is no more than the steps' numbers.
-        trainer.fit(module, DataLoader(range(keeper.state.step, config.steps), batch_size=None))
+        trainer.fit(module, range(keeper.state.step, config.steps))
 
 
 @contextmanager
@@ -138,8 +137,7 @@ def _quiet() -> Generator[None, None, None]:
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            for message in NOISE:
-                warnings.filterwarnings("ignore", message=message)
+            warnings.filterwarnings("ignore", message=NOISE, category=FutureWarning)
             yield
     finally:
         log.setLevel(level)
