@@ -131,7 +131,7 @@ def launch(devices: int, device: str = "auto") -> Cluster:
         return Cluster.local()
     extras.require("train", "lightning")
     from lightning.fabric import Fabric
-    from lightning.fabric.strategies import DDPStrategy
+    from lightning.fabric.strategies.ddp import DDPStrategy
 
     # What they have to say of themselves is for those who program with them.
     for name in ("lightning.fabric", "lightning.pytorch"):

@@ -37,7 +37,7 @@ class BenignLikelihood:
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
         """Backpropagated batch by batch, which bounds the memory."""
-        return TermGradient(self._reading.scorer.gradient(prefix, nll_weight=0.0).embeddings)
+        return TermGradient(self._reading.scorer.gradient(prefix))
 
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """Averaged over contexts."""

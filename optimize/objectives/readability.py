@@ -37,9 +37,8 @@ class Readability:
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
         """A prefix is both input and label of its own NLL: the embeddings' part, and exactly what each label costs."""
-        scorer = self._reading.scorer
-        both, continuation = scorer.gradient(prefix, nll_weight=1.0), scorer.gradient(prefix, nll_weight=0.0)
-        return TermGradient(both.embeddings - continuation.embeddings, both.token_nll / len(prefix))
+        gradient = self._reading.scorer.nll_gradient(prefix)
+        return TermGradient(gradient.embeddings, gradient.token_nll / len(prefix))
 
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """0: rows are no tokens, so they have no likelihood."""

@@ -7,9 +7,9 @@ embeddings, averaged over contexts, so that a search needs one product with the 
 
 from __future__ import annotations
 
-from optimize.scoring.examples import Example, Gradient, Losses
+from optimize.scoring.examples import Example, Losses, NllGradient
 from optimize.scoring.modes import frozen
 from optimize.scoring.scorer import Scorer
 from optimize.scoring.serving import serve
 
-__all__ = ["Example", "Gradient", "Losses", "Scorer", "frozen", "serve"]
+__all__ = ["Example", "Losses", "NllGradient", "Scorer", "frozen", "serve"]

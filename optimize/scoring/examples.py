@@ -37,13 +37,15 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
-class Gradient:
-    """What a small change of one prefix does to its loss, averaged over contexts, in float32 at least.
+class NllGradient:
+    """What a small change of one prefix does to its own NLL, averaged over contexts, in float32 at least.
+
+    A prefix is both input and label of its NLL.
 
     Attributes:
-        embeddings: the gradient of `continuation + nll_weight * nll` with respect to the prefix's embeddings.
-        token_nll: what each token of the vocabulary would cost at each place, given the prefix before it. The prefix
-            is both input and label of its own NLL; the gradient covers the input, this covers the label, exactly.
+        embeddings: as input: the gradient with respect to the prefix's embeddings.
+        token_nll: as label, exactly: what each token of the vocabulary would cost at each place, given the prefix
+            before it.
     """
 
     embeddings: Float[Tensor, "length hidden"]

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from optimize.scoring.batches import Batch, pad
-from optimize.scoring.examples import Gradient, Losses
+from optimize.scoring.examples import Losses, NllGradient
 from optimize.scoring.modes import at_least_float32, frozen
 from optimize.scoring.ways import Way
 
@@ -88,21 +88,30 @@ class Reader:
             found.append(at_least_float32(logits).log_softmax(-1).unflatten(0, (len(batch), -1)))
         return torch.cat(found, dim=2)
 
-    def gradient(self, batch: Batch, prefix: Int[Tensor, "length"], nll_weight: float) -> Gradient:
-        """Gradients of the losses of `losses`, summed over the batch's contexts."""
-        length = len(prefix)
+    def gradient(self, batch: Batch, prefix: Int[Tensor, "length"]) -> Float[Tensor, "length hidden"]:
+        """Gradient of the losses of targets by the prefix's embeddings, summed over the batch's contexts."""
         with frozen(self._model):
             embed = self._model.get_input_embeddings()
             leaf = embed(prefix.expand(len(batch), -1)).detach().requires_grad_()
             rows = torch.cat([leaf, embed(batch.target[:, :-1])], dim=1)
-            logits = self._way.follow(self._model, batch, rows, rows.shape[1])
-            labels = torch.cat([prefix[1:].expand(len(batch), -1), batch.target], dim=1)
-            first = batch.first_nll[:, prefix[0]]
-            continuation, nll = _means(first, _token_nll(logits, labels), batch.target_mask, length)
-            (gradient,) = torch.autograd.grad((continuation + nll_weight * nll).sum(), leaf)
-        later_nll = -at_least_float32(logits[:, : length - 1].detach()).log_softmax(-1)
-        token_nll = torch.cat([batch.first_nll[:, None], later_nll], dim=1)
-        return Gradient(at_least_float32(gradient).sum(0), token_nll.sum(0))
+            logits = self._way.follow(self._model, batch, rows, batch.target.shape[1])
+            losses = _target_means(_token_nll(logits, batch.target), batch.target_mask)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        # A leaf per context, so that the sum over them is not one in half precision.
+        return at_least_float32(gradient).sum(0)
+
+    def nll_gradient(self, batch: Batch, prefix: Int[Tensor, "length"]) -> NllGradient:
+        """Gradients of the prefix's own NLL, summed over the batch's contexts; nothing behind the prefix is read."""
+        embed, first = self._model.get_input_embeddings(), batch.first_nll[:, None]
+        with frozen(self._model):
+            leaf = embed(prefix.expand(len(batch), -1)).detach().requires_grad_()
+            if len(prefix) == 1:
+                return NllGradient(at_least_float32(torch.zeros_like(leaf)).sum(0), first.sum(0))
+            logits = self._way.follow(self._model, batch, leaf[:, :-1], len(prefix) - 1)
+            nll = _token_nll(logits, prefix[1:].expand(len(batch), -1)).sum() / len(prefix)
+            (gradient,) = torch.autograd.grad(nll, leaf)
+        token_nll = torch.cat([first, -at_least_float32(logits.detach()).log_softmax(-1)], dim=1)
+        return NllGradient(at_least_float32(gradient).sum(0), token_nll.sum(0))
 
     def soft_losses(self, batch: Batch, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
         """Losses of targets behind embedding rows, to which gradients flow."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from optimize.parallel import Cluster
 from optimize.scoring.batches import Batch, lay_out
-from optimize.scoring.examples import Example, Gradient, Losses
+from optimize.scoring.examples import Example, Losses, NllGradient
 from optimize.scoring.modes import inference
 from optimize.scoring.probe import Wanted, choose
 from optimize.scoring.reader import Reader
@@ -158,18 +158,32 @@ class Scorer:
                 sums.append(total)
         return self._mean(sums).cpu()
 
-    def gradient(self, prefix: Int[Tensor, "length"], nll_weight: float) -> Gradient:
-        """Gradient of the mean over contexts of `continuation + nll_weight * nll`.
+    def gradient(self, prefix: Int[Tensor, "length"]) -> Float[Tensor, "length hidden"]:
+        """Gradient of the mean loss of the targets over contexts, with respect to the prefix's embeddings.
+
+        That of `soft_losses`, batch by batch, which bounds the memory.
 
         Args:
             prefix: token ids of one prefix.
-            nll_weight: weight of the prefix's own NLL.
         """
-        self._twins.call("gradient", prefix, nll_weight)
+        self._twins.call("gradient", prefix)
         self.tokens += 2 * self.num_tokens(len(prefix))
         prefix = prefix.to(self.model.device)
-        parts = [self._reader.gradient(batch, prefix, nll_weight) for batch in self._batches]
-        return Gradient(self._mean([part.embeddings for part in parts]), self._mean([part.token_nll for part in parts]))
+        return self._mean([self._reader.gradient(batch, prefix) for batch in self._batches])
+
+    def nll_gradient(self, prefix: Int[Tensor, "length"]) -> NllGradient:
+        """Gradient of the prefix's own NLL, averaged over contexts.
+
+        Args:
+            prefix: token ids of one prefix.
+        """
+        self._twins.call("nll_gradient", prefix)
+        if len(prefix) > 1:
+            self.tokens += 2 * (self.num_contexts * (len(prefix) - 1) + sum(self._reread_tokens))
+        prefix = prefix.to(self.model.device)
+        parts = [self._reader.nll_gradient(batch, prefix) for batch in self._batches]
+        embeddings = self._mean([part.embeddings for part in parts])
+        return NllGradient(embeddings, self._mean([part.token_nll for part in parts]))
 
     def soft_losses(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
         """Mean target loss of every context, with embedding rows in place of the prefix; gradients flow to the rows.

@@ -33,7 +33,7 @@ def serve(model: PreTrainedModel, cluster: Cluster) -> None:
                     return
             case Called(number, method, arguments, None):
                 getattr(scorers[number], method)(*arguments)
-            case Called(number, method, (rows,), graph):
+            case Called(number, method, (rows,), int(graph)):
                 rows.requires_grad_()
                 graphs[graph] = rows, getattr(scorers[number], method)(rows)
             case FlowsBack(graph, gradient):

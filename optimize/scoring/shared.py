@@ -91,10 +91,9 @@ def attend_shared(
     if shared_context is None or attention_mask is not None or dropout or unsupported:
         raise NotImplementedError(f"attention with {', '.join(unsupported) or 'arguments of another kind'}")
     scale = scaling or query.shape[-1] ** -0.5
-    groups = query.shape[1] // key.shape[1]
-    context_key, context_value = (
-        kept.repeat_interleave(groups, dim=1) for kept in shared_context.keys_values[module.layer_idx]
-    )
+    groups, layer = query.shape[1] // key.shape[1], module.layer_idx
+    assert isinstance(layer, int), "a layer has a number"
+    context_key, context_value = (kept.repeat_interleave(groups, dim=1) for kept in shared_context.keys_values[layer])
     # All candidates of a context as one long row, then row by row again.
     rows, heads, tokens, _ = query.shape
     long = query.transpose(1, 2).reshape(len(context_key), -1, heads, query.shape[-1]).transpose(1, 2)

@@ -63,7 +63,8 @@ def test_chunking_changes_nothing(model, examples, candidates, rows_per_forward)
 def test_scoring_twice_gives_the_same_because_the_context_cache_is_never_written(model, examples, candidates):
     scorer = Scorer(model, examples)
     first = scorer.losses(candidates)
-    scorer.gradient(candidates[0], nll_weight=0.5)
+    scorer.gradient(candidates[0])
+    scorer.nll_gradient(candidates[0])
     assert torch.equal(scorer.losses(candidates).continuation, first.continuation)
 
 
@@ -73,25 +74,35 @@ def test_a_subset_of_contexts_is_scored_as_in_the_whole(model, examples, candida
     torch.testing.assert_close(part.continuation, whole.continuation[:, [4, 1]], atol=1e-5, rtol=0)
 
 
-def test_the_gradient_is_that_of_the_plain_loss(model, examples, candidates):
-    prefix, nll_weight = candidates[0], 0.3
+def test_gradients_are_those_of_the_plain_losses(model, examples, candidates):
+    prefix, scorer = candidates[0], Scorer(model, examples, contexts_per_batch=3)
     table = model.get_input_embeddings().weight.detach()
     leaf = table[prefix].clone().requires_grad_()
-    total = torch.zeros(())
+    losses, nlls = [], []
     for example in examples:
         context, target = torch.tensor(example.context), torch.tensor(example.target)
         embeds = torch.cat([table[context], leaf, table[target]])[None]
         ids = torch.cat([context, prefix, target])
         nll = functional.cross_entropy(model(inputs_embeds=embeds).logits[0, :-1], ids[1:], reduction="none")
         start = len(context) - 1
-        total = total + nll[start + 4 :].mean() + nll_weight * nll[start : start + 4].mean()
-    expected = torch.autograd.grad(total / len(examples), leaf)[0]
-    gradient = Scorer(model, examples, contexts_per_batch=3).gradient(prefix, nll_weight)
-    torch.testing.assert_close(gradient.embeddings, expected, atol=1e-5, rtol=1e-4)
+        losses.append(nll[start + 4 :].mean())
+        nlls.append(nll[start : start + 4].mean())
+    (expected,) = torch.autograd.grad(torch.stack(losses).mean(), leaf, retain_graph=True)
+    torch.testing.assert_close(scorer.gradient(prefix), expected, atol=1e-5, rtol=1e-4)
+    (expected,) = torch.autograd.grad(torch.stack(nlls).mean(), leaf)
+    torch.testing.assert_close(scorer.nll_gradient(prefix).embeddings, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_single_token_is_no_input_of_its_own_nll(model, examples, candidates):
+    scorer = Scorer(model, examples)
+    gradient = scorer.nll_gradient(candidates[0, :1])
+    assert not gradient.embeddings.any()
+    nll = scorer.losses(torch.arange(VOCABULARY)[:, None]).nll.mean(1)
+    torch.testing.assert_close(gradient.token_nll[0], nll, atol=1e-5, rtol=0)
 
 
 def test_token_nll_holds_what_each_token_would_cost_at_each_place(model, examples, candidates):
-    gradient = Scorer(model, examples).gradient(candidates[0], nll_weight=1.0)
+    gradient = Scorer(model, examples).nll_gradient(candidates[0])
     other = candidates[0].clone()
     other[-1] = 13
     expected = sum(plain_losses(model, other.tolist(), example)[1] for example in examples) / len(examples)
@@ -101,7 +112,7 @@ def test_token_nll_holds_what_each_token_would_cost_at_each_place(model, example
 
 def test_the_model_is_left_as_it_was(model, examples, candidates):
     model.train()
-    Scorer(model, examples).gradient(candidates[0], nll_weight=0.0)
+    Scorer(model, examples).gradient(candidates[0])
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     model.eval()

@@ -81,9 +81,21 @@ def test_soft_losses_of_a_tokens_own_rows_are_its_losses_and_gradients_flow(mode
     soft = scorer.soft_losses(rows)
     torch.testing.assert_close(soft.detach(), scorer.losses(candidates[:1]).continuation[0], atol=1e-7, rtol=0)
     (gradient,) = torch.autograd.grad(soft.mean(), rows)
-    hard = scorer.gradient(candidates[0], nll_weight=0.0).embeddings
+    hard = scorer.gradient(candidates[0])
     torch.testing.assert_close(gradient, hard, atol=1e-7, rtol=0)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_next_tokens_are_those_of_a_plain_forward(model, examples, candidates, attention):
+    scorer = Scorer(model, examples, rows_per_forward=4, contexts_per_batch=3, attention=attention)
+    allowed, prefix = torch.tensor([3, 50, 8]), candidates[0]
+    found = scorer.next_tokens(candidates[:2], allowed, keep=LENGTH + 1)[0]
+    with torch.no_grad():
+        whole = [model(torch.cat([torch.tensor(each.context), prefix])[None]).logits[0] for each in examples]
+    expected = torch.stack([each[-LENGTH - 1 :].log_softmax(-1)[:, allowed] for each in whole]).mean(0)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(scorer.next_tokens(candidates[:2, :0], allowed, keep=1)[1], found[:1], atol=1e-6, rtol=0)
 
 
 def test_soft_losses_of_rows_that_are_no_tokens(model, examples):
@@ -124,8 +136,11 @@ def test_tokens_count_what_is_forwarded(model, examples, candidates):
     scorer.losses(candidates, [1, 3])
     some = 2 * LENGTH + behind[1] + behind[3]
     assert scorer.tokens == read + 5 * (every + some)
-    scorer.gradient(candidates[0], nll_weight=0.0)
+    scorer.gradient(candidates[0])
     assert scorer.tokens == read + 5 * (every + some) + 2 * every
+    before = scorer.tokens
+    scorer.nll_gradient(candidates[0])
+    assert scorer.tokens == before + 2 * len(examples) * (LENGTH - 1), "the last token is no input"
     before = scorer.tokens
     scorer.soft_losses(torch.zeros(LENGTH, 32, dtype=torch.float64, requires_grad=True))
     assert scorer.tokens == before + 2 * every

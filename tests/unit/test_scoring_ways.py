@@ -91,7 +91,9 @@ def test_the_way_that_is_taken_gives_the_losses_of_the_plain_one(name, examples,
     found, right = scorer.losses(candidates), plain.losses(candidates)
     torch.testing.assert_close(found.continuation, right.continuation, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.nll, right.nll, atol=1e-5, rtol=0)
-    gradients = [each.gradient(candidates[0], nll_weight=0.1).embeddings for each in (scorer, plain)]
+    gradients = [each.gradient(candidates[0]) for each in (scorer, plain)]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+    gradients = [each.nll_gradient(candidates[0]).embeddings for each in (scorer, plain)]
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
     assert model.config._attn_implementation == implementation
 
