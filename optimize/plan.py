@@ -76,6 +76,9 @@ def plan(config: SearchConfig) -> SearchPlan:
     candidates = search.steps * (1 if search.kind in ("phrases", "soft") else search.candidates)
     if search.kind == "phrases":
         generations["phrases"] = candidates * selection.contexts * selection.samples
+        if search.budget_tokens is not None:
+            affordable = search.budget_tokens // _tokens_per_generation(config.run)
+            generations["phrases"] = min(generations["phrases"], affordable)
         scored_tokens = 0
     else:
         examples = contexts.max_contexts + (contexts.harmless_prompts if config.objective.benign_weight > 0 else 0)
@@ -113,6 +116,9 @@ def _collecting(contexts: ContextsConfig, forced_prompts: int) -> dict[str, int]
 
 
 def _decoded_tokens(generations: dict[str, int], run: RunConfig) -> int:
-    limits = run.limits
-    longest = limits.max_trace_tokens + limits.max_answer_tokens
-    return sum(generations.values()) * (TESTBED_TOKENS if is_testbed(run.reasoner.path) else longest)
+    return sum(generations.values()) * _tokens_per_generation(run)
+
+
+def _tokens_per_generation(run: RunConfig) -> int:
+    longest = run.limits.max_trace_tokens + run.limits.max_answer_tokens
+    return TESTBED_TOKENS if is_testbed(run.reasoner.path) else longest

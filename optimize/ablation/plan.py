@@ -19,7 +19,7 @@ from safethink.testbed.origin import is_testbed
 
 TESTBED_TOKENS_PER_S: Final = 7_000
 """Tokens decoded and watched per second by one worker, which has one thread."""
-TESTBED_SCORED_TOKENS_PER_S: Final = 27_000
+TESTBED_SCORED_TOKENS_PER_S: Final = 20_000
 """Tokens that it forwards per second in a search."""
 
 
