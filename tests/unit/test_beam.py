@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import torch
 from optimize.config import BeamConfig, RandomConfig
 from optimize.search.archive import Archive
 from optimize.search.beam import Beam
+from optimize.search.journal import LOG
 from optimize.search.method import Ids
-from tests.unit.toy_search import ALLOWED, Letters, Talker, Toy, search
+from tests.unit.toy_search import ALLOWED, Killed, Letters, Mortal, Talker, Toy, search
 
 SETTINGS = {"length": 3, "steps": 30, "candidates": 60, "beams": 5, "branches": 12}
 
@@ -125,3 +128,25 @@ def test_a_dead_end_begins_anew() -> None:
     loop.archive.bury(loop.method.propose(torch.Generator().manual_seed(1)))
     loop.method.observe([])
     assert loop.beams == [()]
+
+
+def test_what_the_reasoner_is_asked_counts_against_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Costly(Talker):
+        """Forwards seven tokens for every prefix."""
+
+        def next_tokens(self, prefixes: Sequence[Ids], everywhere: bool = False) -> list[torch.Tensor]:
+            self.tokens += 7 * len(prefixes)
+            return super().next_tokens(prefixes, everywhere)
+
+    monkeypatch.setattr("tests.unit.toy_search.Talker", Costly)
+    toy = Toy()
+    limited = BeamConfig(**SETTINGS | {"steps": 1000, "budget_tokens": 2000})
+    search(limited, tmp_path / "whole", toy)
+    log = (tmp_path / "whole" / LOG).read_text().splitlines()
+    spent = [json.loads(line)["tokens"] for line in log]
+    assert spent[-2] < 2000 <= spent[-1]
+    assert spent[-1] - toy.tokens == 7 * (1 + 5 + 5) * (len(log) // 3) + 7 * (0, 1, 6)[len(log) % 3]
+    with pytest.raises(Killed):
+        search(limited, tmp_path / "killed", Mortal(3))
+    search(limited, tmp_path / "killed")
+    assert (tmp_path / "killed" / LOG).read_text().splitlines() == log

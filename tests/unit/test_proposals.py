@@ -30,7 +30,9 @@ def plain(model, prefix: tuple[int, ...]) -> torch.Tensor:
     return torch.stack([each.log_softmax(-1) for each in logits]).mean(0)[list(ALLOWED)].log_softmax(-1)
 
 
-@pytest.mark.parametrize("settings", [{}, {"rows_per_forward": 2, "contexts_per_batch": 2}, {"attention": "plain"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"rows_per_forward": 2, "contexts_per_batch": 2}, {"attention": "plain"}, {"attention": "shared"}]
+)
 def test_next_tokens_equal_plain_forwards(model, settings) -> None:
     prefixes = [(), (3,), (4, 7), (), (11, 30), (3, 4, 7)]
     said = proposals(model, **settings).next_tokens(prefixes)
