@@ -50,16 +50,13 @@ class Counted:
         self.objective = objective
         self.scored: list[tuple[int, ...]] = []
 
-    @property
-    def tokens(self) -> int:
-        return self.objective.tokens
+    def __getattr__(self, name: str):
+        """All else is the objective's own."""
+        return getattr(self.objective, name)
 
     def cost(self, candidates: Sequence[tuple[int, ...]]) -> Cost:
         self.scored += candidates
         return self.objective.cost(candidates)
-
-    def coordinate_gradient(self, prefix, allowed):
-        return self.objective.coordinate_gradient(prefix, allowed)
 
 
 class Killed(Exception):
