@@ -22,7 +22,13 @@ def cells(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
 
 def test_there_is_a_source_for_every_notebook() -> None:
     assert [path.with_suffix(".ipynb") for path in SOURCES] == sorted(FOLDER.glob("*.ipynb"))
-    assert {path.stem for path in SOURCES} >= {"quickstart", "learn_a_prefix", "publish_a_prefix", "your_own_objective"}
+    assert {path.stem for path in SOURCES} >= {
+        "quickstart",
+        "learn_a_prefix",
+        "publish_a_prefix",
+        "your_own_objective",
+        "length_ablation",
+    }
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)

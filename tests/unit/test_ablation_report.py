@@ -117,15 +117,15 @@ def test_the_overview_has_a_shade_for_every_number_and_a_gap_elsewhere(ablation:
 def test_a_figure_has_a_line_for_each_method_and_one_for_nothing(ablation: Ablation) -> None:
     column = report.main_column(ablation)
     assert column is not None
-    figure = figures.curve(ablation, column, controls=("random",))
-    by_name = {trace.name: trace for trace in figure.data}
+    traces = figures.curve(ablation, column, controls=("random",)).to_dict()["data"]
+    by_name = {trace["name"]: trace for trace in traces}
     assert list(by_name) == ["nothing", "random, by judge", "gcg, by judge", "gcg, by monitor"]
-    assert by_name["random, by judge"].line.color in figures.GREYS
-    assert list(by_name["random, by judge"].y) == [0.4, 0.5]
-    assert list(by_name["random, by judge"].error_y.array) == pytest.approx([0.1, 0.1])
-    assert list(by_name["nothing"].y) == [0.3] * 4
+    assert by_name["random, by judge"]["line"]["color"] in figures.GREYS
+    assert list(by_name["random, by judge"]["y"]) == [0.4, 0.5]
+    assert list(by_name["random, by judge"]["error_y"]["array"]) == pytest.approx([0.1, 0.1])
+    assert list(by_name["nothing"]["y"]) == [0.3] * 4
     # Points of one place stand beside each other.
-    assert len({trace.x[-1] for trace in figure.data[1:]}) == 3
+    assert len({trace["x"][-1] for trace in traces[1:]}) == 3
 
 
 def test_every_column_is_explained() -> None:
