@@ -82,7 +82,7 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
     vocabulary = Vocabulary.of(setup.guarded, contexts)
     sections, hardens = _rounds(config), isinstance(config.search, SoftConfig) and config.search.harden
     has_stages = hardens or len(sections) > 1
-    winners: list[Ids] = []
+    archive, winners = Archive(), list[Ids]()
     for index, section in enumerate(sections):
         place = out / ROUNDS / str(index) if has_stages else out
         place.mkdir(parents=True, exist_ok=True)
@@ -126,9 +126,7 @@ def _search(
 ) -> Archive:
     """One round; the winners of earlier ones are scored on its contexts too."""
     guarded = setup.guarded
-    parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
-    own = [[each.term.name, each.weight] for each in setup.terms]
-    journal = Journal(place, json_hash([contexts.fingerprint, start, *parts, *own]))
+    journal = Journal(place, _fingerprint(config, section, setup, contexts, start))
     if isinstance(section, PhrasesConfig):
         from optimize.search.phrases import search_phrases
 
@@ -156,8 +154,7 @@ def _harden(
     place.mkdir(parents=True, exist_ok=True)
     guarded, trained = setup.guarded, config.search
     section = RelaxedConfig(length=len(soft), steps=trained.steps, budget_tokens=trained.budget_tokens)
-    parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
-    journal = Journal(place, json_hash([contexts.fingerprint, soft, *parts]))
+    journal = Journal(place, _fingerprint(config, section, setup, contexts, soft))
     objective = _objective(config, setup, contexts)
     engine = guarded.local_engine
     surroundings = Surroundings(engine, vocabulary.allowed)
@@ -174,6 +171,13 @@ def _harden(
     }
     write_text(place / HARDENED, json.dumps(written, indent=2) + "\n")
     return hardened.archive
+
+
+def _fingerprint(config: SearchConfig, section: MethodConfig, setup: Setup, contexts: ContextSet, start: Ids) -> str:
+    """What decides the course of a search."""
+    parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
+    own = [[each.term.name, each.weight] for each in setup.terms]
+    return json_hash([contexts.fingerprint, start, *parts, *own])
 
 
 def _objective(config: SearchConfig, setup: Setup, contexts: ContextSet) -> objectives.Objective:

@@ -130,8 +130,8 @@ def _walk(annotation: Any, location: Sequence[int | str]) -> tuple[list[int | st
         if isinstance(annotation, type) and issubclass(annotation, BaseModel) and part in annotation.model_fields:
             annotation = annotation.model_fields[str(part)].annotation
         else:
-            inner = get_args(annotation) or (None,)
-            annotation = inner[1] if get_origin(annotation) is dict else inner[0]
+            inner = get_args(annotation)
+            annotation = inner[-1 if get_origin(annotation) is dict else 0] if inner else None
     return path, _bare(annotation)
 
 

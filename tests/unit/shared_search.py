@@ -82,7 +82,7 @@ def run(model, cluster: Cluster) -> dict[str, object]:
     return {
         "log": log,
         "costs": [cost.hex() for cost in archive.costs.values()],
-        "soft": [number.hex() for number in (loss.item(), again.item(), *gradient.flatten().tolist())],
+        "soft": [float(number).hex() for number in (loss, again, *gradient.flatten())],
         "tokens": goal.tokens,
     }
 

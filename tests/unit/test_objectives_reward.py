@@ -169,6 +169,7 @@ def test_far_from_the_incumbent_the_estimate_stays_a_share(guarded, contexts):
     reward.move_to(PREFIX)
     far = torch.randint(100, 300, (48, 3), generator=torch.Generator().manual_seed(0))
     costs = reward.context_costs(far, range(3))
+    assert reward._surrogate is not None
     straight = reward._surrogate.of(far, range(3)) + torch.tensor(reward._drawn.level)
     assert straight.min() < -0.1
     assert straight.max() > 1.01

@@ -83,7 +83,7 @@ def test_every_state_keeps_a_target_that_the_monitor_passes(guarded, contexts, p
     fresh = refresh(guarded, SPLIT, contexts, prefix_ids, CONFIG, 0.0, round_index=1)
     assert fresh.unsafe
     assert all(context.target_ids for context in fresh.unsafe)
-    assert all(context.target_score >= 0.0 for context in fresh.unsafe)
+    assert all(context.target_score is not None and context.target_score >= 0.0 for context in fresh.unsafe)
 
 
 def test_a_refresh_is_the_same_twice(guarded, contexts, prefix_ids):
