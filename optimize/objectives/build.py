@@ -17,6 +17,7 @@ from optimize.objectives.reading import Reading
 from optimize.objectives.reward import ExpectedReward
 from optimize.objectives.term import Weighted
 from optimize.parallel import Cluster
+from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
 
 
@@ -43,8 +44,10 @@ def build(
     Raises:
         ConfigError: no term is left, or two have the same name.
     """
-    known = terms(guarded, contexts, config, threshold, seed, cluster)
-    return Objective(guarded.model, [*known, *own], config.racing)
+    weighted = [*terms(guarded, contexts, config, threshold, seed, cluster), *own]
+    if not weighted:
+        raise ConfigError("objective: every weight is 0, or only those on harmless contexts are not and there are none")
+    return Objective(guarded.model, weighted, config.racing)
 
 
 def terms(

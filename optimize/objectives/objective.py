@@ -30,13 +30,17 @@ class Objective:
         racing: drops candidates early; None scores all of them on every context.
 
     Raises:
-        ConfigError: two terms have the same name, or there is none.
+        ConfigError: two terms have the same name, one has a negative weight, or there is none.
     """
 
     def __init__(self, model: PreTrainedModel, terms: Sequence[Weighted], racing: RacingConfig | None = None) -> None:
         names = [each.term.name for each in terms]
         if not terms or len(set(names)) < len(names):
             raise ConfigError(f"an objective needs terms, of different names; these are {', '.join(names) or 'none'}")
+        # Turned around, a term would reward what it is there to prevent.
+        negative = next((each for each in terms if each.weight < 0), None)
+        if negative is not None:
+            raise ConfigError(f"the weight of {negative.term.name} is {negative.weight}; it must be at least 0")
         self._model, self._terms, self._racing = model, tuple(terms), racing
         self._on_policy = [each.term for each in terms if isinstance(each.term, OnPolicyTerm)]
         self._incumbent: Ids | None = None

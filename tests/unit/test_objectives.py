@@ -275,6 +275,11 @@ def test_terms_have_different_names_and_there_are_some(model, reading):
         Objective(model, [])
 
 
+def test_no_term_is_turned_around(model, reading):
+    with pytest.raises(ConfigError, match=r"the weight of unlikelihood is -0\.1"):
+        Objective(model, [*weighted(reading), Weighted(Unlikelihood(reading, CLIP), -0.1)])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_none_is_one_line_with_term_and_prefix(model, candidates, reading, value):
     class Broken(Worst):
@@ -324,7 +329,7 @@ def test_a_configuration_names_the_terms_and_those_without_weight_are_left_out(g
     assert names(continuation_weight=0, nll_weight=0, benign_weight=0, length_weight=1) == ["length"]
     every = names(unlikelihood_weight=1, benign_kl_weight=1, length_weight=1, reward_weight=1)
     assert sorted(every) == sorted(["reward", *CASES])
-    with pytest.raises(ConfigError, match="an objective needs terms"):
+    with pytest.raises(ConfigError, match="every weight is 0"):
         build(guarded, contexts, ObjectiveConfig(continuation_weight=0, nll_weight=0, benign_weight=0))
 
 
