@@ -12,6 +12,9 @@ from safethink.evaluation import table
 from safethink.evaluation.jobs import NOTHING
 from safethink.evaluation.statistics import Estimate
 
+REFERENCES: Final = {NOTHING: "nothing injected", UNDEFENDED: "undefended", GUARD_REFUSE: "refusing where it fires"}
+"""What needs no prefix, in print."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:

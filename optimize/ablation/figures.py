@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from optimize.ablation.columns import Column
+from optimize.ablation.columns import REFERENCES, Column
 from optimize.ablation.grid import shown
 from optimize.ablation.results import Ablation, Point
 from safethink.evaluation.figures import INK, blank, error_bars, finish
@@ -92,7 +92,7 @@ def _draw_reference(figure: Any, ablation: Ablation, column: Column, ticks: Sequ
     at = [(ticks.index(tick), value) for tick, value in found.items()]
     # Over the whole width of a place, so that one place alone has a line too.
     figure.add_scatter(
-        name=f"{(column.reference or '').replace('_', ' ')}",
+        name=REFERENCES[column.reference or ""],
         x=[x + side for x, _ in at for side in (-SPREAD, SPREAD)],
         y=[value for _, value in at for _ in range(2)],
         mode="lines",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optimize.ablation import columns, figures
-from optimize.ablation.columns import CHOSEN, TEST, VALIDATION, Column
+from optimize.ablation.columns import CHOSEN, REFERENCES, TEST, VALIDATION, Column
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import shown
 from optimize.ablation.results import Ablation, Point
@@ -74,7 +74,7 @@ def headline(ablation: Ablation) -> str:
     said = f"Of {len(known)} points, {name} {verb} on validation: {_share(worth[id(best)])}"
     other = best.reference.get(column.reference or "", {}).get(column.name)
     if other is not None:
-        said += f"; {(column.reference or '').replace('_', ' ')}, {_share(other)}"
+        said += f"; {REFERENCES[column.reference or '']}, {_share(other)}"
     for control, numbers in best.against.items():
         if column.name in numbers:
             change = numbers[column.name]

@@ -12,10 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from optimize.ablation import measure
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import Cell
+from optimize.ablation.groups import Group, groups
 from optimize.ablation.measure import Seen
-from optimize.ablation.tasks import CELL, CELLS, TEST, Result, fingerprint_on_test, finished, reference_folder
-from optimize.constraints import Constraints
-from optimize.selection import choose
+from optimize.ablation.outcome import CELLS, TEST, Result, fingerprint_on_test, finished, reference_folder
 from safethink import benchmarks
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig
@@ -104,56 +103,6 @@ class Ablation(_Part):
     """What went wrong, by task."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The cells of one method and place.
-
-    Attributes:
-        cells: of all seeds.
-        results: of those that are finished.
-    """
-
-    cells: tuple[Cell, ...]
-    results: dict[str, Result]
-
-    @property
-    def done(self) -> tuple[Cell, ...]:
-        """The finished cells."""
-        return tuple(cell for cell in self.cells if cell.name in self.results)
-
-    @property
-    def best(self) -> Cell:
-        """The cell to report on: chosen among seeds as a search chooses among its finalists."""
-        metrics = [self.results[cell.name].metrics for cell in self.done]
-        constraints = [
-            Constraints(
-                accuracy_fall=-_value(each, "accuracy_forced_change"),
-                over_refusal_rise=_value(each, "over_refusal_forced_change"),
-                limit=cell.config.selection.max_forced_loss,
-            )
-            for cell, each in zip(self.done, metrics, strict=True)
-        ]
-        # Where recovery was not measured, the lowest ASR is the best.
-        recoveries = [each.get("recovery_rate") for each in metrics]
-        worth = [
-            recovery.value if recovery else -_value(each, "asr_answer")
-            for recovery, each in zip(recoveries, metrics, strict=True)
-        ]
-        return self.done[choose(worth, constraints)]
-
-
-def groups(cells: Sequence[Cell], out: Path) -> list[Group]:
-    """Cells by method and place, with what is finished of them.
-
-    Raises:
-        ConfigError: a cell was made with another configuration.
-    """
-    by_place: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        by_place.setdefault((cell.method, cell.place.label), []).append(cell)
-    return [Group(tuple(some), _results(some, out)) for some in by_place.values()]
-
-
 def assemble(config: AblationConfig, cells: Sequence[Cell], out: Path, failures: Mapping[str, str]) -> Ablation:
     """Put together what is finished.
 
@@ -211,11 +160,6 @@ class Archive:
         if key not in self._benchmarks:
             self._benchmarks[key] = tuple(benchmarks.load(each, reference.world) for each in reference.benchmarks)
         return self._benchmarks[key]
-
-
-def _results(cells: Sequence[Cell], out: Path) -> dict[str, Result]:
-    found = ((cell.name, finished(out / CELLS / cell.name / CELL, cell.fingerprint)) for cell in cells)
-    return {name: result for name, result in found if result is not None}
 
 
 def _line(cell: Cell, result: Result) -> CellLine:
@@ -296,10 +240,6 @@ def _predicted(results: Sequence[Result]) -> Numbers:
 def _estimates(seen: Mapping[str, Seen], seed: int) -> Numbers:
     estimates = {name: each.estimate(seed) for name, each in seen.items()}
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
-
-
-def _value(metrics: Numbers, name: str) -> float:
-    return metrics[name].value if name in metrics else 0.0
 
 
 def _read(path: Path) -> dict[Key, Record]:

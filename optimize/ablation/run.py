@@ -9,19 +9,10 @@ from typing import Final
 from optimize.ablation import measure, report, results
 from optimize.ablation.config import AblationConfig, MeasureConfig
 from optimize.ablation.grid import Cell, expand
-from optimize.ablation.results import Ablation, Group
-from optimize.ablation.tasks import (
-    CELL,
-    CELLS,
-    TEST,
-    CollectContexts,
-    MeasureReference,
-    ReportOnTest,
-    RunCell,
-    fingerprint_on_test,
-    finished,
-    reference_folder,
-)
+from optimize.ablation.groups import Group, groups
+from optimize.ablation.outcome import CELL, CELLS, TEST, fingerprint_on_test, finished, reference_folder
+from optimize.ablation.results import Ablation
+from optimize.ablation.tasks import CollectContexts, MeasureReference, ReportOnTest, RunCell
 from optimize.ablation.workers import Pool, Task
 from optimize.config import SearchConfig
 from safethink import yaml_config
@@ -57,7 +48,7 @@ def ablate(config: AblationConfig, out: Path) -> Ablation:
     with Pool(config.workers) as pool:
         failures = pool.run(cell_tasks(unfinished, out), "cells")
         if config.test is not None:
-            failures |= pool.run(test_tasks(results.groups(cells, out), config.test, out), "winners on test")
+            failures |= pool.run(test_tasks(groups(cells, out), config.test, out), "winners on test")
     ablation = results.assemble(config, cells, out, failures)
     write_text(out / NUMBERS, ablation.model_dump_json(indent=2) + "\n")
     write_text(out / REPORT, report.render(config, ablation))
@@ -82,11 +73,11 @@ def cell_tasks(cells: Sequence[Cell], out: Path) -> list[Task]:
     return [*shared.values(), *own]
 
 
-def test_tasks(groups: Sequence[Group], sizes: MeasureConfig, out: Path) -> list[Task]:
+def test_tasks(found: Sequence[Group], sizes: MeasureConfig, out: Path) -> list[Task]:
     """What it takes to report the winners on `test`; where a seed is missing there is no winner yet."""
     shared: dict[str, Task] = {}
     own: list[Task] = []
-    for group in groups:
+    for group in found:
         if len(group.done) < len(group.cells):
             continue
         best = group.best

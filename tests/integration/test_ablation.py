@@ -18,7 +18,7 @@ from optimize.ablation import run
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.results import Ablation
 from safethink import prefix, yaml_config
-from safethink.errors import ConfigError
+from safethink.errors import ConfigError, RecordError
 from safethink.evaluation import records
 from tests.source import ROOT
 
@@ -153,6 +153,12 @@ def test_a_finished_grid_starts_no_process_and_other_settings_are_refused(
     other = LEARN | {"validation": {"jailbreak": 15}}
     with pytest.raises(ConfigError, match=r"written-length=1-seed=0/cell\.json: made with another configuration"):
         run.ablate(yaml_config.validate(AblationConfig, other, "x"), finished)
+    damaged = finished / "cells" / "gcg-length=1-seed=0" / "cell.json"
+    whole = damaged.read_text()
+    damaged.write_text(whole[:-9])
+    with pytest.raises(RecordError, match=r"no result .* delete the cell"):
+        run.ablate(yaml_config.validate(AblationConfig, LEARN, "x"), finished)
+    damaged.write_text(whole)
 
 
 def test_a_loop_is_measured_without_a_search(tmp_path: Path) -> None:

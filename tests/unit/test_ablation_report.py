@@ -83,7 +83,7 @@ def test_the_page_says_everything_and_escapes_it(config: AblationConfig, ablatio
 def test_the_headline_names_the_best_and_what_it_is_compared_with(ablation: Ablation) -> None:
     said = report.headline(ablation)
     assert "Of 4 points, gcg at length=2, by=judge recovers most" in said
-    assert "70.0% (60.0% to 80.0%, n = 40); nothing, 30.0%" in said
+    assert "70.0% (60.0% to 80.0%, n = 40); nothing injected, 30.0%" in said
     assert "+20.0% against random" in said
 
 
@@ -119,11 +119,11 @@ def test_a_figure_has_a_line_for_each_method_and_one_for_nothing(ablation: Ablat
     assert column is not None
     traces = figures.curve(ablation, column, controls=("random",)).to_dict()["data"]
     by_name = {trace["name"]: trace for trace in traces}
-    assert list(by_name) == ["nothing", "random, by judge", "gcg, by judge", "gcg, by monitor"]
+    assert list(by_name) == ["nothing injected", "random, by judge", "gcg, by judge", "gcg, by monitor"]
     assert by_name["random, by judge"]["line"]["color"] in figures.GREYS
     assert list(by_name["random, by judge"]["y"]) == [0.4, 0.5]
     assert list(by_name["random, by judge"]["error_y"]["array"]) == pytest.approx([0.1, 0.1])
-    assert list(by_name["nothing"]["y"]) == [0.3] * 4
+    assert list(by_name["nothing injected"]["y"]) == [0.3] * 4
     # Points of one place stand beside each other.
     assert len({trace["x"][-1] for trace in traces[1:]}) == 3
 

@@ -1,0 +1,76 @@
+"""What is on disk of an ablation: where its parts lie, and what came of a cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from optimize.ablation.config import MeasureConfig
+from optimize.ablation.grid import Cell
+from safethink.config import EvalConfig
+from safethink.errors import ConfigError, RecordError
+from safethink.evaluation.statistics import Estimate
+from safethink.fingerprints import json_hash
+
+CELLS, CONTEXTS, REFERENCES = "cells", "contexts", "references"
+"""Folders of an ablation."""
+CELL, TEST, LOG = "cell.json", "test.json", "log.txt"
+"""Files of a cell."""
+
+
+class Result(BaseModel):
+    """What came of a cell on one split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    fingerprint: str
+    """Of all that it depends on."""
+    prefix: str
+    """Built-in name, `text:` and a literal, or `artifact`: the folder of that name beside this file."""
+    texts: tuple[str, ...]
+    """What was injected; nothing where the defense injects nothing."""
+    metrics: dict[str, Estimate]
+    """What was measured, by column."""
+    learned: dict[str, Estimate] = {}
+    """What the search says of its prefix: on the states that chose it, by the judge that chose it."""
+    tokens: int = 0
+    """Tokens that the search forwarded, gradients counted twice."""
+    seconds: float
+    """What the last start took."""
+
+
+def finished(path: Path, fingerprint: str) -> Result | None:
+    """What an earlier start found, or nothing.
+
+    Raises:
+        ConfigError: it was made with another configuration.
+        RecordError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        result = Result.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise RecordError(f"{path}: no result ({reason}); delete the cell to run it again") from error
+    if result.fingerprint != fingerprint:
+        raise ConfigError(f"{path}: made with another configuration; give a fresh --out, or delete the cell")
+    return result
+
+
+def fingerprint_on_test(cell: Cell, sizes: MeasureConfig) -> str:
+    """Hash of all that a cell's numbers on `test` depend on."""
+    return json_hash([cell.fingerprint, sizes.model_dump(mode="json")])
+
+
+def spent_tokens(log: Path) -> int:
+    """Tokens that a search forwarded, over all its stages; each stage's lines count its own."""
+    lines = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
+    return sum({line.get("round"): int(line["tokens"]) for line in lines}.values())
+
+
+def reference_folder(out: Path, reference: EvalConfig) -> Path:
+    """Where the records that need no prefix are."""
+    return out / REFERENCES / json_hash(reference.model_dump(mode="json"))[:12]
