@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optimize.contexts import Context
+from optimize.objectives.batches import Ids
 from safethink import scheduler
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
@@ -20,8 +21,6 @@ from safethink.monitors import Monitor, ScoreRequest, checked
 from safethink.scheduler import Row
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
-
-Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

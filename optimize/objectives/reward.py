@@ -18,8 +18,9 @@ from torch import Tensor
 
 from optimize.config import RewardConfig
 from optimize.contexts import Context
+from optimize.objectives.batches import Ids
 from optimize.objectives.drawing import Draw, Sampler
-from optimize.objectives.rloo import Ids, Pool, Read, Surrogate
+from optimize.objectives.rloo import Pool, Read, Surrogate
 from optimize.objectives.term import TermGradient, embeddings_of, through_rows
 
 ROUNDING = 1e-4

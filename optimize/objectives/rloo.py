@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from optimize.contexts import Context
+from optimize.objectives.batches import Ids
 from optimize.objectives.reading import Reading
 
-Ids: TypeAlias = tuple[int, ...]
 Read: TypeAlias = Callable[[Sequence[Context], Sequence[Ids]], Reading]
 """Makes a reading of contexts and what follows there; `Reading.of` without its first and last argument."""
 
