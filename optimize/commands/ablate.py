@@ -50,7 +50,8 @@ def ablate(argv: Sequence[str]) -> None:
     if flags.json:
         print(done.model_dump_json())
     else:
-        console().print(table(done))
+        if done.points:
+            console().print(table(done))
         print(f"report: {flags.out / run.REPORT}")
     if done.failures:
         raise SafeThinkError(f"{explain(done.failures)}; the same command runs what is missing")
