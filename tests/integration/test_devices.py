@@ -29,8 +29,9 @@ def learn(folder: Path, config: dict[str, Any], *flags: str) -> subprocess.Compl
     folder.mkdir()
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    program = "from optimize.cli import main; main()"
-    arguments = [sys.executable, "-c", program, "search", str(path), "--out", str(folder / "run"), *flags]
+    # The other processes run the same command, which must be a file that can be run again.
+    command = Path(sys.executable).with_name("safethink-optimize")
+    arguments = [str(command), "search", str(path), "--out", str(folder / "run"), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
 
