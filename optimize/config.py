@@ -53,7 +53,7 @@ class RewardConfig(Section):
 class RacingConfig(Section):
     """Scores all candidates on few contexts first and drops those that are surely worse."""
 
-    first_contexts: int = Field(default=4, ge=2)
+    first_contexts: int = Field(default=2, ge=2)
     """Contexts of the first heat; every heat doubles them."""
     keep: int = Field(default=8, ge=1)
     """Candidates that reach the last heat at least."""

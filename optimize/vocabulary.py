@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from optimize.contexts import ContextSet
 from safethink.engines.hf import eos_ids
@@ -99,7 +99,15 @@ class Vocabulary:
         return [_text(self.tokenizer, ids) for ids in rows]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        """What `self.tokenizer` makes of texts, without what this is not asked for: offsets, masks, padding."""
+        if not texts:
+            return []
+        if not isinstance(self.tokenizer, PreTrainedTokenizerFast):
+            return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        return [each.ids for each in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def allowed_ids(

@@ -64,19 +64,21 @@ class Batch:
         )
 
 
-def lay_out(examples: Sequence[Example], contexts_per_batch: int, processes: int = 1) -> list[tuple[int, ...]]:
+def lay_out(
+    examples: Sequence[Example], contexts_per_batch: int, processes: int = 1, pairs: bool = False
+) -> list[tuple[int, ...]]:
     """Which contexts share a batch: those of about the same length.
-
-    There are two batches at least, and an even number of them, so that one process and two compute the very same.
 
     Args:
         examples: all of them.
         contexts_per_batch: the most contexts in a batch.
         processes: that share the batches; none should go without.
+        pairs: whether there should be an even number of batches, so that one process and two compute the very same; a
+            forward more costs a little more.
     """
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].context))
     enough = -(-len(order) // contexts_per_batch)
-    count = min(max(enough + enough % 2, processes), len(order))
+    count = min(max(enough + (pairs and enough % 2), processes), len(order))
     bounds = [round(part * len(order) / count) for part in range(count + 1)]
     return [tuple(order[start:end]) for start, end in pairwise(bounds)]
 

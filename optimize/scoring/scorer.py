@@ -61,7 +61,8 @@ class Scorer:
         if cluster is None or cluster.size > len(examples):
             cluster = Cluster.local()
         self._twins = Twins(self, (tuple(examples), rows_per_forward, contexts_per_batch, attention), cluster)
-        layout = lay_out(examples, contexts_per_batch, cluster.size)
+        # Bit for bit the same in one process and in two is promised in float64 alone.
+        layout = lay_out(examples, contexts_per_batch, cluster.size, pairs=model.dtype is torch.float64)
         self._num_batches, self._own = len(layout), cluster.share(len(layout))
         with inference(model):
             way = choose(model, examples, attention)
