@@ -60,6 +60,7 @@ def _over_nanogcg(model: PreTrainedModel, nanogcg: Worker, context_tokens: int, 
     words = {"context": _words(example.context), "init": _words(start.tolist()), "target": _words(example.target)}
     ask = partial(nanogcg.ask, **words, width=WIDTH, steps=STEPS, candidates=candidates.tolist())
     ratios: list[float] = []
+    answer = ask()  # Warms up.
     for _ in range(RUNS):
         answer = ask()
         ours = [_seconds(partial(_step, scorer, start)) for _ in range(STEPS)]
@@ -81,7 +82,7 @@ def _over_full_sequences(model: PreTrainedModel, context_tokens: int) -> BenchRo
 
 def _step(scorer: Scorer, prefix: Int[Tensor, "length"]) -> None:
     """Gradient, promising edits, and the losses of as many of them as nanoGCG scores."""
-    table = scorer.model.get_input_embeddings().weight.detach()
+    table = next(scorer.model.get_input_embeddings().parameters()).detach()
     promise = scorer.gradient(prefix) @ table.T
     edits = promising(promise, prefix[:, None] == torch.arange(VOCABULARY), torch.arange(VOCABULARY), TOP_K)
     candidates = prefix.repeat(WIDTH, 1)
@@ -98,7 +99,7 @@ def _full_step(
     candidates: Int[Tensor, "candidates length"],
 ) -> None:
     """The same over whole sequences, through one-hot rows, with logits everywhere."""
-    table = model.get_input_embeddings().weight
+    table = next(model.get_input_embeddings().parameters())
     with frozen(model):
         one_hot = functional.one_hot(prefix, VOCABULARY).to(table.dtype).requires_grad_()
         around = [table[torch.tensor(ids)] for ids in (example.context, example.target)]

@@ -34,7 +34,7 @@ def main(processes: int) -> None:
         def steps(count: int, seed: int) -> Mapping[str, Any]:
             generator = torch.Generator().manual_seed(seed)
             seconds: list[float] = []
-            chosen: list[list[int]] = []
+            chosen: list[tuple[int, str, str]] = []
             for _ in range(count):
                 candidates = torch.randint(model.config.vocab_size, (WIDTH, LENGTH), generator=generator)
                 started = time.perf_counter()
@@ -42,7 +42,7 @@ def main(processes: int) -> None:
                 losses = scorer.losses(candidates).continuation.mean(1)
                 seconds.append(time.perf_counter() - started)
                 best = int(losses.argmin())
-                chosen.append([best, losses[best].item().hex(), slope.abs().sum().item().hex()])
+                chosen.append((best, float(losses[best]).hex(), float(slope.abs().sum()).hex()))
             return {"seconds": seconds, "chosen": chosen}
 
         answer(steps)
