@@ -141,7 +141,8 @@ def _search(
     archive = search(objective, vocabulary, method, section, journal, config.seed)
     unscored = [ids for ids in winners if ids not in archive]
     if unscored:
-        archive.add(unscored, objective.cost(unscored).total.tolist(), [True] * len(unscored))
+        costs = [float(cost) for cost in objective.cost(unscored).total]
+        archive.add(unscored, costs, [True] * len(unscored))
     return archive
 
 

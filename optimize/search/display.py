@@ -43,7 +43,8 @@ def _table(steps: int, done: int) -> Generator[Show, None, None]:
     def table() -> Table:
         finished = last[-1]["step"] + 1 if last else done
         shown = Table(title=f"searching: {finished} of {steps} steps", title_justify="left")
-        cost: dict[str, float] = next((line["cost"] for line in reversed(last) if line["cost"]), {})
+        known: list[dict[str, float]] = [line["cost"] for line in last if line["cost"]]
+        cost = known[-1] if known else dict[str, float]()
         terms = list(cost)
         for name in ("step", "tokens", "survive", *terms):
             shown.add_column(name, justify="right")

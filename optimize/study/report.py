@@ -20,7 +20,7 @@ from safethink.evaluation.records import write_text
 from safethink.evaluation.report import templates
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from plotly.graph_objects import Figure  # pyright: ignore[reportMissingTypeStubs]
 
 REPORT = "report.html"
 

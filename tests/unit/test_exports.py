@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,7 +118,7 @@ def test_the_new_tokens_are_never_said(make_model, tmp_path):
     (view,) = engine.look([LookRequest(1, ids, 5, None)])
     assert not new & set(view.token_ids)
     assert engine.weigh([WeighRequest(2, ids, (min(new),))]) == [(-torch.inf,)]
-    generate: Callable[..., torch.Tensor] = reasoner.model.generate
+    generate: Any = reasoner.model.generate
     generated = generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)
     assert not new & set(generated[0, len(ids) :].tolist())
     assert tuple(generated[0, len(ids) :].tolist()) == said.tokens.ids
