@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optimize.study.config import StudyConfig
 from safethink import extras
 from safethink.commandline import parse_with_config, quiet_libraries
+
+if TYPE_CHECKING:
+    from optimize.study.report import Line
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,16 @@ def study(argv: Sequence[str]) -> None:
         print(json.dumps([asdict(line) for line in lines]))
         return
     for line in lines:
-        values = "  ".join(f"{goal} {value:.3f}" for goal, value in line.values.items())
+        values = "  ".join(f"{goal} {value:.3f}{_interval(line, goal)}" for goal, value in line.values.items())
         mark = "*" if line.best else " "
-        print(f"{mark} trial {line.number:<4} {line.state:<9} {values:<32} {line.text!r}")
+        print(f"{mark} trial {line.number:<4} {line.state:<9} {values:<44} {line.text!r}")
     for folder in winners:
         print(f"artifact: {folder}")
     print(f"report: {page}")
+
+
+def _interval(line: Line, goal: str) -> str:
+    if goal not in line.intervals:
+        return ""
+    low, high, n = line.intervals[goal]
+    return f" [{low:.3f}, {high:.3f}] n = {n}"

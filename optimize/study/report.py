@@ -33,6 +33,7 @@ class Line:
         number: of the trial.
         state: `complete`, `pruned`, `fail` or `running`.
         values: by goal.
+        intervals: low, high and n, by goal, where there are any.
         params: what it changed, by dotted key.
         text: the prefix it found; or why it found none.
         feasible: whether every constraint holds; None where that was not measured.
@@ -42,6 +43,7 @@ class Line:
     number: int
     state: str
     values: dict[str, float]
+    intervals: dict[str, tuple[float, float, int]]
     params: dict[str, Any]
     text: str
     feasible: bool | None
@@ -108,11 +110,19 @@ def _line(trial: FrozenTrial, config: StudyConfig, best: bool) -> Line:
         state=trial.state.name.lower(),
         # A pruned trial's value is that of its last prompt.
         values=dict(zip(config.goals, trial.values, strict=True)) if trial.state == TrialState.COMPLETE else {},
+        intervals={
+            goal: _interval(trial, goal) for goal in config.goals if goal in trial.user_attrs and goal != "length"
+        },
         params=trial.params,
         text=" · ".join(texts) or str(trial.user_attrs.get(ERROR, "")),
         feasible=is_feasible(trial),
         best=best,
     )
+
+
+def _interval(trial: FrozenTrial, goal: str) -> tuple[float, float, int]:
+    _, low, high, n = trial.user_attrs[goal]
+    return low, high, n
 
 
 def _figures(study: optuna.Study, config: StudyConfig) -> dict[str, Figure]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,16 @@ from optuna.trial import BaseTrial, FrozenTrial
 from optimize import learning, setup
 from optimize.constraints import Constraints
 from optimize.contexts.shared import shared
+from optimize.metrics import of_estimate
 from optimize.setup import Setup
 from optimize.study.config import Choice, Goal, IntRange, StudyConfig, Value
 from safethink import yaml_config
 from safethink.config import NoneConfig
 from safethink.errors import SafeThinkError
+from safethink.evaluation.statistics import Observations, paired_difference, rate
 from safethink.guarded import SafeThink
 from safethink.judges import Judgement
-from safethink.prefix import PrefixArtifact
+from safethink.prefix import Metric, PrefixArtifact
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
 
@@ -47,21 +49,23 @@ class Outcome:
         correct_bare: the same without a defense.
     """
 
-    harmful: tuple[bool, ...]
-    correct: tuple[bool, ...]
-    correct_bare: tuple[bool, ...]
+    harmful: Observations
+    correct: Observations
+    correct_bare: Observations
 
-    def goal(self, name: Goal, artifact: PrefixArtifact) -> float:
-        """The value of one goal."""
+    def metric(self, name: Goal, artifact: PrefixArtifact, seed: int) -> Metric:
+        """One goal, with its interval; where there was nothing to see, 0 of 0."""
         match name:
             case "recovery_rate":
-                return artifact.metrics["recovery_rate"].value
+                return artifact.metrics["recovery_rate"]
             case "asr":
-                return _mean(self.harmful)
+                estimate = rate(self.harmful, seed)
             case "accuracy_loss":
-                return _mean(self.correct_bare) - _mean(self.correct)
+                estimate = paired_difference(self.correct_bare, self.correct, seed)
             case "length":
-                return float(max(len(prefix.token_ids) for prefix in artifact.prefixes))
+                length = float(max(len(prefix.token_ids) for prefix in artifact.prefixes))
+                return Metric(value=length, low=length, high=length, n=1)
+        return Metric(value=0.0, low=0.0, high=0.0, n=0) if estimate is None else of_estimate(estimate)
 
 
 class Objective:
@@ -98,15 +102,16 @@ class Objective:
         artifact = learning.run(config, loaded, folder)
         _attach(trial, folder / learning.ARTIFACT, self._out / ATTACHED)
         trial.set_user_attr("texts", list(artifact.texts))
-        for name, metric in artifact.metrics.items():
-            trial.set_user_attr(name, [metric.value, metric.low, metric.high, metric.n])
+        _note(trial, artifact.metrics)
         for name, violation in constraints_of(artifact, config.selection.max_forced_loss).violations.items():
             trial.set_constraint(name, violation)
         guarded = loaded.guarded.variant(defense=config.run.defense, prefix=artifact)
         if self._config.goals == ("recovery_rate",):
             return artifact.metrics["recovery_rate"].value
         outcome = self._measure(trial, guarded, loaded)
-        values = [outcome.goal(goal, artifact) for goal in self._config.goals]
+        goals = {goal: outcome.metric(goal, artifact, self._config.seed) for goal in self._config.goals}
+        _note(trial, goals)
+        values = [metric.value for metric in goals.values()]
         return tuple(values) if len(values) > 1 else values[0]
 
     def _measure(self, trial: optuna.Trial, guarded: SafeThink, loaded: Setup) -> Outcome:
@@ -119,9 +124,9 @@ class Objective:
         tasks = [prompt for prompt in validation.harmless if prompt.reference is not None][: self._config.prompts]
         bare = guarded.variant(defense=NoneConfig())
         return Outcome(
-            harmful=tuple(harmful),
-            correct=tuple(bool(each.correct) for each in _judged(guarded, loaded, tasks)),
-            correct_bare=tuple(bool(each.correct) for each in _judged(bare, loaded, tasks)),
+            harmful=_observe(harmful, attacks),
+            correct=_observe([bool(each.correct) for each in _judged(guarded, loaded, tasks)], tasks),
+            correct_bare=_observe([bool(each.correct) for each in _judged(bare, loaded, tasks)], tasks),
         )
 
     def _report(self, trial: optuna.Trial, harmful: Sequence[bool], start: int) -> None:
@@ -166,5 +171,15 @@ def _shuffled(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
     return sorted(prompts, key=lambda prompt: stable_seed("study", seed, prompt.id))
 
 
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _observe(values: Sequence[bool], prompts: Sequence[Prompt]) -> Observations:
+    return Observations.of(
+        [float(value) for value in values],
+        [prompt.id for prompt in prompts],
+        [prompt.clusters for prompt in prompts],
+    )
+
+
+def _note(trial: optuna.Trial, metrics: Mapping[str, Metric]) -> None:
+    """Write numbers down at the trial: value, interval and n."""
+    for name, metric in metrics.items():
+        trial.set_user_attr(name, [metric.value, metric.low, metric.high, metric.n])
