@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from safethink import extras
@@ -106,11 +107,18 @@ class Cluster:
         """Let the others go afterwards. After an error they may wait for a result that never comes: they are ended."""
         try:
             yield
+            self.tell(None)
         except BaseException:
             for process in getattr(self._fabric and self._fabric.strategy.launcher, "procs", ()):
                 process.terminate()
             raise
-        self.tell(None)
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close the connection, so that its threads do not outlive the process."""
+        if self._fabric is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def launch(devices: int, device: str = "auto") -> Cluster:
@@ -162,8 +170,6 @@ def _num_local(devices: int) -> int:
 
 def _check(num_local: int, device: str, on_gpu: bool) -> None:
     """Refuse what does not exist."""
-    import torch
-
     available = torch.cuda.device_count() if on_gpu else len(os.sched_getaffinity(0))
     if num_local > available:
         raise ConfigError(f"devices: {num_local} processes need as many {'GPUs' if on_gpu else 'cores'}: {available}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 import torch
 from jaxtyping import Float, Int
@@ -14,12 +15,11 @@ from optimize.scoring.batches import Batch, lay_out
 from optimize.scoring.examples import Example, Losses, NllGradient
 from optimize.scoring.modes import inference
 from optimize.scoring.probe import Wanted, choose
-from optimize.scoring.reader import Reader
+from optimize.scoring.reader import LogProbs, Reader
+from optimize.scoring.room import Measure, Room
 from optimize.scoring.twins import Twins
-from safethink.errors import SafeThinkError
 
 Values = Float[Tensor, "kinds candidates contexts"]
-Measure = Callable[[Batch, Int[Tensor, "candidates length"]], Float[Tensor, "*kinds"]]
 SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]
 
 
@@ -37,7 +37,6 @@ class Scorer:
     Attributes:
         num_contexts: how many examples there are.
         attention: the way that is used.
-        rows_per_forward: halved where the memory did not suffice.
         tokens: tokens forwarded so far, by all processes together: reading the contexts once, gradients twice, since
             weights are frozen and a backward pass costs about as much as a forward pass.
 
@@ -57,7 +56,7 @@ class Scorer:
         assert examples, "a scorer needs examples"
         assert all(example.context and example.target for example in examples), "a context or a target is empty"
         self.model, self.num_contexts = model, len(examples)
-        self.rows_per_forward = rows_per_forward
+        self._room = Room(rows_per_forward)
         if cluster is None or cluster.size > len(examples):
             cluster = Cluster.local()
         self._twins = Twins(self, (tuple(examples), rows_per_forward, contexts_per_batch, attention), cluster)
@@ -70,13 +69,17 @@ class Scorer:
         self.attention = way.name
         self._reader = Reader(model, way)
         self._dtype = torch.promote_types(model.dtype, torch.float32)
-        self._unprefixed: dict[int, Float[Tensor, "_ vocab"]] = {}
-        self._has_read_unprefixed = False
+        self._unprefixed: dict[int, LogProbs] | None = None
         self._reread_tokens = [way.rereads * len(example.context) for example in examples]
         self._bare_tokens = sum(self._reread_tokens) + sum(len(example.target) for example in examples)
         followed = [len(example.separator) + len(example.target) for example in examples]
         self._fixed_tokens = [sum(both) for both in zip(self._reread_tokens, followed, strict=True)]
         self.tokens = sum(len(example.context) for example in examples)
+
+    @property
+    def rows_per_forward(self) -> int:
+        """The most rows of one forward; halved where the memory did not suffice."""
+        return self._room.rows_per_forward
 
     def num_tokens(self, length: int, contexts: Sequence[int] | None = None) -> int:
         """Tokens forwarded to score one prefix of `length` tokens: its own and those behind it, in every context."""
@@ -124,10 +127,9 @@ class Scorer:
             contexts: as in `losses`.
         """
         self._twins.call("divergence", candidates, contexts)
-        self._read_unprefixed()
 
         def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
-            return self._reader.divergences(batch, some, [self._unprefixed[index] for index in batch.order])[None]
+            return self._reader.divergences(batch, some, self._unprefixed_of(batch))[None]
 
         return self._measured(candidates, contexts, measure)[0]
 
@@ -154,7 +156,7 @@ class Scorer:
         with inference(self.model):
             for batch in self._batches:
                 total = prefixes.new_zeros(shape, dtype=self._dtype)
-                for _, chosen, part in self._pieces(batch, prefixes, measure):
+                for _, chosen, part in self._room.measured(batch, prefixes, measure):
                     total[chosen] += part
                 sums.append(total)
         return self._mean(sums).cpu()
@@ -202,10 +204,9 @@ class Scorer:
             rows: as in `soft_losses`.
         """
         graph = self._twins.call_soft("soft_divergence", rows)
-        self._read_unprefixed()
 
         def measure(batch: Batch, copy: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
-            return self._reader.soft_divergences(batch, copy, [self._unprefixed[index] for index in batch.order])
+            return self._reader.soft_divergences(batch, copy, self._unprefixed_of(batch))
 
         return self._soft(rows, graph, measure)
 
@@ -225,51 +226,18 @@ class Scorer:
             for batch in self._batches:
                 rows = [row for row, index in enumerate(batch.order) if index in wanted]
                 if rows:
-                    for some, chosen, part in self._pieces(batch.select(rows), candidates, measure):
+                    for some, chosen, part in self._room.measured(batch.select(rows), candidates, measure):
                         values[:, chosen[:, None], torch.tensor(some.order)] = part
         return self._twins.add(values).cpu()[:, :, list(wanted)]
 
-    def _pieces(
-        self, batch: Batch, candidates: Int[Tensor, "candidates length"], measure: Measure
-    ) -> Iterator[tuple[Batch, Int[Tensor, "some"], Float[Tensor, "*kinds"]]]:
-        """What is measured, in as many forwards as the memory asks for; a size that was too large is never tried again.
-
-        Raises:
-            SafeThinkError: the memory does not suffice for a single row.
-        """
-        todo = self._split(batch, torch.arange(len(candidates)))
-        while todo:
-            some, chosen = todo.pop()
-            size = len(some) * len(chosen)
-            if size > self.rows_per_forward:
-                todo += self._split(some, chosen)
-                continue
-            try:
-                part = measure(some, candidates[chosen])
-            except torch.OutOfMemoryError as error:
-                if size == 1:
-                    raise SafeThinkError("out of memory on one candidate in one context") from error
-                self.rows_per_forward = size // 2
-                todo.append((some, chosen))
-            else:
-                yield some, chosen, part
-
-    def _split(self, batch: Batch, chosen: Int[Tensor, "some"]) -> list[tuple[Batch, Int[Tensor, "_"]]]:
-        """Pieces of no more than `rows_per_forward` rows."""
-        width = min(len(batch), self.rows_per_forward)
-        spans = [range(start, min(start + width, len(batch))) for start in range(0, len(batch), width)]
-        parts = chosen.split(max(1, self.rows_per_forward // width))
-        return [(batch.select(span), part) for span in spans for part in parts]
-
-    def _read_unprefixed(self) -> None:
-        """Once, what the reasoner says in the contexts with nothing injected."""
-        if self._has_read_unprefixed:
-            return
-        self._has_read_unprefixed = True
-        self.tokens += self._bare_tokens
-        with inference(self.model):
-            for batch in self._batches:
-                self._unprefixed |= zip(batch.order, self._reader.unprefixed(batch), strict=True)
+    def _unprefixed_of(self, batch: Batch) -> list[LogProbs]:
+        """What the reasoner says in the batch's contexts with nothing injected; read once."""
+        if self._unprefixed is None:
+            self.tokens += self._bare_tokens
+            with inference(self.model):
+                read = [zip(each.order, self._reader.unprefixed(each), strict=True) for each in self._batches]
+            self._unprefixed = dict(chain.from_iterable(read))
+        return [self._unprefixed[index] for index in batch.order]
 
     def _mean(self, sums: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
         """The mean over contexts, from sums over the contexts of each batch, added in the order of the batches."""

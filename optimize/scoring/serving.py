@@ -19,6 +19,13 @@ def serve(model: PreTrainedModel, cluster: Cluster) -> None:
         model: the reasoner, the same as there.
         cluster: the processes.
     """
+    try:
+        _serve(model, cluster)
+    finally:
+        cluster.leave()
+
+
+def _serve(model: PreTrainedModel, cluster: Cluster) -> None:
     scorers: dict[int, Scorer] = {}
     graphs: dict[int, tuple[Tensor, Tensor]] = {}
     while (order := cluster.hear()) is not None:

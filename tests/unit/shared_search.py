@@ -82,7 +82,7 @@ def run(model, cluster: Cluster) -> dict[str, object]:
     return {
         "log": log,
         "costs": [cost.hex() for cost in archive.costs.values()],
-        "soft": [float(number).hex() for number in (loss, again, *gradient.flatten())],
+        "soft": [float(number).hex() for number in (loss.detach(), again, *gradient.flatten())],
         "tokens": goal.tokens,
     }
 
