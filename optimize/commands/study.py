@@ -43,9 +43,10 @@ def study(argv: Sequence[str]) -> None:
     extras.require("study", "optuna", "scipy", "plotly")
     quiet_libraries()
     from optimize.study import report, storage, workers
+    from optimize.study.quiet import quiet
 
     flags.out.mkdir(parents=True, exist_ok=True)
-    with storage.quiet(), storage.reachable(config, flags.out):
+    with quiet(), storage.reachable(config, flags.out):
         finished = workers.run(config, flags.out)
         winners = report.winners(finished, flags.out)
         page = report.write(finished, config, flags.out)

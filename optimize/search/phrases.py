@@ -30,7 +30,7 @@ from optimize.search.driver import search
 from optimize.search.grammar import POOL, Choice, Grammar
 from optimize.search.journal import Journal
 from optimize.search.method import Alphabet, Ids, Scored
-from optimize.study.storage import quiet
+from optimize.study.quiet import quiet
 from safethink.errors import ConfigError
 from safethink.seeds import stable_seed
 

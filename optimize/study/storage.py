@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.exceptions import OptunaError
 from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -94,19 +93,6 @@ def reachable(config: StudyConfig, out: Path) -> Generator[None, None, None]:
         if "schema" not in str(error):
             raise
         raise RecordError(f"the storage {where} cannot be used: {_first_line(error)}") from error
-
-
-@contextmanager
-def quiet() -> Generator[None, None, None]:
-    """Silence what Optuna says of the heartbeat being experimental, and its line per trial."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(before)
 
 
 def _storage(where: str, config: StudyConfig) -> RDBStorage:

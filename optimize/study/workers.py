@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from optimize.study import storage
 from optimize.study.config import StudyConfig
+from optimize.study.quiet import quiet
 from optimize.study.trial import Objective
 from safethink.commandline import quiet_libraries
 from safethink.errors import SafeThinkError
@@ -92,7 +93,7 @@ def _process(config: StudyConfig, out: Path, index: int) -> None:
     quiet_libraries()
     # Workers share the cores; two with two threads each are slower than two with one.
     torch.set_num_threads(1)
-    with (out / f"worker-{index}.log").open("a") as log, redirect_stderr(log), storage.quiet():
+    with (out / f"worker-{index}.log").open("a") as log, redirect_stderr(log), quiet():
         _work(config, out, index, lambda: None)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from optimize.study import report, storage
 from optimize.study.config import StudyConfig
+from optimize.study.quiet import quiet
 from optimize.study.trial import constraints_of, suggest
 from safethink import yaml_config
 from safethink.errors import ConfigError, RecordError
@@ -23,8 +24,8 @@ def config(**changes: object) -> StudyConfig:
 
 
 @pytest.fixture(autouse=True)
-def quiet():
-    with storage.quiet():
+def without_notices():
+    with quiet():
         yield
 
 
