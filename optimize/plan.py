@@ -14,6 +14,8 @@ from safethink.testbed.origin import is_testbed
 
 TESTBED_SCORED_TOKENS_PER_S: Final = 40_000
 """Candidate tokens scored per second by the testbed's reasoner on two CPU cores."""
+GRADIENT_PASSES: Final = {"soft": 2, "relaxed": 3}
+"""Passes over the contexts in a step of a method with one candidate: a gradient is two, and PEZ also scores."""
 
 
 class SearchPlan(BaseModel):
@@ -73,7 +75,7 @@ def plan(config: SearchConfig) -> SearchPlan:
     prefixes = selection.finalists + selection.spread + 2  # Also nothing, and what the search began with.
     generations = _collecting(contexts, selection.forced_prompts) if contexts.path is None else {}
     generations["selection"] = prefixes * (selection.contexts + selection.forced_prompts) * selection.samples
-    candidates = search.steps * (1 if search.kind in ("phrases", "soft") else search.candidates)
+    candidates = search.steps * (1 if search.kind in ("phrases", *GRADIENT_PASSES) else search.candidates)
     if search.kind == "phrases":
         generations["phrases"] = candidates * selection.contexts * selection.samples
         if search.budget_tokens is not None:
@@ -82,7 +84,8 @@ def plan(config: SearchConfig) -> SearchPlan:
         scored_tokens = 0
     else:
         examples = contexts.max_contexts + (contexts.harmless_prompts if config.objective.benign_weight > 0 else 0)
-        scored_tokens = candidates * examples * (search.length + contexts.target_tokens)
+        passes = GRADIENT_PASSES.get(search.kind, 1)
+        scored_tokens = passes * candidates * examples * (search.length + contexts.target_tokens)
     if search.budget_tokens is not None:
         scored_tokens = min(scored_tokens, search.budget_tokens)
     decoded_tokens = _decoded_tokens(generations, config.run)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from optimize.cli import PROGRAM
-from optimize.config import SearchConfig
+from optimize.config import RelaxedConfig, SearchConfig
 from optimize.plan import plan
 from safethink import yaml_config
 from safethink.shipped import shipped_config
@@ -33,6 +33,9 @@ def test_a_plan_follows_the_config(config: SearchConfig) -> None:
     half = config.model_copy(update={"search": config.search.model_copy(update={"steps": config.search.steps // 2})})
     assert plan(half).scored_tokens == plan(config).scored_tokens / 2
     assert plan(half).generations == plan(config).generations
+    rows = config.model_copy(update={"search": RelaxedConfig(length=config.search.length, steps=config.search.steps)})
+    assert plan(rows).candidates == config.search.steps
+    assert plan(rows).scored_tokens == 3 * plan(config).scored_tokens / config.search.candidates
     elsewhere = config.run.reasoner.model_copy(update={"path": "some/model"})
     planned = plan(config.model_copy(update={"run": config.run.model_copy(update={"reasoner": elsewhere})}))
     assert planned.seconds is None
