@@ -127,9 +127,10 @@ class Scorer:
             contexts: as in `losses`.
         """
         self._twins.call("divergence", candidates, contexts)
+        unprefixed = self._read_unprefixed()
 
         def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
-            return self._reader.divergences(batch, some, self._unprefixed_of(batch))[None]
+            return self._reader.divergences(batch, some, [unprefixed[index] for index in batch.order])[None]
 
         return self._measured(candidates, contexts, measure)[0]
 
@@ -204,9 +205,10 @@ class Scorer:
             rows: as in `soft_losses`.
         """
         graph = self._twins.call_soft("soft_divergence", rows)
+        unprefixed = self._read_unprefixed()
 
         def measure(batch: Batch, copy: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
-            return self._reader.soft_divergences(batch, copy, self._unprefixed_of(batch))
+            return self._reader.soft_divergences(batch, copy, [unprefixed[index] for index in batch.order])
 
         return self._soft(rows, graph, measure)
 
@@ -230,14 +232,14 @@ class Scorer:
                         values[:, chosen[:, None], torch.tensor(some.order)] = part
         return self._twins.add(values).cpu()[:, :, list(wanted)]
 
-    def _unprefixed_of(self, batch: Batch) -> list[LogProbs]:
-        """What the reasoner says in the batch's contexts with nothing injected; read once."""
+    def _read_unprefixed(self) -> dict[int, LogProbs]:
+        """What the reasoner says in each context with nothing injected; read once, whichever contexts are asked for."""
         if self._unprefixed is None:
             self.tokens += self._bare_tokens
             with inference(self.model):
                 read = [zip(each.order, self._reader.unprefixed(each), strict=True) for each in self._batches]
             self._unprefixed = dict(chain.from_iterable(read))
-        return [self._unprefixed[index] for index in batch.order]
+        return self._unprefixed
 
     def _mean(self, sums: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
         """The mean over contexts, from sums over the contexts of each batch, added in the order of the batches."""
