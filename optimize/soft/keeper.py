@@ -79,6 +79,8 @@ class Keeper:
         if not held:
             return first, {}
         self._objective.load_state_dict(self.state.objective)
+        # Only now: what was learned on policy was read once more, and counted when it first was.
+        self._tokens_before = self._objective.tokens - self.state.tokens
         self.kept = [Kept(*each) for each in zip(held["steps"], held["costs"], held["kept"], strict=True)]
         moments = {name.removeprefix(MOMENTS): value for name, value in held.items() if name.startswith(MOMENTS)}
         return held["rows"], moments

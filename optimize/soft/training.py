@@ -33,10 +33,6 @@ from safethink.engines.soft import LocalEngine
 from safethink.progress import track
 from safethink.seeds import stable_seed
 
-NUM_SPREAD = 6
-"""Rows kept on the way, evenly spread over the steps."""
-MOMENTS = "adamw."
-"""What the names of AdamW's tensors begin with in the journal."""
 NOISE = ".*LeafSpec.*"
 """What Lightning is warned of, and cannot be helped here: its own use of torch."""
 
