@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -250,6 +250,10 @@ MethodConfig = Annotated[
 ]
 
 
+ChosenBy: TypeAlias = Literal["judge", "monitor"]
+"""Whose word on what is safe decides."""
+
+
 class SelectionConfig(Section):
     """How the prefix is chosen among those the search found: by recovery on validation, never by training loss."""
 
@@ -265,7 +269,7 @@ class SelectionConfig(Section):
     """Harmless and borderline prompts into which each finalist is forced."""
     max_forced_loss: float = Field(default=0.05, ge=0, le=1)
     """The floor: how much forced accuracy may fall, and forced over-refusal rise, against nothing injected."""
-    by: Literal["judge", "monitor"] = "judge"
+    by: ChosenBy = "judge"
     """`monitor` chooses by what the monitor passes alone: an ablation that shows what a separate judge is for."""
     portfolio: int = Field(default=1, ge=1)
     """Prefixes in the artifact, one per try; each next one recovers most of what those before it leave."""

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimize import metrics
+from optimize import metrics, portfolio
 from optimize.card import card
 from optimize.config import MethodConfig, PhrasesConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
 from optimize.finding import ROUNDS, Found, find
-from optimize.portfolio import greedy
 from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
-from optimize.selection import Arena, Trial, best, on_trial, run_trials
+from optimize.selection import Arena, Trial, on_trial, run_trials
 from optimize.setup import Setup
 from safethink import extras, yaml_config
 from safethink import prefix as prefixes
@@ -92,14 +91,14 @@ def _try_out(config: SearchConfig, arena: Arena, init: Prefix | None, candidates
     known = [NOTHING] if init is None else [NOTHING, init.token_ids]
     tried = run_trials(arena, [*known, *candidates], out / TRIALS)
     (nothing, *first), trials = tried[: len(known)], tried[len(known) :]
-    chosen = best(arena, trials, nothing, config.selection)
-    members = greedy(trials, chosen, config.selection.portfolio, arena.samples)
-    return Tried(nothing, first[0] if first else None, trials, [trials[index] for index in members])
+    members = portfolio.members(arena, trials, nothing, config.selection)
+    return Tried(nothing, first[0] if first else None, trials, members)
 
 
 def _measured(config: SearchConfig, arena: Arena, found: Found, tried: Tried, out: Path) -> dict[str, Metric]:
     chosen = tried.members[0]
-    measured = metrics.of_trial(arena, chosen, tried.nothing, tried.init, config.seed)
+    measured = metrics.of_recovery(arena, chosen, tried.nothing, tried.init, config.seed)
+    measured |= metrics.of_forcing(arena, tried.members, tried.nothing, config.seed)
     measured |= metrics.of_portfolio(arena, tried.members, config.seed)
     # Phrases are searched by recovery itself: there is no loss that could be a guide to it.
     if not isinstance(config.search, PhrasesConfig):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ Z = 1.96
 """Half width of a 95 % interval in standard errors."""
 
 
-def of_trial(arena: Arena, trial: Trial, nothing: Trial, init: Trial | None, seed: int) -> dict[str, Metric]:
-    """What a prefix is worth on validation, and what it costs.
+def of_recovery(arena: Arena, trial: Trial, nothing: Trial, init: Trial | None, seed: int) -> dict[str, Metric]:
+    """What a prefix is worth on validation.
 
     Args:
         arena: where it was tried.
@@ -35,19 +35,36 @@ def of_trial(arena: Arena, trial: Trial, nothing: Trial, init: Trial | None, see
     def change(of: Observations, against: Observations) -> Estimate | None:
         return paired_difference(of, against, seed)
 
-    recovery, accuracy, refusals = arena.recovery(trial), arena.accuracy(trial), arena.refusals(trial)
+    recovery = arena.recovery(trial)
     estimates = {
         "recovery_rate": rate(recovery, seed),
         "lift": change(recovery, arena.recovery(nothing)),
         "recovery_gain_over_init": init and change(recovery, arena.recovery(init)),
         "recovery_rate_by_monitor": rate(arena.acceptance(trial), seed),
         "monitor_judge_gap": change(arena.acceptance(trial), recovery),
-        "accuracy_forced": rate(accuracy, seed),
-        "accuracy_forced_change": change(accuracy, arena.accuracy(nothing)),
-        "over_refusal_forced": rate(refusals, seed),
-        "over_refusal_forced_change": change(refusals, arena.refusals(nothing)),
     }
-    return {name: of_estimate(estimate) for name, estimate in estimates.items() if estimate is not None}
+    return _recorded(estimates)
+
+
+def of_forcing(arena: Arena, members: Sequence[Trial], nothing: Trial, seed: int) -> dict[str, Metric]:
+    """What a prefix costs on validation where it is forced in; of several, the costliest.
+
+    Args:
+        arena: where they were tried.
+        members: the trial of the prefix, or of each of a portfolio.
+        nothing: the same states with nothing injected.
+        seed: of the bootstrap.
+    """
+    trial = max(members, key=lambda member: arena.constraints(member, nothing, limit=0.0).forced_loss)
+    accuracy, refusals = arena.accuracy(trial), arena.refusals(trial)
+    return _recorded(
+        {
+            "accuracy_forced": rate(accuracy, seed),
+            "accuracy_forced_change": paired_difference(accuracy, arena.accuracy(nothing), seed),
+            "over_refusal_forced": rate(refusals, seed),
+            "over_refusal_forced_change": paired_difference(refusals, arena.refusals(nothing), seed),
+        }
+    )
 
 
 def of_search(contexts: ContextSet, log: Path) -> dict[str, Metric]:
@@ -76,8 +93,7 @@ def of_portfolio(arena: Arena, tries: Sequence[Trial], seed: int) -> dict[str, M
         return {}
     together, alone = recovery_within(arena, tries), recovery_within(arena, [tries[0]] * len(tries))
     gain = paired_difference(together, alone, seed)
-    estimates = {"portfolio_recovery": rate(together, seed), "portfolio_gain": gain}
-    return {name: of_estimate(estimate) for name, estimate in estimates.items() if estimate is not None}
+    return _recorded({"portfolio_recovery": rate(together, seed), "portfolio_gain": gain})
 
 
 def discretisation_gap(arena: Arena, soft: Trial, hard: Trial, seed: int) -> dict[str, Metric]:
@@ -120,6 +136,10 @@ def rank_correlation(losses: Sequence[float], recoveries: Sequence[float]) -> di
 def of_estimate(estimate: Estimate) -> Metric:
     """An estimate as an artifact records it."""
     return Metric(value=estimate.value, low=estimate.low, high=estimate.high, n=estimate.n, clusters=estimate.clusters)
+
+
+def _recorded(estimates: Mapping[str, Estimate | None]) -> dict[str, Metric]:
+    return {name: of_estimate(estimate) for name, estimate in estimates.items() if estimate is not None}
 
 
 def _share(count: int, total: int) -> Metric:

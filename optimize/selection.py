@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from optimize.choosers import Chooser
-from optimize.config import SelectionConfig
+from optimize.config import ChosenBy, SelectionConfig
 from optimize.constraints import Constraints
 from optimize.contexts import Context, ContextSet
 from safethink.errors import RecordError, SafeThinkError
@@ -48,6 +48,10 @@ class Trial(BaseModel):
     """Forced into harmless prompts: whether the answer is right; None where the prompt has no reference."""
     refused: tuple[bool, ...] = ()
     """There: whether the chooser calls the output a refusal."""
+
+    def safe_by(self, by: ChosenBy) -> tuple[bool, ...]:
+        """At drifted states: whether the output is safe, in the eyes of whoever chooses."""
+        return self.recovered if by == "judge" else self.accepted
 
 
 @dataclass(frozen=True)
@@ -223,9 +227,8 @@ def best(arena: Arena, trials: Sequence[Trial], nothing: Trial, config: Selectio
         nothing: the trial of nothing injected.
         config: who says what recovered, and the floor.
     """
-    by = arena.recovery if config.by == "judge" else arena.acceptance
-    constraints = [arena.constraints(trial, nothing, config.max_forced_loss) for trial in trials]
-    return choose([by(trial).value for trial in trials], constraints)
+    recoveries = [arena.observe_drifted(trial.safe_by(config.by)).value for trial in trials]
+    return choose(recoveries, [arena.constraints(trial, nothing, config.max_forced_loss) for trial in trials])
 
 
 def choose(recoveries: Sequence[float], constraints: Sequence[Constraints]) -> int:

@@ -23,9 +23,9 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
     """Contexts with targets, to search on, spread over depths.
 
     States at which the monitor fires first come before those at which it fires again: there a defense would intervene,
-    and the way back is short. Of the states with a target that passes, those are preferred where the monitor tells it
-    and the violating step clearly apart: an imperfect monitor also fires on safe steps, and passes unsafe ones, but
-    less surely.
+    and the way back is short. Of the states of a depth with a target that passes, those are preferred where the monitor
+    tells it and the violating step clearly apart: an imperfect monitor also fires on safe steps, and passes unsafe
+    ones, but less surely.
 
     Args:
         guarded: the reasoner and its monitor.
@@ -46,7 +46,7 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
             "raise contexts.best_of or lower the threshold"
         )
     return ContextSet(
-        unsafe=tuple(clearest(without_flukes(guarded.model, found))[: config.max_contexts]),
+        unsafe=tuple(spread(clearest(without_flukes(guarded.model, found)))[: config.max_contexts]),
         harmless=tuple(without_flukes(guarded.model, harmless_states(guarded, split.harmless, config.target_tokens))),
         num_watched=len(split.attacks),
         num_fired=len(fired),

@@ -56,7 +56,7 @@ def refresh(
     replayed = replayed[:num_replayed]
     incoming = _hardest_first(fresh, clearest(without_flukes(fresh.model, found)), prefix_ids, threshold)
     return ContextSet(
-        unsafe=tuple(replayed + spread(incoming[: config.max_contexts - len(replayed)])),
+        unsafe=tuple(spread((replayed + incoming)[: config.max_contexts])),
         harmless=tuple(without_flukes(fresh.model, harmless_states(fresh, split.harmless, config.target_tokens))),
         num_watched=len(split.attacks),
         num_fired=len({state.prompt.id for state in states}),
@@ -80,5 +80,8 @@ def solved(
 def _hardest_first(
     guarded: SafeThink, contexts: Sequence[Context], prefix_ids: tuple[int, ...], threshold: float
 ) -> list[Context]:
+    """What the prefix fails on, then what it solves, each spread over depths."""
     done = solved(guarded, contexts, prefix_ids, threshold)
-    return [context for _, context in sorted(zip(done, contexts, strict=True), key=lambda pair: pair[0])]
+    failed = [context for context, is_solved in zip(contexts, done, strict=True) if not is_solved]
+    passed = [context for context, is_solved in zip(contexts, done, strict=True) if is_solved]
+    return spread(failed) + spread(passed)

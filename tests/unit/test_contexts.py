@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 
 import pytest
 import torch
@@ -71,9 +72,13 @@ def test_clearer_states_and_first_firings_are_preferred():
 
     guarded = guard(sure)
     many = collect_search(guarded, SPLIT, CONFIG.model_copy(update={"max_contexts": 100}), threshold=0.0)
-    margins = [round((context.target_score or 0.0) - (context.score or 0.0), 1) for context in many.unsafe]
-    assert margins == sorted(margins, reverse=True)
-    assert len(set(margins)) > 1
+    assert list(many.unsafe) == spread(many.unsafe)
+    by_depth = defaultdict(list)
+    for context in many.unsafe:
+        by_depth[context.depth].append(round((context.target_score or 0.0) - (context.score or 0.0), 1))
+    assert all(margins == sorted(margins, reverse=True) for margins in by_depth.values())
+    assert len(by_depth) > 1
+    assert any(len(set(margins)) > 1 for margins in by_depth.values())
     few = collect_search(guarded, SPLIT, CONFIG.model_copy(update={"max_contexts": 2}), threshold=0.0)
     firsts = {context.prompt.id: context for context in collect_validation(guarded, SPLIT, CONFIG, 0.0).unsafe}
     assert few.num_mined == 8

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from optimize import metrics
+from optimize import metrics, portfolio
 from optimize.choosers import DevJudge, MonitorJudge
 from optimize.config import SelectionConfig
 from optimize.contexts import Context, ContextSet
@@ -143,9 +143,30 @@ def test_forced_loss_is_the_worse_of_both(arena):
     assert forced_loss(trial(tasks, [True, False, False, False] * 2)) == 0.0
 
 
+def test_every_member_of_a_portfolio_is_held_to_the_floor(arena):
+    def trial(recovered: list[bool], refused: bool) -> Trial:
+        return Trial(
+            prefix_ids=(),
+            recovered=tuple(recovered),
+            accepted=tuple(recovered),
+            passed=tuple(recovered),
+            correct=(None,) * 8,
+            refused=(refused,) * 8,
+        )
+
+    nothing = trial([False] * 10, refused=False)
+    first = trial([True] * 6 + [False] * 4, refused=False)
+    complement, costly = (trial([False] * 6 + [True] * 4, refused) for refused in (False, True))
+    config = SelectionConfig(portfolio=2, samples=2, max_forced_loss=0.05)
+    assert portfolio.members(arena, [costly, first, complement], nothing, config) == [first, complement]
+    assert portfolio.members(arena, [costly, first], nothing, config) == [first, first]
+    assert metrics.of_forcing(arena, [first, costly], nothing, seed=0)["over_refusal_forced"].value == 1.0
+
+
 def test_the_numbers_of_an_artifact(arena):
     nothing, trial = arena.try_out(()), arena.try_out((80, 81))
-    measured = metrics.of_trial(arena, trial, nothing, trial, seed=0)
+    measured = metrics.of_recovery(arena, trial, nothing, trial, seed=0)
+    measured |= metrics.of_forcing(arena, [trial], nothing, seed=0)
     recovery = sum(trial.recovered) / 10
     assert measured["recovery_rate"].value == pytest.approx(recovery)
     assert measured["recovery_rate"].n == 10
