@@ -21,6 +21,7 @@ from optimize.config import (
 from optimize.contexts import folder
 from optimize.contexts.folder import Manifest
 from optimize.learning import run
+from optimize.naming import short
 from optimize.objectives import Weighted
 from optimize.parallel import launch
 from optimize.scoring import frozen, serve
@@ -134,7 +135,7 @@ def learn(
         SafeThinkError: there is nothing to learn from: too few prompts, a monitor that never fires; or two
             prompts have the same id.
     """
-    named = setup.short(model.name_or_path) if model.name_or_path else type(model).__name__
+    named = short(model.name_or_path) if model.name_or_path else type(model).__name__
     config = SearchConfig(
         run=RunConfig(
             reasoner=ReasonerConfig(path=named),

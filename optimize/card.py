@@ -12,6 +12,7 @@ from huggingface_hub import ModelCardData
 from optimize import snippets
 from safethink.hub import is_repo_id
 from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact
+from safethink.testbed import is_shipped
 
 TAGS: Final = ("safethink", "corrective-prefix", "ai-safety", "reasoning", "jailbreak-defense")
 VALIDATION: Final = {
@@ -183,7 +184,8 @@ def _limits(artifact: PrefixArtifact) -> str:
     lines = ["## Limits", "", fits]
     if artifact.reasoner is not None and artifact.reasoner.name.startswith("testbed"):
         lines.append("- The testbed verifies machinery. These numbers say nothing about how safe a real model is.")
-        lines.append("- `testbed` is a model that ships with safethink; `safethink testbed` prints its folder.")
+        if is_shipped(artifact.reasoner.name):
+            lines.append("- `testbed` is a model that ships with safethink; `safethink testbed` prints its folder.")
     if artifact.selected_by is not None and artifact.selected_by.startswith("the monitor"):
         lines.append(
             "- The monitor chose it, so a prefix that merely flatters the monitor would not have been found out."

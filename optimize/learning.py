@@ -12,6 +12,7 @@ from optimize.config import MethodConfig, PhrasesConfig, SearchConfig, SoftConfi
 from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
 from optimize.finding import ROUNDS, Found, find
+from optimize.naming import portable
 from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
 from optimize.selection import Arena, Trial, on_trial, run_trials
@@ -136,7 +137,7 @@ def _artifact(config: SearchConfig, setup: Setup, learned: Sequence[Prefix]) -> 
         monitor=setup.source.monitor,
         threshold=setup.source.threshold,
         seeds={"search": config.seed, "run": config.run.seed, "world": world.seed, "prompts": world.prompts_seed},
-        config=config.model_dump(mode="json"),
+        config=portable(config.model_dump(mode="json")),
     )
     if not learned[0].is_soft:
         return artifact

@@ -11,6 +11,7 @@ from optimize import splits
 from optimize.choosers import Chooser, DevJudge, MonitorJudge
 from optimize.config import CollectConfig, SearchConfig
 from optimize.contexts.folder import Source
+from optimize.naming import short
 from optimize.objectives import Weighted
 from optimize.parallel import Cluster
 from optimize.splits import Split
@@ -143,7 +144,9 @@ def source_of(config: RunConfig, guarded: SafeThink, monitor: Identity) -> Sourc
     if isinstance(guarded.monitor, GuardMonitor):
         monitor = monitor.model_copy(update={"sha256": guarded.monitor.fingerprint})
     reasoner = Identity(
-        name=config.reasoner.path, revision=config.reasoner.revision, sha256=model_hash(guarded.model, rounded=True)
+        name=short(config.reasoner.path),
+        revision=config.reasoner.revision,
+        sha256=model_hash(guarded.model, rounded=True),
     )
     return Source(reasoner=reasoner, monitor=monitor, threshold=threshold_of(config), seed=config.seed)
 
@@ -161,8 +164,3 @@ def identity(monitor: MonitorLike) -> Identity:
             return Identity(name=monitor.kind)
         case _:
             return Identity(name=getattr(monitor, "__name__", type(monitor).__name__))
-
-
-def short(path: str) -> str:
-    """A hub id as it is, a folder without the machine's path to it."""
-    return Path(path).resolve().name if Path(path).is_dir() else path

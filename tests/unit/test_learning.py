@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import optimize
 from optimize import finding, setup
 from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionConfig
 from optimize.contexts import folder
+from optimize.naming import portable
 from optimize.selection import Arena
 from safethink import prefix as prefixes
 from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig
@@ -98,6 +100,30 @@ def test_the_card_says_who_chose_and_what_was_measured(run_folder):
     assert "`recovery_rate`" in card
     assert r"with '\n' behind it" in card
     assert str(run_folder) not in card
+
+
+def test_an_artifact_knows_no_path_of_this_machine(run_folder, tmp_path):
+    shared, begun = tmp_path / "shared", tmp_path / "begun"
+    shutil.copytree(run_folder / "contexts", shared)
+    shutil.copytree(run_folder / "artifact", begun)
+    contexts = SECTIONS["contexts"].model_copy(update={"path": str(shared)})
+    search = SECTIONS["search"].model_copy(update={"init": str(begun), "steps": 1})
+    artifact = learn(tmp_path / "run", contexts=contexts, search=search)
+    assert artifact.config["contexts"]["path"] == "shared"
+    assert artifact.config["search"]["init"] == "begun"
+    for path in (tmp_path / "run" / "artifact").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_models_and_files_are_named_without_the_way_to_them(tmp_path):
+    (tmp_path / "reasoner").mkdir()
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "card.json").write_text('{"world_seed": 3, "world_kind": "costly", "models": {"reasoner": {}}}')
+    given = {
+        "a": [str(tmp_path / "guard"), "some/model", "testbed", "and/or", ".", 3, None],
+        "b": f"{tmp_path}/reasoner",
+    }
+    assert portable(given) == {"a": ["guard", "some/model", "testbed", "and/or", ".", 3, None], "b": "testbed-costly"}
 
 
 def test_the_same_command_again_changes_nothing(run_folder):
