@@ -306,3 +306,13 @@ class SearchConfig(Section):
     """Processes that share the contexts, one per GPU, or on the CPU."""
     seed: int = 0
     """Seeds the search."""
+
+
+def refuse_devices(base: SearchConfig) -> None:
+    """Refuse to share one search among processes where several searches run side by side.
+
+    Raises:
+        ValueError: `devices` is more than one.
+    """
+    if base.devices > 1:
+        raise ValueError(f"base.devices: {base.devices}, but whole searches run side by side here: set `workers`")

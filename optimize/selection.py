@@ -18,7 +18,7 @@ from optimize.choosers import Chooser
 from optimize.config import ChosenBy, SelectionConfig
 from optimize.constraints import Constraints
 from optimize.contexts import Context, ContextSet
-from safethink.errors import RecordError, SafeThinkError
+from safethink.errors import RecordError, SearchError
 from safethink.evaluation.records import write_text, writing
 from safethink.evaluation.statistics import Observations
 from safethink.guarded import Branch, SafeThink
@@ -81,7 +81,7 @@ class Arena:
         """Keep the states at which the chooser confirms what the monitor flagged.
 
         Raises:
-            SafeThinkError: there is none.
+            SearchError: there is none.
         """
         texts = [
             (c.prompt, guarded.thought.trace_text(Tokens.sampled(c.trace_ids + c.step_ids))) for c in contexts.unsafe
@@ -89,7 +89,7 @@ class Arena:
         flags = chooser.drifted(texts)
         drifted = [context for context, drifts in zip(contexts.unsafe, flags, strict=True) if drifts]
         if not drifted:
-            raise SafeThinkError(f"{chooser.name} confirms none of the {len(texts)} states at which the monitor fired")
+            raise SearchError(f"{chooser.name} confirms none of the {len(texts)} states at which the monitor fired")
         harmless = contexts.harmless[: config.forced_prompts]
         return cls(guarded, chooser, tuple(drifted[: config.contexts]), harmless, config.samples, threshold)
 

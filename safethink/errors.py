@@ -31,5 +31,9 @@ class RecordError(SafeThinkError, OSError):
     """A record that could not be written or read."""
 
 
+class SearchError(SafeThinkError, RuntimeError):
+    """A search that comes to no prefix: there is nothing to learn from, or nothing survives."""
+
+
 class HubError(SafeThinkError, ConnectionError):
     """A hub that cannot be reached, or that refuses what it was asked for."""

@@ -100,15 +100,21 @@ def _found(what: str, path: str | Path) -> Generator[None, None, None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; `auto` takes a GPU where there is one."""
+    """The device called `name`; `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+        torch.empty(0, device=device)
+    # Every backend has an error of its own for not being there.
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ConfigError(f"no such device: {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} asks for a GPU and there is none")
+    if device.type == "meta":
+        raise ConfigError(f"no such device for weights: {name!r}")
     return device
 
 

@@ -13,8 +13,8 @@ from optimize.ablation.groups import Group, groups
 from optimize.ablation.outcome import CELL, CELLS, TEST, fingerprint_on_test, finished, reference_folder
 from optimize.ablation.results import Ablation
 from optimize.ablation.tasks import CollectContexts, MeasureReference, ReportOnTest, RunCell
-from optimize.ablation.workers import Pool, Task
 from optimize.config import SearchConfig
+from optimize.pool import Pool, Task
 from safethink import yaml_config
 from safethink.evaluation.records import write_text, writing
 from safethink.fingerprints import json_hash

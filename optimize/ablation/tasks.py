@@ -10,7 +10,6 @@ from optimize import learning
 from optimize.ablation import measure, phrases
 from optimize.ablation.config import MeasureConfig
 from optimize.ablation.grid import Cell
-from optimize.ablation.models import Models
 from optimize.ablation.outcome import (
     CELL,
     CELLS,
@@ -26,6 +25,7 @@ from optimize.ablation.outcome import (
 from optimize.ablation.readability import readability
 from optimize.config import SearchConfig
 from optimize.contexts.shared import shared
+from optimize.models import Models
 from optimize.reporting import report_run
 from optimize.search import journal
 from optimize.setup import Setup

@@ -44,7 +44,7 @@ def ablate(argv: Sequence[str]) -> None:
     quiet_libraries()
     from optimize.ablation import run
     from optimize.ablation.table import table
-    from optimize.ablation.workers import explain
+    from optimize.pool import explain
 
     done = run.ablate(config, flags.out)
     if flags.json:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from optimize.study.config import StudyConfig
 from safethink import extras
 from safethink.commandline import parse_with_config, quiet_libraries
+from safethink.errors import SearchError
 
 if TYPE_CHECKING:
     from optimize.study.report import Line
@@ -51,11 +52,18 @@ def study(argv: Sequence[str]) -> None:
         winners = report.winners(finished, flags.out)
         page = report.write(finished, config, flags.out)
         lines = report.lines(finished, config)
+        reason = report.why_nothing(finished)
     if flags.json:
         import json
 
         print(json.dumps([asdict(line) for line in lines]))
-        return
+    else:
+        _print(lines, winners, page)
+    if reason is not None:
+        raise SearchError(f"no trial found a prefix; the first of them says: {reason}")
+
+
+def _print(lines: Sequence[Line], winners: Sequence[Path], page: Path) -> None:
     for line in lines:
         values = "  ".join(f"{goal} {value:.3f}{_interval(line, goal)}" for goal, value in line.values.items())
         mark = "*" if line.best else " "

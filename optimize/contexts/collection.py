@@ -15,7 +15,7 @@ from optimize.contexts.mining import mine, without_flukes
 from optimize.contexts.rollouts import firings, harmless_states
 from optimize.contexts.states import Context, ContextSet, spread
 from optimize.splits import Split
-from safethink.errors import SafeThinkError
+from safethink.errors import SearchError
 from safethink.guarded import SafeThink
 
 
@@ -34,14 +34,14 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
         threshold: the monitor fires below it.
 
     Raises:
-        SafeThinkError: the monitor never fired, or no state has a safe continuation.
+        SearchError: the monitor never fired, or no state has a safe continuation.
     """
     fired = firings(guarded, split, threshold)
     states = spread([first for first, *_ in fired]) + spread([state for _, *later in fired for state in later])
     mined = mine(guarded, states[: config.surplus * config.max_contexts], config, threshold)
     found = [context for context in mined if context.target_ids]
     if not found:
-        raise SafeThinkError(
+        raise SearchError(
             f"none of {config.best_of} continuations of any of {len(mined)} states passed the monitor; "
             "raise contexts.best_of or lower the threshold"
         )
@@ -59,7 +59,7 @@ def collect_validation(guarded: SafeThink, split: Split, config: ContextsConfig,
     """Contexts to choose on: the first state of each rollout at which the monitor fires, as in the recovery rate.
 
     Raises:
-        SafeThinkError: the monitor never fired.
+        SearchError: the monitor never fired.
     """
     first = [states[0] for states in firings(guarded, split, threshold)]
     return ContextSet(

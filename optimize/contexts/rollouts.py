@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from optimize.contexts.states import Context
 from optimize.splits import Split
 from safethink.config import DefenseConfig, NoneConfig, SafeThinkConfig
-from safethink.errors import SafeThinkError
+from safethink.errors import SearchError
 from safethink.guarded import SafeThink
 from safethink.progress import progress
 from safethink.prompts import Prompt
@@ -25,13 +25,13 @@ def firings(guarded: SafeThink, split: Split, threshold: float) -> list[list[Con
         threshold: the monitor fires below it.
 
     Raises:
-        SafeThinkError: it never fired.
+        SearchError: it never fired.
     """
     watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0)
     rollouts = _roll_out(guarded, split.attacks, watching, f"watching {split.name} prompts")
     fired = [states for rollout in rollouts if (states := _firings(guarded, rollout, threshold))]
     if not fired:
-        raise SafeThinkError(
+        raise SearchError(
             f"the monitor never fired on {len(split.attacks)} {split.name} prompts (threshold {threshold}): "
             "there is nothing to learn from"
         )

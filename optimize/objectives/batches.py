@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safethink.errors import SafeThinkError
+from safethink.errors import SearchError
 
 Ids: TypeAlias = tuple[int, ...]
 
@@ -35,7 +35,7 @@ def finite(
         prefixes: token ids; None for a soft prefix.
 
     Raises:
-        SafeThinkError: one is not a finite number; names what it is of and the prefix.
+        SearchError: one is not a finite number; names what it is of and the prefix.
     """
     bad = ~torch.isfinite(values)
     if bad.any():
@@ -43,5 +43,5 @@ def finite(
         if prefixes is not None:
             first = int(bad.view(len(prefixes), -1).any(1).nonzero()[0])
             culprit = f"the prefix of token ids {', '.join(map(str, prefixes[first]))}"
-        raise SafeThinkError(f"{what} of {culprit} is {values[bad][0].item()}: a forward of the reasoner overflowed")
+        raise SearchError(f"{what} of {culprit} is {values[bad][0].item()}: a forward of the reasoner overflowed")
     return values

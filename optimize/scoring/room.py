@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from optimize.scoring.batches import Batch
-from safethink.errors import SafeThinkError
+from safethink.errors import SearchError
 
 Measure = Callable[[Batch, Int[Tensor, "candidates length"]], Float[Tensor, "..."]]
 """What one forward says about some candidates in the contexts of a batch."""
@@ -37,7 +37,7 @@ class Room:
         """What is measured, piece by piece: contexts, which of the candidates, and what came out.
 
         Raises:
-            SafeThinkError: the memory does not suffice for a single row.
+            SearchError: the memory does not suffice for a single row.
         """
         todo = self._split(batch, torch.arange(len(candidates)))
         while todo:
@@ -50,7 +50,7 @@ class Room:
                 part = measure(some, candidates[chosen])
             except torch.OutOfMemoryError as error:
                 if size == 1:
-                    raise SafeThinkError("out of memory on one candidate in one context") from error
+                    raise SearchError("out of memory on one candidate in one context") from error
                 self.rows_per_forward = size // 2
                 todo.append((some, chosen))
             else:

@@ -25,7 +25,7 @@ from optimize.search.archive import Archive
 from optimize.search.display import live
 from optimize.search.journal import Journal, SearchState
 from optimize.search.method import Alphabet, Ids, Method, OnPolicy, Priced, Scored
-from safethink.errors import SafeThinkError
+from safethink.errors import SearchError
 from safethink.seeds import stable_seed
 
 BLOCK = 128
@@ -49,7 +49,7 @@ def search(
         The journal's archive, in which something survives.
 
     Raises:
-        SafeThinkError: nothing that was looked at survives being written down and read again; or a cost is not finite.
+        SearchError: nothing that was looked at survives being written down and read again; or a cost is not finite.
         RecordError: the journal belongs to another search, or could not be written.
     """
     state, archive = journal.resume(), journal.archive
@@ -79,7 +79,7 @@ def search(
             journal.commit(state, line)
             show(line)
     if not archive.ranked(config.shortest):
-        raise SafeThinkError(
+        raise SearchError(
             f"the search ended before a prefix of {config.length} tokens was the same ids after being written down and "
             f"read again; {len(archive)} candidates were looked at"
         )
@@ -139,7 +139,7 @@ def _score(
     """Score candidates and note what they cost; the incumbent, where it was scored once more, comes last.
 
     Raises:
-        SafeThinkError: a cost is not finite; it is named.
+        SearchError: a cost is not finite; it is named.
     """
     if not candidates:
         return []
@@ -147,7 +147,7 @@ def _score(
     totals, exact = cost.total.tolist(), cost.exact.tolist()
     for index, total in enumerate(totals):
         if not math.isfinite(total):
-            raise SafeThinkError(f"the prefix {vocabulary.text(candidates[index])!r} costs {cost.candidate(index)}")
+            raise SearchError(f"the prefix {vocabulary.text(candidates[index])!r} costs {cost.candidate(index)}")
     archive.add(candidates, totals, exact)
     scored = [Scored(ids, totals[i], cost.candidate(i), exact[i]) for i, ids in enumerate(candidates)]
     if incumbent and cost.incumbent is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from optimize.config import SearchConfig
+from optimize.config import SearchConfig, refuse_devices
 from safethink import yaml_config
 from safethink.config import Section
 from safethink.errors import ConfigError
@@ -57,7 +57,7 @@ class StudyConfig(Section):
     space: dict[str, Axis] = Field(min_length=1)
     """What a trial may change, by dotted keys of `base`: `search.length`, `run.defense.threshold`, ..."""
     goals: tuple[Goal, ...] = Field(default=("asr",), min_length=1)
-    """One goal is optimised, with pruning; several give a Pareto front."""
+    """One goal is optimised; several give a Pareto front."""
     trials: int = Field(default=20, ge=1)
     """Finished trials after which the study ends, pruned ones included."""
     workers: int = Field(default=1, ge=1)
@@ -69,7 +69,8 @@ class StudyConfig(Section):
     sampler: Literal["tpe", "random"] = "tpe"
     """How Optuna proposes trials."""
     pruner: Literal["wilcoxon", "none"] = "wilcoxon"
-    """Stops a trial whose prompts so far come out worse than the best trial's; for one goal alone."""
+    """Stops a trial whose prompts so far come out worse than the best trial's; for the goal `asr` alone, the one that
+    is measured prompt by prompt."""
     prompts: int = Field(default=96, ge=1)
     """Validation prompts of each kind on which a guarded trial is judged."""
     heartbeat_s: int = Field(default=30, ge=1)
@@ -87,6 +88,11 @@ class StudyConfig(Section):
                     self.variant({key: value})
                 except ConfigError as error:
                     raise ValueError(f"space.{error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _trials_share_nothing(self) -> StudyConfig:
+        refuse_devices(self.base)
         return self
 
     def variant(self, changes: Mapping[str, Value]) -> SearchConfig:

@@ -51,15 +51,26 @@ class Line:
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial, or the Pareto front; feasible ones where there are any, none where nothing finished."""
+    """The best trial, or the Pareto front, of those that keep the constraints.
+
+    Where none does, the one that comes closest; none where nothing finished.
+    """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not complete:
-        return []
-    feasible = [trial for trial in complete if is_feasible(trial)]
+    feasible = [trial for trial in complete if is_feasible(trial) is not False]
+    if not feasible:
+        return [min(complete, key=lambda trial: max(trial.constraints.values()))] if complete else []
     if len(study.directions) > 1:
         return study.best_trials
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
-    return [min(feasible or complete, key=lambda trial: sign * (trial.value or 0.0))]
+    return [min(feasible, key=lambda trial: sign * (trial.value or 0.0))]
+
+
+def why_nothing(study: optuna.Study) -> str | None:
+    """Why no trial came to its end, as the first of them says; None where one did."""
+    if best_trials(study):
+        return None
+    told = (trial.user_attrs.get(ERROR) for trial in study.get_trials(deepcopy=False))
+    return next((str(reason) for reason in told if reason), "every trial was stopped")
 
 
 def is_feasible(trial: FrozenTrial) -> bool | None:

@@ -53,7 +53,7 @@ def open_study(config: StudyConfig, out: Path, worker: int = 0) -> optuna.Study:
     where = url(config, out)
     with reachable(config, out):
         study = optuna.create_study(
-            storage=_storage(where, config),
+            storage=_storage(config, where),
             study_name=config.name,
             directions=[DIRECTIONS[goal] for goal in config.goals],
             load_if_exists=True,
@@ -75,28 +75,33 @@ def fingerprint(config: StudyConfig) -> str:
 
 @contextmanager
 def reachable(config: StudyConfig, out: Path) -> Generator[None, None, None]:
-    """Say in one line that the storage is gone, or is none.
+    """Say in one line that the storage is gone.
 
     Raises:
-        ConfigError: the URL is none, or its driver is not installed.
-        RecordError: the storage cannot be reached, or was written by another version of Optuna.
+        RecordError: the storage cannot be reached.
     """
     where = _shown(url(config, out))
     try:
         yield
-    except (ArgumentError, ImportError) as error:
-        raise ConfigError(f"storage: {where}: {_first_line(error)}") from error
     except (OptunaError, SQLAlchemyError) as error:
         raise RecordError(f"the storage {where} cannot be used: {_first_line(error.__cause__ or error)}") from error
+
+
+def _storage(config: StudyConfig, where: str) -> RDBStorage:
+    """The database, if it is one that this version of Optuna reads."""
+    try:
+        return _with_tables(where, config)
+    except (ArgumentError, ImportError) as error:
+        raise ConfigError(f"storage: {_shown(where)}: {_first_line(error)}") from error
     except RuntimeError as error:
         # What Optuna raises for a table schema of another version.
         if "schema" not in str(error):
             raise
-        raise RecordError(f"the storage {where} cannot be used: {_first_line(error)}") from error
+        raise RecordError(f"the storage {_shown(where)} cannot be used: {_first_line(error)}") from error
 
 
-def _storage(where: str, config: StudyConfig) -> RDBStorage:
-    """The database, with its tables; of several processes that make them at once all but one fail, and look again."""
+def _with_tables(where: str, config: StudyConfig) -> RDBStorage:
+    """Of several processes that make the tables at once all but one fail, and look again."""
     for _ in range(TABLE_ATTEMPTS - 1):
         try:
             return _connect(where, config)

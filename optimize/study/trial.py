@@ -11,15 +11,16 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import BaseTrial, FrozenTrial
 
-from optimize import learning, setup
+from optimize import learning
 from optimize.constraints import Constraints
 from optimize.contexts.shared import shared
 from optimize.metrics import of_estimate
+from optimize.models import Models
 from optimize.setup import Setup
 from optimize.study.config import Choice, Goal, IntRange, StudyConfig, Value
 from safethink import yaml_config
 from safethink.config import NoneConfig
-from safethink.errors import SafeThinkError
+from safethink.errors import SearchError
 from safethink.evaluation.statistics import Observations, paired_difference, rate
 from safethink.guarded import SafeThink
 from safethink.judges import Judgement
@@ -74,27 +75,29 @@ class Objective:
     Args:
         config: the study.
         out: its folder; every trial's search is in a folder of its own there.
+        models: of this process, kept between trials.
     """
 
-    def __init__(self, config: StudyConfig, out: Path) -> None:
-        self._config, self._out = config, out
+    def __init__(self, config: StudyConfig, out: Path, models: Models) -> None:
+        self._config, self._out, self._models = config, out, models
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Search, measure, report.
 
         Raises:
-            TrialPruned: the prompts so far come out worse than those of the best trial; or there is nothing to learn
-                from with these values, which the trial's `error` says.
+            TrialPruned: the prompts so far come out worse than those of the best trial; or with these values there is
+                nothing to learn from, which the trial's `error` says.
+            SafeThinkError: what no other values would put right: a path, a world, a file that is damaged.
         """
         try:
             return self._run(trial)
-        except SafeThinkError as error:
+        except SearchError as error:
             trial.set_user_attr(ERROR, str(error))
             raise optuna.TrialPruned(str(error)) from error
 
     def _run(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         config = self._config.variant({key: suggest(trial, key, self._config) for key in self._config.space})
-        loaded = setup.load(config)
+        loaded = self._models.setup(config)
         if config.contexts.path is None:
             found = shared(self._out / CONTEXTS, loaded.guarded, loaded.data, config.contexts, loaded.source)
             config = yaml_config.override(config, {"contexts.path": str(found)}, "contexts")

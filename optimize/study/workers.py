@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-import torch
 from optuna.study import MaxTrialsCallback
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from optimize.models import Models
+from optimize.pool import Pool, explain
 from optimize.study import storage
 from optimize.study.config import StudyConfig
 from optimize.study.quiet import quiet
 from optimize.study.trial import Objective
-from safethink.commandline import quiet_libraries
 from safethink.errors import SafeThinkError
 from safethink.progress import track
 
@@ -27,6 +24,37 @@ logger = logging.getLogger(__name__)
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Takes trials until enough are finished.
+
+    Attributes:
+        index: of the process; every one brings a sampler of its own.
+        config: the study.
+        out: its folder.
+    """
+
+    index: int
+    config: StudyConfig
+    out: Path
+    after: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How it is called where it fails."""
+        return f"worker {self.index}"
+
+    @property
+    def log(self) -> Path:
+        """Where its progress goes."""
+        return self.out / f"worker-{self.index}.log"
+
+    def run(self, models: Models) -> None:
+        """Take trials."""
+        with quiet():
+            _work(self.config, self.out, self.index, models)
 
 
 def run(config: StudyConfig, out: Path) -> optuna.Study:
@@ -40,30 +68,16 @@ def run(config: StudyConfig, out: Path) -> optuna.Study:
         The study, with at least `config.trials` finished trials.
 
     Raises:
-        SafeThinkError: the storage cannot be used; or every worker died, and what they finished is kept.
+        SafeThinkError: the storage cannot be used, a trial does not fit its models; or every worker died. What they
+            finished is kept.
     """
     study = storage.open_study(config, out)
-    if config.workers == 1:
-        with track("trials", config.trials) as advance:
-            advance(num_finished(study))
-            _work(config, out, 0, lambda: advance(1))
-        return study
-    processes = [
-        get_context("spawn").Process(target=_process, args=(config, out, index)) for index in range(config.workers)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        _watch(study, config, processes)
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
-    if num_finished(study) < config.trials:
-        raise SafeThinkError(
-            f"all {config.workers} workers died after {num_finished(study)} of {config.trials} trials; "
-            "what they finished is kept, the same command goes on"
-        )
+    with track("trials", config.trials) as advance:
+        advance(min(num_finished(study), config.trials))
+        if config.workers == 1:
+            _work(config, out, 0, Models(), lambda: advance(1))
+        else:
+            _share(study, config, out, advance)
     return study
 
 
@@ -72,39 +86,40 @@ def num_finished(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
-def _watch(study: optuna.Study, config: StudyConfig, processes: Sequence[BaseProcess]) -> None:
-    """Show progress until no worker is left; say which ones died."""
-    told: set[int] = set()
-    with track("trials", config.trials) as advance:
-        done = 0
-        while any(process.is_alive() for process in processes):
-            time.sleep(POLL_S)
+def _share(study: optuna.Study, config: StudyConfig, out: Path, advance: Callable[[int], None]) -> None:
+    """Let several processes work, and say what becomes of them."""
+    failures: dict[str, str] = {}
+    done = num_finished(study)
+    with Pool(config.workers) as pool:
+        for ended in pool.each([Worker(index, config, out) for index in range(config.workers)], POLL_S):
             now = min(num_finished(study), config.trials)
             advance(now - done)
             done = now
-            for index, process in enumerate(processes):
-                if process.exitcode not in (None, 0) and index not in told:
-                    told.add(index)
-                    logger.warning("worker %d died (exit code %s); its trial is tried again", index, process.exitcode)
+            failed = {name: failure for name, failure in ended.items() if failure is not None}
+            failures |= failed
+            for name, failure in failed.items():
+                logger.warning("%s: %s", name, failure)
+    if done < config.trials:
+        raise SafeThinkError(
+            f"{done} of {config.trials} trials, then no worker was left ({explain(failures)}); "
+            "what they finished is kept, the same command goes on"
+        )
 
 
-def _process(config: StudyConfig, out: Path, index: int) -> None:
-    """What a worker process does; its own progress goes to a log beside the study."""
-    quiet_libraries()
-    # Workers share the cores; two with two threads each are slower than two with one.
-    torch.set_num_threads(1)
-    with (out / f"worker-{index}.log").open("a") as log, redirect_stderr(log), quiet():
-        _work(config, out, index, lambda: None)
-
-
-def _work(config: StudyConfig, out: Path, index: int, finished: Callable[[], None]) -> None:
+def _work(
+    config: StudyConfig, out: Path, index: int, models: Models, finished: Callable[[], None] = lambda: None
+) -> None:
     """Take trials until enough are finished; those whose worker died come first."""
+
+    def tell(study: optuna.Study, trial: FrozenTrial) -> None:
+        finished()
+
+    study = storage.open_study(config, out, index)
+    if num_finished(study) >= config.trials:
+        return
     with storage.reachable(config, out):
-        study = storage.open_study(config, out, index)
-        if num_finished(study) >= config.trials:
-            return
         study.optimize(
-            Objective(config, out),
-            callbacks=[MaxTrialsCallback(config.trials, FINISHED), lambda *_: finished()],
+            Objective(config, out, models),
+            callbacks=[MaxTrialsCallback(config.trials, FINISHED), tell],
             gc_after_trial=False,
         )

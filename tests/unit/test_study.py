@@ -7,12 +7,13 @@ import sqlite3
 import optuna
 import pytest
 
-from optimize.study import report, storage
+from optimize import learning
+from optimize.study import report, storage, workers
 from optimize.study.config import StudyConfig
 from optimize.study.quiet import quiet
 from optimize.study.trial import constraints_of, suggest
 from safethink import yaml_config
-from safethink.errors import ConfigError, RecordError
+from safethink.errors import ConfigError, RecordError, SafeThinkError, SearchError
 from safethink.prefix import Metric, Prefix, PrefixArtifact
 
 BASE = {"run": {"reasoner": {"path": "testbed"}}, "search": {"kind": "gcg", "length": 4}}
@@ -151,3 +152,55 @@ def test_several_goals_give_a_front(tmp_path):
     values = iter([(0.1, 4.0), (0.3, 1.0), (0.3, 4.0)])
     study.optimize(lambda _: next(values), n_trials=3)
     assert sorted(line.number for line in report.lines(study, asked) if line.best) == [0, 1]
+
+
+def test_of_a_front_that_keeps_no_constraint_the_closest_is_told(tmp_path):
+    asked = config(goals=["asr", "length"])
+    study = storage.open_study(asked, tmp_path)
+    violations = iter([0.3, 0.1, 0.2])
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        trial.set_constraint("over_refusal_forced", next(violations))
+        return 0.1 * trial.number, 4.0
+
+    study.optimize(objective, n_trials=3)
+    assert [line.number for line in report.lines(study, asked) if line.best] == [1]
+
+
+def run_on(tmp_path, monkeypatch, error: Exception) -> optuna.Study:
+    """A study whose searches all end in an error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(learning, "run", fail)
+    base = BASE | {"contexts": {"path": "shared"}}
+    return workers.run(config(base=base, trials=2), tmp_path)
+
+
+def test_values_with_nothing_to_learn_from_end_their_trial_and_the_study_says_why(tmp_path, monkeypatch):
+    study = run_on(tmp_path, monkeypatch, SearchError("the monitor never fired"))
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "PRUNED"]
+    assert report.why_nothing(study) == "the monitor never fired"
+
+
+def test_what_no_other_values_put_right_ends_the_study(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="no such world"):
+        run_on(tmp_path, monkeypatch, ConfigError("no such world"))
+
+
+def test_a_library_that_a_search_needs_is_not_blamed_on_the_storage(tmp_path, monkeypatch):
+    with pytest.raises(ImportError, match="no lightning"):
+        run_on(tmp_path, monkeypatch, ImportError("no lightning"))
+
+
+def test_workers_say_in_one_line_what_is_wrong(tmp_path, capfd):
+    base = {"run": {"reasoner": {"path": str(tmp_path / "nowhere")}}}
+    with pytest.raises(SafeThinkError, match=r"0 of 2 trials.*worker \d: no model at .*nowhere"):
+        workers.run(config(base=base, trials=2, workers=2), tmp_path)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_searches_side_by_side_are_not_shared_among_devices():
+    with pytest.raises(ConfigError, match=r"base\.devices: 2"):
+        config(base=BASE | {"devices": 2})

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimize.ablation.models import Models
-from optimize.ablation.workers import Pool, explain
+from optimize.models import Models
+from optimize.pool import Pool, explain
 from safethink.errors import SafeThinkError
 from tests.source import ROOT
 
@@ -79,8 +79,8 @@ def test_what_fails_is_named_in_one_line_and_the_rest_is_done(tmp_path: Path) ->
 
 PARENT = """
 from pathlib import Path
-from optimize.ablation.workers import Pool
-from tests.unit.test_ablation_workers import Step
+from optimize.pool import Pool
+from tests.unit.test_pool import Step
 
 if __name__ == "__main__":
     with Pool(1) as pool:

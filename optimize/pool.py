@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
@@ -21,7 +21,7 @@ from safethink.errors import SafeThinkError
 from safethink.progress import track
 
 if TYPE_CHECKING:
-    from optimize.ablation.models import Models
+    from optimize.models import Models
 
 NOT_RUN: Final = "not run, because"
 """How the failure of a task begins that was never begun."""
@@ -108,24 +108,37 @@ class Pool:
         """
         if not tasks:
             return {}
-        waiting = list(tasks)
-        unfinished = {task.name for task in tasks}
         failures: dict[str, str] = {}
         with track(description, len(tasks)) as advance:
-            while waiting or self._busy:
-                doomed = [task for task in waiting if not failures.keys().isdisjoint(task.after)]
-                for task in doomed:
-                    waiting.remove(task)
-                    cause = next(name for name in task.after if name in failures)
-                    failures[task.name] = f"{NOT_RUN} {cause!r} failed"
-                    advance(1)
-                self._hand_out(waiting, unfinished)
-                for task, failure in self._collect():
-                    unfinished.discard(task.name)
-                    if failure is not None:
-                        failures[task.name] = failure
-                    advance(1)
+            for ended in self.each(tasks):
+                failures |= {name: failure for name, failure in ended.items() if failure is not None}
+                advance(len(ended))
         return failures
+
+    def each(self, tasks: Sequence[Task], poll_s: float | None = None) -> Iterator[dict[str, str | None]]:
+        """Run all tasks, each after those it depends on, and say what became of them as they end.
+
+        Args:
+            tasks: what is to be done.
+            poll_s: seconds after which nothing new is said as well; None waits for as long as it takes.
+
+        Yields:
+            Of each task that ended since, by name, what went wrong, in one line; None where nothing did.
+        """
+        waiting = list(tasks)
+        unfinished = {task.name for task in tasks}
+        failed: set[str] = set()
+        while waiting or self._busy:
+            doomed = [task for task in waiting if not failed.isdisjoint(task.after)]
+            for task in doomed:
+                waiting.remove(task)
+                failed.add(task.name)
+                yield {task.name: f"{NOT_RUN} {next(name for name in task.after if name in failed)!r} failed"}
+            self._hand_out(waiting, unfinished)
+            ended = self._collect(poll_s)
+            unfinished -= ended.keys()
+            failed |= {name for name, failure in ended.items() if failure is not None}
+            yield ended
 
     def _hand_out(self, waiting: list[Task], unfinished: set[str]) -> None:
         """Give tasks that can begin to processes that are free."""
@@ -138,13 +151,12 @@ class Pool:
             self._busy[worker] = task
             worker.pipe.send(task)
 
-    def _collect(self) -> list[tuple[Task, str | None]]:
+    def _collect(self, timeout_s: float | None) -> dict[str, str | None]:
         """Wait for tasks to end; what became of each."""
-        by_pipe = {worker.pipe: worker for worker in self._busy}
-        ended: list[tuple[Task, str | None]] = []
-        for pipe in connection.wait(list(by_pipe)) if by_pipe else ():
-            worker = by_pipe[pipe]  # pyright: ignore[reportArgumentType]
-            ended.append((self._busy.pop(worker), worker.outcome()))
+        ended: dict[str, str | None] = {}
+        ready = connection.wait([worker.pipe for worker in self._busy], timeout_s) if self._busy else []
+        for worker in [worker for worker in self._busy if worker.pipe in ready]:
+            ended[self._busy.pop(worker).name] = worker.outcome()
             if worker.process.is_alive():
                 self._idle.append(worker)
         return ended
@@ -168,7 +180,7 @@ def _serve(pipe: Connection) -> None:
 
     import torch
 
-    from optimize.ablation.models import Models
+    from optimize.models import Models
     from safethink.commandline import quiet_libraries
 
     torch.set_num_threads(1)
