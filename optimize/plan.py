@@ -1,21 +1,33 @@
-"""What a search, or collecting its contexts, would take, before anything is loaded: `--dry-run`."""
+"""What a search, or collecting its contexts, would take, before any weights are loaded: `--dry-run`."""
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from optimize.config import CollectConfig, ContextsConfig, SearchConfig
+from optimize.config import (
+    BeamConfig,
+    CollectConfig,
+    ContextsConfig,
+    EvolutionConfig,
+    GcgConfig,
+    MethodConfig,
+    PhrasesConfig,
+    RelaxedConfig,
+    SearchConfig,
+    SoftConfig,
+)
+from optimize.finding import NUM_MEASURED
 from optimize.study.config import StudyConfig
 from safethink.config import RunConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
+from safethink.memory import PROMPT_TOKENS, decoding_gib, footprint, gib
 from safethink.testbed.origin import is_testbed
 
 TESTBED_SCORED_TOKENS_PER_S: Final = 40_000
 """Candidate tokens scored per second by the testbed's reasoner on two CPU cores."""
-GRADIENT_PASSES: Final = {"soft": 2, "relaxed": 3}
-"""Passes over the contexts in a step of a method with one candidate: a gradient is two, and PEZ also scores."""
 
 
 class SearchPlan(BaseModel):
@@ -30,9 +42,11 @@ class SearchPlan(BaseModel):
     candidates: int
     """Prefixes whose loss is computed."""
     scored_tokens: int
-    """Tokens forwarded to compute them; the contexts' own tokens are forwarded once."""
+    """Tokens forwarded to compute them, gradients counted twice."""
     seconds: float | None
     """Rough time on two CPU cores; None where the speed is not known."""
+    memory_gib: float | None
+    """Weights, keys, values and logits, without what a gradient keeps; None where a model is not on this machine."""
 
 
 class ContextsPlan(BaseModel):
@@ -46,6 +60,8 @@ class ContextsPlan(BaseModel):
     """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
     seconds: float | None
     """Rough time on two CPU cores; None where the speed is not known."""
+    memory_gib: float | None
+    """Weights, keys and values; None where a model is not on this machine."""
 
 
 class StudyPlan(BaseModel):
@@ -59,35 +75,27 @@ class StudyPlan(BaseModel):
     """One of them, at the base's settings."""
     seconds: float | None
     """Rough time with the configured workers, two CPU cores for each; None where the speed is not known."""
+    memory_gib: float | None
+    """Of all workers together; None where a model is not on this machine."""
 
 
 def plan_contexts(config: CollectConfig) -> ContextsPlan:
-    """Count what collecting contexts decodes. Loads no model."""
+    """Count what collecting contexts decodes. Loads no weights."""
     generations = _collecting(config.contexts, config.forced_prompts)
     tokens = _decoded_tokens(generations, config.run)
     seconds = tokens / TESTBED_TOKENS_PER_S if is_testbed(config.run.reasoner.path) else None
-    return ContextsPlan(generations=generations, decoded_tokens=tokens, seconds=seconds)
+    return ContextsPlan(
+        generations=generations, decoded_tokens=tokens, seconds=seconds, memory_gib=decoding_gib(config.run)
+    )
 
 
 def plan(config: SearchConfig) -> SearchPlan:
-    """Count what a search decodes and scores. Loads no model."""
-    contexts, search, selection = config.contexts, config.search, config.selection
-    prefixes = selection.finalists + selection.spread + 2  # Also nothing, and what the search began with.
-    generations = _collecting(contexts, selection.forced_prompts) if contexts.path is None else {}
-    generations["selection"] = prefixes * (selection.contexts + selection.forced_prompts) * selection.samples
-    candidates = search.steps * (1 if search.kind in ("phrases", *GRADIENT_PASSES) else search.candidates)
-    if search.kind == "phrases":
-        generations["phrases"] = candidates * selection.contexts * selection.samples
-        if search.budget_tokens is not None:
-            affordable = search.budget_tokens // _tokens_per_generation(config.run)
-            generations["phrases"] = min(generations["phrases"], affordable)
-        scored_tokens = 0
-    else:
-        examples = contexts.max_contexts + (contexts.harmless_prompts if config.objective.benign_weight > 0 else 0)
-        passes = GRADIENT_PASSES.get(search.kind, 1)
-        scored_tokens = passes * candidates * examples * (search.length + contexts.target_tokens)
-    if search.budget_tokens is not None:
-        scored_tokens = min(scored_tokens, search.budget_tokens)
+    """Count what a search decodes and scores. Loads no weights."""
+    search = config.search
+    generations = _collecting(config.contexts, config.selection.forced_prompts) if config.contexts.path is None else {}
+    generations |= _searching(config)
+    candidates = search.steps * (search.candidates if _scores_many(search) else 1)
+    scored_tokens = 0 if search.kind == "phrases" else _scored_tokens(config)
     decoded_tokens = _decoded_tokens(generations, config.run)
     seconds = decoded_tokens / TESTBED_TOKENS_PER_S + scored_tokens / TESTBED_SCORED_TOKENS_PER_S
     return SearchPlan(
@@ -96,6 +104,7 @@ def plan(config: SearchConfig) -> SearchPlan:
         candidates=candidates,
         scored_tokens=scored_tokens,
         seconds=seconds if is_testbed(config.run.reasoner.path) else None,
+        memory_gib=_memory_gib(config),
     )
 
 
@@ -107,7 +116,8 @@ def plan_study(config: StudyConfig) -> StudyPlan:
     if one.seconds is not None:
         seconds = one.seconds + _decoded_tokens(judged, config.base.run) / TESTBED_TOKENS_PER_S
         seconds *= config.trials / config.workers
-    return StudyPlan(trials=config.trials, trial=one, seconds=seconds)
+    memory_gib = None if one.memory_gib is None else config.workers * one.memory_gib
+    return StudyPlan(trials=config.trials, trial=one, seconds=seconds, memory_gib=memory_gib)
 
 
 def _collecting(contexts: ContextsConfig, forced_prompts: int) -> dict[str, int]:
@@ -116,6 +126,84 @@ def _collecting(contexts: ContextsConfig, forced_prompts: int) -> dict[str, int]
         "mining": contexts.surplus * contexts.max_contexts * contexts.best_of,
         "validation_rollouts": contexts.prompts + forced_prompts,
     }
+
+
+def _searching(config: SearchConfig) -> dict[str, int]:
+    """What a search decodes once it has its contexts."""
+    contexts, search, reward, selection = config.contexts, config.search, config.objective.reward, config.selection
+    rounds = math.ceil(search.steps / (contexts.refresh_every_steps or search.steps))
+    prefixes = selection.finalists + selection.spread + 2  # Also nothing, and what the search began with.
+    prefixes += isinstance(search, SoftConfig) and search.harden
+    tried = selection.contexts * selection.samples
+    wanted = {
+        # Rolled out and mined anew, old states too; what the best prefix so far solves.
+        "refreshing": (rounds - 1)
+        * (
+            contexts.prompts
+            + contexts.harmless_prompts
+            + (contexts.surplus + 1) * contexts.max_contexts * (contexts.best_of + 1)
+        ),
+        "measuring": rounds * NUM_MEASURED * contexts.max_contexts,
+        "reward": search.steps * reward.contexts * (reward.samples + 1) if config.objective.reward_weight else 0,
+        "phrases": search.steps * tried if search.kind == "phrases" else 0,
+        "selection": prefixes * (tried + selection.forced_prompts * selection.samples),
+    }
+    if search.kind == "phrases" and search.budget_tokens is not None:
+        wanted["phrases"] = min(wanted["phrases"], search.budget_tokens // _tokens_per_generation(config.run))
+    return {stage: count for stage, count in wanted.items() if count}
+
+
+def _scores_many(search: MethodConfig) -> bool:
+    """Whether a step scores as many candidates as are configured."""
+    return not isinstance(search, SoftConfig | RelaxedConfig | PhrasesConfig)
+
+
+def _passes(search: MethodConfig) -> int:
+    """Prefixes read in all contexts in a step; a gradient is two."""
+    match search:
+        case SoftConfig():
+            return 2
+        case RelaxedConfig():
+            return 3
+        case GcgConfig():
+            return search.candidates + 2
+        case EvolutionConfig():
+            return search.candidates + 3 * search.population
+        case BeamConfig():
+            return search.candidates + search.beams
+        case _:
+            return search.candidates
+
+
+def _scored_tokens(config: SearchConfig) -> int:
+    """Tokens that the objective forwards, the contexts' own included."""
+    search, objective, reward = config.search, config.objective, config.objective.reward
+    unsafe, harmless = config.contexts.max_contexts, config.contexts.harmless_prompts
+    read = unsafe * bool(objective.continuation_weight or objective.nll_weight)
+    read += unsafe * bool(objective.unlikelihood_weight)
+    read += harmless * bool(objective.benign_weight or objective.benign_kl_weight)
+    behind = read * (search.length + config.contexts.target_tokens)
+    if objective.reward_weight:
+        # Beside the samples the greedy continuation and the best so far.
+        read += reward.contexts
+        behind += reward.contexts * (reward.samples + 2) * (search.length + reward.continuation_tokens)
+    hardened = _passes(RelaxedConfig()) if isinstance(search, SoftConfig) and search.harden else 0
+    scored = search.steps * (_passes(search) + hardened) * behind
+    if search.budget_tokens is not None:
+        scored = min(scored, search.budget_tokens * (2 if hardened else 1))
+    return scored + read * (PROMPT_TOKENS + config.run.limits.max_trace_tokens)
+
+
+def _memory_gib(config: SearchConfig) -> float | None:
+    """The more of decoding and of scoring: both models stay, and either has keys and values of its own."""
+    decoding, reasoner = decoding_gib(config.run), footprint(config.run.reasoner)
+    if decoding is None or reasoner is None:
+        return None
+    contexts, behind = config.contexts, config.search.length + config.contexts.target_tokens
+    held = (contexts.max_contexts + contexts.harmless_prompts) * (PROMPT_TOKENS + config.run.limits.max_trace_tokens)
+    rows = config.objective.rows_per_forward * behind
+    scoring = (held + rows) * reasoner.position_bytes + rows * reasoner.logits_bytes + reasoner.weights_bytes
+    return max(decoding, gib(scoring))
 
 
 def _decoded_tokens(generations: dict[str, int], run: RunConfig) -> int:

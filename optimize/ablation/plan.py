@@ -40,6 +40,8 @@ class AblationPlan(BaseModel):
     """Tokens forwarded by the searches."""
     seconds: float | None
     """Rough time where every worker has a CPU core of its own; None where the speed is not known."""
+    memory_gib: float | None
+    """Of all workers together, in the largest cell; None where a model is not on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,16 @@ def plan(config: AblationConfig) -> AblationPlan:
         decoded_tokens=decoded,
         scored_tokens=scored,
         seconds=seconds if all(is_testbed(cell.config.run.reasoner.path) for cell in cells) else None,
+        memory_gib=_memory_gib(cells, config.workers),
     )
+
+
+def _memory_gib(cells: Sequence[Cell], workers: int) -> float | None:
+    """As much as the largest cell takes, in every worker."""
+    different = {(cell.config.run.model_dump_json(), cell.config.search.length): cell.config for cell in cells}
+    taken = [plan_search(each).memory_gib for each in different.values()]
+    known = [each for each in taken if each is not None]
+    return workers * max(known) if len(known) == len(taken) else None
 
 
 def _searched(cell: Cell) -> _Share:

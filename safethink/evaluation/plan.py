@@ -10,6 +10,7 @@ from safethink import benchmarks
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, RowConfig, SafeThinkConfig
 from safethink.evaluation.jobs import attack_benchmarks, only_kinds
+from safethink.memory import decoding_gib
 from safethink.testbed.origin import is_testbed
 
 TESTBED_TOKENS: Final = 40
@@ -31,6 +32,8 @@ class Plan(BaseModel):
     """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
     seconds: float | None
     """Rough time on two CPU cores; None where the speed is not known."""
+    memory_gib: float | None
+    """Weights, keys and values of full batches; None where a model is not on this machine."""
 
     @property
     def total(self) -> int:
@@ -56,13 +59,16 @@ def plan(config: EvalConfig) -> Plan:
         "recovery": _count(attacks) * (steering + 1) * config.recovery_samples,
         "forced": _count(innocent) * (steering + 1) * config.forced_samples,
     }
-    total = sum(generations.values())
-    if is_testbed(config.run.reasoner.path):
-        tokens = total * TESTBED_TOKENS
-        return Plan(generations=generations, tokens=tokens, seconds=tokens / TESTBED_TOKENS_PER_S)
-    limits = config.run.limits
-    tokens = total * (limits.max_trace_tokens + limits.max_answer_tokens)
-    return Plan(generations=generations, tokens=tokens, seconds=None)
+    limits, known = config.run.limits, is_testbed(config.run.reasoner.path)
+    tokens = sum(generations.values()) * (
+        TESTBED_TOKENS if known else limits.max_trace_tokens + limits.max_answer_tokens
+    )
+    return Plan(
+        generations=generations,
+        tokens=tokens,
+        seconds=tokens / TESTBED_TOKENS_PER_S if known else None,
+        memory_gib=decoding_gib(config.run),
+    )
 
 
 def row_on_trial(config: EvalConfig) -> RowConfig | None:

@@ -10,11 +10,14 @@ import pytest
 
 import optimize
 from optimize import finding, setup
+from optimize.ablation.outcome import spent_tokens
 from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionConfig
 from optimize.contexts import folder
 from optimize.naming import portable
+from optimize.plan import plan
 from optimize.selection import Arena
 from safethink import prefix as prefixes
+from safethink import yaml_config
 from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig
 from safethink.errors import ConfigError, PromptError, SafeThinkError
 from safethink.guarded import SafeThink
@@ -100,6 +103,15 @@ def test_the_card_says_who_chose_and_what_was_measured(run_folder):
     assert "`recovery_rate`" in card
     assert r"with '\n' behind it" in card
     assert str(run_folder) not in card
+
+
+@pytest.mark.parametrize("folder_name", ["run_folder", "rounds_folder"])
+def test_a_search_takes_no_more_tokens_than_planned(request, folder_name):
+    folder = request.getfixturevalue(folder_name)
+    planned = plan(yaml_config.load(SearchConfig, folder / "config.yaml"))
+    rounds = sorted(folder.glob("rounds/*/search.jsonl")) or [folder / "search.jsonl"]
+    spent = sum(spent_tokens(log) for log in rounds)
+    assert planned.scored_tokens / 20 < spent <= planned.scored_tokens
 
 
 def test_an_artifact_knows_no_path_of_this_machine(run_folder, tmp_path):

@@ -31,14 +31,17 @@ def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.C
 
 def test_a_plan_follows_the_config(config: SearchConfig) -> None:
     half = config.model_copy(update={"search": config.search.model_copy(update={"steps": config.search.steps // 2})})
-    assert plan(half).scored_tokens == plan(config).scored_tokens / 2
+    assert plan(half).scored_tokens < 0.6 * plan(config).scored_tokens
     assert plan(half).generations == plan(config).generations
     rows = config.model_copy(update={"search": RelaxedConfig(length=config.search.length, steps=config.search.steps)})
     assert plan(rows).candidates == config.search.steps
-    assert plan(rows).scored_tokens == 3 * plan(config).scored_tokens / config.search.candidates
+    rounds = config.model_copy(update={"contexts": config.contexts.model_copy(update={"refresh_every_steps": 20})})
+    assert plan(rounds).generations["refreshing"] > 2 * config.contexts.prompts
+    assert plan(rows).scored_tokens < plan(config).scored_tokens / 10
     elsewhere = config.run.reasoner.model_copy(update={"path": "some/model"})
     planned = plan(config.model_copy(update={"run": config.run.model_copy(update={"reasoner": elsewhere})}))
     assert planned.seconds is None
+    assert planned.memory_gib is None
     assert planned.decoded_tokens > plan(config).decoded_tokens
 
 

@@ -1,0 +1,74 @@
+"""How much memory a run takes, from the models' configurations: no weights are loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from safethink.config import GuardMonitorConfig, ReasonerConfig, RunConfig
+from safethink.loading import pick_device, pick_dtype
+from safethink.testbed import folders, locate
+
+PROMPT_TOKENS: Final = 512
+"""What a prompt is taken to have: its length is not known before it is read."""
+GIB: Final = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a model takes.
+
+    Attributes:
+        weights_bytes: its parameters.
+        position_bytes: the keys and values of one position in one row.
+        logits_bytes: the logits of one position in one row, in float32.
+    """
+
+    weights_bytes: int
+    position_bytes: int
+    logits_bytes: int
+
+
+def footprint(config: ReasonerConfig | GuardMonitorConfig) -> Footprint | None:
+    """What the configured model takes; None where it is not on this machine, or transformers has no such class."""
+    path = str(folders().guard) if isinstance(config, GuardMonitorConfig) and config.path == "testbed" else config.path
+    try:
+        shape = AutoConfig.from_pretrained(locate(path), revision=config.revision, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(shape)
+        dtype = pick_dtype(config.dtype, pick_device(config.device))
+    except (OSError, ValueError):
+        return None
+    # Where it is not chosen here, the checkpoint's own.
+    width = (dtype if isinstance(dtype, torch.dtype) else model.dtype).itemsize
+    text = model.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return Footprint(
+        weights_bytes=model.num_parameters() * width,
+        position_bytes=2 * text.num_hidden_layers * heads * head_size * width,
+        logits_bytes=text.vocab_size * torch.float32.itemsize,
+    )
+
+
+def decoding_gib(config: RunConfig) -> float | None:
+    """Weights of reasoner and guard, and keys and values of a full batch of both at its longest.
+
+    None where a model is not known.
+    """
+    rows = config.batch_size * (PROMPT_TOKENS + config.limits.max_trace_tokens + config.limits.max_answer_tokens)
+    models = [config.reasoner, *([config.monitor] if isinstance(config.monitor, GuardMonitorConfig) else [])]
+    taken = [footprint(model) for model in models]
+    known = [each for each in taken if each is not None]
+    if len(known) < len(taken):
+        return None
+    return gib(sum(each.weights_bytes + rows * each.position_bytes for each in known))
+
+
+def gib(size_bytes: int) -> float:
+    """Bytes as plans tell them, rounded up to two digits."""
+    return math.ceil(100 * size_bytes / GIB) / 100

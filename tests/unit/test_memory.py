@@ -1,0 +1,48 @@
+"""What a model takes is read off its configuration, and agrees with the model itself."""
+
+from __future__ import annotations
+
+import torch
+from transformers import DynamicCache
+
+from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig
+from safethink.loading import load
+from safethink.memory import GIB, PROMPT_TOKENS, decoding_gib, footprint
+
+
+def test_a_footprint_is_that_of_the_loaded_model() -> None:
+    model = load(ReasonerConfig(path="testbed", device="cpu")).model
+    planned = footprint(ReasonerConfig(path="testbed", device="cpu"))
+    assert planned is not None
+    assert planned.weights_bytes == sum(each.numel() * each.element_size() for each in model.parameters())
+    read = model(torch.arange(5)[None], past_key_values=DynamicCache(config=model.config))
+    held = [layer[kept] for layer in read.past_key_values for kept in (0, 1)]
+    assert planned.position_bytes == sum(each.numel() * each.element_size() for each in held) / 5
+    assert planned.logits_bytes == read.logits.shape[-1] * 4
+
+
+def test_half_the_precision_is_half_the_memory() -> None:
+    full, half = (footprint(ReasonerConfig(path="testbed", dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    assert full is not None
+    assert half is not None
+    assert full.weights_bytes == 2 * half.weights_bytes
+    assert full.position_bytes == 2 * half.position_bytes
+
+
+def test_what_is_not_on_this_machine_is_not_known() -> None:
+    assert footprint(ReasonerConfig(path="some/model")) is None
+    testbed = ReasonerConfig(path="testbed")
+    assert decoding_gib(RunConfig(reasoner=testbed, monitor=GuardMonitorConfig(path="some/guard"))) is None
+
+
+def test_decoding_takes_a_full_batch_of_both_models() -> None:
+    limits = LimitsConfig(max_trace_tokens=1000, max_answer_tokens=500)
+    config = RunConfig(reasoner=ReasonerConfig(path="testbed"), limits=limits, batch_size=64)
+    reasoner, guard = footprint(config.reasoner), footprint(GuardMonitorConfig())
+    assert reasoner is not None
+    assert guard is not None
+    rows = 64 * (PROMPT_TOKENS + 1500)
+    expected = sum(each.weights_bytes + rows * each.position_bytes for each in (reasoner, guard)) / GIB
+    taken = decoding_gib(config)
+    assert taken is not None
+    assert expected <= taken < expected + 0.01
