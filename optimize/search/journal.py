@@ -79,15 +79,18 @@ class Journal:
         """The state to go on from, a fresh one where there is none; fills the archive.
 
         Raises:
-            RecordError: the files belong to a search over something else.
+            RecordError: the files belong to a search over something else, or are damaged.
         """
         if not self._state.exists():
             with writing(self.log):
                 self.log.write_text("")
             return SearchState()
-        with safe_open(self._state, "pt") as file:
-            head = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            with safe_open(self._state, "pt") as file:
+                head = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise RecordError(f"{self._state} is damaged ({error}); give a fresh --out") from error
         if head.pop("fingerprint") != self.fingerprint:
             raise RecordError(f"{self._state}: belongs to another search; give a fresh --out")
         self._cut_log(head.pop("lines"))

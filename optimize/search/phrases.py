@@ -31,7 +31,7 @@ from optimize.search.grammar import POOL, Choice, Grammar
 from optimize.search.journal import Journal
 from optimize.search.method import Alphabet, Ids, Scored
 from optimize.study.quiet import quiet
-from safethink.errors import ConfigError
+from safethink.errors import ConfigError, SearchError
 from safethink.seeds import stable_seed
 
 BLOCK = 16
@@ -96,11 +96,21 @@ def search_phrases(config: PhrasesConfig, measured: Measured, words: Wording, jo
 
     Raises:
         ConfigError: there are no phrases, or none of at most `config.length` tokens.
-        SafeThinkError: none survives, or none is near enough to the bare reasoner.
+        SearchError: none survives, or none is near enough to the bare reasoner.
     """
     phrases = Phrases(config, measured, words, journal.archive, seed)
-    alphabet = words if config.max_kl is None else Restrained(words, measured, config.max_kl)
-    return search(phrases, alphabet, phrases, config, journal, seed)
+    if config.max_kl is None:
+        return search(phrases, words, phrases, config, journal, seed)
+    near = Restrained(words, measured, config.max_kl)
+    try:
+        return search(phrases, near, phrases, config, journal, seed)
+    except SearchError as error:
+        if not near.num_too_far:
+            raise
+        raise SearchError(
+            f"search.max_kl: {near.num_too_far} phrases move harmless continuations by more than {config.max_kl} nats "
+            "per token, and no other one survives"
+        ) from error
 
 
 class Restrained:
@@ -110,23 +120,29 @@ class Restrained:
         alphabet: drops what does not survive being written down and read again.
         measured: says how far they move.
         max_kl: how far they may, in nats per token.
+
+    Attributes:
+        num_too_far: prefixes that were dropped for it so far.
     """
 
     def __init__(self, alphabet: Alphabet, measured: Measured, max_kl: float) -> None:
         self.allowed = alphabet.allowed
         self._alphabet, self._measured, self._max_kl = alphabet, measured, max_kl
+        self.num_too_far = 0
 
     def survive(self, candidates: Sequence[Ids]) -> list[bool]:
         """Whether each candidate survives, and is near enough."""
         alive = self._alphabet.survive(candidates)
-        return [
-            survives and self._measured.divergence(ids) <= self._max_kl
-            for ids, survives in zip(candidates, alive, strict=True)
-        ]
+        return [survives and self._is_near(ids) for ids, survives in zip(candidates, alive, strict=True)]
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a prefix."""
         return self._alphabet.text(ids)
+
+    def _is_near(self, ids: Ids) -> bool:
+        is_near = self._measured.divergence(ids) <= self._max_kl
+        self.num_too_far += not is_near
+        return is_near
 
 
 class Phrases:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from optimize.config import MethodConfig
+from optimize.config import MethodConfig, PhrasesConfig, RandomConfig, UnigramConfig
 from optimize.search.archive import Archive
 from optimize.search.method import Alphabet, Ids
 from safethink.errors import ConfigError
@@ -21,7 +21,7 @@ BLOCK = 32
 
 
 def start_ids(init_ids: Ids | None, config: MethodConfig) -> Ids:
-    """Token ids that the first start begins with; none for a random start.
+    """Token ids that the first start begins with; none for a random start, or a method that begins nowhere.
 
     Args:
         init_ids: `config.init` as token ids; None where there is none.
@@ -30,6 +30,8 @@ def start_ids(init_ids: Ids | None, config: MethodConfig) -> Ids:
     Raises:
         ConfigError: the init text is longer than the prefix may be, or rows are to start a search over tokens.
     """
+    if isinstance(config, RandomConfig | UnigramConfig | PhrasesConfig):
+        return ()
     if init_ids is not None and config.kind != "soft" and any(map(is_soft, init_ids)):
         raise ConfigError(f"search.init: {config.init!r} is a soft prefix, from which only search.kind soft starts")
     if init_ids is not None and len(init_ids) > config.length:

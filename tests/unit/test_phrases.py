@@ -96,7 +96,7 @@ def test_phrases_that_move_harmless_continuations_too_far_are_dropped(tmp_path: 
     assert set(archive.ranked()) == {ids for ids, kl in kls.items() if kl <= limit}
     assert 0 < len(archive.ranked()) < len(POOL)
     assert sum(line["dropped"] for line in lines(tmp_path)) == len(POOL) - len(archive.ranked())
-    with pytest.raises(SafeThinkError, match="ended before a prefix"):
+    with pytest.raises(SafeThinkError, match=f"search.max_kl: {len(POOL)} phrases"):
         run(config(pool=POOL, max_kl=1e-9), tmp_path / "none")
 
 

@@ -187,6 +187,14 @@ def test_a_journal_of_another_search_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path, "other").resume()
 
 
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    search(CONFIGS["random"], tmp_path)
+    state = tmp_path / STATE
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(RecordError, match=r"search\.safetensors is damaged"):
+        Journal(tmp_path, "the same").resume()
+
+
 def test_the_journal_gives_back_what_it_took(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "mine")
     journal.archive.bury([(1, 2, 3)])
@@ -277,11 +285,15 @@ def test_an_objective_on_policy_follows_the_incumbent_and_resumes(tmp_path: Path
 
 
 def test_an_init_text_longer_than_the_prefix_is_refused() -> None:
-    config = RandomConfig(length=2, init="Wait, think")
+    config = GcgConfig(length=2, init="Wait, think")
     with pytest.raises(ConfigError, match=r"search\.init: 'Wait, think' has 3 tokens, search.length is 2"):
         start_ids((1, 2, 3), config)
     assert start_ids((1, 2), config) == (1, 2)
     assert start_ids(None, config) == ()
+
+
+def test_a_method_that_begins_nowhere_has_no_use_for_an_init_text() -> None:
+    assert start_ids((1, 2, 3), RandomConfig(length=2, init="Wait, think")) == ()
 
 
 def test_progress_is_a_line_elsewhere_and_a_table_on_a_terminal(tmp_path: Path, capsys, monkeypatch) -> None:

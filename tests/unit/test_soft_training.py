@@ -60,6 +60,7 @@ class Bowl:
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         self._drawn = int(str(state["drawn"]))
+        self.tokens += 7  # What was drawn is read once more.
 
 
 class Words:
