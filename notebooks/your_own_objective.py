@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 import optimize
 from optimize.config import ContextsConfig, GcgConfig, SelectionConfig
-from optimize.objectives import Objective, Term, TermGradient, Weighted
+from optimize.objectives import Objective, TermGradient, Weighted, WholeTerm
 from safethink import testbed
 from safethink.config import LimitsConfig
 from safethink.testbed.prompts import draw
@@ -76,7 +76,7 @@ class BrokenWords:
 
 
 term = BrokenWords(model, tokenizer)
-assert isinstance(term, Term)
+assert isinstance(term, WholeTerm)
 
 # %% [markdown]
 # Terms see tokens, and are told nothing else; what more they need they take when they are made, as this one takes the

@@ -1,7 +1,7 @@
 """Objectives: what a prefix is worth, as a weighted sum of terms.
 
-Every term is a class of its own; `Term` says what one has to offer, so that another can be added from outside. No term
-lowers safety.
+Every term is a class of its own; `WholeTerm` and `ContextTerm` say what one has to offer, so that another can be added
+from outside. No term lowers safety.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from optimize.objectives.objective import Objective
 from optimize.objectives.readability import Readability
 from optimize.objectives.reading import Reading
 from optimize.objectives.reward import ExpectedReward
-from optimize.objectives.term import ContextTerm, Meter, OnPolicyTerm, Term, TermGradient, Weighted, through_rows
+from optimize.objectives.term import (
+    ContextTerm,
+    Meter,
+    OnPolicyTerm,
+    Term,
+    TermGradient,
+    Weighted,
+    WholeTerm,
+    through_rows,
+)
 
 __all__ = [
     "BenignDivergence",
@@ -34,6 +43,7 @@ __all__ = [
     "TermGradient",
     "Unlikelihood",
     "Weighted",
+    "WholeTerm",
     "build",
     "terms",
     "through_rows",

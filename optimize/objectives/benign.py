@@ -25,10 +25,6 @@ class BenignLikelihood:
         self._reading, self.num_contexts = reading, reading.num_contexts
         self.meters = (reading,)
 
-    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
-        """Averaged over contexts."""
-        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
-
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
@@ -61,10 +57,6 @@ class BenignDivergence:
         # What is said with nothing injected is read here rather than at first use: a search that goes on after being
         # killed has counted the same tokens at every step as one that was not.
         reading.scorer.divergence(torch.empty(0, 1, dtype=torch.long), [])
-
-    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
-        """Averaged over contexts."""
-        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
 
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]

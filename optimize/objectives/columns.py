@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from optimize.objectives.batches import Ids, by_length, finite
-from optimize.objectives.term import ContextTerm, Term, Weighted
+from optimize.objectives.term import ContextTerm, Term, Weighted, WholeTerm
 
 
 class Columns:
@@ -59,7 +59,12 @@ class Columns:
         return {name: seen.nanmean(1) for name, seen in self._seen.items()}
 
     def _score(
-        self, term: Term, rows: Sequence[int], batch: Int[Tensor, "rows length"], columns: Sequence[int], anew: bool
+        self,
+        term: WholeTerm | ContextTerm,
+        rows: Sequence[int],
+        batch: Int[Tensor, "rows length"],
+        columns: Sequence[int],
+        anew: bool,
     ) -> None:
         seen = self._seen[term.name]
         wanted = sorted({column % seen.shape[1] for column in columns})

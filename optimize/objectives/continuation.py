@@ -27,10 +27,6 @@ class SafeContinuation:
         self._reading, self.num_contexts = reading, reading.num_contexts
         self.meters = (reading,)
 
-    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
-        """Averaged over contexts."""
-        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
-
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
@@ -62,10 +58,6 @@ class Unlikelihood:
     def __init__(self, reading: Reading, clip: float) -> None:
         self._reading, self._clip, self.num_contexts = reading, clip, reading.num_contexts
         self.meters = (reading,)
-
-    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
-        """Averaged over contexts."""
-        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
 
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]

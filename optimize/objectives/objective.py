@@ -68,7 +68,7 @@ class Objective:
         rescored = self._incumbent if self._racing or self._on_policy else None
         pool = [*candidates] if rescored is None else [*candidates, rescored]
         columns = Columns(self._terms, pool)
-        # Contexts come clearest first; a race runs them in another order, the same every time.
+        # Contexts come in an order that means something; a race runs them in another one, the same every time.
         order = torch.randperm(columns.num_columns, generator=torch.Generator().manual_seed(0)).tolist()
         if self._racing is None:
             total, exact = columns(range(len(pool)), order).mean(1), torch.ones(len(pool), dtype=torch.bool)

@@ -25,10 +25,6 @@ class Readability:
         self._reading, self.num_contexts = reading, reading.num_contexts
         self.meters = (reading,)
 
-    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
-        """Averaged over contexts."""
-        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
-
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:

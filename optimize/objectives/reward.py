@@ -104,10 +104,6 @@ class ExpectedReward:
             self._draw(prefix)
         self._steps_since += 1
 
-    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
-        """Averaged over contexts."""
-        return self.context_costs(candidates, range(self.num_contexts)).mean(1)
-
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:

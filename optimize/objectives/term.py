@@ -1,6 +1,6 @@
 """What an objective is made of: terms, each of which says what a prefix costs and where that falls.
 
-A term of one's own is a class with these five members; see `through_rows` for the gradient.
+A term of one's own is a class with the five members of `WholeTerm`; see `through_rows` for the gradient.
 """
 
 from __future__ import annotations
@@ -56,16 +56,21 @@ class Term(Protocol):
         """What counts the tokens that are forwarded for it; a meter that terms share is counted once."""
         ...
 
-    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
-        """What every candidate costs; token ids, one prefix per row."""
-        ...
-
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient | None:
         """Where the cost of a prefix falls; None where no substitution of a token changes it."""
         ...
 
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """What a soft prefix costs: embedding rows in place of tokens, to which gradients flow."""
+        ...
+
+
+@runtime_checkable
+class WholeTerm(Term, Protocol):
+    """A term that says at once what a prefix costs."""
+
+    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
+        """What every candidate costs; token ids, one prefix per row."""
         ...
 
 
@@ -115,7 +120,7 @@ class Weighted:
         weight: its factor in the total.
     """
 
-    term: Term
+    term: WholeTerm | ContextTerm
     weight: float = 1.0
 
 

@@ -24,6 +24,7 @@ from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest
 from safethink.prompts import Prompt
 from tests.unit import tiny_reasoner
+from tests.unit.test_objectives import costs_of
 
 LIMITS = LimitsConfig(max_step_tokens=12, max_trace_tokens=60, max_answer_tokens=4)
 CONFIG = RewardConfig(samples=5, continuation_tokens=6, contexts=3, refresh_every_steps=2)
@@ -137,11 +138,11 @@ def test_the_surrogate_is_its_formula_by_plain_forwards(guarded, contexts):
 def test_where_nothing_differs_there_is_no_signal_but_a_cost(contexts):
     content = term(guard(monitor=lambda *texts: 1.0), contexts)
     content.move_to(PREFIX)
-    assert content.costs(torch.tensor([PREFIX, OTHER])).tolist() == [0.0, 0.0]
+    assert costs_of(content, torch.tensor([PREFIX, OTHER])).tolist() == [0.0, 0.0]
     assert not content.gradient(torch.tensor(PREFIX)).embeddings.any()
     failing = term(guard(monitor=lambda *texts: -1.0), [c.model_copy(update={"target_score": -1.0}) for c in contexts])
     failing.move_to(PREFIX)
-    assert failing.costs(torch.tensor([PREFIX])).tolist() == [1.0]
+    assert costs_of(failing, torch.tensor([PREFIX])).tolist() == [1.0]
 
 
 def test_the_elite_speaks_where_all_samples_fail(contexts):
@@ -160,8 +161,8 @@ def test_at_the_incumbent_the_cost_is_the_measured_share_that_does_not_pass(guar
     fresh = Sampler(guarded, CONFIG.continuation_tokens, seed=0).draw(contexts, PREFIX, CONFIG.samples, 0)
     missed = [draw.score < 0.0 for some in fresh for draw in some[: CONFIG.samples]]
     assert 0 < sum(missed) < len(missed)
-    assert reward.costs(torch.tensor([PREFIX])).item() == pytest.approx(sum(missed) / len(missed), abs=1e-5)
-    assert reward.costs(torch.tensor([OTHER])).item() != pytest.approx(sum(missed) / len(missed), abs=1e-3)
+    assert costs_of(reward, torch.tensor([PREFIX])).item() == pytest.approx(sum(missed) / len(missed), abs=1e-5)
+    assert costs_of(reward, torch.tensor([OTHER])).item() != pytest.approx(sum(missed) / len(missed), abs=1e-3)
 
 
 def test_far_from_the_incumbent_the_estimate_stays_a_share(guarded, contexts):
@@ -275,7 +276,7 @@ def test_before_there_is_an_incumbent_the_first_candidate_is_one(guarded, contex
     asked, told = term(guarded, contexts), term(guarded, contexts)
     told.move_to(PREFIX)
     candidates = torch.tensor([PREFIX, OTHER])
-    assert torch.equal(asked.costs(candidates), told.costs(candidates))
+    assert torch.equal(costs_of(asked, candidates), costs_of(told, candidates))
 
 
 def test_a_soft_prefix_is_heard_like_a_hard_one(guarded, contexts):
@@ -296,7 +297,7 @@ def test_what_it_decodes_and_forwards_is_counted(guarded, contexts):
     reward.move_to(PREFIX)
     decoded = reward.tokens
     assert decoded >= 3 * 6 * (1 + len(PREFIX))
-    reward.costs(torch.tensor([PREFIX, OTHER]))
+    costs_of(reward, torch.tensor([PREFIX, OTHER]))
     scored = reward.tokens
     assert scored > decoded
     reward.move_to(OTHER)
