@@ -7,6 +7,7 @@ bfloat16 before anybody tries them, so that what is chosen is what is published,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimize.config import SoftConfig
 from optimize.search.journal import Journal
 from optimize.search.method import Alphabet
 from optimize.soft.geometry import Surroundings
 from optimize.soft.module import SoftPrefix, Trainable
 
-NUM_SPREAD = 6
-"""Rows kept on the way, evenly spread over the steps."""
+NUM_SPREAD = 8
+"""The most rows kept on the way, evenly spread over the steps so far: a budget may end a training long before its last
+step."""
 MOMENTS = "adamw."
 """What the names of the optimizer's tensors begin with in the journal."""
 
@@ -44,6 +45,11 @@ class Kept:
     rows: Rows
 
 
+def spacing(num_steps: int) -> int:
+    """How far apart rows are kept: a power of two, so that what is kept later was kept before."""
+    return 2 ** max(0, math.ceil(math.log2(num_steps / NUM_SPREAD)))
+
+
 class Keeper:
     """Writes steps down and goes on from them.
 
@@ -51,7 +57,6 @@ class Keeper:
         objective: its tokens are counted; what it learned on policy is kept.
         surroundings: describes rows by the tokens near them.
         vocabulary: writes those down.
-        config: how many steps there are.
         journal: where everything goes.
 
     Attributes:
@@ -64,11 +69,10 @@ class Keeper:
         objective: Trainable,
         surroundings: Surroundings,
         vocabulary: Alphabet,
-        config: SoftConfig,
         journal: Journal,
     ) -> None:
         self._objective, self._surroundings, self._vocabulary = objective, surroundings, vocabulary
-        self._journal, self._every = journal, max(1, config.steps // NUM_SPREAD)
+        self._journal = journal
         self.state = journal.resume()
         self.kept: list[Kept] = []
         self._tokens_before = objective.tokens - self.state.tokens
@@ -97,9 +101,8 @@ class Keeper:
         state.tokens = self._objective.tokens - self._tokens_before
         if now.cost < state.best:
             state.best, state.improved, state.cost = now.cost, state.step, cost
-        best = min([*self.kept, now], key=lambda each: each.cost)
-        spread = [each for each in self.kept if each is best or each.step % self._every == self._every - 1]
-        self.kept = [*spread, now]
+        best, every = min([*self.kept, now], key=lambda each: each.cost), spacing(state.step)
+        self.kept = [each for each in self.kept if each is best or (each.step + 1) % every == 0] + [now]
         state.method, state.objective = self._needed(module, optimizer), self._objective.state_dict()
         self._journal.commit(state, self._line(now, cost))
 

@@ -67,7 +67,7 @@ def train(
         RecordError: the journal belongs to another search, or could not be written.
     """
     surroundings = Surroundings(engine, vocabulary.allowed)
-    keeper = Keeper(objective, surroundings, vocabulary, config, journal)
+    keeper = Keeper(objective, surroundings, vocabulary, journal)
     begun = _first(engine, vocabulary, config, start, seed)
     rows, moments = keeper.resume(begun)
     module = SoftPrefix(rows.to(begun.device), objective, surroundings, config, moments)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import optimize
@@ -101,13 +103,21 @@ def test_rows_fall_from_the_start_and_every_step_is_written_down(engine, tmp_pat
     assert 0 < totals[-1] < totals[0]
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["search.jsonl", "search.safetensors"]
-    # The best and the last are the same here; the others are spread.
-    assert len(archive) == keeping.NUM_SPREAD
+    # The best and the last are the same here; of the others every second one.
+    assert len(archive) == 6
     best = archive.ranked(3)[0]
     assert archive.costs[best] == totals[-1]
     rows = engine.rows(best)
     assert torch.equal(rows.bfloat16().float(), rows), "rounded as they are published"
     torch.testing.assert_close(Bowl().soft_loss(rows), torch.tensor(totals[-1]), rtol=0.3, atol=0)
+
+
+@given(st.integers(1, 100_000))
+def test_however_long_it_takes_rows_are_kept_evenly_and_none_is_missed(num_steps):
+    kept = num_steps // keeping.spacing(num_steps)
+    assert kept <= keeping.NUM_SPREAD
+    assert kept >= min(num_steps, keeping.NUM_SPREAD // 2)
+    assert keeping.spacing(num_steps + 1) % keeping.spacing(num_steps) == 0
 
 
 def test_lightning_clips_the_gradient(engine, tmp_path):
