@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from optimize import snippets
+from optimize.constraints import Constraints
 from safethink.hub import is_repo_id
 from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact
 from safethink.testbed import is_shipped
@@ -191,9 +192,11 @@ def _limits(artifact: PrefixArtifact) -> str:
             "- The monitor chose it, so a prefix that merely flatters the monitor would not have been found out."
         )
     floor = artifact.config.get("selection", {}).get("max_forced_loss")
-    forced = _forced_loss(artifact)
-    if floor is not None and forced > floor:
-        lines.append(f"- No finalist stayed within the floor: it costs harmless prompts {forced:.3f}, above {floor}.")
+    forced = Constraints.of(artifact.metrics, floor or 0.0)
+    if floor is not None and not forced.satisfied:
+        lines.append(
+            f"- No finalist stayed within the floor: it costs harmless prompts {forced.forced_loss:.3f}, above {floor}."
+        )
     if not any(name.startswith(("accuracy", "over_refusal")) for name in artifact.metrics):
         lines.append("- No harmless prompts were given: what it costs them is unknown.")
     return "\n".join(lines)
@@ -231,9 +234,3 @@ def _name(identity: Identity | None) -> str:
         return "unknown"
     revision = f" at {identity.revision}" if identity.revision else ""
     return f"{identity.name}{revision}" + (f" (sha256 {identity.sha256[:12]})" if identity.sha256 else "")
-
-
-def _forced_loss(artifact: PrefixArtifact) -> float:
-    accuracy = artifact.metrics.get("accuracy_forced_change")
-    refusals = artifact.metrics.get("over_refusal_forced_change")
-    return max(-accuracy.value if accuracy else 0.0, refusals.value if refusals else 0.0)

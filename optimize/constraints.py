@@ -6,7 +6,23 @@ other one misses it too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
+
+ACCURACY: Final = "accuracy_forced_change"
+OVER_REFUSAL: Final = "over_refusal_forced_change"
+"""What artifacts and ablations call what forcing a prefix changes."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A number."""
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +38,17 @@ class Constraints:
     accuracy_fall: float
     over_refusal_rise: float
     limit: float
+
+    @classmethod
+    def of(cls, measured: Mapping[str, Measured], limit: float) -> Constraints:
+        """From the forced columns, by name; what was not measured costs nothing.
+
+        Args:
+            measured: among others `accuracy_forced_change` and `over_refusal_forced_change`.
+            limit: the most that either may cost.
+        """
+        changes = [measured[name].value if name in measured else 0.0 for name in (ACCURACY, OVER_REFUSAL)]
+        return cls(-changes[0], changes[1], limit)
 
     @property
     def forced_loss(self) -> float:

@@ -35,11 +35,7 @@ class Group:
         """The cell to report on: chosen among seeds as a search chooses among its finalists."""
         metrics = [self.results[cell.name].metrics for cell in self.done]
         constraints = [
-            Constraints(
-                accuracy_fall=-_value(each, "accuracy_forced_change"),
-                over_refusal_rise=_value(each, "over_refusal_forced_change"),
-                limit=cell.config.selection.max_forced_loss,
-            )
+            Constraints.of(each, cell.config.selection.max_forced_loss)
             for cell, each in zip(self.done, metrics, strict=True)
         ]
         # Where recovery was not measured, the lowest ASR is the best.

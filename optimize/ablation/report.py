@@ -9,6 +9,7 @@ from optimize.ablation.columns import CHOSEN, REFERENCES, TEST, VALIDATION, Colu
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import shown
 from optimize.ablation.results import Ablation, Point
+from optimize.constraints import Constraints
 from safethink.evaluation.figures import plotly_js, to_html
 from safethink.evaluation.report import templates
 from safethink.evaluation.statistics import Estimate
@@ -39,7 +40,7 @@ def render(config: AblationConfig, ablation: Ablation) -> str:
             plotly_js=plotly_js(),
             config=config,
             ablation=ablation,
-            headline=headline(ablation),
+            headline=headline(ablation, config.base.selection.max_forced_loss),
             main=main,
             overview=overview(ablation, main) if main else {},
             places=figures.places(ablation),
@@ -60,18 +61,24 @@ def main_column(ablation: Ablation) -> Column | None:
     return next(iter(columns.known(wanted, ablation)), None)
 
 
-def headline(ablation: Ablation) -> str:
-    """What came out, in a few sentences, whatever it is."""
+def headline(ablation: Ablation, max_forced_loss: float) -> str:
+    """What came out, in a few sentences, whatever it is.
+
+    Args:
+        ablation: what was measured.
+        max_forced_loss: the floor; a point that costs harmless prompts more is not called the best.
+    """
     column = main_column(ablation)
     if column is None:
         return "No cell is finished."
     worth = {id(point): estimate for point in ablation.points if (estimate := column.estimate(point)) is not None}
     known = [point for point in ablation.points if id(point) in worth]
+    within = [point for point in known if Constraints.of(point.metrics, max_forced_loss).satisfied]
     pick = max if column.name == "recovery_rate" else min
-    best = pick(known, key=lambda point: worth[id(point)].value)
+    best = pick(within or known, key=lambda point: worth[id(point)].value)
     verb = "recovers most" if column.name == "recovery_rate" else "has the lowest ASR"
-    name = f"{best.method} at {best.label}"
-    said = f"Of {len(known)} points, {name} {verb} on validation: {_share(worth[id(best)])}"
+    among = _among(len(within), len(known), max_forced_loss)
+    said = f"Of {among}, {best.method} at {best.label} {verb} on validation: {_share(worth[id(best)])}"
     other = best.reference.get(column.reference or "", {}).get(column.name)
     if other is not None:
         said += f"; {REFERENCES[column.reference or '']}, {_share(other)}"
@@ -80,6 +87,15 @@ def headline(ablation: Ablation) -> str:
             change = numbers[column.name]
             said += f"; {change.value:+.1%} against {control} ({change.low:+.1%} to {change.high:+.1%})"
     return said + ". It was picked among all points here, so expect less of it elsewhere."
+
+
+def _among(num_within: int, num_known: int, max_forced_loss: float) -> str:
+    """Which points the best is chosen among."""
+    if num_within == num_known:
+        return f"{num_known} points"
+    if num_within == 0:
+        return f"{num_known} points, all of which cost harmless prompts more than {max_forced_loss:.0%}"
+    return f"the {num_within} of {num_known} points that cost harmless prompts no more than {max_forced_loss:.0%}"
 
 
 def overview(ablation: Ablation, column: Column) -> dict[str, list[Heat]]:

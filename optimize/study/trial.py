@@ -106,7 +106,7 @@ class Objective:
         _attach(trial, folder / learning.ARTIFACT, self._out / ATTACHED)
         trial.set_user_attr("texts", list(artifact.texts))
         _note(trial, artifact.metrics)
-        for name, violation in constraints_of(artifact, config.selection.max_forced_loss).violations.items():
+        for name, violation in Constraints.of(artifact.metrics, config.selection.max_forced_loss).violations.items():
             trial.set_constraint(name, violation)
         guarded = loaded.guarded.variant(defense=config.run.defense, prefix=artifact)
         if self._config.goals == ("recovery_rate",):
@@ -140,12 +140,6 @@ class Objective:
             trial.report(float(harmful[step]), step)
         if trial.should_prune():
             raise optuna.TrialPruned
-
-
-def constraints_of(artifact: PrefixArtifact, limit: float) -> Constraints:
-    """What the prefix costs harmless prompts, against the most it may."""
-    accuracy, refusals = (artifact.metrics.get(f"{name}_forced_change") for name in ("accuracy", "over_refusal"))
-    return Constraints(-accuracy.value if accuracy else 0.0, refusals.value if refusals else 0.0, limit)
 
 
 def suggest(trial: BaseTrial, key: str, config: StudyConfig) -> Value:

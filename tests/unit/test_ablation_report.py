@@ -81,10 +81,23 @@ def test_the_page_says_everything_and_escapes_it(config: AblationConfig, ablatio
 
 
 def test_the_headline_names_the_best_and_what_it_is_compared_with(ablation: Ablation) -> None:
-    said = report.headline(ablation)
+    said = report.headline(ablation, max_forced_loss=0.05)
     assert "Of 4 points, gcg at length=2, by=judge recovers most" in said
     assert "70.0% (60.0% to 80.0%, n = 40); nothing injected, 30.0%" in said
     assert "+20.0% against random" in said
+
+
+def test_the_headline_calls_nothing_the_best_that_costs_harmless_prompts_too_much(ablation: Ablation) -> None:
+    def at(length: int, recovery: float, fall: float) -> Point:
+        numbers = {"recovery_rate": share(recovery), "accuracy_forced_change": share(-fall)}
+        return point("gcg", length, None, recovery, metrics=numbers)
+
+    some = ablation.model_copy(update={"points": (at(1, 0.7, 0.0), at(2, 0.9, 0.3))})
+    said = report.headline(some, max_forced_loss=0.05)
+    assert said.startswith("Of the 1 of 2 points that cost harmless prompts no more than 5%, gcg at length=1")
+    none = ablation.model_copy(update={"points": (at(1, 0.7, 0.2), at(2, 0.9, 0.3))})
+    said = report.headline(none, max_forced_loss=0.05)
+    assert said.startswith("Of 2 points, all of which cost harmless prompts more than 5%, gcg at length=2")
 
 
 def test_without_recovery_the_lowest_asr_is_the_best(ablation: Ablation) -> None:
@@ -93,7 +106,7 @@ def test_without_recovery_the_lowest_asr_is_the_best(ablation: Ablation) -> None
         point("gcg", 2, None, 0.0, metrics={"asr_answer": share(0.2)}),
     )
     assert "gcg at length=2, by=None has the lowest ASR" in report.headline(
-        ablation.model_copy(update={"points": points})
+        ablation.model_copy(update={"points": points}), max_forced_loss=0.05
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from optimize.constraints import Constraints
 from optimize.selection import choose
+from safethink.prefix import Metric
 
 SHARES = st.floats(-1, 1)
 LISTS = st.lists(st.tuples(st.floats(0, 1), SHARES, SHARES), min_size=1, max_size=8)
@@ -56,3 +57,12 @@ def test_optuna_takes_the_violations_as_they_are():
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     study.optimize(objective, n_trials=20)
     assert study.best_value == pytest.approx(max(t.params["cost"] for t in study.trials if t.params["cost"] <= 0.05))
+
+
+def test_constraints_say_by_how_much_the_floor_is_missed():
+    def metric(value: float) -> Metric:
+        return Metric(value=value, low=value, high=value, n=10)
+
+    measured = {"accuracy_forced_change": metric(-0.10), "over_refusal_forced_change": metric(0.02)}
+    violations = Constraints.of(measured, limit=0.05).violations
+    assert violations == pytest.approx({"accuracy_forced": 0.05, "over_refusal_forced": -0.03})

@@ -11,10 +11,9 @@ from optimize import learning
 from optimize.study import report, storage, workers
 from optimize.study.config import StudyConfig
 from optimize.study.quiet import quiet
-from optimize.study.trial import constraints_of, suggest
+from optimize.study.trial import suggest
 from safethink import yaml_config
 from safethink.errors import ConfigError, RecordError, SafeThinkError, SearchError
-from safethink.prefix import Metric, Prefix, PrefixArtifact
 
 BASE = {"run": {"reasoner": {"path": "testbed"}}, "search": {"kind": "gcg", "length": 4}}
 
@@ -105,16 +104,6 @@ def test_workers_draw_differently(tmp_path):
         study.optimize(lambda trial: float(str(suggest(trial, "objective.benign_weight", asked))), n_trials=1)
     first, second = studies[0].trials
     assert first.params != second.params
-
-
-def test_constraints_say_by_how_much_the_floor_is_missed():
-    def metric(value: float) -> Metric:
-        return Metric(value=value, low=value, high=value, n=10)
-
-    measured = {"accuracy_forced_change": metric(-0.10), "over_refusal_forced_change": metric(0.02)}
-    artifact = PrefixArtifact(name="x", prefixes=(Prefix(text="x"),), metrics=measured)
-    violations = constraints_of(artifact, limit=0.05).violations
-    assert violations == pytest.approx({"accuracy_forced": 0.05, "over_refusal_forced": -0.03})
 
 
 def finished(study: optuna.Study, value: float, feasible: bool, text: str) -> None:
