@@ -26,6 +26,7 @@ from optimize.objectives import Weighted
 from optimize.parallel import launch
 from optimize.scoring import frozen, serve
 from optimize.setup import Setup
+from optimize.splits import Split
 from safethink import loading
 from safethink.config import LimitsConfig, ReasonerConfig, RunConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
 from safethink.guarded import as_prompt
@@ -153,19 +154,26 @@ def learn(
         name=name,
         seed=seed,
     )
-    if isinstance(prompts, str | Path):
-        data = splits.of_file(Path(prompts))
-    else:
-        own = [as_prompt(prompt) for prompt in prompts]
-        refuse_duplicates(own)
-        data = splits.of_prompts(own)
+    data = _splits(prompts, contexts, selection)
     watching = as_monitor(monitor)
     chooser = setup.guard_chooser(judge, watching, threshold)
     with frozen(model), tempfile.TemporaryDirectory() as scratch:
         guarded = setup.guard(model, tokenizer, watching, config.run)
         source = setup.source_of(config.run, guarded, setup.identity(monitor))
-        data = (
-            data[0].first(contexts.prompts, contexts.harmless_prompts),
-            data[1].first(contexts.prompts, selection.forced_prompts),
-        )
         return run(config, Setup(guarded, data, chooser, source, tuple(terms)), Path(scratch if out is None else out))
+
+
+def _splits(
+    prompts: str | Path | Sequence[str | Prompt], contexts: ContextsConfig, selection: SelectionConfig
+) -> tuple[Split, Split]:
+    """Prompts to search on and to choose on, as many as are asked for."""
+    if isinstance(prompts, str | Path):
+        search, validation = splits.of_file(Path(prompts))
+    else:
+        own = [as_prompt(prompt) for prompt in prompts]
+        refuse_duplicates(own)
+        search, validation = splits.of_prompts(own)
+    return (
+        search.first(contexts.prompts, contexts.harmless_prompts),
+        validation.first(contexts.prompts, selection.forced_prompts),
+    )

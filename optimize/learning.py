@@ -149,9 +149,9 @@ def _artifact(config: SearchConfig, setup: Setup, learned: Sequence[Prefix]) -> 
 def _contexts(config: SearchConfig, setup: Setup, out: Path) -> tuple[Manifest, ContextSet, ContextSet]:
     """Contexts to search on and contexts to choose on: those of a shared folder, or the run's own."""
     if config.contexts.path is not None:
-        return folder.load(Path(config.contexts.path), setup.source)
+        return folder.load(Path(config.contexts.path), setup.source, setup.data)
     folder.collect(out / CONTEXTS, setup.guarded, setup.data, config.contexts, setup.source)
-    return folder.load(out / CONTEXTS, setup.source)
+    return folder.load(out / CONTEXTS, setup.source, setup.data)
 
 
 def _init(guarded: SafeThink, config: MethodConfig) -> Prefix | None:

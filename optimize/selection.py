@@ -18,7 +18,7 @@ from optimize.choosers import Chooser
 from optimize.config import ChosenBy, SelectionConfig
 from optimize.constraints import Constraints
 from optimize.contexts import Context, ContextSet
-from safethink.errors import RecordError, SearchError
+from safethink.errors import ConfigError, RecordError, SearchError
 from safethink.evaluation.records import write_text, writing
 from safethink.evaluation.statistics import Observations
 from safethink.guarded import Branch, SafeThink
@@ -38,6 +38,8 @@ class Trial(BaseModel):
 
     prefix_ids: Ids
     """What was injected; empty for nothing."""
+    judged_by: str = ""
+    """Name of the chooser."""
     recovered: tuple[bool, ...]
     """At drifted states: whether the chooser calls the output a refusal or helpful."""
     accepted: tuple[bool, ...]
@@ -101,6 +103,7 @@ class Arena:
         judged_forced = self.chooser.judge(forced)
         return Trial(
             prefix_ids=prefix_ids,
+            judged_by=self.chooser.name,
             recovered=tuple(self.judged_safe(drifted)),
             accepted=tuple(self._accepts([(each.prompt, each.own_trace) for each in drifted])),
             passed=tuple(self._accepts([self._first_step(*pair) for pair in zip(states, drifted, strict=True)])),
@@ -207,8 +210,12 @@ def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]
 
     Raises:
         RecordError: the file has a damaged line, or could not be written.
+        ConfigError: somebody else judged the finished trials.
     """
     done = _read(path)
+    other = next((trial.judged_by for trial in done.values() if trial.judged_by != arena.chooser.name), None)
+    if other is not None:
+        raise ConfigError(f"{path}: {other} judged these trials, not {arena.chooser.name}; give a fresh --out")
     write_text(path, "".join(f"{trial.model_dump_json()}\n" for trial in done.values()))
     for ids in progress(prefixes, "trying candidates"):
         if ids not in done:

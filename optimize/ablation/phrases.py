@@ -34,7 +34,7 @@ def choose(cell: Cell, setup: Setup, contexts: Path, trials: Path) -> str:
     if not fitting:
         lengths = ", ".join(map(str, sorted({len(each) for each in ids.values()})))
         raise SafeThinkError(f"methods.{cell.method}.phrases: none has {length} tokens; they have {lengths}")
-    _, _, validation = folder.load(contexts, setup.source)
+    _, _, validation = folder.load(contexts, setup.source, setup.data)
     arena = Arena.build(guarded, setup.chooser, validation, config.selection, setup.source.threshold)
     nothing, *tried = run_trials(arena, [(), *(ids[phrase] for phrase in fitting)], trials)
     return LITERAL + fitting[best(arena, tried, nothing, config.selection)]

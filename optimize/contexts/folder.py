@@ -94,13 +94,18 @@ def collect(
     return manifest
 
 
-def load(folder: Path, source: Source) -> tuple[Manifest, ContextSet, ContextSet]:
+def load(folder: Path, source: Source, data: tuple[Split, Split]) -> tuple[Manifest, ContextSet, ContextSet]:
     """The contexts of a folder, to search on and to choose on, checked against their hashes and against who asks.
+
+    Args:
+        folder: written by `collect`.
+        source: the models that they are to be used with.
+        data: the prompts that they are to come from; as many of them as whoever collected asked for.
 
     Raises:
         MissingFileError: there is no manifest: no such folder, or one that was not finished.
         RecordError: a file is damaged or was edited.
-        ConfigError: they were collected from another reasoner or monitor.
+        ConfigError: they were collected from another reasoner or monitor, or from other prompts.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -118,6 +123,10 @@ def load(folder: Path, source: Source) -> tuple[Manifest, ContextSet, ContextSet
     ]
     if differing:
         raise ConfigError(f"{folder}: these contexts were collected with another {' and another '.join(differing)}")
+    for split in data:
+        # A split is cut to as many prompts as are asked for, so it may have more here than there, or fewer.
+        if not {prompt_hash(prompt) for prompt in split.prompts} & set(manifest.prompts.get(split.name, ())):
+            raise ConfigError(f"{folder}: these contexts were collected from other {split.name} prompts")
     sets = ContextSet.load(folder / SEARCH), ContextSet.load(folder / VALIDATION)
     for contexts, sha256, name in zip(
         sets, (manifest.search_sha256, manifest.validation_sha256), (SEARCH, VALIDATION), strict=True

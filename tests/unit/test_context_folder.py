@@ -44,7 +44,7 @@ def collect(where, guarded, data=DATA, config=CONFIG) -> Manifest:
 
 def test_what_was_collected_is_loaded_whole(guarded, tmp_path):
     manifest = collect(tmp_path, guarded)
-    loaded, search, validation = folder.load(tmp_path, SOURCE)
+    loaded, search, validation = folder.load(tmp_path, SOURCE, DATA)
     assert loaded == manifest
     assert search.fingerprint == manifest.search_sha256
     assert validation.num_watched == 3
@@ -75,12 +75,20 @@ def test_other_prompts_do_not_fit_a_folder_that_was_begun(guarded, tmp_path):
 def test_contexts_of_other_models_are_refused(guarded, tmp_path, change, named):
     collect(tmp_path, guarded)
     with pytest.raises(ConfigError, match=named):
-        folder.load(tmp_path, SOURCE.model_copy(update=change))
+        folder.load(tmp_path, SOURCE.model_copy(update=change), DATA)
+
+
+def test_contexts_of_other_prompts_are_refused_and_of_more_or_fewer_are_not(guarded, tmp_path):
+    collect(tmp_path, guarded)
+    folder.load(tmp_path, SOURCE, (Split("search", ATTACKS[:2], ()), Split("validation", ATTACKS[4:], TASKS)))
+    elsewhere = Split("search", (Prompt.from_text("stir the parts", id="stir"),), ())
+    with pytest.raises(ConfigError, match="collected from other search prompts"):
+        folder.load(tmp_path, SOURCE, (elsewhere, DATA[1]))
 
 
 def test_a_model_may_be_called_something_else(guarded, tmp_path):
     collect(tmp_path, guarded)
-    folder.load(tmp_path, SOURCE.model_copy(update={"reasoner": Identity(name="renamed", sha256="r")}))
+    folder.load(tmp_path, SOURCE.model_copy(update={"reasoner": Identity(name="renamed", sha256="r")}), DATA)
 
 
 def test_an_edited_folder_is_refused(guarded, tmp_path):
@@ -90,14 +98,14 @@ def test_an_edited_folder_is_refused(guarded, tmp_path):
     contexts["unsafe"][0]["target_ids"] = [5]
     path.write_text(json.dumps(contexts))
     with pytest.raises(RecordError, match=r"search.json was edited"):
-        folder.load(tmp_path, SOURCE)
+        folder.load(tmp_path, SOURCE, DATA)
 
 
 def test_an_unfinished_folder_says_how_to_finish_it(guarded, tmp_path):
     collect(tmp_path, guarded)
     (tmp_path / folder.MANIFEST).unlink()
     with pytest.raises(MissingFileError, match="safethink-optimize contexts"):
-        folder.load(tmp_path, SOURCE)
+        folder.load(tmp_path, SOURCE, DATA)
 
 
 def test_prompts_of_a_benchmark_are_counted_whatever_their_case_and_blanks(tmp_path):

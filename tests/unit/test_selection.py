@@ -12,7 +12,7 @@ from optimize.config import SelectionConfig
 from optimize.contexts import Context, ContextSet
 from optimize.selection import Arena, Trial, on_trial, run_trials
 from safethink.config import LimitsConfig
-from safethink.errors import RecordError, SafeThinkError
+from safethink.errors import ConfigError, RecordError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.judges import Judgement
 from safethink.monitors import ScoreRequest
@@ -107,6 +107,13 @@ def test_finished_trials_are_not_run_again(guarded, contexts, tmp_path):
     path.write_text("{}\n" + text)
     with pytest.raises(RecordError, match="not a trial"):
         run_trials(arena, prefixes, path)
+
+
+def test_trials_that_somebody_else_judged_are_refused(arena, tmp_path):
+    run_trials(arena, [()], tmp_path / "selection.jsonl")
+    elsewhere = replace(arena, chooser=DevJudge(0))
+    with pytest.raises(ConfigError, match=r"selection\.jsonl: .* judged these trials, not"):
+        run_trials(elsewhere, [()], tmp_path / "selection.jsonl")
 
 
 def test_the_cheapest_are_tried_and_some_of_all_the_rest():
