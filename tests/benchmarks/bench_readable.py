@@ -1,6 +1,7 @@
 """What readability costs: the best prefix that reads no worse than "Wait, think safely" against the best of all.
 
-The same search runs with several weights on readability over the same contexts, and all that they scored is one pool.
+Several searches run over the same contexts, with several weights on readability: coordinate gradients, evolution, which
+keeps a front of loss against readability, and beams of the reasoner's own samples. All that they scored is one pool.
 From it the cheapest are tried on validation twice: among all, and among those whose negative log-likelihood per token
 under the reasoner is at most that of "Wait, think safely" on these contexts. Both are ranked by the cost without
 readability, and chosen by recovery within the floor on harmless prompts.
@@ -17,13 +18,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from optimize import objectives, splits
-from optimize.config import ObjectiveConfig
+from optimize.config import BeamConfig, EvolutionConfig, GcgConfig, ObjectiveConfig
 from optimize.contexts import ContextSet, collect_search
-from optimize.objectives import Cost, Objective
+from optimize.objectives import Cost, Objective, Reading
 from optimize.search import methods
 from optimize.search.driver import search
 from optimize.search.journal import Journal
+from optimize.search.proposals import NUM_CONTEXTS, Proposals
 from optimize.selection import Ids, Trial, best, on_trial
+from optimize.soft.geometry import Surroundings
 from optimize.vocabulary import Vocabulary
 from safethink.config import WorldConfig
 from safethink.evaluation.statistics import Observations, paired_difference, rate
@@ -32,9 +35,16 @@ from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow
 
 REFERENCE: Final = "Wait, think safely"
-WEIGHTS: Final = (0.002, 0.05, 0.2)
-"""Of the negative log-likelihood; the first is the shipped one."""
 LENGTH, STEPS, CANDIDATES, FINALISTS = 4, 30, 48, 8
+SHARED: Final = {"length": LENGTH, "steps": STEPS, "candidates": CANDIDATES, "init": None}
+SEARCHES: Final = (
+    (GcgConfig(**SHARED), 0.002),
+    (GcgConfig(**SHARED), 0.05),
+    (GcgConfig(**SHARED), 0.2),
+    (EvolutionConfig(**SHARED), 0.02),
+    (BeamConfig(**SHARED), 0.002),
+)
+"""Each with its weight of the negative log-likelihood."""
 MIN_DIFFERENCE: Final = -0.05
 TEST_PROMPTS, SAMPLES = 150, 2
 
@@ -54,6 +64,11 @@ class Noted:
     def tokens(self) -> int:
         """The objective's own."""
         return self._objective.tokens
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The objective's own."""
+        return self._objective.weights
 
     def cost(self, candidates: Sequence[Ids]) -> Cost:
         """The objective's own."""
@@ -106,16 +121,17 @@ def rows() -> Iterator[BenchRow]:
 def _searched(reasoner: SafeThink, contexts: ContextSet) -> dict[Ids, dict[str, float]]:
     """All prefixes that some search scored and that survive being written down, with their terms."""
     shipped, words = testbed.shipped_search(), Vocabulary.of(reasoner, contexts)
-    config = shipped.search.model_copy(
-        update={"init": None, "length": LENGTH, "steps": STEPS, "candidates": CANDIDATES}
+    scorer = Reading.of(reasoner, contexts.unsafe[:NUM_CONTEXTS], config=shipped.objective).scorer
+    aids = methods.Aids(
+        lambda: Proposals(scorer, words.allowed), lambda: Surroundings(reasoner.local_engine, words.allowed)
     )
     terms: dict[Ids, dict[str, float]] = {}
-    for weight in WEIGHTS:
+    for config, weight in SEARCHES:
         weighted = shipped.objective.model_copy(update={"nll_weight": weight})
         noted = Noted(objectives.build(reasoner, contexts, weighted), terms)
         with TemporaryDirectory() as scratch:
             journal = Journal(Path(scratch), fingerprint="bench")
-            method = methods.build(config, noted, words, (), journal.archive)
+            method = methods.build(config, noted, words, (), journal.archive, aids)
             search(noted, words, method, config, journal, seed=0)
     return terms
 
