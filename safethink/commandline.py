@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, make_dataclass
 from difflib import get_close_matches
 from inspect import getdoc
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
@@ -168,12 +168,24 @@ def parse_with_config(
     else:
         argv = [*argv[:place], *argv[place + 1 :]]
     config = yaml_config.load(schema, shipped_config(name, section))
+    # First, because the other flags are those of the new kinds.
+    config = yaml_config.override(config, _kinds(argv), "flags")
     flat = tyro.conf.arg(name="")
     both: type[Any] = make_dataclass(
         flags.__name__, [("flags", Annotated[flags, flat]), ("config", Annotated[schema, flat], config)]
     )
     parsed = parse(both, f"{prog} CONFIG", argv, getdoc(flags))
     return parsed.flags, parsed.config
+
+
+def _kinds(argv: Sequence[str]) -> dict[str, str]:
+    """What flags say of the kinds of sections, by dotted key: `--search.kind beam`, or with `=` between."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    return {
+        flag.removeprefix("--"): value
+        for flag, value in pairwise(words)
+        if re.fullmatch(r"--\S+\.kind", flag) and not value.startswith("-")
+    }
 
 
 def quiet_libraries() -> None:

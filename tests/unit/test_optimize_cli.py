@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from optimize.cli import PROGRAM
-from optimize.config import RelaxedConfig, SearchConfig
+from optimize.config import BeamConfig, RelaxedConfig, SearchConfig
 from optimize.plan import plan
 from safethink import yaml_config
 from safethink.shipped import shipped_config
@@ -27,6 +27,14 @@ def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.C
     longer = config.search.model_copy(update={"length": 6})
     assert SearchConfig.model_validate(resolved) == config.model_copy(update={"search": longer})
     assert planned["candidates"] == 60 * 96
+
+
+@pytest.mark.parametrize("words", [("--search.kind", "beam"), ("--search.kind=beam",)])
+def test_a_kind_is_a_flag_like_any_other_and_brings_flags_of_its_own(capsys, config, words: tuple[str, ...]) -> None:
+    assert PROGRAM.main(["search", "testbed-gcg", "--search.beams", "3", *words, "--dry-run"]) == 0
+    resolved, _ = yaml.safe_load_all(capsys.readouterr().out)
+    expected = BeamConfig(beams=3, steps=config.search.steps, candidates=config.search.candidates)
+    assert SearchConfig.model_validate(resolved).search == expected
 
 
 def test_a_plan_follows_the_config(config: SearchConfig) -> None:
@@ -53,6 +61,8 @@ def test_a_plan_follows_the_config(config: SearchConfig) -> None:
         (["search", "testbd-gcg"], "did you mean 'testbed-gcg'?"),
         (["search", "testbed-gcg", "--search.lenght", "3"], "perhaps you meant --search.length"),
         (["search", "testbed-gcg", "--search.momentum", "1"], "--search.momentum: input should be less than 1"),
+        (["search", "testbed-gcg", "--search.kind", "bem"], "flags: search.kind: 'bem' is not one of gcg"),
+        (["search", "testbed-gcg", "--search.kind"], "--search.kind"),
         (["testbed", "--world.seed", "x"], "--world.seed"),
         (["demo", "--where", "x"], "--where"),
     ],
