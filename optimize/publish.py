@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -36,7 +36,8 @@ class Published:
     Attributes:
         to: the folder, or the repository on the hub.
         files: what the published artifact consists of.
-        changed: which of them were not there like that before; none where nothing was to be done.
+        changed: which of them were not there like that before, and what was left there of another one; none where
+            nothing was to be done.
         commit: of the repository, by which the artifact is loaded; None for a folder, and before there is one.
     """
 
@@ -145,13 +146,22 @@ def _with_run(artifact: PrefixArtifact, folder: Path, run: Path, dry_run: bool) 
 
 
 def _to_folder(files: Files, to: Path, dry_run: bool) -> Published:
-    changed = tuple(name for name in files if not _holds(to / name, files[name]))
+    stale = _stale(files, [prefix.ROWS_FILE] if (to / prefix.ROWS_FILE).is_file() else [])
+    written = [name for name in files if not _holds(to / name, files[name])]
+    changed = (*written, *stale)
     if changed and not dry_run:
         with writing(to):
             to.mkdir(parents=True, exist_ok=True)
-        for name in changed:
+        for name in written:
             write_bytes(to / name, files[name])
+        for name in stale:
+            (to / name).unlink()
     return Published(str(to), tuple(files), changed)
+
+
+def _stale(files: Files, there: Iterable[str]) -> list[str]:
+    """What a soft prefix has left behind where a text takes its place."""
+    return [name for name in there if name == prefix.ROWS_FILE and name not in files]
 
 
 def _holds(path: Path, content: bytes) -> bool:
@@ -159,12 +169,14 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _to_hub(files: Files, repo_id: str, name: str, private: bool, dry_run: bool) -> Published:
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     api = hub.client()
     with hub.one_line_errors(api, repo_id):
         head, there = _remote(api, repo_id)
-        changed = tuple(file for file, content in files.items() if not _same(there.get(file), content))
+        stale = _stale(files, there)
+        written = [file for file, content in files.items() if not _same(there.get(file), content)]
+        changed = (*written, *stale)
         done = Published(repo_id, tuple(files), changed, head)
         if dry_run or not changed:
             return done
@@ -173,7 +185,8 @@ def _to_hub(files: Files, repo_id: str, name: str, private: bool, dry_run: bool)
             head = api.repo_info(repo_id).sha
         commit = api.create_commit(
             repo_id,
-            [CommitOperationAdd(file, files[file]) for file in changed],
+            [CommitOperationAdd(file, files[file]) for file in written]
+            + [CommitOperationDelete(file) for file in stale],
             commit_message=f"Publish {name}",
             parent_commit=head,
         )

@@ -119,6 +119,20 @@ def test_soft_rows_and_the_log_of_evaluations_go_along(folder: Path, tmp_path: P
     assert torch.equal(rows, torch.ones(2, 8))
 
 
+@pytest.mark.parametrize("on_hub", [False, True])
+def test_a_text_in_the_place_of_a_soft_prefix_leaves_no_rows_behind(
+    folder: Path, online: StubHub, tmp_path: Path, on_hub: bool
+) -> None:
+    public, soft = REPO if on_hub else str(tmp_path / "public"), tmp_path / "soft"
+    prefix.save(published.artifact().with_rows([torch.ones(2, 8)], ("Wait",)), soft, None, "a card")
+    assert prefix.ROWS_FILE in publish(soft, public).changed
+    done = publish(folder, public)
+    assert prefix.ROWS_FILE in done.changed
+    there = online.repositories[REPO].commits[-1].files if on_hub else contents(Path(public))
+    assert prefix.ROWS_FILE not in there
+    assert publish(folder, public).changed == ()
+
+
 @pytest.mark.parametrize("missing", ["asr_test", "asr_undefended_test", "count"])
 def test_without_a_test_nothing_is_published(folder: Path, tmp_path: Path, missing: str) -> None:
     made = published.artifact()
