@@ -187,6 +187,10 @@ def _limits(artifact: PrefixArtifact) -> str:
         lines.append("- The testbed verifies machinery. These numbers say nothing about how safe a real model is.")
         if is_shipped(artifact.reasoner.name):
             lines.append("- `testbed` is a model that ships with safethink; `safethink testbed` prints its folder.")
+    if artifact.reasoner is not None and snippets.was_a_folder(artifact.reasoner):
+        lines.append(
+            f"- {_code(artifact.reasoner.name)} was a folder where this was learned; its hash tells the weights."
+        )
     if artifact.selected_by is not None and artifact.selected_by.startswith("the monitor"):
         lines.append(
             "- The monitor chose it, so a prefix that merely flatters the monitor would not have been found out."

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from safethink.config import MonitorConfig, RunConfig, Section, WorldConfig
+from safethink.errors import ConfigError
 
 
 class ContextsConfig(Section):
@@ -107,6 +108,9 @@ class SearchSection(Section):
     """Built-in name, artifact folder or literal text that the search starts from; shorter ones are padded with random
     tokens. None starts from random tokens."""
 
+    begins_with_init: ClassVar[bool] = True
+    """Whether the search begins with `init`; a method that begins nowhere has no use for it."""
+
     @property
     def shortest(self) -> int:
         """The fewest tokens of a prefix that may be chosen; what is shorter is a step on the way."""
@@ -192,6 +196,7 @@ class PhrasesConfig(SearchSection):
     Every step tries one phrase; phrases of more than `length` tokens are passed over.
     """
 
+    begins_with_init: ClassVar[bool] = False
     kind: Literal["phrases"] = "phrases"
     pool: tuple[str, ...] = ()
     """Phrases to try."""
@@ -211,12 +216,14 @@ class PhrasesConfig(SearchSection):
 class RandomConfig(SearchSection):
     """Random tokens: the control that every search must beat."""
 
+    begins_with_init: ClassVar[bool] = False
     kind: Literal["random"] = "random"
 
 
 class UnigramConfig(SearchSection):
     """The best single tokens, concatenated: the control that a search over their order must beat."""
 
+    begins_with_init: ClassVar[bool] = False
     kind: Literal["unigram"] = "unigram"
 
 
@@ -276,6 +283,14 @@ class SelectionConfig(Section):
     judge: MonitorConfig | None = None
     """A second guard that chooses where the testbed's judge cannot; None takes the monitor itself."""
 
+    @model_validator(mode="after")
+    def _a_seed_for_every_try(self) -> SelectionConfig:
+        if self.portfolio > self.samples:
+            raise ValueError(
+                f"portfolio: {self.portfolio} tries need as many seeds per state; samples is {self.samples}"
+            )
+        return self
+
 
 class CollectConfig(Section):
     """What `safethink-optimize contexts` takes."""
@@ -308,11 +323,11 @@ class SearchConfig(Section):
     """Seeds the search."""
 
 
-def refuse_devices(base: SearchConfig) -> None:
+def refuse_devices(config: SearchConfig) -> None:
     """Refuse to share one search among processes where several searches run side by side.
 
     Raises:
-        ValueError: `devices` is more than one.
+        ConfigError: `devices` is more than one.
     """
-    if base.devices > 1:
-        raise ValueError(f"base.devices: {base.devices}, but whole searches run side by side here: set `workers`")
+    if config.devices > 1:
+        raise ConfigError(f"devices: {config.devices}, but whole searches run side by side here: set `workers`")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+DIGITS: Final = 9
 ACCURACY: Final = "accuracy_forced_change"
 OVER_REFUSAL: Final = "over_refusal_forced_change"
 """What artifacts and ablations call what forcing a prefix changes."""
@@ -58,12 +59,13 @@ class Constraints:
     @property
     def satisfied(self) -> bool:
         """Whether both are within the limit."""
-        return self.forced_loss <= self.limit
+        return all(violation <= 0 for violation in self.violations.values())
 
     @property
     def violations(self) -> dict[str, float]:
         """By how much each exceeds the limit; 0 or less is feasible, as in Optuna's `trial.set_constraint`."""
+        # Rounded, because the mean of differences is the difference of means but for the last bits.
         return {
-            "accuracy_forced": self.accuracy_fall - self.limit,
-            "over_refusal_forced": self.over_refusal_rise - self.limit,
+            "accuracy_forced": round(self.accuracy_fall - self.limit, DIGITS),
+            "over_refusal_forced": round(self.over_refusal_rise - self.limit, DIGITS),
         }

@@ -13,6 +13,7 @@ from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
 from optimize.finding import ROUNDS, Found, find
 from optimize.naming import portable
+from optimize.search.grammar import Grammar
 from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
 from optimize.selection import Arena, Trial, on_trial, run_trials
@@ -46,6 +47,8 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     """
     if isinstance(config.search, SoftConfig):
         extras.require("train", "lightning")
+    if isinstance(config.search, PhrasesConfig):
+        Grammar(config.search)  # No phrases are refused before anything is rolled out for them.
     guarded = setup.guarded
     _claim(out, config)
     init = _init(guarded, config.search)
@@ -155,8 +158,8 @@ def _contexts(config: SearchConfig, setup: Setup, out: Path) -> tuple[Manifest, 
 
 
 def _init(guarded: SafeThink, config: MethodConfig) -> Prefix | None:
-    """The prefix that the search starts from; None for a random start."""
-    if config.init is None:
+    """The prefix that the search starts from; None for a random start, or a method that begins nowhere."""
+    if config.init is None or not config.begins_with_init:
         return None
     is_artifact = config.init in prefixes.list_built_in() or (Path(config.init) / prefixes.JSON_FILE).is_file()
     return guarded.bind(config.init if is_artifact else prefixes.LITERAL + config.init).prefixes[0]

@@ -95,7 +95,7 @@ def plan(config: SearchConfig) -> SearchPlan:
     generations = _collecting(config.contexts, config.selection.forced_prompts) if config.contexts.path is None else {}
     generations |= _searching(config)
     candidates = search.steps * (search.candidates if _scores_many(search) else 1)
-    scored_tokens = 0 if search.kind == "phrases" else _scored_tokens(config)
+    scored_tokens = _scored_tokens(config)
     decoded_tokens = _decoded_tokens(generations, config.run)
     seconds = decoded_tokens / TESTBED_TOKENS_PER_S + scored_tokens / TESTBED_SCORED_TOKENS_PER_S
     return SearchPlan(
@@ -115,7 +115,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
     seconds = None
     if one.seconds is not None:
         seconds = one.seconds + _decoded_tokens(judged, config.base.run) / TESTBED_TOKENS_PER_S
-        seconds *= config.trials / config.workers
+        seconds *= math.ceil(config.trials / config.workers)
     memory_gib = None if one.memory_gib is None else config.workers * one.memory_gib
     return StudyPlan(trials=config.trials, trial=one, seconds=seconds, memory_gib=memory_gib)
 
@@ -178,6 +178,11 @@ def _passes(search: MethodConfig) -> int:
 def _scored_tokens(config: SearchConfig) -> int:
     """Tokens that the objective forwards, the contexts' own included."""
     search, objective, reward = config.search, config.objective, config.objective.reward
+    if isinstance(search, PhrasesConfig):
+        # How far a phrase moves harmless continuations is all that is read.
+        held = config.contexts.harmless_prompts if search.max_kl is not None else 0
+        each = search.length + config.contexts.target_tokens
+        return held * (PROMPT_TOKENS + config.run.limits.max_trace_tokens + search.steps * each)
     unsafe, harmless = config.contexts.max_contexts, config.contexts.harmless_prompts
     read = unsafe * bool(objective.continuation_weight or objective.nll_weight)
     read += unsafe * bool(objective.unlikelihood_weight)
@@ -199,7 +204,9 @@ def _memory_gib(config: SearchConfig) -> float | None:
     decoding, reasoner = decoding_gib(config.run), footprint(config.run.reasoner)
     if decoding is None or reasoner is None:
         return None
-    contexts, behind = config.contexts, config.search.length + config.contexts.target_tokens
+    contexts, sampled = config.contexts, config.objective.reward
+    longest = max(contexts.target_tokens, sampled.continuation_tokens if config.objective.reward_weight else 0)
+    behind = config.search.length + longest
     held = (contexts.max_contexts + contexts.harmless_prompts) * (PROMPT_TOKENS + config.run.limits.max_trace_tokens)
     rows = config.objective.rows_per_forward * behind
     scoring = (held + rows) * reasoner.position_bytes + rows * reasoner.logits_bytes + reasoner.weights_bytes

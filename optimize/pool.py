@@ -165,7 +165,10 @@ class Pool:
 def explain(failures: Mapping[str, str]) -> str:
     """Failures as one line: what went wrong first, and how much was not run because of it."""
     causes = {name: failure for name, failure in failures.items() if not failure.startswith(NOT_RUN)}
-    told = "; ".join(f"{name}: {failure}" for name, failure in causes.items())
+    by_failure: dict[str, list[str]] = {}
+    for name, failure in causes.items():
+        by_failure.setdefault(failure, []).append(name)
+    told = "; ".join(f"{', '.join(names)}: {failure}" for failure, names in by_failure.items())
     skipped = len(failures) - len(causes)
     return told + (f"; {skipped} not run because of it" if skipped else "")
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from optimize.config import ChosenBy, SelectionConfig
 from optimize.selection import Arena, Trial, best
-from safethink.errors import ConfigError
 from safethink.evaluation.statistics import Observations
 
 
@@ -23,9 +22,6 @@ def members(arena: Arena, trials: Sequence[Trial], nothing: Trial, config: Selec
         trials: the candidates', cheapest by training cost first.
         nothing: the trial of nothing injected.
         config: how many, who says what recovered, and the floor.
-
-    Raises:
-        ConfigError: there are fewer seeds per state than tries.
     """
     first = trials[best(arena, trials, nothing, config)]
     within = [each for each in trials if arena.constraints(each, nothing, config.max_forced_loss).satisfied]
@@ -39,16 +35,10 @@ def greedy(trials: Sequence[Trial], first: Trial, size: int, samples: int, by: C
         trials: the candidates.
         first: the best candidate alone, which opens the portfolio.
         size: how many tries.
-        samples: seeds per state in the trials.
+        samples: seeds per state in the trials, as many as tries at least.
         by: who says what recovered.
-
-    Raises:
-        ConfigError: there are fewer seeds per state than tries.
     """
-    if size > samples:
-        raise ConfigError(
-            f"selection.portfolio: {size} tries need as many seeds per state; selection.samples is {samples}"
-        )
+    assert size <= samples, "every try of a walk has a seed of its own"
     tries = [first]
     while len(tries) < size:
         tries.append(max(trials, key=lambda trial: sum(walks([*tries, trial], samples, by))))

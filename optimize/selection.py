@@ -38,7 +38,7 @@ class Trial(BaseModel):
 
     prefix_ids: Ids
     """What was injected; empty for nothing."""
-    judged_by: str = ""
+    judged_by: str
     """Name of the chooser."""
     recovered: tuple[bool, ...]
     """At drifted states: whether the chooser calls the output a refusal or helpful."""
@@ -261,7 +261,7 @@ def _value(seen: Observations) -> float:
 def _read(path: Path) -> dict[Ids, Trial]:
     if not path.exists():
         return {}
-    whole_lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    whole_lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     try:
         trials = [Trial.model_validate_json(line) for line in whole_lines]
     except ValidationError as error:

@@ -7,7 +7,8 @@ from typing import Any, Final
 import yaml
 
 from safethink.config import LimitsConfig, SamplingConfig, ThoughtConfig
-from safethink.prefix import PrefixArtifact
+from safethink.prefix import Identity, PrefixArtifact
+from safethink.testbed import is_shipped
 from safethink.tokens import EXTENSION_TOKEN
 
 PLACE: Final = "OWNER/NAME@COMMIT"
@@ -67,6 +68,11 @@ def vllm(artifact: PrefixArtifact) -> str:
     )
 
 
+def was_a_folder(model: Identity) -> bool:
+    """Whether the name is that of a folder, which says nothing elsewhere: neither shipped nor OWNER/NAME on the hub."""
+    return model.revision is None and "/" not in model.name and not is_shipped(model.name)
+
+
 def _sampling(run: dict[str, Any]) -> str:
     """What the reasoner was sampled with; what is switched off is left out."""
     sampling = SamplingConfig.model_validate(run.get("sampling", {}))
@@ -85,7 +91,9 @@ def _never_sampled(artifact: PrefixArtifact) -> str:
 
 
 def _reasoner(artifact: PrefixArtifact) -> str:
-    return artifact.reasoner.name if artifact.reasoner else "YOUR/REASONER"
+    if artifact.reasoner is None:
+        return "YOUR/REASONER"
+    return f"PATH/TO/{artifact.reasoner.name}" if was_a_folder(artifact.reasoner) else artifact.reasoner.name
 
 
 def _monitor(artifact: PrefixArtifact) -> str:

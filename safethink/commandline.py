@@ -169,7 +169,8 @@ def parse_with_config(
         argv = [*argv[:place], *argv[place + 1 :]]
     config = yaml_config.load(schema, shipped_config(name, section))
     # First, because the other flags are those of the new kinds.
-    config = yaml_config.override(config, _kinds(argv), "flags")
+    kinds = {key: kind for key, kind in _kinds(argv).items() if _is_section(config, key.rpartition(".")[0])}
+    config = yaml_config.override(config, kinds, "flags")
     flat = tyro.conf.arg(name="")
     both: type[Any] = make_dataclass(
         flags.__name__, [("flags", Annotated[flags, flat]), ("config", Annotated[schema, flat], config)]
@@ -186,6 +187,14 @@ def _kinds(argv: Sequence[str]) -> dict[str, str]:
         for flag, value in pairwise(words)
         if re.fullmatch(r"--\S+\.kind", flag) and not value.startswith("-")
     }
+
+
+def _is_section(config: BaseModel, key: str) -> bool:
+    """Whether a dotted key leads to a section: not into a dictionary, and not nowhere."""
+    section: object = config
+    for name in key.split("."):
+        section = getattr(section, name, None)
+    return isinstance(section, BaseModel)
 
 
 def quiet_libraries() -> None:

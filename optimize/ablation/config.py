@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import Field, field_validator, model_validator
 
-from optimize.config import SearchConfig, refuse_devices
+from optimize.config import SearchConfig
 from safethink import yaml_config
 from safethink.config import Section
 from safethink.shipped import shipped_config
@@ -83,11 +83,6 @@ class AblationConfig(Section):
                 raise ValueError(f"axes.{key}: {twice!r} stands twice")
             if key in _NO_AXES:
                 raise ValueError(f"axes.{key}: {_NO_AXES[key]}")
-        return self
-
-    @model_validator(mode="after")
-    def _cells_share_nothing(self) -> AblationConfig:
-        refuse_devices(self.base)
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from optimize.ablation.config import LENGTH, AblationConfig, MeasureConfig, MethodVariant
-from optimize.config import SearchConfig
+from optimize.config import SearchConfig, refuse_devices
 from safethink import yaml_config
 from safethink.errors import ConfigError
 from safethink.fingerprints import json_hash
@@ -122,13 +122,15 @@ def _cell(
 ) -> Cell:
     variant = config.methods[method]
     changes = dict(place.values) | {"seed": seed}
+    resolved = yaml_config.override(own, changes, f"axes of method {method!r}")
+    refuse_devices(resolved)
     return Cell(
         name=_name(method, place, seed),
         method=method,
         variant=variant,
         place=place,
         seed=seed,
-        config=yaml_config.override(own, changes, f"axes of method {method!r}"),
+        config=resolved,
         measure=config.validation,
         shorter=_shorter(config, method, place, seed, earlier) if variant.warm_start else None,
     )

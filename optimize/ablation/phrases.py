@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from optimize.ablation.config import LENGTH
 from optimize.ablation.grid import Cell
 from optimize.contexts import folder
 from optimize.selection import Arena, best, run_trials
@@ -31,6 +32,12 @@ def choose(cell: Cell, setup: Setup, contexts: Path, trials: Path) -> str:
     ids = {phrase: guarded.bind(LITERAL + phrase).token_ids[0] for phrase in cell.variant.phrases}
     length = config.search.length
     fitting = [phrase for phrase in cell.variant.phrases if len(ids[phrase]) == length]
+    other = next((phrase for phrase in ids if phrase not in fitting), None)
+    # Along lengths every cell has its own; elsewhere a phrase that is never tried is a mistake.
+    if other is not None and LENGTH not in dict(cell.place.values):
+        raise SafeThinkError(
+            f"methods.{cell.method}.phrases: {other!r} has {len(ids[other])} tokens, search.length is {length}"
+        )
     if not fitting:
         lengths = ", ".join(map(str, sorted({len(each) for each in ids.values()})))
         raise SafeThinkError(f"methods.{cell.method}.phrases: none has {length} tokens; they have {lengths}")

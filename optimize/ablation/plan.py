@@ -78,7 +78,8 @@ def plan(config: AblationConfig) -> AblationPlan:
 
 def _memory_gib(cells: Sequence[Cell], workers: int) -> float | None:
     """As much as the largest cell takes, in every worker."""
-    different = {(cell.config.run.model_dump_json(), cell.config.search.length): cell.config for cell in cells}
+    alike = [cell.config.model_copy(update={"seed": 0}) for cell in cells]
+    different = {config.model_dump_json(): config for config in alike}
     taken = [plan_search(each).memory_gib for each in different.values()]
     known = [each for each in taken if each is not None]
     return workers * max(known) if len(known) == len(taken) else None
@@ -98,9 +99,13 @@ def _searched(cell: Cell) -> _Share:
 
 def _collected(cells: Sequence[Cell]) -> list[_Share]:
     """The contexts that cells share."""
-    wanted = {_contexts(cell.config).model_dump_json(): _contexts(cell.config) for cell in cells if cell.needs_contexts}
+    wanted = {_contexts(cell.config).model_dump_json(): _contexts(cell.config) for cell in cells if _collects(cell)}
     planned = [plan_contexts(each) for each in wanted.values()]
     return [_Share(each.decoded_tokens) for each in planned]
+
+
+def _collects(cell: Cell) -> bool:
+    return cell.needs_contexts and cell.config.contexts.path is None
 
 
 def _contexts(config: SearchConfig) -> CollectConfig:

@@ -193,7 +193,9 @@ class ReportOnTest:
 
 
 def contexts_of(setup: Setup, config: SearchConfig, out: Path) -> Path:
-    """The folder of what a cell learns on, collected now where no other cell has."""
+    """The folder of what a cell learns on: the one it names, or one for all cells, collected by the first."""
+    if config.contexts.path is not None:
+        return Path(config.contexts.path)
     return shared(out / CONTEXTS, setup.guarded, setup.data, config.contexts, setup.source)
 
 

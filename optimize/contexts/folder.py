@@ -123,10 +123,7 @@ def load(folder: Path, source: Source, data: tuple[Split, Split]) -> tuple[Manif
     ]
     if differing:
         raise ConfigError(f"{folder}: these contexts were collected with another {' and another '.join(differing)}")
-    for split in data:
-        # A split is cut to as many prompts as are asked for, so it may have more here than there, or fewer.
-        if not {prompt_hash(prompt) for prompt in split.prompts} & set(manifest.prompts.get(split.name, ())):
-            raise ConfigError(f"{folder}: these contexts were collected from other {split.name} prompts")
+    _refuse_other_prompts(folder, manifest, data)
     sets = ContextSet.load(folder / SEARCH), ContextSet.load(folder / VALIDATION)
     for contexts, sha256, name in zip(
         sets, (manifest.search_sha256, manifest.validation_sha256), (SEARCH, VALIDATION), strict=True
@@ -134,6 +131,20 @@ def load(folder: Path, source: Source, data: tuple[Split, Split]) -> tuple[Manif
         if contexts.fingerprint != sha256:
             raise RecordError(f"{folder / name} was edited: its content does not match the manifest")
     return manifest, *sets
+
+
+def _refuse_other_prompts(folder: Path, manifest: Manifest, data: tuple[Split, Split]) -> None:
+    """A split is cut to as many prompts as are asked for; but none may stand on the other side, which chooses."""
+    asked = [{prompt_hash(prompt) for prompt in split.prompts} for split in data]
+    held = [set(manifest.prompts.get(split.name, ())) for split in data]
+    for split, here, there, other in zip(data, asked, held, reversed(held), strict=True):
+        if not here & there:
+            raise ConfigError(f"{folder}: these contexts were collected from other {split.name} prompts")
+        if here & other:
+            raise ConfigError(
+                f"{folder}: {len(here & other)} {split.name} prompts stand in the other split of these contexts; "
+                "collect them anew"
+            )
 
 
 def _essence(source: Source, name: str) -> object:

@@ -87,9 +87,9 @@ class Journal:
             return SearchState()
         try:
             with safe_open(self._state, "pt") as file:
-                head = json.loads(file.metadata()["state"])
+                head = json.loads((file.metadata() or {})["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, ValueError) as error:
             raise RecordError(f"{self._state} is damaged ({error}); give a fresh --out") from error
         if head.pop("fingerprint") != self.fingerprint:
             raise RecordError(f"{self._state}: belongs to another search; give a fresh --out")

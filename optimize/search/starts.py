@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from optimize.config import MethodConfig, PhrasesConfig, RandomConfig, UnigramConfig
+from optimize.config import MethodConfig
 from optimize.search.archive import Archive
 from optimize.search.method import Alphabet, Ids
 from safethink.errors import ConfigError
@@ -30,7 +30,7 @@ def start_ids(init_ids: Ids | None, config: MethodConfig) -> Ids:
     Raises:
         ConfigError: the init text is longer than the prefix may be, or rows are to start a search over tokens.
     """
-    if isinstance(config, RandomConfig | UnigramConfig | PhrasesConfig):
+    if not config.begins_with_init:
         return ()
     if init_ids is not None and config.kind != "soft" and any(map(is_soft, init_ids)):
         raise ConfigError(f"search.init: {config.init!r} is a soft prefix, from which only search.kind soft starts")

@@ -85,7 +85,7 @@ class StudyConfig(Section):
         for key, axis in self.space.items():
             for value in _samples(axis):
                 try:
-                    self.variant({key: value})
+                    refuse_devices(self.variant({key: value}))
                 except ConfigError as error:
                     raise ValueError(f"space.{error}") from error
         return self
@@ -113,4 +113,6 @@ def _samples(axis: Axis) -> tuple[Value, ...]:
         return axis.values
     if axis.high < axis.low:
         raise ValueError(f"a range from {axis.low} to {axis.high} is empty")
+    if axis.log and axis.low <= 0:
+        raise ValueError(f"a logarithmic range from {axis.low} has no beginning; it must be above 0")
     return axis.low, axis.high

@@ -17,6 +17,8 @@ def quiet() -> Generator[None, None, None]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
+        # Of trials too few, or too much alike, to say which parameter matters.
+        warnings.filterwarnings("ignore", message="Target and region quantiles")
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from optuna.exceptions import OptunaError
 from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import TrialState
 from sqlalchemy import NullPool
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
@@ -31,6 +32,7 @@ SQLITE_TIMEOUT_S = 60
 """How long a worker waits while another one writes."""
 TABLE_ATTEMPTS, TABLE_WAIT_S = 5, 0.5
 FINGERPRINT = "fingerprint"
+UNDERWAY = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def url(config: StudyConfig, out: Path) -> str:
@@ -60,7 +62,8 @@ def open_study(config: StudyConfig, out: Path, worker: int = 0) -> optuna.Study:
             sampler=_sampler(config, worker),
             pruner=_pruner(config),
         )
-        begun = study.user_attrs.get(FINGERPRINT)
+        # A study that stopped before anything came of it, at a misspelt path for instance, has no claim to the name.
+        begun = study.user_attrs.get(FINGERPRINT) if study.get_trials(deepcopy=False, states=UNDERWAY) else None
         if begun is None:
             study.set_user_attr(FINGERPRINT, fingerprint(config))
     if begun not in (None, fingerprint(config)):

@@ -20,7 +20,7 @@ from optimize.setup import Setup
 from optimize.study.config import Choice, Goal, IntRange, StudyConfig, Value
 from safethink import yaml_config
 from safethink.config import NoneConfig
-from safethink.errors import SearchError
+from safethink.errors import ConfigError, SafeThinkError, SearchError
 from safethink.evaluation.statistics import Observations, paired_difference, rate
 from safethink.guarded import SafeThink
 from safethink.judges import Judgement
@@ -85,15 +85,18 @@ class Objective:
         """Search, measure, report.
 
         Raises:
-            TrialPruned: the prompts so far come out worse than those of the best trial; or with these values there is
-                nothing to learn from, which the trial's `error` says.
-            SafeThinkError: what no other values would put right: a path, a world, a file that is damaged.
+            TrialPruned: the prompts so far come out worse than those of the best trial; or these values do not go
+                together, or leave nothing to learn from.
+            SafeThinkError: what no other values would put right: a path that is not there, a file that is damaged.
         """
         try:
             return self._run(trial)
-        except SearchError as error:
+        except (SearchError, ConfigError) as error:
             trial.set_user_attr(ERROR, str(error))
             raise optuna.TrialPruned(str(error)) from error
+        except SafeThinkError as error:
+            trial.set_user_attr(ERROR, str(error))
+            raise
 
     def _run(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         config = self._config.variant({key: suggest(trial, key, self._config) for key in self._config.space})
@@ -107,7 +110,8 @@ class Objective:
         trial.set_user_attr("texts", list(artifact.texts))
         _note(trial, artifact.metrics)
         for name, violation in Constraints.of(artifact.metrics, config.selection.max_forced_loss).violations.items():
-            trial.set_constraint(name, violation)
+            if name in artifact.metrics:
+                trial.set_constraint(name, violation)
         guarded = loaded.guarded.variant(defense=config.run.defense, prefix=artifact)
         if self._config.goals == ("recovery_rate",):
             return artifact.metrics["recovery_rate"].value

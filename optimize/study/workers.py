@@ -97,13 +97,12 @@ def _share(study: optuna.Study, config: StudyConfig, out: Path, advance: Callabl
             done = now
             failed = {name: failure for name, failure in ended.items() if failure is not None}
             failures |= failed
-            for name, failure in failed.items():
-                logger.warning("%s: %s", name, failure)
+            if len(failures) < config.workers:
+                for name, failure in failed.items():
+                    logger.warning("%s: %s; the others go on", name, failure)
     if done < config.trials:
-        raise SafeThinkError(
-            f"{done} of {config.trials} trials, then no worker was left ({explain(failures)}); "
-            "what they finished is kept, the same command goes on"
-        )
+        kept = "; what they finished is kept, and the same command goes on" if done else ""
+        raise SafeThinkError(f"no worker is left, {done} of {config.trials} trials are done{kept}: {explain(failures)}")
 
 
 def _work(

@@ -112,6 +112,7 @@ def _shuffled(trials: Sequence[Trial], rng: np.random.Generator) -> list[Trial]:
     forced = _deal(rng, len(trials), len(trials[0].correct))
     return [
         Trial(
+            judged_by=trial.judged_by,
             prefix_ids=trial.prefix_ids,
             recovered=tuple(trials[source].recovered[cell] for cell, source in enumerate(drifted[index])),
             accepted=tuple(trials[source].accepted[cell] for cell, source in enumerate(drifted[index])),

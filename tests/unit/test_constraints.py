@@ -25,6 +25,14 @@ def test_the_best_recovery_within_the_floor_is_chosen():
     assert choose([0.7, 0.95, 0.9], both(0.3, 0.2, 0.1)) == 2
 
 
+def test_a_floor_that_is_hit_exactly_holds_however_it_was_added_up():
+    by_means = Constraints(22 / 40 - 20 / 40, 0.0, 0.05)
+    by_pairs = Constraints(sum([1] * 2 + [0] * 38) / 40, 0.0, 0.05)
+    assert by_means.satisfied
+    assert by_pairs.satisfied
+    assert not Constraints(0.0501, 0.0, 0.05).satisfied
+
+
 def test_either_floor_alone_rules_a_candidate_out():
     assert choose([0.9, 0.1], [Constraints(0.0, 0.2, 0.05), Constraints(0.0, 0.0, 0.05)]) == 1
     assert choose([0.9, 0.1], [Constraints(0.2, 0.0, 0.05), Constraints(0.0, 0.0, 0.05)]) == 1

@@ -80,7 +80,10 @@ def test_contexts_of_other_models_are_refused(guarded, tmp_path, change, named):
 
 def test_contexts_of_other_prompts_are_refused_and_of_more_or_fewer_are_not(guarded, tmp_path):
     collect(tmp_path, guarded)
-    folder.load(tmp_path, SOURCE, (Split("search", ATTACKS[:2], ()), Split("validation", ATTACKS[4:], TASKS)))
+    folder.load(tmp_path, SOURCE, (Split("search", ATTACKS[:2], ()), Split("validation", ATTACKS[6:], TASKS[3:])))
+    moved = Split("search", (*DATA[0].attacks, DATA[1].attacks[0]), DATA[0].harmless)
+    with pytest.raises(ConfigError, match="1 search prompts stand in the other split"):
+        folder.load(tmp_path, SOURCE, (moved, DATA[1]))
     elsewhere = Split("search", (Prompt.from_text("stir the parts", id="stir"),), ())
     with pytest.raises(ConfigError, match="collected from other search prompts"):
         folder.load(tmp_path, SOURCE, (elsewhere, DATA[1]))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
+from optimize.config import SelectionConfig
 from optimize.portfolio import greedy, walks
 from optimize.selection import Trial
-from safethink.errors import ConfigError
 
 SAMPLES = 2
 
@@ -15,7 +16,7 @@ def trial(recovered: str, passed: str | None = None, accepted: str | None = None
     """One character per (state, seed): `x` for yes."""
     rows = recovered, accepted or recovered, passed or recovered
     yes, whole, step = (tuple(each == "x" for each in row) for row in rows)
-    return Trial(prefix_ids=(), recovered=yes, accepted=whole, passed=step)
+    return Trial(prefix_ids=(), judged_by="the judge", recovered=yes, accepted=whole, passed=step)
 
 
 def test_the_first_step_that_passes_is_taken():
@@ -54,5 +55,5 @@ def test_a_portfolio_of_one_is_the_best_alone():
 
 
 def test_more_tries_than_seeds_are_refused():
-    with pytest.raises(ConfigError, match=r"selection.portfolio: 3 tries need as many seeds"):
-        greedy([trial("xxxxxx")], trial("xxxxxx"), size=3, samples=SAMPLES, by="judge")
+    with pytest.raises(ValidationError, match=r"portfolio: 3 tries need as many seeds"):
+        SelectionConfig(portfolio=3, samples=2)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from optimize.config import (
     BeamConfig,
@@ -191,6 +192,9 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     search(CONFIGS["random"], tmp_path)
     state = tmp_path / STATE
     state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(RecordError, match=r"search\.safetensors is damaged"):
+        Journal(tmp_path, "the same").resume()
+    save_file({"ids": torch.zeros(1)}, state)
     with pytest.raises(RecordError, match=r"search\.safetensors is damaged"):
         Journal(tmp_path, "the same").resume()
 

@@ -104,9 +104,10 @@ def test_finished_trials_are_not_run_again(guarded, contexts, tmp_path):
     assert run_trials(arena, prefixes, path) == whole
     assert path.read_text() == text
     assert judge.calls == calls + 2
-    path.write_text("{}\n" + text)
-    with pytest.raises(RecordError, match="not a trial"):
-        run_trials(arena, prefixes, path)
+    for damaged in (b"{}\n", b"\xff\xfe\n"):
+        path.write_bytes(damaged + text.encode())
+        with pytest.raises(RecordError, match="not a trial"):
+            run_trials(arena, prefixes, path)
 
 
 def test_trials_that_somebody_else_judged_are_refused(arena, tmp_path):
@@ -134,7 +135,13 @@ def test_forced_loss_is_the_worse_of_both(arena):
     def trial(correct: list[bool | None], refused: list[bool]) -> Trial:
         both = (True,) * 10
         return Trial(
-            prefix_ids=(), recovered=both, accepted=both, passed=both, correct=tuple(correct), refused=tuple(refused)
+            prefix_ids=(),
+            judged_by="the judge",
+            recovered=both,
+            accepted=both,
+            passed=both,
+            correct=tuple(correct),
+            refused=tuple(refused),
         )
 
     tasks = [True, True, None, None] * 2
@@ -154,6 +161,7 @@ def test_every_member_of_a_portfolio_is_held_to_the_floor(arena):
     def trial(recovered: list[bool], refused: bool) -> Trial:
         return Trial(
             prefix_ids=(),
+            judged_by="the judge",
             recovered=tuple(recovered),
             accepted=tuple(recovered),
             passed=tuple(recovered),

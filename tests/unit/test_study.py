@@ -13,7 +13,7 @@ from optimize.study.config import StudyConfig
 from optimize.study.quiet import quiet
 from optimize.study.trial import suggest
 from safethink import yaml_config
-from safethink.errors import ConfigError, RecordError, SafeThinkError, SearchError
+from safethink.errors import ConfigError, MissingFileError, RecordError, SafeThinkError, SearchError
 
 BASE = {"run": {"reasoner": {"path": "testbed"}}, "search": {"kind": "gcg", "length": 4}}
 
@@ -36,6 +36,8 @@ def without_notices():
         ({"search.length": {"kind": "int", "low": 0, "high": 2}}, "search.length"),
         ({"search.kind": {"kind": "choice", "values": ["gcg", "genetic"]}}, "genetic"),
         ({"search.length": {"kind": "int", "low": 5, "high": 2}}, "a range from 5 to 2 is empty"),
+        ({"objective.nll_weight": {"kind": "float", "low": 0.0, "high": 1.0, "log": True}}, "must be above 0"),
+        ({"selection.portfolio": {"kind": "choice", "values": [1, 3]}}, "3 tries need as many seeds"),
         ({}, "space"),
     ],
 )
@@ -58,7 +60,7 @@ def test_trials_take_their_values_by_dotted_keys():
 
 
 def test_a_study_is_joined_by_the_same_question_only(tmp_path):
-    storage.open_study(config(), tmp_path)
+    finished(storage.open_study(config(), tmp_path), 0.1, feasible=True, text="one")
     storage.open_study(config(trials=7, workers=3), tmp_path, worker=1)
     with pytest.raises(ConfigError, match="is over something else"):
         storage.open_study(config(prompts=5), tmp_path)
@@ -167,15 +169,18 @@ def run_on(tmp_path, monkeypatch, error: Exception) -> optuna.Study:
     return workers.run(config(base=base, trials=2), tmp_path)
 
 
-def test_values_with_nothing_to_learn_from_end_their_trial_and_the_study_says_why(tmp_path, monkeypatch):
-    study = run_on(tmp_path, monkeypatch, SearchError("the monitor never fired"))
+@pytest.mark.parametrize("error", [SearchError, ConfigError])
+def test_values_that_come_to_nothing_end_their_trial_and_the_study_says_why(tmp_path, monkeypatch, error):
+    study = run_on(tmp_path, monkeypatch, error("the monitor never fired"))
     assert [trial.state.name for trial in study.trials] == ["PRUNED", "PRUNED"]
     assert report.why_nothing(study) == "the monitor never fired"
 
 
-def test_what_no_other_values_put_right_ends_the_study(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="no such world"):
-        run_on(tmp_path, monkeypatch, ConfigError("no such world"))
+def test_what_no_other_values_put_right_ends_the_study_and_has_no_claim_to_its_name(tmp_path, monkeypatch):
+    with pytest.raises(MissingFileError, match="no such file"):
+        run_on(tmp_path, monkeypatch, MissingFileError("no such file"))
+    study = storage.open_study(config(prompts=5), tmp_path)
+    assert [(trial.state.name, trial.user_attrs["error"]) for trial in study.trials] == [("FAIL", "no such file")]
 
 
 def test_a_library_that_a_search_needs_is_not_blamed_on_the_storage(tmp_path, monkeypatch):
@@ -185,11 +190,15 @@ def test_a_library_that_a_search_needs_is_not_blamed_on_the_storage(tmp_path, mo
 
 def test_workers_say_in_one_line_what_is_wrong(tmp_path, capfd):
     base = {"run": {"reasoner": {"path": str(tmp_path / "nowhere")}}}
-    with pytest.raises(SafeThinkError, match=r"0 of 2 trials.*worker \d: no model at .*nowhere"):
+    with pytest.raises(
+        SafeThinkError, match=r"0 of 2 trials are done: worker \d, worker \d: no model at [^;]*nowhere[^;]*$"
+    ):
         workers.run(config(base=base, trials=2, workers=2), tmp_path)
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_searches_side_by_side_are_not_shared_among_devices():
-    with pytest.raises(ConfigError, match=r"base\.devices: 2"):
+    with pytest.raises(ConfigError, match=r"devices: 2"):
         config(base=BASE | {"devices": 2})
+    with pytest.raises(ConfigError, match=r"devices: 3"):
+        config(space={"devices": {"kind": "choice", "values": [1, 3]}})
