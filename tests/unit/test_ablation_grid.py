@@ -171,3 +171,5 @@ def test_a_plan_grows_with_the_grid() -> None:
     assert plan(ablation(test={"jailbreak": 4})).tests == 9
     elsewhere = BASE | {"run": {"reasoner": {"path": "some/model"}}}
     assert plan(ablation(base=elsewhere)).seconds is None
+    collected = BASE | {"contexts": BASE.get("contexts", {}) | {"path": "shared"}}
+    assert plan(ablation(base=collected)).decoded_tokens < small.decoded_tokens

@@ -48,6 +48,17 @@ def test_a_reasoner_that_is_not_on_the_hub_is_no_base_model() -> None:
     assert "say nothing about how safe a real model is" in said
 
 
+def test_a_folder_of_a_reasoner_is_not_taken_for_a_model_on_the_hub() -> None:
+    made = published.artifact()
+    assert made.reasoner is not None
+    said = card(
+        made.model_copy(update={"reasoner": made.reasoner.model_copy(update={"name": "gpt2", "revision": None})})
+    )
+    assert "LLM('PATH/TO/gpt2'" in said
+    assert "`gpt2` was a folder where this was learned" in said
+    assert "was a folder" not in card(made)
+
+
 def test_every_number_stands_with_its_interval() -> None:
     made = published.artifact()
     said = card(made)
