@@ -73,12 +73,19 @@ def headline(ablation: Ablation, max_forced_loss: float) -> str:
         return "No cell is finished."
     worth = {id(point): estimate for point in ablation.points if (estimate := column.estimate(point)) is not None}
     known = [point for point in ablation.points if id(point) in worth]
-    within = [point for point in known if Constraints.of(point.metrics, max_forced_loss).satisfied]
-    pick = max if column.name == "recovery_rate" else min
-    best = pick(within or known, key=lambda point: worth[id(point)].value)
-    verb = "recovers most" if column.name == "recovery_rate" else "has the lowest ASR"
-    among = _among(len(within), len(known), max_forced_loss)
-    said = f"Of {among}, {best.method} at {best.label} {verb} on validation: {_share(worth[id(best)])}"
+    costs = {id(point): Constraints.of(point.metrics, max_forced_loss) for point in known}
+    within = [point for point in known if costs[id(point)].satisfied]
+    is_recovery = column.name == "recovery_rate"
+    if within:
+        best = (max if is_recovery else min)(within, key=lambda point: worth[id(point)].value)
+        verb = "recovers most" if is_recovery else "has the lowest ASR"
+        said = f"Of {_among(len(within), len(known), max_forced_loss)}, {best.method} at {best.label} {verb}"
+    else:
+        best = min(known, key=lambda point: costs[id(point)].forced_loss)
+        what = "recovery" if is_recovery else "ASR"
+        said = f"All {len(known)} points cost harmless prompts more than {max_forced_loss:.0%}; "
+        said += f"{best.method} at {best.label} costs them least, with this {what}"
+    said += f" on validation: {_share(worth[id(best)])}"
     other = best.reference.get(column.reference or "", {}).get(column.name)
     if other is not None:
         said += f"; {REFERENCES[column.reference or '']}, {_share(other)}"
@@ -93,8 +100,6 @@ def _among(num_within: int, num_known: int, max_forced_loss: float) -> str:
     """Which points the best is chosen among."""
     if num_within == num_known:
         return f"{num_known} points"
-    if num_within == 0:
-        return f"{num_known} points, all of which cost harmless prompts more than {max_forced_loss:.0%}"
     return f"the {num_within} of {num_known} points that cost harmless prompts no more than {max_forced_loss:.0%}"
 
 

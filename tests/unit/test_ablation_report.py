@@ -97,7 +97,7 @@ def test_the_headline_calls_nothing_the_best_that_costs_harmless_prompts_too_muc
     assert said.startswith("Of the 1 of 2 points that cost harmless prompts no more than 5%, gcg at length=1")
     none = ablation.model_copy(update={"points": (at(1, 0.7, 0.2), at(2, 0.9, 0.3))})
     said = report.headline(none, max_forced_loss=0.05)
-    assert said.startswith("Of 2 points, all of which cost harmless prompts more than 5%, gcg at length=2")
+    assert said.startswith("All 2 points cost harmless prompts more than 5%; gcg at length=1, by=None costs them least")
 
 
 def test_without_recovery_the_lowest_asr_is_the_best(ablation: Ablation) -> None:
