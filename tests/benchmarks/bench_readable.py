@@ -35,7 +35,7 @@ from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow
 
 REFERENCE: Final = "Wait, think safely"
-LENGTH, STEPS, CANDIDATES, FINALISTS = 4, 30, 48, 8
+LENGTH, STEPS, CANDIDATES = 4, 30, 48
 SHARED: Final = {"length": LENGTH, "steps": STEPS, "candidates": CANDIDATES, "init": None}
 SEARCHES: Final = (
     (GcgConfig(**SHARED), 0.002),
@@ -96,7 +96,7 @@ def rows() -> Iterator[BenchRow]:
     readable = [ids for ids in ranked if pool[ids]["nll"] <= limit]
     note = f"of {len(pool)} prefixes; at most {limit:.2f} nats per token"
     yield BenchRow("readable_candidates", len(readable), len(readable), len(readable), 1.0, note=note)
-    selection = shipped.selection.model_copy(update={"finalists": FINALISTS, "spread": 0})
+    selection = shipped.selection.model_copy(update={"spread": 0})
     arena = testbed.arena(reasoner, testbed.validation(reasoner, WorldConfig(), selection.forced_prompts), selection)
     nothing, trials = arena.try_out(()), dict[Ids, Trial]()
     chosen: list[Ids] = []
