@@ -124,7 +124,7 @@ def _line(trial: FrozenTrial, config: StudyConfig, best: bool) -> Line:
         intervals={
             goal: _interval(trial, goal) for goal in config.goals if goal in trial.user_attrs and goal != "length"
         },
-        params=trial.params,
+        params={key: round(value, 4) if isinstance(value, float) else value for key, value in trial.params.items()},
         text=" · ".join(texts) or str(trial.user_attrs.get(ERROR, "")),
         feasible=is_feasible(trial),
         best=best,
@@ -144,13 +144,12 @@ def _figures(study: optuna.Study, config: StudyConfig) -> dict[str, Figure]:
         "history": lambda: visualization.plot_optimization_history(study),
         "importances": lambda: visualization.plot_param_importances(study),
         "slices": lambda: visualization.plot_slice(study),
-        "intermediate": lambda: visualization.plot_intermediate_values(study),
     }
     several = len(config.goals) > 1
     wanted = ("front",) if several and len(config.goals) < 4 else () if several else tuple(makers)[1:]
     for name in wanted:
         try:
-            drawn[name] = makers[name]()
+            drawn[name] = figures.fit(makers[name]())
         except (ValueError, RuntimeError, OptunaError):
             # Too few trials, or none that differ: there is nothing to draw.
             continue

@@ -165,6 +165,14 @@ def search_curve(steps: Sequence[SearchStep]) -> go.Figure:
     return finish(figure, height=340, legend=True)
 
 
+def fit(figure: Any) -> Any:
+    """A figure of another library, as wide as its page; dotted keys under its axes keep their last part."""
+    figure.update_layout(width=None)
+    for axis in figure.select_xaxes():
+        axis.title.text = str(axis.title.text or "").rpartition(".")[2]
+    return figure
+
+
 def to_html(figure: Any, name: str) -> str:
     """The figure as a piece of HTML that expects plotly.js on its page."""
     return figure.to_html(

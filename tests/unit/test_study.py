@@ -6,6 +6,7 @@ import sqlite3
 
 import optuna
 import pytest
+from plotly.graph_objects import Figure
 
 from optimize import learning
 from optimize.study import report, storage, workers
@@ -14,6 +15,7 @@ from optimize.study.quiet import quiet
 from optimize.study.trial import suggest
 from safethink import yaml_config
 from safethink.errors import ConfigError, MissingFileError, RecordError, SafeThinkError, SearchError
+from safethink.evaluation import figures
 
 BASE = {"run": {"reasoner": {"path": "testbed"}}, "search": {"kind": "gcg", "length": 4}}
 
@@ -129,6 +131,13 @@ def test_the_best_trial_is_one_that_keeps_the_constraints(tmp_path):
     html = report.write(study, config(), tmp_path).read_text()
     assert "holds" in html
     assert "violated" in html
+
+
+def test_plots_are_as_wide_as_the_page_and_name_the_last_part_of_a_key():
+    drawn = Figure(layout={"width": 3000, "xaxis": {"title": {"text": "search.length"}}})
+    fitted = figures.fit(drawn)
+    assert fitted.layout.width is None
+    assert fitted.layout.xaxis.title.text == "length"
 
 
 def test_a_report_before_anything_finished_is_empty_and_whole(tmp_path):
