@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 DIGITS: Final = 9
+"""Decimals to which a floor is told kept from missed."""
 ACCURACY: Final = "accuracy_forced_change"
 OVER_REFUSAL: Final = "over_refusal_forced_change"
 """What artifacts and ablations call what forcing a prefix changes."""

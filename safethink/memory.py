@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -33,6 +34,8 @@ class Footprint:
     logits_bytes: int
 
 
+# The cells of a grid ask for the same few models again and again, and a large one takes a second to lay out.
+@lru_cache(maxsize=8)
 def footprint(config: ReasonerConfig | GuardMonitorConfig) -> Footprint | None:
     """What the configured model takes; None where it is not on this machine, or transformers has no such class."""
     path = str(folders().guard) if isinstance(config, GuardMonitorConfig) and config.path == "testbed" else config.path
