@@ -58,6 +58,7 @@ class _Worker:
 
     @classmethod
     def start(cls) -> _Worker:
+        """A process that waits for tasks."""
         context = get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there,))
