@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from safethink.config import GuardMonitorConfig, ReasonerConfig, RunConfig
 from safethink.loading import pick_device, pick_dtype
@@ -34,15 +34,11 @@ class Footprint:
     logits_bytes: int
 
 
-# The cells of a grid ask for the same few models again and again, and a large one takes a second to lay out.
-@lru_cache(maxsize=8)
 def footprint(config: ReasonerConfig | GuardMonitorConfig) -> Footprint | None:
     """What the configured model takes; None where it is not on this machine, or transformers has no such class."""
     path = str(folders().guard) if isinstance(config, GuardMonitorConfig) and config.path == "testbed" else config.path
     try:
-        shape = AutoConfig.from_pretrained(locate(path), revision=config.revision, local_files_only=True)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(shape)
+        model = _laid_out(path, config.revision)
         dtype = pick_dtype(config.dtype, pick_device(config.device))
     except (OSError, ValueError):
         return None
@@ -56,6 +52,15 @@ def footprint(config: ReasonerConfig | GuardMonitorConfig) -> Footprint | None:
         position_bytes=2 * text.num_hidden_layers * heads * head_size * width,
         logits_bytes=text.vocab_size * torch.float32.itemsize,
     )
+
+
+# The cells of a grid ask for the same few models again and again, and a large one takes a second to lay out.
+@lru_cache(maxsize=8)
+def _laid_out(path: str, revision: str | None) -> PreTrainedModel:
+    """The model without its weights."""
+    shape = AutoConfig.from_pretrained(locate(path), revision=revision, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(shape)
 
 
 def decoding_gib(config: RunConfig) -> float | None:
