@@ -267,7 +267,7 @@ class SafeThink:
     def _checked(self, defense: DefenseConfig) -> DefenseConfig:
         if isinstance(defense, SteeringConfig) and self.monitor is None:
             raise ConfigError(f"defense {defense.kind!r} needs a monitor, and none was given")
-        refuse_unfit(self.engine, defense)
+        refuse_unfit(self.engine, defense, self.monitor)
         return defense
 
 

@@ -22,10 +22,19 @@ from safethink.defenses.effects import (
     View,
     Weigh,
 )
-from safethink.engines import Engine, ExtendRequest, LookRequest, TokenLevelEngine, WeighRequest
-from safethink.monitors import Monitor, ScoreRequest, checked
+from safethink.engines import (
+    Engine,
+    ExtendRequest,
+    LookRequest,
+    StateEngine,
+    StateRequest,
+    TokenLevelEngine,
+    WeighRequest,
+)
+from safethink.monitors import Monitor, ScoreRequest, checked, layer_read_by
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
+from safethink.states import HiddenState
 from safethink.thought import Thought
 from safethink.tokens import Tokens
 
@@ -110,7 +119,7 @@ def run(
             _extend_all([flight for flight in flights if isinstance(flight.effect, Extend)], engine, thought, limits)
             _look_all([flight for flight in flights if isinstance(flight.effect, Look)], engine, thought, limits)
             _weigh_all([flight for flight in flights if isinstance(flight.effect, Weigh)], engine)
-            _score_all([flight for flight in flights if isinstance(flight.effect, Score)], monitor, thought)
+            _score_all(flights, engine, monitor, thought)
             finished = [flight for flight in flights if flight.verdict is not None]
             flights = [flight for flight in flights if flight.verdict is None]
             for flight in finished:
@@ -257,17 +266,28 @@ def _weigh_all(flights: Sequence[_Flight], engine: Engine) -> None:
         flight.answer(log_probabilities)
 
 
-def _score_all(flights: Sequence[_Flight], monitor: Monitor | None, thought: Thought) -> None:
-    if not flights:
+def _score_all(flights: Sequence[_Flight], engine: Engine, monitor: Monitor | None, thought: Thought) -> None:
+    asked = [(flight, flight.effect) for flight in flights if isinstance(flight.effect, Score)]
+    if not asked:
         return
     assert monitor is not None, "a defense asks for scores but there is no monitor"
+    states = _states(asked, engine, layer_read_by(monitor))
     requests = [
-        ScoreRequest(flight.key, flight.row.prompt, thought.trace_text(flight.effect.trace))
-        for flight in flights
-        if isinstance(flight.effect, Score)
+        ScoreRequest(flight.key, flight.row.prompt, thought.trace_text(effect.trace), state)
+        for (flight, effect), state in zip(asked, states, strict=True)
     ]
-    for flight, value in zip(flights, checked.score(monitor, requests), strict=True):
+    for (flight, _), value in zip(asked, checked.score(monitor, requests), strict=True):
         flight.scored(value)
+
+
+def _states(asked: Sequence[tuple[_Flight, Score]], engine: Engine, layer: int | None) -> Iterable[HiddenState | None]:
+    """What the reasoner's own `layer` holds where each trace ends; None for each where no layer is read."""
+    if layer is None:
+        return [None] * len(asked)
+    assert isinstance(engine, StateEngine), "a monitor that reads hidden states was not refused"
+    return engine.states(
+        [StateRequest(flight.key, flight.row.prompt_ids + effect.trace.ids) for flight, effect in asked], layer
+    )
 
 
 def _release(flight: _Flight, engine: Engine, monitor: Monitor | None) -> None:

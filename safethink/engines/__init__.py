@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 from safethink.config import DefenseSection
 from safethink.defenses.effects import Extension, Until, View
 from safethink.errors import ConfigError
+from safethink.monitors import Monitor, layer_read_by
+from safethink.states import HiddenStates
 from safethink.tokens import is_soft
 
 
@@ -111,12 +113,38 @@ class TokenLevelEngine(Engine, Protocol):
         ...
 
 
-def refuse_unfit(engine: Engine, defense: DefenseSection) -> None:
-    """Refuse a defense that asks for what only other engines offer.
+@dataclass(frozen=True, slots=True)
+class StateRequest:
+    """One row whose last token's hidden state is read.
+
+    Attributes:
+        row: as in `ExtendRequest`.
+        ids: everything so far, prompt and trace, as token ids.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+
+
+@runtime_checkable
+class StateEngine(Engine, Protocol):
+    """An engine that shows the reasoner's hidden states; exactly those of a plain forward."""
+
+    def states(self, requests: Sequence[StateRequest], layer: int) -> HiddenStates:
+        """The hidden state of each request's last token, in order, at `layer` as transformers counts them."""
+        ...
+
+
+def refuse_unfit(engine: Engine, defense: DefenseSection, monitor: Monitor | None = None) -> None:
+    """Refuse a defense or a monitor that asks for what only other engines offer.
 
     Raises:
-        ConfigError: naming the defense.
+        ConfigError: naming the culprit.
     """
+    if layer_read_by(monitor) is not None and not isinstance(engine, StateEngine):
+        raise ConfigError(
+            f"{type(monitor).__name__} reads the reasoner's hidden states, and {type(engine).__name__} shows none"
+        )
     if defense.token_level and not isinstance(engine, TokenLevelEngine):
         kind = getattr(defense, "kind", type(defense).__name__)
         raise ConfigError(f"defense {kind!r} looks at single tokens, and {type(engine).__name__} does not show them")

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.defenses.effects import Extension, StopReason, Until, View
-from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest
+from safethink.engines import ExtendRequest, LookRequest, Sampling, StateRequest, WeighRequest
 from safethink.engines.kv import RaggedBatch, RowKV
 from safethink.engines.sampling import choose, uniforms
 from safethink.engines.soft import RowTable
@@ -44,7 +44,7 @@ class EngineStats:
     seconds: float = 0.0
 
 
-_Request: TypeAlias = ExtendRequest | LookRequest | WeighRequest
+_Request: TypeAlias = ExtendRequest | LookRequest | StateRequest | WeighRequest
 
 
 @dataclass
@@ -153,6 +153,14 @@ class HfEngine:
             tokens = torch.tensor(request.continuation, dtype=torch.long, device=scores.device)
             weighed.append(tuple(scores.gather(1, tokens[:, None])[:, 0].tolist()))
         return weighed
+
+    @torch.inference_mode()
+    def states(self, requests: Sequence[StateRequest], layer: int) -> Float[Tensor, "rows hidden"]:
+        """The hidden state of each request's last token, in order, at `layer` as transformers counts them."""
+        batch, new = self._lay_out(requests, [request.ids for request in requests], [1] * len(requests))
+        _, layers = batch.extend_deeply(new)
+        self._keep_all(batch, requests, [request.ids for request in requests])
+        return layers[layer]
 
     def release(self, row: int) -> None:
         """Forget what was read of `row`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from safethink.prompts import Prompt
+from safethink.states import HiddenState
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +18,14 @@ class ScoreRequest:
         row: a stable key; the monitor may keep what it has read of this row under it between calls.
         prompt: what the reasoner was asked, attack text included.
         trace: the partial trace as text, without opening or closing tags and without injected tokens.
+        state: the reasoner's hidden state at the last token of the trace, for a monitor that asks for it; see
+            `StateMonitor`.
     """
 
     row: int
     prompt: Prompt
     trace: str
+    state: HiddenState | None = None
 
 
 @runtime_checkable
@@ -35,3 +39,21 @@ class Monitor(Protocol):
     def release(self, row: int) -> None:
         """Forget what was cached for `row`."""
         ...
+
+
+@runtime_checkable
+class StateMonitor(Monitor, Protocol):
+    """A monitor that reads the reasoner's own hidden states, so injected tokens too. Only some engines show them."""
+
+    @property
+    def layer(self) -> int | None:
+        """Which hidden state each request must carry, as transformers counts them: 0 is the embedding, -1 the last.
+
+        None where none is needed after all, as in a combination of monitors that read text.
+        """
+        ...
+
+
+def layer_read_by(monitor: Monitor | None) -> int | None:
+    """Which of the reasoner's hidden states `monitor` reads; None for none."""
+    return monitor.layer if isinstance(monitor, StateMonitor) else None

@@ -1,0 +1,103 @@
+"""What is evaluated on which prompts, and who judges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from safethink.config.defenses import DefenseConfig
+from safethink.config.run import RunConfig, WorldConfig
+from safethink.config.section import Section
+
+
+class TestbedBenchmarkConfig(Section):
+    """One kind of testbed prompt."""
+
+    kind: Literal["testbed"] = "testbed"
+    prompts: Literal["jailbreak", "harmful", "harmless", "borderline"]
+    """Which prompts."""
+    split: Literal["search", "validation", "test"] = "test"
+    """Which wrappers and hazards."""
+    n: int = Field(default=300, ge=1)
+    """How many prompts."""
+
+    @property
+    def name(self) -> str:
+        """The benchmark's name in records and tables."""
+        return self.prompts
+
+
+class JsonlBenchmarkConfig(Section):
+    """Prompts of one's own: JSONL with `prompt` or `messages`, optional `split`, `group`, `label`."""
+
+    kind: Literal["jsonl"] = "jsonl"
+    path: str
+    """The file."""
+    prompts: Literal["jailbreak", "harmful", "harmless", "borderline"]
+    """What the prompts are, where a line has no `label`."""
+    split: str | None = None
+    """Keep only lines of this split."""
+
+    @property
+    def name(self) -> str:
+        """The benchmark's name in records and tables."""
+        return Path(self.path).stem
+
+
+BenchmarkConfig = Annotated[TestbedBenchmarkConfig | JsonlBenchmarkConfig, Field(discriminator="kind")]
+
+
+class RowConfig(Section):
+    """One line of the results table: a defense and what it injects."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """The row's name in the table."""
+    defense: DefenseConfig
+    prefix: str | None = None
+    """Built-in name, artifact folder, OWNER/NAME@COMMIT on the hub or literal `text:...`; `random` draws as many random
+    tokens as the prefix on trial has, `random:K` draws K; None takes the prefix on trial."""
+
+
+class EvalConfig(Section):
+    """What `safethink evaluate` takes: one guarded reasoner, several defenses, several benchmarks."""
+
+    run: RunConfig
+    """The guarded reasoner. Its defense and prefix play no part: every row brings its own."""
+    prefix: str = "wait-think-safely"
+    """The prefix on trial: built-in name, artifact folder or OWNER/NAME@COMMIT on the hub; rows without a prefix of
+    their own use it."""
+    benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
+    rows: tuple[RowConfig, ...] = Field(min_length=1)
+    world: WorldConfig = WorldConfig()
+    samples: int = Field(default=1, ge=0)
+    """Seeds per prompt and row; 0 leaves the guarded runs out."""
+    recovery_samples: int = Field(default=2, ge=0)
+    """Seeds per context in the recovery rate; 0 leaves it out."""
+    forced_samples: int = Field(default=1, ge=0)
+    """Seeds per prompt in the forced injections; 0 leaves them out."""
+    depth_curve: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
+    """Values of max_steered_steps at which the ASR of the prefix on trial is measured; empty for none."""
+    depth_prompts: int = Field(default=150, ge=1)
+    """The most attack prompts behind each point of that curve."""
+    judge: Literal["testbed", "refusal"] = "testbed"
+    """`testbed`: the exact oracle, for the testbed's prompts alone; `refusal`: published refusal phrases, a weak
+    baseline."""
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> EvalConfig:
+        for what, names in (("row", [row.name for row in self.rows]), ("benchmark", [b.name for b in self.benchmarks])):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"two {what}s are called {twice!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_knows_the_prompts(self) -> EvalConfig:
+        foreign = next((each.name for each in self.benchmarks if each.kind != "testbed"), None)
+        if self.judge == "testbed" and foreign is not None:
+            raise ValueError(
+                f"judge: 'testbed' knows the testbed's prompts alone, not those of {foreign!r}; use 'refusal'"
+            )
+        return self

@@ -1,0 +1,11 @@
+"""What every section of a YAML file shares."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """What every section shares: immutable, no unknown keys, help from the docstrings under the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
