@@ -37,3 +37,7 @@ class SearchError(SafeThinkError, RuntimeError):
 
 class HubError(SafeThinkError, ConnectionError):
     """A hub that cannot be reached, or that refuses what it was asked for."""
+
+
+class CacheFullError(SafeThinkError, MemoryError):
+    """Rows that do not fit into the key-value cache side by side."""

@@ -10,17 +10,13 @@ from torch import Tensor
 from safethink.engines import Sampling
 
 
-def uniforms(seeds: list[int], starts: list[int], num_tokens: int) -> Float64[Tensor, "batch num_tokens"]:
-    """Draw uniform numbers in [0, 1), one stream per seed, each from its own position on.
+def uniforms(seed: int, start: int, num_tokens: int) -> Float64[Tensor, " num_tokens"]:
+    """Draw uniform numbers in [0, 1) of the stream `seed`, from a position on.
 
     A token's number depends on its position in the sequence alone, so that thinking decoded in one go and step by step
     are the same tokens.
     """
-    streams = [
-        np.random.Generator(np.random.Philox(seed)).random(start + num_tokens)[start:]
-        for seed, start in zip(seeds, starts, strict=True)
-    ]
-    return torch.from_numpy(np.stack(streams))
+    return torch.from_numpy(np.random.Generator(np.random.Philox(seed)).random(start + num_tokens)[start:])
 
 
 def choose(

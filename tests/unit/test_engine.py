@@ -39,12 +39,12 @@ GREEDY, SAMPLED, NUCLEUS = Sampling(temperature=0.0), Sampling(), Sampling(tempe
 
 def plain(model: Qwen3ForCausalLM, request: ExtendRequest, sampling: Sampling) -> tuple[int, ...]:
     """The same without cache, batch or padding: one full forward per token."""
-    ids, random = list(request.ids), uniforms([request.seed], [len(request.ids)], request.max_new_tokens)
+    ids, random = list(request.ids), uniforms(request.seed, len(request.ids), request.max_new_tokens)
     stop = eos_ids(model, TOKENIZER)
     for position in range(request.max_new_tokens):
         with torch.inference_mode():
             logits = model(torch.tensor([ids])).logits[:, -1]
-        ids.append(int(choose(logits, random[:, position], sampling)))
+        ids.append(int(choose(logits, random[position, None], sampling)))
         if ids[-1] in stop:
             break
     return tuple(ids[len(request.ids) :])
@@ -103,7 +103,7 @@ def test_a_rollback_forwards_only_the_tokens_redone(model: Qwen3ForCausalLM) -> 
     before = warm.stats.forwarded
     prefix = THOUGHT.encoder.text("Wait")
     (extension,) = warm.extend([continued(request, request.ids + prefix, 7)])
-    assert warm.stats.forwarded - before == len(prefix) + len(extension.tokens) - 1
+    assert warm.stats.forwarded - before == len(prefix) + len(extension.tokens)
 
 
 def test_rows_with_equal_ids_are_read_once(model: Qwen3ForCausalLM) -> None:
@@ -111,7 +111,7 @@ def test_rows_with_equal_ids_are_read_once(model: Qwen3ForCausalLM) -> None:
     twins = [ExtendRequest(row, request.ids, len(request.ids), Until.ANSWER, 1, row) for row in range(10)]
     many = engine(model, SAMPLED)
     many.extend(twins)
-    assert many.stats.forwarded == len(request.ids) + len(twins)
+    assert many.stats.forwarded == len(request.ids)
 
 
 def test_a_released_row_is_read_again(model: Qwen3ForCausalLM) -> None:

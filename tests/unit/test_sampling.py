@@ -12,9 +12,9 @@ LOGITS = torch.log(torch.tensor([[0.1, 0.2, 0.4, 0.3]], dtype=torch.float64))
 
 
 def test_a_number_depends_on_seed_and_position_alone() -> None:
-    whole = uniforms([3, 4], [0, 0], 50)
-    assert torch.equal(uniforms([3, 4], [7, 20], 5), torch.stack([whole[0, 7:12], whole[1, 20:25]]))
-    assert not torch.equal(whole[0], whole[1])
+    whole = uniforms(3, 0, 50)
+    assert torch.equal(uniforms(3, 7, 5), whole[7:12])
+    assert not torch.equal(uniforms(4, 0, 50), whole)
 
 
 def test_greedy_takes_the_likeliest() -> None:
@@ -28,7 +28,7 @@ def test_the_cumulative_distribution_is_inverted() -> None:
 
 
 def test_frequencies_follow_the_tempered_probabilities() -> None:
-    draws = uniforms([1], [0], 20_000)[0]
+    draws = uniforms(1, 0, 20_000)
     chosen = choose(LOGITS.expand(len(draws), -1), draws, Sampling(temperature=0.5))
     expected = np.array([0.1, 0.2, 0.4, 0.3]) ** 2
     np.testing.assert_allclose(np.bincount(chosen) / len(draws), expected / expected.sum(), atol=0.01)
@@ -60,7 +60,7 @@ def test_what_is_cut_off_is_never_chosen(seed: int, top_p: float, top_k: int, te
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     logits = torch.randn(32, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    random = uniforms(list(range(32)), [0] * 32, 1)[:, 0]
+    random = torch.cat([uniforms(seed, 0, 1) for seed in range(32)])
     together = choose(logits, random, Sampling(top_p=0.9))
     alone = torch.cat([choose(logits[i : i + 1], random[i : i + 1], Sampling(top_p=0.9)) for i in range(32)])
     assert torch.equal(together, alone)

@@ -68,13 +68,13 @@ def plain(
     embed = model.get_input_embeddings()
     sampled: list[int] = []
     start = len(before) + len(rows) + len(after)
-    random = uniforms([seed], [start], NUM_TOKENS)
+    random = uniforms(seed, start, NUM_TOKENS)
     for position in range(NUM_TOKENS):
         later = torch.tensor([*after, *sampled], dtype=torch.long)
         embeddings = torch.cat([embed(torch.tensor(before)), rows.double(), embed(later)])[None]
         with torch.inference_mode():
             logits = model(inputs_embeds=embeddings).logits[:, -1]
-        sampled.append(int(choose(logits, random[:, position], SAMPLED)))
+        sampled.append(int(choose(logits, random[position, None], SAMPLED)))
         if sampled[-1] in eos_ids(model, TOKENIZER):
             break
     return sampled
@@ -126,7 +126,7 @@ def test_what_was_read_of_soft_rows_is_kept_and_rolled_back() -> None:
     before = warm.stats.forwarded
     (more,) = warm.extend([request(0, ids + soft[:2], Until.STEP)])
     # Back to two rows: only the last of them is read again.
-    assert warm.stats.forwarded - before == 1 + len(more.tokens) - 1
+    assert warm.stats.forwarded - before == 1 + len(more.tokens)
     cold = HfEngine(model, Stopper(THOUGHT, ()), SAMPLED)
     cold.add_rows(noise(4))
     assert cold.extend([request(0, ids + soft[:2], Until.STEP)]) == [more]

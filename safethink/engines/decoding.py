@@ -1,0 +1,188 @@
+"""The decode loop: rows that stop at different times, wait, and go on where they are."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safethink.defenses.effects import Extension, StopReason, Until
+from safethink.engines import ExtendRequest, Sampling
+from safethink.engines.reader import Reader
+from safethink.engines.sampling import choose, uniforms
+from safethink.engines.stopping import Stopper
+from safethink.engines.store import MAX_IDLE_SHARE
+from safethink.errors import CacheFullError
+from safethink.tokens import Tokens
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Decoding:
+    """One row while it is being decoded."""
+
+    request: ExtendRequest
+    ids: list[int] = field(init=False)
+    text: list[int] = field(init=False)
+    randoms: list[float] = field(init=False)
+    stop: StopReason | None = None
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.ids = list(request.ids)
+        self.text = self.ids[request.step_start :]
+        self.randoms = uniforms(request.seed, len(request.ids), request.max_new_tokens).tolist()
+        self.stop = "length" if request.max_new_tokens < 1 else None
+
+    @property
+    def row(self) -> int:
+        """The row's key."""
+        return self.request.row
+
+    @property
+    def new(self) -> tuple[int, ...]:
+        """What was produced so far."""
+        return tuple(self.ids[len(self.request.ids) :])
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether anything can follow."""
+        return self.stop != "end" and not (self.stop and self.request.until is Until.ANSWER)
+
+    def next_random(self) -> float:
+        """The random number of the next token's position."""
+        return self.randoms[len(self.ids) - len(self.request.ids)]
+
+    def append(self, token_id: int, stopper: Stopper) -> None:
+        """Take the next token and see whether it is the last."""
+        self.ids.append(token_id)
+        self.text.append(token_id)
+        self.stop = stopper.reason(self.text, self.request.until)
+        if self.stop is None and len(self.ids) == len(self.request.ids) + self.request.max_new_tokens:
+            self.stop = "length"
+
+
+class Decoder:
+    """Continues rows side by side; new ones come in as others stop.
+
+    The last token of a step is read together with the next tokens of the other rows, so a row that goes on where it
+    stopped waits for no forward of its own.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        stopper: Stopper,
+        sampling: Sampling,
+        never: Sequence[int] = (),
+        max_rows: int | None = None,
+    ) -> None:
+        """Decode what `reader` reads.
+
+        Args:
+            reader: reads rows.
+            stopper: where steps, thinking and answers end.
+            sampling: how the next token is chosen.
+            never: tokens that are never chosen.
+            max_rows: the most rows side by side; None for all there are. Halved when memory runs out.
+        """
+        self._reader = reader
+        self._stopper = stopper
+        self._sampling = sampling
+        self._never = torch.tensor(never, dtype=torch.long)
+        self._max_rows = max_rows
+        self._queue: deque[_Decoding] = deque()
+        self._active: dict[int, _Decoding] = {}
+
+    def submit(self, requests: Sequence[ExtendRequest]) -> None:
+        """Begin to continue rows; `collect` says what came of them."""
+        self._queue += map(_Decoding, requests)
+
+    def collect(self) -> dict[int, Extension]:
+        """Decode until so many rows have stopped that leaving them idle would waste more than handing them back.
+
+        Returns:
+            What was produced, by row; empty only where nothing is under way.
+
+        Raises:
+            CacheFullError: a single row does not fit into memory.
+        """
+        done: dict[int, Extension] = {}
+        while self._queue or self._active:
+            done |= {row.row: Extension(Tokens.sampled(row.new), row.stop) for row in self._advance() if row.stop}
+            if not self._queue and len(done) >= MAX_IDLE_SHARE * (len(done) + len(self._active)):
+                break
+        return done
+
+    def release(self, row: int) -> None:
+        """Stop continuing `row`, if it is under way."""
+        self._active.pop(row, None)
+        self._queue = deque(waiting for waiting in self._queue if waiting.row != row)
+
+    def possible(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+        """The logits, without the tokens that are never chosen, as `generate` and its servers do."""
+        return logits.index_fill(-1, self._never.to(logits.device), -torch.inf) if len(self._never) else logits
+
+    def _advance(self) -> list[_Decoding]:
+        """Produce one token of every active row; return the rows that have stopped."""
+        ready = set(self._active)
+        stopped = self._admit()
+        try:
+            # Rows just taken in, and those that had to make room for others.
+            behind = [
+                row for key, row in self._active.items() if key not in ready or not self._reader.holds(row.row, row.ids)
+            ]
+            self._reader.open({row.row: row.ids for row in behind})
+            self._append_all()
+            reading = [row for row in self._active.values() if row.may_resume]
+            if reading:
+                self._reader.step([row.row for row in reading], [row.ids[-1] for row in reading])
+        except (torch.OutOfMemoryError, CacheFullError) as error:
+            self._halve(error)
+        stopped += [row for row in self._active.values() if row.stop is not None]
+        self._active = {key: row for key, row in self._active.items() if row.stop is None}
+        return stopped
+
+    def _admit(self) -> list[_Decoding]:
+        """Take rows in while there is room; return those that have nothing to do."""
+        stopped: list[_Decoding] = []
+        while self._queue and (self._max_rows is None or len(self._active) < self._max_rows):
+            row = self._queue.popleft()
+            if row.stop is None:
+                self._active[row.row] = row
+            else:
+                stopped.append(row)
+        return stopped
+
+    @torch.inference_mode()
+    def _append_all(self) -> None:
+        """Choose the next token of every active row."""
+        rows = list(self._active.values())
+        if not rows:
+            return
+        logits = self.possible(self._reader.logits(list(self._active)))
+        randoms = torch.tensor([row.next_random() for row in rows], dtype=torch.float64, device=logits.device)
+        for row, token_id in zip(rows, choose(logits, randoms, self._sampling).tolist(), strict=True):
+            row.append(token_id, self._stopper)
+
+    def _halve(self, error: Exception) -> None:
+        """Go on with half as many rows; what was read is forgotten, what was produced is not.
+
+        Raises:
+            CacheFullError: there is one row only, and it does not fit.
+        """
+        rows = list(self._active.values())
+        if len(rows) < 2:
+            num_tokens = len(rows[0].ids) if rows else 0
+            raise CacheFullError(f"a row of {num_tokens} tokens does not fit into memory: {error}") from error
+        self._reader.clear()
+        self._max_rows = len(rows) // 2
+        logger.warning("memory is full; going on with %d rows at once instead of %d", self._max_rows, len(rows))
+        self._queue.extendleft(row for row in reversed(rows) if row.stop is None)
+        self._active = {row.row: row for row in rows if row.stop is not None}

@@ -1,0 +1,187 @@
+"""A key-value cache whose rows differ in length: every row has a lane of its own, and a column for each position.
+
+Nothing is padded in between and nothing moves when a row grows, waits or is rolled back: a lane's length says how much
+of it counts, and what lies beyond is overwritten or never looked at. Since the column of a token is its position,
+sliding windows stay exact at any depth of a rollback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
+
+COLUMN_BLOCK = 64
+"""Lanes grow by multiples of so many columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the tokens of one forward go.
+
+    Attributes:
+        lanes: the lane of each row of the batch.
+        columns: where each new token is written; the last column of the buffer takes what counts for nothing.
+        num_columns: how many columns attention looks at.
+        whole: whether `lanes` are the first ones in order, so that no copy is needed to look at them.
+    """
+
+    lanes: Int[Tensor, " batch"]
+    columns: Int[Tensor, "batch new"]
+    num_columns: int
+    whole: bool
+
+
+class LaneLayer(CacheLayerMixin):
+    """Keys and values of one layer, in a buffer of lanes and columns.
+
+    Attributes:
+        keys: `Float[Tensor, "lanes heads columns dim"]`, None before the first forward.
+        values: likewise.
+    """
+
+    is_croppable = True
+    is_sliding = False
+
+    def __init__(self) -> None:
+        """Hold nothing yet; the model's first forward says of which shape."""
+        super().__init__()
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.size = (0, 0)
+        self.placement: Placement | None = None
+
+    def lazy_initialization(
+        self, key_states: Float[Tensor, "batch heads new dim"], value_states: Float[Tensor, "batch heads new value_dim"]
+    ) -> None:
+        """Make the buffers, of as many lanes and columns as `size` says."""
+        self.keys, self.values = (self._empty(states, self.size) for states in (key_states, value_states))
+        self.is_initialized = True
+
+    def update(
+        self,
+        key_states: Float[Tensor, "batch heads new dim"],
+        value_states: Float[Tensor, "batch heads new value_dim"],
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[Float[Tensor, "batch heads columns dim"], Float[Tensor, "batch heads columns value_dim"]]:
+        """Write the new keys and values to their places and return all that attention may look at."""
+        if self.keys is None or self.values is None:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        assert self.placement is not None
+        return self._put(self.keys, key_states, self.placement), self._put(self.values, value_states, self.placement)
+
+    def resize(self, kept: Sequence[int], size: tuple[int, int]) -> None:
+        """Make buffers of another size; lane i is what `kept[i]` was."""
+        self.size = size
+        if self.keys is not None and self.values is not None:
+            self.keys = _resized(self.keys, kept, size)
+            self.values = _resized(self.values, kept, size)
+
+    def copy(self, source: int, target: int, num_columns: int) -> None:
+        """Copy the first columns of one lane to another."""
+        for buffer in (self.keys, self.values):
+            if buffer is not None:
+                buffer[target, :, :num_columns] = buffer[source, :, :num_columns]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of what attention looks at."""
+        return self.get_seq_length(), 0
+
+    def get_seq_length(self) -> int:
+        """Number of columns that attention looks at."""
+        return 0 if self.placement is None else self.placement.num_columns
+
+    def get_max_length(self) -> int:
+        """No maximum: buffers grow."""
+        return -1
+
+    @staticmethod
+    def _empty(states: Tensor, size: tuple[int, int]) -> Tensor:
+        lanes, columns = size
+        # Zeros: what is masked out is still multiplied, and an arbitrary bit pattern may be no number.
+        return states.new_zeros(lanes, states.shape[1], columns, states.shape[3])
+
+    @staticmethod
+    def _put(buffer: Tensor, states: Tensor, placement: Placement) -> Tensor:
+        # The layers of one model may lie on several devices.
+        lanes, columns = placement.lanes.to(buffer.device), placement.columns.to(buffer.device)
+        buffer[lanes[:, None], :, columns] = states.transpose(1, 2)
+        seen = buffer[:, :, : placement.num_columns]
+        return seen[: len(lanes)] if placement.whole else seen[lanes]
+
+
+class LaneCache(Cache):
+    """The lanes of all layers, as a model takes them."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Hold nothing yet.
+
+        Args:
+            model: a causal language model; its configuration says how many layers there are.
+        """
+        self._lanes = [LaneLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
+        super().__init__(layers=list[CacheLayerMixin](self._lanes))
+
+    def place(self, placement: Placement) -> None:
+        """Say where the tokens of the next forward go."""
+        for layer in self._lanes:
+            layer.placement = placement
+
+    def resize(self, kept: Sequence[int], size: tuple[int, int]) -> None:
+        """Make buffers of `size`, lanes and columns; lane i is what `kept[i]` was."""
+        for layer in self._lanes:
+            layer.resize(kept, size)
+
+    def copy(self, source: int, target: int, num_columns: int) -> None:
+        """Copy the first columns of one lane to another."""
+        for layer in self._lanes:
+            layer.copy(source, target, num_columns)
+
+
+def masks(model: PreTrainedModel, positions: Int[Tensor, "batch new"], num_columns: int) -> dict[str, Tensor] | Tensor:
+    """What each new token may look at: every column up to its own, or those of the sliding window before it.
+
+    Args:
+        model: names the kinds of its layers where they differ.
+        positions: of the new tokens.
+        num_columns: how many columns there are to look at.
+
+    Returns:
+        One mask, or one for each kind of layer.
+    """
+    config = model.config.get_text_config()
+    columns = torch.arange(num_columns, device=positions.device)
+    seen = (columns <= positions[:, :, None])[:, None]
+    window = getattr(config, "sliding_window", None)
+    recent = seen if window is None else seen & (columns > positions[:, :, None] - window)[:, None]
+    kinds = {"full_attention": seen, "sliding_attention": recent}
+    named = getattr(config, "layer_types", None)
+    if named is None:
+        return _readable(recent, model)
+    return {kind: _readable(kinds[kind], model) for kind in set(named)}
+
+
+def _readable(mask: Bool[Tensor, "batch 1 new columns"], model: PreTrainedModel) -> Tensor:
+    """The mask as the model's attention wants it: added to the scores, but where that is fast as it is."""
+    if model.config._attn_implementation == "sdpa":
+        return mask
+    least = torch.finfo(model.dtype).min
+    return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, least)
+
+
+def _resized(buffer: Tensor, kept: Sequence[int], size: tuple[int, int]) -> Tensor:
+    lanes, columns = size
+    larger = buffer.new_zeros(lanes, buffer.shape[1], columns, buffer.shape[3])
+    # The last column holds what counts for nothing.
+    num_columns = min(buffer.shape[2], columns) - 1
+    for target, source in enumerate(kept):
+        larger[target, :, :num_columns] = buffer[source, :, :num_columns]
+    return larger

@@ -1,0 +1,97 @@
+"""For models whose cache cannot roll back: one row at a time, in the model's own cache, read again after a rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from safethink.engines.soft import RowTable
+from safethink.engines.store import Read, common_length
+
+
+@dataclass
+class _Solo:
+    """What was read of one row, and the model's cache of it; None where it has none."""
+
+    ids: list[int] = field(default_factory=list)
+    cache: Any = None
+
+
+class SoloStore:
+    """Keeps each row in a cache of the model's own making: recurrent states, rings, whatever it is.
+
+    A row that goes on costs its new tokens alone; one that is rolled back is read again from its beginning.
+    """
+
+    def __init__(self, model: PreTrainedModel, table: RowTable | None = None) -> None:
+        """Keep nothing yet.
+
+        Args:
+            model: any causal language model.
+            table: where soft rows among the ids are looked up; None where there are none.
+        """
+        self.num_forwarded = 0
+        self._model = model
+        self._table = table or RowTable(model)
+        self._rows: dict[int, _Solo] = {}
+
+    def length(self, row: int) -> int:
+        """How many tokens of `row` are kept."""
+        return len(self._rows[row].ids) if row in self._rows else 0
+
+    def common(self, row: int, ids: Sequence[int]) -> int:
+        """Length of the longest common prefix of what is kept of `row` and `ids`."""
+        return common_length(self._rows[row].ids if row in self._rows else (), ids)
+
+    @torch.inference_mode()
+    def forward(
+        self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
+    ) -> Read:
+        """Read new tokens, at least one, behind what is kept of each row."""
+        reads = [self._forward(row, tokens, num_logits, layer) for row, tokens in zip(rows, new, strict=True)]
+        states = [read.states for read in reads if read.states is not None]
+        logits = torch.zeros(len(rows), num_logits, reads[0].logits.shape[-1]).to(reads[0].logits)
+        for place, read in enumerate(reads):
+            logits[place, num_logits - read.logits.shape[1] :] = read.logits[0]
+        return Read(logits, torch.cat(states) if states else None)
+
+    def truncate(self, row: int, num_tokens: int) -> None:
+        """Forget all of the row, unless it is no longer than that."""
+        if self.length(row) > num_tokens:
+            self.drop(row)
+
+    def share(self, source: int, targets: Sequence[int]) -> None:
+        """Give other rows a copy of what was read of `source`."""
+        for target in targets:
+            self._rows[target] = deepcopy(self._rows[source])
+
+    def pack(self, rows: Sequence[int]) -> None:
+        """Nothing lies side by side."""
+
+    def drop(self, row: int) -> None:
+        """Forget a row."""
+        self._rows.pop(row, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._rows.clear()
+
+    def _forward(self, row: int, tokens: Sequence[int], num_logits: int, layer: int | None) -> Read:
+        solo = self._rows.setdefault(row, _Solo())
+        solo.ids += tokens
+        # A model that returns no cache is given everything again.
+        ids = list(tokens) if solo.cache is not None else solo.ids
+        output = self._model(
+            **self._table.inputs(torch.tensor([ids], device=self._model.device)),
+            **({} if solo.cache is None else {"past_key_values": solo.cache}),
+            use_cache=True,
+            output_hidden_states=layer is not None,
+        )
+        solo.cache = getattr(output, "past_key_values", None)
+        self.num_forwarded += len(ids)
+        return Read(output.logits[:, -num_logits:], None if layer is None else output.hidden_states[layer][:, -1])

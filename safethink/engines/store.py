@@ -1,0 +1,318 @@
+"""What a model has read of many rows: brought up to date, rolled back and asked for logits, side by side."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from safethink.engines.lanes import COLUMN_BLOCK, LaneCache, Placement, masks
+from safethink.engines.soft import RowTable
+from safethink.errors import CacheFullError
+
+MAX_IDLE_SHARE = 0.2
+"""Lanes that wait are forwarded along with the others until they make up this share; to leave them out costs a copy."""
+GROWTH = 1.25
+"""How much longer lanes become than is needed, so that they rarely grow."""
+SHORT_TOKENS = 8
+"""Rows that lack no more than this are read together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a forward says of some rows, of each after its last token.
+
+    Attributes:
+        logits: of the last so many tokens of each row, as were asked for.
+        states: the hidden state of each row's last token; None where no layer was asked for.
+    """
+
+    logits: Float[Tensor, "rows asked vocab"]
+    states: Float[Tensor, "rows hidden"] | None = None
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Keeps what a model has read of each row.
+
+    Attributes:
+        num_forwarded: tokens sent through the model so far, padding left out.
+    """
+
+    num_forwarded: int
+
+    def length(self, row: int) -> int:
+        """How many tokens of `row` are kept."""
+        ...
+
+    def common(self, row: int, ids: Sequence[int]) -> int:
+        """Length of the longest common prefix of what is kept of `row` and `ids`."""
+        ...
+
+    def forward(
+        self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
+    ) -> Read:
+        """Read new tokens, at least one, behind what is kept of each row.
+
+        Raises:
+            CacheFullError: these rows do not fit side by side.
+        """
+        ...
+
+    def truncate(self, row: int, num_tokens: int) -> None:
+        """Forget all but the first `num_tokens` of a row; more than that where it cannot be had otherwise."""
+        ...
+
+    def share(self, source: int, targets: Sequence[int]) -> None:
+        """Let other rows have what was read of `source`."""
+        ...
+
+    def pack(self, rows: Sequence[int]) -> None:
+        """Get ready to forward these rows together, many times."""
+        ...
+
+    def drop(self, row: int) -> None:
+        """Forget a row."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back."""
+        ...
+
+
+class LaneStore:
+    """Keeps the keys and values of every row in a lane of one buffer; see `LaneCache`."""
+
+    def __init__(self, model: PreTrainedModel, table: RowTable | None = None, max_tokens: int | None = None) -> None:
+        """Keep nothing yet.
+
+        Args:
+            model: a causal language model that attends to tokens alone.
+            table: where soft rows among the ids are looked up; None where there are none.
+            max_tokens: the most tokens that the buffer may have room for, waiting rows and spare room included; those
+                that have waited longest are forgotten. None for no limit.
+        """
+        self.num_forwarded = 0
+        self._model = model
+        self._table = table or RowTable(model)
+        self._max_tokens = max_tokens
+        self._clock = count()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back."""
+        self._cache = LaneCache(self._model)
+        self._size = (0, 0)
+        self._lanes: dict[int, int] = {}
+        self._ids: dict[int, list[int]] = {}
+        self._used: dict[int, int] = {}
+
+    def length(self, row: int) -> int:
+        """How many tokens of `row` are kept."""
+        return len(self._ids.get(row, ()))
+
+    def common(self, row: int, ids: Sequence[int]) -> int:
+        """Length of the longest common prefix of what is kept of `row` and `ids`."""
+        return common_length(self._ids.get(row, ()), ids)
+
+    def truncate(self, row: int, num_tokens: int) -> None:
+        """Forget all but the first `num_tokens` of a row."""
+        if row in self._ids:
+            del self._ids[row][num_tokens:]
+
+    def drop(self, row: int) -> None:
+        """Forget a row; with the last one the memory is given back."""
+        if row in self._lanes:
+            del self._lanes[row], self._ids[row], self._used[row]
+        if not self._lanes:
+            self.clear()
+
+    def share(self, source: int, targets: Sequence[int]) -> None:
+        """Copy what was read of `source` to other rows."""
+        self._make_room([source, *targets], self.length(source))
+        for target in targets:
+            self._cache.copy(self._lanes[source], self._lanes[target], self.length(source))
+            self._ids[target] = list(self._ids[source])
+
+    def pack(self, rows: Sequence[int]) -> None:
+        """Move rows to the first lanes where too many others lie between them."""
+        lanes = [self._lanes[row] for row in rows]
+        if len(rows) >= (1 - MAX_IDLE_SHARE) * (max(lanes) + 1):
+            return
+        kept = sorted(self._lanes, key=lambda row: row not in set(rows))
+        self._cache.resize([self._lanes[row] for row in kept], self._size)
+        self._lanes = {row: lane for lane, row in enumerate(kept)}
+
+    @torch.inference_mode()
+    def forward(
+        self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
+    ) -> Read:
+        """Read new tokens, at least one, behind what is kept of each row.
+
+        Rows that have fewer than others are filled up in front, with tokens that nothing looks at.
+
+        Args:
+            rows: which rows.
+            new: the tokens of each.
+            num_logits: of how many last tokens the logits are returned.
+            layer: whose hidden state to return, as transformers counts them; None for none.
+
+        Raises:
+            CacheFullError: these rows do not fit side by side.
+        """
+        ends = [self.length(row) + len(tokens) for row, tokens in zip(rows, new, strict=True)]
+        self._make_room(rows, max(ends))
+        lanes = [self._lanes[row] for row in rows]
+        span = max(lanes) + 1
+        whole = len(lanes) >= (1 - MAX_IDLE_SHARE) * span
+        # Over all lanes in order there is nothing to copy; those that wait read a token that counts for nothing.
+        places = lanes if whole else list(range(len(lanes)))
+        width, height = max(map(len, new)), span if whole else len(lanes)
+        ids = [[0] * width for _ in range(height)]
+        positions = [[-1] * width for _ in range(height)]
+        for place, tokens, end in zip(places, new, ends, strict=True):
+            ids[place][width - len(tokens) :] = tokens
+            positions[place][width - len(tokens) :] = range(end - len(tokens), end)
+        read = self._forward(ids, positions, list(range(span)) if whole else lanes, whole, num_logits, layer)
+        for row, tokens in zip(rows, new, strict=True):
+            self._ids[row] += tokens
+        self.num_forwarded += sum(map(len, new))
+        if places == list(range(height)):
+            return read
+        return Read(read.logits[places], None if read.states is None else read.states[places])
+
+    def _forward(
+        self,
+        ids: list[list[int]],
+        positions: list[list[int]],
+        lanes: list[int],
+        whole: bool,
+        num_logits: int,
+        layer: int | None,
+    ) -> Read:
+        device = self._model.device
+        places = torch.tensor(positions, device=device)
+        num_columns = max(row[-1] for row in positions) + 1
+        columns = places.masked_fill(places < 0, self._size[1] - 1)
+        places = places.clamp(min=0)
+        self._cache.place(Placement(torch.tensor(lanes, device=device), columns, num_columns, whole))
+        output = self._model(
+            **self._table.inputs(torch.tensor(ids, device=device)),
+            attention_mask=masks(self._model, places, num_columns),
+            position_ids=places,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=num_logits,
+            output_hidden_states=layer is not None,
+        )
+        return Read(output.logits, None if layer is None else output.hidden_states[layer][:, -1])
+
+    def _make_room(self, rows: Sequence[int], num_tokens: int) -> None:
+        """Give every row a lane, and all lanes room for `num_tokens` and one column for what counts for nothing."""
+        now = next(self._clock)
+        self._used |= dict.fromkeys(rows, now)
+        new = [row for row in rows if row not in self._lanes]
+        lanes, columns = self._size
+        wanted = (max(lanes, len(self._lanes) + len(new)), max(columns, _columns(num_tokens, columns)))
+        if wanted != self._size:
+            self._resize(rows, wanted, _columns(num_tokens, 0))
+        free = (lane for lane in count() if lane not in taken)
+        taken = set(self._lanes.values())
+        for row in new:
+            self._lanes[row] = next(free)
+            taken.add(self._lanes[row])
+            self._ids[row] = []
+
+    def _resize(self, rows: Sequence[int], wanted: tuple[int, int], least_columns: int) -> None:
+        """Make the buffer larger; where the limit forbids it, forget the rows that have waited longest."""
+        lanes, columns = wanted
+        kept = list(self._lanes)
+        if self._max_tokens is not None and lanes * columns > self._max_tokens:
+            columns = max(least_columns, max((_columns(self.length(row), 0) for row in rows), default=0))
+            lanes = self._max_tokens // columns
+            if lanes < len(rows):
+                raise CacheFullError(f"{len(rows)} rows of {columns} tokens exceed {self._max_tokens} cached tokens")
+            fitting = [row for row in kept if row in rows or self.length(row) < columns]
+            latest = sorted(fitting, key=lambda row: self._used[row], reverse=True)
+            num_new = sum(row not in self._lanes for row in rows)
+            kept = latest[: lanes - num_new]
+            lanes = len(kept) + num_new
+        self._cache.resize([self._lanes[row] for row in kept], (lanes, columns))
+        self._size = (lanes, columns)
+        self._lanes = {row: lane for lane, row in enumerate(kept)}
+        self._ids = {row: self._ids[row] for row in kept}
+
+
+def _columns(num_tokens: int, current: int) -> int:
+    """Columns for `num_tokens`, in whole blocks; what must grow anyway grows by more than it needs."""
+    if num_tokens < current:
+        return current
+    wanted = num_tokens + 1 if not current else max(num_tokens + 1, int(GROWTH * current))
+    return -(-wanted // COLUMN_BLOCK) * COLUMN_BLOCK
+
+
+def common_length(read: Sequence[int], ids: Sequence[int]) -> int:
+    """Length of the longest common prefix of two sequences of token ids."""
+    shorter = min(len(read), len(ids))
+    # Most often all of it is common, and a comparison of lists is fast.
+    if list(read[:shorter]) == list(ids[:shorter]):
+        return shorter
+    return next(place for place in range(shorter) if read[place] != ids[place])
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A row to be read.
+
+    Attributes:
+        row: its key.
+        ids: all its tokens.
+        num_asked: the last so many tokens are read anew where they are known: something is asked of them.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+    num_asked: int = 1
+
+
+def read(
+    store: Store, readings: Sequence[Reading], layer: int | None = None, batch_size: int | None = None
+) -> Iterator[tuple[list[int], Read]]:
+    """Bring rows up to date, in groups that lack about equally many tokens.
+
+    Args:
+        store: what is kept of them; holds each row's ids afterwards, and nothing else of it.
+        readings: the rows, each once.
+        layer: whose hidden states are wanted; None for none.
+        batch_size: the most rows of a group; None for no limit.
+
+    Yields:
+        For each group, the indices into `readings` and what was read: logits for as many last tokens as any of them
+        asks for.
+    """
+    missing = [_missing(store, reading) for reading in readings]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, num_missing in enumerate(missing):
+        # Lengths within a factor of four, which bounds the padding; the shortest are all alike.
+        groups[max(num_missing, SHORT_TOKENS).bit_length() // 2].append(index)
+    for group in groups.values():
+        size = batch_size or len(group)
+        for indices in (group[start : start + size] for start in range(0, len(group), size)):
+            chosen = [readings[index] for index in indices]
+            for reading, index in zip(chosen, indices, strict=True):
+                store.truncate(reading.row, len(reading.ids) - missing[index])
+            # A store may have had to forget more than that.
+            new = [reading.ids[store.length(reading.row) :] for reading in chosen]
+            num_asked = max(reading.num_asked for reading in chosen)
+            yield indices, store.forward([reading.row for reading in chosen], new, num_asked, layer)
+
+
+def _missing(store: Store, reading: Reading) -> int:
+    return len(reading.ids) - min(store.common(reading.row, reading.ids), len(reading.ids) - reading.num_asked)
