@@ -54,6 +54,8 @@ def _obstacle(model: PreTrainedModel) -> str | None:
         return f"{name} keeps a state that cannot roll back"
     try:
         difference = _probe(model)
+    except torch.OutOfMemoryError:
+        raise
     # Whatever a foreign class makes of a cache that it does not know, its own way remains.
     except Exception as error:
         return f"{name} does not take a cache of lanes ({type(error).__name__}: {error})"

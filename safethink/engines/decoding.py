@@ -16,11 +16,13 @@ from safethink.engines import ExtendRequest, Sampling
 from safethink.engines.reader import Reader
 from safethink.engines.sampling import choose, uniforms
 from safethink.engines.stopping import Stopper
-from safethink.engines.store import MAX_IDLE_SHARE
 from safethink.errors import CacheFullError
 from safethink.tokens import Tokens
 
 logger = logging.getLogger(__name__)
+
+DONE_SHARE = 0.2
+"""Rows that have stopped are handed back as soon as they make up this share of those under way."""
 
 
 @dataclass
@@ -116,7 +118,7 @@ class Decoder:
         done: dict[int, Extension] = {}
         while self._queue or self._active:
             done |= {row.row: Extension(Tokens.sampled(row.new), row.stop) for row in self._advance() if row.stop}
-            if not self._queue and len(done) >= MAX_IDLE_SHARE * (len(done) + len(self._active)):
+            if not self._queue and len(done) >= DONE_SHARE * (len(done) + len(self._active)):
                 break
         return done
 

@@ -182,6 +182,5 @@ def _resized(buffer: Tensor, kept: Sequence[int], size: tuple[int, int]) -> Tens
     larger = buffer.new_zeros(lanes, buffer.shape[1], columns, buffer.shape[3])
     # The last column holds what counts for nothing.
     num_columns = min(buffer.shape[2], columns) - 1
-    for target, source in enumerate(kept):
-        larger[target, :, :num_columns] = buffer[source, :, :num_columns]
+    larger[: len(kept), :, :num_columns] = buffer[list(kept), :, :num_columns]
     return larger

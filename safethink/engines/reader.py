@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,9 @@ from transformers import PreTrainedModel
 from safethink.engines.choose_store import choose_store
 from safethink.engines.soft import RowTable
 from safethink.engines.store import Reading, Store, read
+
+_Line: TypeAlias = tuple[Tensor, int]
+"""A line of a `Float[Tensor, "rows width"]` that several rows share; cutting each out costs more than it is worth."""
 
 
 class Reader:
@@ -35,8 +39,8 @@ class Reader:
         self.layer: int | None = None
         self._model = model
         self._max_cached_tokens = max_cached_tokens
-        self._next: dict[int, Float[Tensor, " vocab"]] = {}
-        self._states: dict[int, Float[Tensor, " hidden"]] = {}
+        self._next: dict[int, _Line] = {}
+        self._states: dict[int, _Line] = {}
 
     @cached_property
     def store(self) -> Store:
@@ -83,11 +87,11 @@ class Reader:
 
     def logits(self, rows: Sequence[int]) -> Float[Tensor, "rows vocab"]:
         """What the model says of the token behind each row, which has been read to its end."""
-        return torch.stack([self._next[row] for row in rows])
+        return _gather([self._next[row] for row in rows])
 
     def states(self, rows: Sequence[int]) -> Float[Tensor, "rows hidden"]:
         """The hidden state at `layer` of the last token of each row, which has been read to its end."""
-        return torch.stack([self._states[row] for row in rows])
+        return _gather([self._states[row] for row in rows])
 
     def look_back(
         self, readings: Sequence[Reading], layer: int | None = None
@@ -107,7 +111,7 @@ class Reader:
             for place, index in enumerate(indices):
                 row = readings[index].row
                 self._forget(row)
-                self._next[row] = result.logits[place, -1]
+                self._next[row] = (result.logits[:, -1], place)
                 logits[index] = result.logits[place, -readings[index].num_asked :]
                 if result.states is not None:
                     states[index] = result.states[place]
@@ -131,10 +135,19 @@ class Reader:
     def _note(
         self, rows: Sequence[int], logits: Float[Tensor, "rows vocab"], states: Float[Tensor, "rows hidden"] | None
     ) -> None:
-        self._next |= zip(rows, logits, strict=True)
+        self._next |= {row: (logits, place) for place, row in enumerate(rows)}
         if states is not None:
-            self._states |= zip(rows, states, strict=True)
+            self._states |= {row: (states, place) for place, row in enumerate(rows)}
 
     def _forget(self, row: int) -> None:
         self._next.pop(row, None)
         self._states.pop(row, None)
+
+
+def _gather(lines: Sequence[_Line]) -> Float[Tensor, "lines width"]:
+    """The lines as one tensor."""
+    whole = lines[0][0]
+    places = [place for _, place in lines]
+    if any(tensor is not whole for tensor, _ in lines):
+        return torch.stack([tensor[place] for tensor, place in lines])
+    return whole if places == list(range(len(whole))) else whole[places]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -17,7 +18,7 @@ from safethink.engines.lanes import COLUMN_BLOCK, LaneCache, Placement, masks
 from safethink.engines.soft import RowTable
 from safethink.errors import CacheFullError
 
-MAX_IDLE_SHARE = 0.2
+MAX_IDLE_SHARE = 0.5
 """Lanes that wait are forwarded along with the others until they make up this share; to leave them out costs a copy."""
 GROWTH = 1.25
 """How much longer lanes become than is needed, so that they rarely grow."""
@@ -167,44 +168,44 @@ class LaneStore:
         Raises:
             CacheFullError: these rows do not fit side by side.
         """
-        ends = [self.length(row) + len(tokens) for row, tokens in zip(rows, new, strict=True)]
+        starts = [self.length(row) for row in rows]
+        ends = [start + len(tokens) for start, tokens in zip(starts, new, strict=True)]
         self._make_room(rows, max(ends))
         lanes = [self._lanes[row] for row in rows]
         span = max(lanes) + 1
         whole = len(lanes) >= (1 - MAX_IDLE_SHARE) * span
         # Over all lanes in order there is nothing to copy; those that wait read a token that counts for nothing.
-        places = lanes if whole else list(range(len(lanes)))
-        width, height = max(map(len, new)), span if whole else len(lanes)
-        ids = [[0] * width for _ in range(height)]
-        positions = [[-1] * width for _ in range(height)]
-        for place, tokens, end in zip(places, new, ends, strict=True):
-            ids[place][width - len(tokens) :] = tokens
-            positions[place][width - len(tokens) :] = range(end - len(tokens), end)
+        places, height = (lanes, span) if whole else (list(range(len(lanes))), len(lanes))
+        width = max(map(len, new))
+        ids, positions = np.zeros((height, width), dtype=np.int64), np.full((height, width), -1)
+        for place, tokens, start, end in zip(places, new, starts, ends, strict=True):
+            ids[place, start - end :] = tokens
+            positions[place, start - end :] = range(start, end)
         read = self._forward(ids, positions, list(range(span)) if whole else lanes, whole, num_logits, layer)
         for row, tokens in zip(rows, new, strict=True):
             self._ids[row] += tokens
-        self.num_forwarded += sum(map(len, new))
+        self.num_forwarded += sum(ends) - sum(starts)
         if places == list(range(height)):
             return read
         return Read(read.logits[places], None if read.states is None else read.states[places])
 
     def _forward(
         self,
-        ids: list[list[int]],
-        positions: list[list[int]],
+        ids: Int[np.ndarray, "batch new"],
+        positions: Int[np.ndarray, "batch new"],
         lanes: list[int],
         whole: bool,
         num_logits: int,
         layer: int | None,
     ) -> Read:
         device = self._model.device
-        places = torch.tensor(positions, device=device)
-        num_columns = max(row[-1] for row in positions) + 1
+        places = torch.from_numpy(positions).to(device)
+        num_columns = int(positions[:, -1].max()) + 1
         columns = places.masked_fill(places < 0, self._size[1] - 1)
         places = places.clamp(min=0)
         self._cache.place(Placement(torch.tensor(lanes, device=device), columns, num_columns, whole))
         output = self._model(
-            **self._table.inputs(torch.tensor(ids, device=device)),
+            **self._table.inputs(torch.from_numpy(ids).to(device)),
             attention_mask=masks(self._model, places, num_columns),
             position_ids=places,
             past_key_values=self._cache,
@@ -223,11 +224,11 @@ class LaneStore:
         wanted = (max(lanes, len(self._lanes) + len(new)), max(columns, _columns(num_tokens, columns)))
         if wanted != self._size:
             self._resize(rows, wanted, _columns(num_tokens, 0))
+        taken = set(self._lanes.values()) if new else set[int]()
         free = (lane for lane in count() if lane not in taken)
-        taken = set(self._lanes.values())
-        for row in new:
-            self._lanes[row] = next(free)
-            taken.add(self._lanes[row])
+        # Only now, as the lanes of rows that had to go are free again.
+        for row, lane in zip(new, free, strict=False):
+            self._lanes[row] = lane
             self._ids[row] = []
 
     def _resize(self, rows: Sequence[int], wanted: tuple[int, int], least_columns: int) -> None:
