@@ -128,7 +128,7 @@ class LaneCache(Cache):
             model: a causal language model; its configuration says how many layers there are.
         """
         self._lanes = [LaneLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
-        super().__init__(layers=list[CacheLayerMixin](self._lanes))
+        super().__init__(layers=[*self._lanes])
 
     def place(self, placement: Placement) -> None:
         """Say where the tokens of the next forward go."""

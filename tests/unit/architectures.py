@@ -36,6 +36,8 @@ SIZES: dict[str, Any] = {
 WINDOW = 8
 """Shorter than any prompt here, so that it matters."""
 
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+
 
 def _model(config: Any, **options: Any) -> PreTrainedModel:
     torch.manual_seed(0)
@@ -71,13 +73,12 @@ def mistral() -> PreTrainedModel:
 
 
 def gemma3() -> PreTrainedModel:
-    return _model(Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=WINDOW, sliding_window_pattern=2))
+    return _model(Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=WINDOW, layer_types=MIXED))
 
 
 def gpt_oss() -> PreTrainedModel:
-    config = GptOssConfig(
-        **SIZES, head_dim=8, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2, rope_scaling=None
-    )
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    config = GptOssConfig(**SIZES, **experts, head_dim=8, sliding_window=WINDOW, layer_types=MIXED)
     # The default implementation of the experts takes no float64.
     return _model(config, experts_implementation="eager")
 

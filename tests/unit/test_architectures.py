@@ -148,4 +148,7 @@ def test_when_memory_runs_out_half_as_many_rows_go_on(
     monkeypatch.setattr(type(model), "forward", little_memory)
     with caplog.at_level(logging.WARNING):
         assert run(engine(model), rows=8) == expected
-    assert [record.args for record in caplog.records] == [(4, 8), (2, 4)]
+    halvings = [record.args for record in caplog.records]
+    # A lane that waits is forwarded along, so how far down it goes depends on who waits.
+    assert halvings[:2] == [(4, 8), (2, 4)]
+    assert len(halvings) <= 3
