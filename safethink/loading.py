@@ -11,7 +11,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch.nn import Module
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from safethink.config import ReasonerConfig
 from safethink.errors import ConfigError, MissingFileError
@@ -38,7 +44,10 @@ def load(config: ReasonerConfig) -> CausalLM:
         config.revision,
         config.dtype,
         config.device,
+        device_map=config.device_map,
+        quantization=config.quantization,
         attn_implementation=config.attn_implementation,
+        compile_backend=config.compile_backend,
         trust_remote_code=config.trust_remote_code,
     )
 
@@ -49,7 +58,10 @@ def load_causal_lm(
     dtype: str = "auto",
     device: str = "auto",
     *,
+    device_map: str | None = None,
+    quantization: str | None = None,
     attn_implementation: str | None = None,
+    compile_backend: str | None = None,
     trust_remote_code: bool = False,
 ) -> CausalLM:
     """Load a model and its tokenizer.
@@ -59,25 +71,70 @@ def load_causal_lm(
         revision: commit of the hub repository.
         dtype: precision of the weights, see `pick_dtype`.
         device: where to, see `pick_device`.
+        device_map: how transformers spreads the layers over several devices; None for `device` alone.
+        quantization: `8bit` or `4bit` by bitsandbytes; None for none.
         attn_implementation: passed to transformers; None lets it choose.
+        compile_backend: of torch.compile; None for none.
         trust_remote_code: whether code from the model's repository may run.
 
     Raises:
         MissingFileError: if there is no such folder or hub repository.
-        ConfigError: if the device does not exist.
+        ConfigError: if the device or the backend does not exist, or what they need is not installed.
     """
     place = pick_device(device)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     if os.path.isdir(path) and not os.path.isfile(Path(path, "config.json")):
         raise MissingFileError(f"no model in the folder {str(path)!r}: it has no config.json")
-    with _found("model", path):
+    spread = {} if device_map is None and quantization is None else {"device_map": device_map or {"": place}}
+    with _installed(), _found("model", path):
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=pick_dtype(dtype, place), attn_implementation=attn_implementation, **hub
+            path,
+            dtype=pick_dtype(dtype, place),
+            attn_implementation=attn_implementation,
+            quantization_config=_quantization(quantization, dtype, place),
+            **spread,
+            **hub,
         )
-    # The class's own `to` is typed for quantised models alone.
-    Module.to(model, place)
+    if not spread:
+        # The class's own `to` is typed for quantised models alone.
+        Module.to(model, place)
+    if compile_backend is not None:
+        _compile(model, compile_backend)
     return CausalLM(model.eval().requires_grad_(False), tokenizer)
+
+
+def _quantization(name: str | None, dtype: str, device: torch.device) -> BitsAndBytesConfig | None:
+    """What bitsandbytes is to do, and in which precision it computes."""
+    if name is None:
+        return None
+    precision = pick_dtype(dtype, device)
+    compute = precision if isinstance(precision, torch.dtype) else torch.bfloat16
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def _compile(model: PreTrainedModel, backend: str) -> None:
+    """Compile the model's forward when it is first called, for all sizes of a batch at once.
+
+    Raises:
+        ConfigError: there is no such backend.
+    """
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ConfigError(f"no such backend of torch.compile: {backend!r}; there are {', '.join(known)}")
+    model.compile(backend=backend, dynamic=True)
+
+
+@contextmanager
+def _installed() -> Generator[None, None, None]:
+    """Say which extra is missing where transformers says which package."""
+    try:
+        yield
+    except ImportError as error:
+        what = str(error).strip().splitlines()[0]
+        raise ConfigError(f"device_map and quantization need the extra 'quantized': {what}") from error
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -20,8 +20,17 @@ class ReasonerConfig(Section):
     """Precision of the weights; `auto` keeps the checkpoint's own (float32 on a CPU)."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one."""
+    device_map: str | None = None
+    """`auto`, `balanced` or `sequential` spread the layers over all devices, in place of `device`; None for one device.
+    Needs the extra `quantized`."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    """Weights rounded by bitsandbytes while they are loaded; needs the extra `quantized`."""
     attn_implementation: str | None = None
-    """Passed to transformers; None lets it choose."""
+    """Passed to transformers; None lets it choose. Others than `sdpa` and `eager` take rows one at a time."""
+    compile_backend: str | None = None
+    """Backend of torch.compile, such as `inductor`; the first minutes go into compiling. None for none."""
+    max_cached_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens whose keys and values are kept at once, over all rows; None for as many as fit into memory."""
     trust_remote_code: bool = False
     """Whether code from the model's repository may run."""
 
