@@ -1,0 +1,113 @@
+"""SafeThink as the paper's loop reads: one prompt at a time, and every step encodes and scores everything again.
+
+Nothing is kept from one step to the next. Inside a step the model's own cache serves, as in `generate`. Tokens are
+chosen by the same random numbers as in the runtime, so both decide the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+from safethink.config import LimitsConfig, SafeThinkConfig, SamplingConfig
+from safethink.defenses.effects import StopReason, Until
+from safethink.engines import Sampling
+from safethink.engines.sampling import choose, uniforms
+from safethink.guarded import SafeThink
+from safethink.monitors import ScoreRequest
+from safethink.prompts import Prompt
+from safethink.seeds import stable_seed
+from safethink.tokens import Tokens
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NaiveRun:
+    """What came of one prompt.
+
+    Attributes:
+        trace: its trace, as it was accepted.
+        answer: its answer.
+        num_interventions: how often the monitor fired and was heard.
+    """
+
+    trace: Ids
+    answer: Ids
+    num_interventions: int
+
+
+class Naive:
+    """The loop over one guarded reasoner's models and settings."""
+
+    def __init__(self, guarded: SafeThink, sampling: SamplingConfig, config: SafeThinkConfig) -> None:
+        """Guard with what `guarded` has loaded."""
+        self._guarded = guarded
+        self._sampling = Sampling(**sampling.model_dump())
+        self._config = config
+        self._limits: LimitsConfig = guarded.limits
+
+    def run(self, prompt: Prompt) -> NaiveRun:
+        """Think and answer, guarded."""
+        guarded, config = self._guarded, self._config
+        opened = guarded.thought.open_prompt(prompt)
+        injected = guarded.prefix.token_ids[0] + guarded.thought.separator_ids
+        trace: Ids = ()
+        num_dropped, num_interventions, index = 0, 0, 0
+        while True:
+            step, stop = self._step(prompt, opened, trace, num_dropped)
+            score = self._score(prompt, trace + step)
+            if score < config.threshold and index < config.max_steered_steps:
+                num_interventions += 1
+                for _ in range(config.max_resamples):
+                    num_dropped += 1
+                    step, stop = self._step(prompt, opened, trace + injected, num_dropped)
+                    # The monitor never reads what was injected.
+                    if self._score(prompt, trace + step) >= config.threshold:
+                        break
+                # The prefix is dropped from the accepted trace, which is another place to go on from.
+                num_dropped += 1
+            trace += step
+            index += 1
+            if stop != "step":
+                break
+        answer: Ids = ()
+        if stop == "thought":
+            answer, _ = self._extend(prompt, opened + trace, Until.ANSWER, self._limits.max_answer_tokens, num_dropped)
+        return NaiveRun(trace, answer, num_interventions)
+
+    def _step(self, prompt: Prompt, opened: Ids, trace: Ids, num_dropped: int) -> tuple[Ids, StopReason]:
+        room = self._limits.max_trace_tokens - len(trace)
+        allowed = min(room, self._limits.max_step_tokens)
+        step, stop = self._extend(prompt, opened + trace, Until.STEP, allowed, num_dropped)
+        return step, "step" if stop == "length" and allowed < room else stop
+
+    @torch.inference_mode()
+    def _extend(self, prompt: Prompt, ids: Ids, until: Until, room: int, num_dropped: int) -> tuple[Ids, StopReason]:
+        """Read everything from the start and continue."""
+        guarded = self._guarded
+        randoms = uniforms(stable_seed(guarded.seed, prompt.id, 0, num_dropped), len(ids), room)
+        never = list(guarded.model.generation_config.suppress_tokens or [])
+        cache, unread, new = DynamicCache(), list(ids), list[int]()
+        for random in randoms:
+            logits = guarded.model(
+                torch.tensor([unread]), past_key_values=cache, use_cache=True, logits_to_keep=1
+            ).logits
+            logits[..., never] = -torch.inf
+            unread = choose(logits[:, -1], random[None], self._sampling).tolist()
+            new += unread
+            stop = guarded.stopper.reason(new, until)
+            if stop is not None:
+                return tuple(new), stop
+        return tuple(new), "length"
+
+    def _score(self, prompt: Prompt, trace: Ids) -> float:
+        """Put the whole question to the guard, as if it had never read any of it."""
+        monitor = self._guarded.monitor
+        assert monitor is not None, "nothing to score with"
+        text = self._guarded.thought.trace_text(Tokens.sampled(trace))
+        (score,) = monitor.score([ScoreRequest(-1, prompt, text)])
+        monitor.release(-1)
+        return score
