@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch.nn import Module
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from safethink.config import ReasonerConfig
+from safethink.config import ReasonerConfig, RunConfig, ThoughtConfig
 from safethink.errors import ConfigError, MissingFileError
 from safethink.testbed import locate
+from safethink.thought import Thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,21 @@ def load_causal_lm(
     # The class's own `to` is typed for quantised models alone.
     Module.to(model, place)
     return CausalLM(model.eval().requires_grad_(False), tokenizer)
+
+
+def thought_settings(config: RunConfig) -> ThoughtConfig:
+    """How the configured reasoner writes its thinking down, nothing left open; reads its tokenizer, not its weights.
+
+    Raises:
+        MissingFileError: if there is no such folder or hub repository.
+        ConfigError: if its family cannot be told.
+    """
+    path = locate(config.reasoner.path)
+    hub = {"revision": config.reasoner.revision, "trust_remote_code": config.reasoner.trust_remote_code}
+    with _found("model", path):
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+        model_type = AutoConfig.from_pretrained(path, **hub).model_type
+    return Thought(config.thought, tokenizer, model_type=model_type).settings
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -20,6 +20,7 @@ from safethink.monitors import Monitor
 from safethink.progress import track
 from safethink.scheduler import Row, Usage
 from safethink.seeds import stable_seed
+from safethink.stages import in_turns
 from safethink.thought import Thought
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Execution:
             yield JobRow(
                 prompt=job.prompt,
                 prompt_ids=prompt_ids,
-                defense=defenses.start(job.defense, task),
+                defense=in_turns(defenses.start(job.defense, task), thought.turns),
                 sample=job.key.sample,
                 seed=stable_seed(self.config.run.seed, *branch),
                 job=job,
