@@ -110,6 +110,7 @@ class Family:
         )
 
 
+_MLLAMA = ("mllama", "mllama_text_model")
 _QWEN3 = ("qwen3", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe")
 
 FAMILIES: Final = (
@@ -150,7 +151,7 @@ FAMILIES: Final = (
         "phi-4-reasoning",
         Signs(("<|im_sep|>", "<think>")),
         open_break="",
-        sampling=PublishedSampling(0.8, 0.95, 50),
+        sampling=PublishedSampling(0.8, 0.95),
     ),
     Family(
         "qwen3-thinking-2507",
@@ -167,11 +168,11 @@ FAMILIES: Final = (
         "qwq",
         Signs(("<|im_start|>",), ("qwen2",), opened=True),
         opener_in_template=True,
-        sampling=PublishedSampling(0.6, 0.95, 40),
+        sampling=PublishedSampling(0.6, 0.95),
     ),
     Family(
         "llava-cot",
-        Signs(model_types=("mllama",)),
+        Signs(model_types=_MLLAMA),
         open_tag="<SUMMARY>",
         open_break="",
         close_tag="<CONCLUSION>",
@@ -183,7 +184,7 @@ FAMILIES: Final = (
     ),
     Family(
         "llamav-o1",
-        Signs(model_types=("mllama",)),
+        Signs(model_types=_MLLAMA),
         open_tag="",
         open_break="",
         close_tag="",

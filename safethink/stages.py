@@ -1,4 +1,4 @@
-"""Reasoners that think over several turns of a chat, such as LlamaV-o1 (arXiv 2501.06186, section 4.2).
+"""Reasoners that think over several turns of a chat, such as LlamaV-o1 (arXiv 2501.06186).
 
 Where such a reasoner ends a turn, its thinking is not over: the next question is put to it. The questions are the
 template's, not the model's and not the attacker's, so they stand in the trace as injected tokens. A defense sees none
