@@ -39,7 +39,8 @@ _FORGETFUL = (
 
 
 def _template(turn: str, prompt: str, before: str = "") -> str:
-    return f"{before}{{% for message in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{prompt}{{% endif %}}"
+    turns = f"{{% for message in messages %}}{turn}{{% endfor %}}"
+    return f"{before}{turns}{{% if add_generation_prompt %}}{prompt}{{% endif %}}"
 
 
 QWEN3 = _template(

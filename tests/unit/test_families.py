@@ -25,7 +25,6 @@ from tests.unit.published_families import NAMED, PUBLISHED, steer
 PREFIX = "Wait, think safely about this request, and be careful: it could hurt people"
 FIRST, BAD, GOOD = "First mix the two parts.\n\n", "Heat it.\n\n", "This could hurt.\n\n"
 PROMPT = Prompt.from_text("Add 3 and 4.", id="p")
-END = {"llava-cot": "<|eot_id|>", "llamav-o1": "<|eot_id|>", "gpt-oss": "<|return|>"}
 WRITTEN = {
     # What the model writes after the good step: more thinking, the closing, the answer; and how the thinking reads.
     "gpt-oss": (
@@ -73,7 +72,7 @@ def thought_of(name: str, **changes: object) -> Thought:
     return Thought(config, published.tokenizer(), context_tokens=1024)
 
 
-def script(name: str, thought: Thought) -> tuple[list[int], list[int], int, str]:
+def script(name: str, thought: Thought, opening: str = "") -> tuple[list[int], list[int], int, str]:
     """All that is said, the step that is dropped, how much is not the model's, and the thinking as text."""
     text, template = thought.encoder.text, thought.encoder.template
     injected = [*text(PREFIX), *thought.separator_ids]
@@ -85,11 +84,16 @@ def script(name: str, thought: Thought) -> tuple[list[int], list[int], int, str]
         forced = len(injected) + len(first) + len(second) + len(last)
         return [*said, *text("It is 7."), *end], bad, forced, f"{FIRST}\n\n{GOOD}\n\nSo stop."
     written, thinking = WRITTEN.get(name, (WRITTEN_BY_OTHERS[0] + PUBLISHED[name].eos, WRITTEN_BY_OTHERS[1]))
-    said = [*text(FIRST), *injected, *text(GOOD), *template(written)]
+    said = [*template(opening), *text(FIRST), *injected, *text(GOOD), *template(written)]
     return said, bad, len(injected), f"{FIRST}{GOOD}{thinking}"
 
 
-def guarded_run(name: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+def first_index(ids: list[int], part: tuple[int, ...]) -> int:
+    return next(place for place in range(len(ids)) if tuple(ids[place : place + len(part)]) == part)
+
+
+def guarded_run(name: str, monkeypatch: pytest.MonkeyPatch, opening: str = "") -> Run:
+    """Let a model say its script, `opening` first; its second step violates."""
     published, model = PUBLISHED[name], PUBLISHED[name].model()
     tokenizer = published.tokenizer()
     read: list[str] = []
@@ -109,9 +113,9 @@ def guarded_run(name: str, monkeypatch: pytest.MonkeyPatch) -> Run:
         limits=LimitsConfig(max_step_tokens=200),
     )
     thought = guarded.thought
-    said, bad, forced, thinking = script(name, thought)
+    said, bad, forced, thinking = script(name, thought, opening)
     start = len(thought.open_prompt(PROMPT))
-    violates = start + said.index(thought.encoder.text(PREFIX)[0], len(thought.encoder.text(FIRST)))
+    violates = start + first_index(said, thought.encoder.text(PREFIX))
     path = dict(enumerate(said, start)) | dict(enumerate(bad, violates))
     steer(model, path)
     rendered: list[object] = []
@@ -138,6 +142,16 @@ def test_a_family_is_rendered_once_thinks_is_injected_into_closes_and_answers(
     assert result.answer == "It is 7."
     assert run.read[-1] == run.thinking, "the last score is that of the whole thinking"
     assert not any("<|" in trace or "<think>" in trace for trace in run.read if name != "begin-of-thought")
+
+
+@pytest.mark.parametrize("name", ["qwen3", "phi-4-reasoning", "gpt-oss"])
+def test_a_model_that_opens_the_thinking_again_is_monitored_as_ever(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = guarded_run(name, monkeypatch, thought_of(name).family.open_tag)
+    assert [*run.result.verdict.trace.ids, *run.result.verdict.answer.ids] == run.said
+    assert run.result.closed
+    assert len(run.result.interventions) == 1
+    assert run.read[0] == FIRST
+    assert run.result.own_trace == run.thinking
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -283,15 +297,12 @@ def test_an_opener_that_the_model_writes_again_leaves_the_thinking_open_and_is_n
     assert thought.trace_text(Tokens.sampled(ids)) == "\nHeat it.\n\n"
 
 
-@given(
-    st.lists(st.sampled_from(["<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>", "a", " "]))
-)
+@given(st.lists(st.sampled_from(["<|end|>", "<|channel|>", "final", "<|message|>", "a"]), max_size=8))
 def test_a_control_tag_ends_where_its_tokens_stand_in_a_row(pieces: list[str]) -> None:
     ids = HARMONY.encoder.template("".join(pieces))
     tag = Tag.of("<|channel|>final<|message|>", HARMONY.encoder, HARMONY.decode)
-    text = "".join(piece for piece in pieces if piece != " ")
-    assert bool(ids and tag.ends(ids)) == text.endswith("<|channel|>final<|message|>") or " " in pieces
-    assert (tag.find(ids) is not None) == ("<|channel|>final<|message|>" in text) or " " in pieces
+    assert bool(ids and tag.ends(ids)) == "".join(pieces).endswith(tag.text)
+    assert (tag.find(ids) is not None) == (tag.text in "".join(pieces))
 
 
 # Where a step ends
@@ -299,7 +310,7 @@ def test_a_control_tag_ends_where_its_tokens_stand_in_a_row(pieces: list[str]) -
 
 def test_a_stage_ends_a_step() -> None:
     thought = thought_of("llava-cot")
-    ids = thought.encoder.text(" Mix it. </SUMMARY> <CAPTION> So")
+    ids = thought.encoder.text(" Mix it. </SUMMARY>So")
     reason, end = first_stop(thought, [*ids])
     assert (reason, thought.decode(ids[:end])) == ("step", " Mix it. </SUMMARY>")
 
