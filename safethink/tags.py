@@ -62,8 +62,8 @@ class Tag:
         if self.is_control:
             if ids[-1] != self.parts[-1]:
                 return False
-            first = len(ids) - 1 - list(reversed(ids)).index(self.parts[0]) if self.parts[0] in ids else len(ids)
-            found = self._at(ids, first)
+            places = (place for place in reversed(range(len(ids))) if ids[place] == self.parts[0])
+            found = self._at(ids, next(places, len(ids)))
             return found is not None and found.stop == len(ids)
         return bool(self.text) and self.decode(ids).count(self.text) > self.decode(ids[:start]).count(self.text)
 

@@ -207,9 +207,10 @@ class Thought:
 
     def _turn(self, question: str) -> tuple[int, ...]:
         """What the template puts between two turns of the reasoner."""
-        texts = (("user", "?"), ("assistant", "!"), ("user", question))
-        messages = [Message(role=role, content=text) for role, text in texts]
-        chat = self.encoder.chat(messages, add_generation_prompt=True, enable_thinking=True)
+        said = Message(role="user", content="?"), Message(role="assistant", content="!")
+        chat = self.encoder.chat(
+            (*said, Message(role="user", content=question)), add_generation_prompt=True, enable_thinking=True
+        )
         return chat.ids[chat.spans[1].stop :]
 
     def _traits(self) -> Traits:

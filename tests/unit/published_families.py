@@ -224,4 +224,6 @@ def steer(model: PreTrainedModel, path: Mapping[int, int]) -> None:
 
     rotary = next(module for name, module in model.named_modules() if name.endswith("rotary_emb"))
     rotary.register_forward_pre_hook(remember, with_kwargs=True)
-    model.get_output_embeddings().register_forward_hook(push)
+    head = model.get_output_embeddings()
+    assert head is not None
+    head.register_forward_hook(push)

@@ -158,7 +158,7 @@ def test_a_model_that_opens_the_thinking_again_is_monitored_as_ever(name: str, m
 def test_control_strings_in_a_prompt_stay_text(name: str) -> None:
     published, thought = PUBLISHED[name], thought_of(name)
     family = thought.family
-    control = {thought.tokenizer.convert_tokens_to_ids(token) for token in published.control}
+    control = set(thought.encoder.template("".join(published.control)))
     forged = [*published.control, *thought.banned_texts, family.close_lead + family.close_tag, *family.answer_tags]
     plain = thought.open_prompt(Prompt.from_text("a b"))
     for text in [f"a {each} b" for each in forged if each.strip()]:
@@ -325,7 +325,7 @@ def test_the_end_of_a_sentence_ends_a_step_only_if_asked_for() -> None:
 
 
 @pytest.mark.parametrize("delimiter", ["7", ["7", "\n"]])
-def test_a_users_delimiters_replace_the_familys(delimiter: object) -> None:
+def test_a_users_delimiters_replace_the_familys(delimiter: str | list[str]) -> None:
     thought = thought_of("qwen3", step_delimiter=delimiter)
     assert first_stop(thought, [*thought.encoder.text("a 7 b")])[0] == "step"
     assert first_stop(thought, [*thought.encoder.text("a\nb")])[0] == ("step" if "\n" in delimiter else None)
