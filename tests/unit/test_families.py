@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safethink import families
-from safethink.config import LimitsConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
+from safethink import families, loading
+from safethink.config import (
+    LimitsConfig,
+    ReasonerConfig,
+    RunConfig,
+    SafeThinkConfig,
+    SamplingConfig,
+    ThoughtConfig,
+)
 from safethink.defenses.effects import Until
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
@@ -223,6 +230,11 @@ def test_every_field_of_a_family_can_be_said_otherwise() -> None:
     said = ThoughtConfig(family="qwen3", step_delimiter="\n", close_tag="[end]", sentences=True)
     expected = replace(families.named("qwen3"), step_delimiter=("\n",), close_tag="[end]", sentences=True)
     assert said.applied_to(families.named("qwen3")) == expected
+
+
+def test_the_shipped_reasoner_is_known_before_its_weights_are_loaded() -> None:
+    said = loading.thought_settings(RunConfig(reasoner=ReasonerConfig(path="testbed")))
+    assert said == ThoughtConfig.complete(families.named("testbed"))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
