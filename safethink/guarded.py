@@ -32,7 +32,6 @@ from safethink.prompts import Prompt, refuse_duplicates
 from safethink.result import Branch, Result
 from safethink.scheduler import Finished, Row
 from safethink.seeds import stable_seed
-from safethink.stages import in_turns
 from safethink.thought import Thought
 
 DEFAULT = RunConfig(reasoner=ReasonerConfig(path=""))
@@ -205,7 +204,7 @@ class SafeThink:
             close=self.thought.close_ids,
             refusal=self.thought.refusal_ids,
         )
-        defense = in_turns(defenses.start(self.defense, task), self.thought.turns)
+        defense = self.thought.in_turns(defenses.start(self.defense, task))
         return Row(prompt, self.thought.open_prompt(prompt), defense, sample, self.seed)
 
     def continue_from(self, branches: Iterable[Branch], seed: int | None = None) -> list[Result]:
@@ -240,7 +239,7 @@ class SafeThink:
     def _branch_row(self, branch: Branch, seed: int) -> Row:
         injection = Task(separator=self.thought.separator_ids).injection(branch.prefix_ids)
         unguarded = defenses.start(NoneConfig(), Task(start=branch.trace + injection))
-        defense = in_turns(unguarded, self.thought.turns)
+        defense = self.thought.in_turns(unguarded)
         prompt_ids = self.thought.open_prompt(branch.prompt)
         return Row(branch.prompt, prompt_ids, defense, branch.sample, stable_seed(seed, "branch", len(branch.trace)))
 

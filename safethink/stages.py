@@ -1,13 +1,17 @@
-"""Reasoners that think over several turns of a chat, such as LlamaV-o1 (arXiv 2501.06186).
+"""Reasoners whose thinking is more than one stretch of text; a defense need not know.
 
-Where such a reasoner ends a turn, its thinking is not over: the next question is put to it. The questions are the
-template's, not the model's and not the attacker's, so they stand in the trace as injected tokens. A defense sees none
-of this: to it a turn ends a step, and the last question closes the thinking.
+Some think over several turns of a chat, such as LlamaV-o1 (arXiv 2501.06186). Where such a reasoner ends a turn, its
+thinking is not over: the next question is put to it. The questions are the template's, not the model's and not the
+attacker's, so they stand in the trace as injected tokens. To a defense a turn ends a step, and the last question closes
+the thinking.
+
+Some think in several messages, such as gpt-oss. A step that was cut in the header of one goes on to where the message
+is open, so that nothing is ever injected between two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from safethink.defenses.effects import Defense, Extend, Extension, Until
 from safethink.defenses.moves import Move, extend
@@ -17,23 +21,18 @@ Turns = Sequence[tuple[int, ...]]
 """What follows each turn of the reasoner, see `Thought.turns`."""
 
 
-def in_turns(defense: Defense, turns: Turns) -> Defense:
-    """Run `defense` on a reasoner that thinks over several turns; as it is where there are none.
+Between = Callable[[tuple[int, ...]], bool]
+"""Whether a trace ends between two messages."""
+
+
+def in_turns(defense: Defense, turns: Turns, between: Between) -> Defense:
+    """Run `defense` on a reasoner that thinks over several turns or messages.
 
     Args:
         defense: one that has not begun.
-        turns: what follows each turn of the reasoner.
+        turns: what follows each turn of the reasoner; empty for one that thinks in one turn.
+        between: whether a trace ends between two messages.
     """
-    return _asked_on(defense, turns) if turns else defense
-
-
-def turn_length(trace: Tokens, place: int, turns: Turns) -> int:
-    """How many tokens of a question stand in `trace` from `place` on; 0 where none does."""
-    asked = (turn[shared:] for turn in turns for shared in (0, 1))
-    return next((len(turn) for turn in asked if _stands(turn, trace, place)), 0)
-
-
-def _asked_on(defense: Defense, turns: Turns) -> Defense:
     answer = None
     while True:
         try:
@@ -42,18 +41,26 @@ def _asked_on(defense: Defense, turns: Turns) -> Defense:
         except StopIteration as stop:
             return stop.value
         if isinstance(effect, Extend) and effect.until is not Until.ANSWER:
-            answer = yield from _extend(effect, turns)
+            answer = yield from _extend(effect, turns, between)
         else:
             answer = yield effect
 
 
-def _extend(effect: Extend, turns: Turns) -> Move[Extension]:
-    """Do what `effect` asks for, over as many turns as that takes."""
+def turn_length(trace: Tokens, place: int, turns: Turns) -> int:
+    """How many tokens of a question stand in `trace` from `place` on; 0 where none does."""
+    asked = (turn[shared:] for turn in turns for shared in (0, 1))
+    return next((len(turn) for turn in asked if _stands(turn, trace, place)), 0)
+
+
+def _extend(effect: Extend, turns: Turns, between: Between) -> Move[Extension]:
+    """Do what `effect` asks for, over as many turns and messages as that takes."""
     new = Tokens()
     while True:
         extension = yield from extend(effect.trace + new, effect.until)
         new += extension.tokens
-        if extension.stop != "end":
+        if extension.stop == "step" and between((effect.trace + new).ids):
+            continue
+        if extension.stop != "end" or not turns:
             return Extension(new, extension.stop)
         num_asked = _num_asked(effect.trace + new, turns)
         turn = turns[num_asked]

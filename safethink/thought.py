@@ -9,8 +9,9 @@ from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
-from safethink import families
+from safethink import families, stages
 from safethink.config import ThoughtConfig
+from safethink.defenses.effects import Defense
 from safethink.errors import PromptError
 from safethink.families import Family, Traits
 from safethink.prompts import Message, Prompt
@@ -20,6 +21,8 @@ from safethink.tokens import Tokens, is_soft, placeholder
 
 REFUSAL = "I cannot help with that."
 """What a defense answers when it refuses in the reasoner's place."""
+_HEADER_TOKENS = 16
+"""No header of a message is longer."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,19 @@ class Thought:
         The last one asks for the answer. Empty for a reasoner that thinks in one turn.
         """
         return tuple(self._turn(question) for question in self.family.stage_turns[1:])
+
+    def in_turns(self, defense: Defense) -> Defense:
+        """A defense that has not begun, as it runs on this reasoner: over all turns and messages of its thinking."""
+        return stages.in_turns(defense, self.turns, self.is_between_messages) if self.family.message_breaks else defense
+
+    def is_between_messages(self, ids: tuple[int, ...]) -> bool:
+        """Whether a trace ends in the header of a message, which is neither the message before nor the one to come.
+
+        A header is short. What goes on without a message is no header, so that nothing can hide in one.
+        """
+        near = ids[: -_HEADER_TOKENS - 1 : -1]
+        ends = ((tag.parts[0], tag.parts[-1]) for tag in self._breaks if len(tag.parts) > 1)
+        return any(first in near and last not in near[: near.index(first)] for first, last in ends)
 
     def open_prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """Render the chat template, once, up to the open thinking.

@@ -20,7 +20,6 @@ from safethink.monitors import Monitor
 from safethink.progress import track
 from safethink.scheduler import Row, Usage
 from safethink.seeds import stable_seed
-from safethink.stages import in_turns
 from safethink.thought import Thought
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ class Execution:
             yield JobRow(
                 prompt=job.prompt,
                 prompt_ids=prompt_ids,
-                defense=in_turns(defenses.start(job.defense, task), thought.turns),
+                defense=thought.in_turns(defenses.start(job.defense, task)),
                 sample=job.key.sample,
                 seed=stable_seed(self.config.run.seed, *branch),
                 job=job,

@@ -91,7 +91,7 @@ def test_all_mistakes_are_named_at_once_by_their_yaml_path(write) -> None:
         ({"monitor": {"kind": "guard", "saef": "s"}}, "monitor.saef: unknown key, did you mean 'safe'?"),
         (
             {"thought": {"family": "qwen4"}},
-            "thought.family: no family of reasoners is called 'qwen4'; known are auto, ",
+            "thought.family: no family of reasoners is called 'qwen4'; known are ",
         ),
         ({"limits": 3}, "limits: input should be a valid dictionary"),
     ],

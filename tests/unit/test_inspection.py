@@ -77,7 +77,7 @@ def test_readings_are_shown_by_what_is_new_in_them() -> None:
     [
         (
             "gpt-oss",
-            ["family gpt-oss", "<|channel|>analysis<|message|>", "<|channel|>final<|message|>", "temperature 1"],
+            ["family gpt-oss", '"<|channel|>analysis<|message|>"', '"<|channel|>final<|message|>"'],
         ),
         ("llamav-o1", ["nothing of its own", "a question put to it", "PREFIX\\n after the last accepted step"]),
         ("llava-cot", ['"\\n\\n" or "</SUMMARY>" or "</CAPTION>" or "</REASONING>"', "top_p 0.9"]),
