@@ -19,8 +19,6 @@ from safethink.tokens import Tokens
 
 Turns = Sequence[tuple[int, ...]]
 """What follows each turn of the reasoner, see `Thought.turns`."""
-
-
 Between = Callable[[tuple[int, ...]], bool]
 """Whether a trace ends between two messages."""
 

@@ -44,12 +44,12 @@ class Tag:
         """Whether it is found in the text."""
         return bool(self.parts) and not self.is_control
 
-    def find(self, ids: Sequence[int], start: int = 0) -> range | None:
-        """Where among `ids` this control delimiter first stands, from `start` on; None for nowhere."""
+    def find(self, ids: Sequence[int]) -> range | None:
+        """Where among `ids` this control delimiter first stands; None for nowhere."""
         first, last = self.parts[0], self.parts[-1]
         if first not in ids or last not in ids:
             return None
-        places = (place for place in range(start, len(ids)) if ids[place] == first)
+        places = (place for place, token in enumerate(ids) if token == first)
         return next((found for place in places if (found := self._at(ids, place)) is not None), None)
 
     def ends(self, ids: Sequence[int], start: int = 0) -> bool:
