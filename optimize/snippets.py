@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import yaml
 
+from safethink import families
 from safethink.config import LimitsConfig, SamplingConfig, ThoughtConfig
+from safethink.families import Family
 from safethink.prefix import Identity, PrefixArtifact
 from safethink.testbed import is_shipped
 from safethink.tokens import EXTENSION_TOKEN
@@ -53,14 +55,14 @@ def run_config(artifact: PrefixArtifact) -> str:
 def vllm(artifact: PrefixArtifact) -> str:
     """Injects the prefix by token ids, in ten lines that need neither safethink nor its monitor."""
     run = artifact.config.get("run", {})
-    thought = ThoughtConfig.model_validate(run.get("thought", {}))
+    thought = _thought(run)
     first, separator = artifact.prefixes[0], thought.prefix_separator
     by_text = not first.token_ids
     revision = artifact.reasoner.revision if artifact.reasoner else None
     return _VLLM.format(
         model=repr(_reasoner(artifact)) + (f", revision={revision!r}" if revision else ""),
         open_tag=thought.open_tag,
-        opening=f"{thought.open_tag}\n",
+        opening=thought.open_tag + thought.open_break,
         names="prompt, prefix, separator" if by_text else "prompt, separator",
         texts=f"text, {first.text!r}, {separator!r}" if by_text else f"text, {separator!r}",
         prefix_ids="prefix" if by_text else list(first.token_ids),
@@ -71,6 +73,12 @@ def vllm(artifact: PrefixArtifact) -> str:
 def was_a_folder(model: Identity) -> bool:
     """Whether the name is that of a folder, which says nothing elsewhere: neither shipped nor OWNER/NAME on the hub."""
     return model.revision is None and "/" not in model.name and not is_shipped(model.name)
+
+
+def _thought(run: dict[str, Any]) -> Family:
+    """How the reasoner's thinking is written down; runs say it in full, but for the oldest."""
+    config = ThoughtConfig.model_validate(run.get("thought", {}))
+    return config.applied_to(families.named("think" if config.family == families.AUTO else config.family))
 
 
 def _sampling(run: dict[str, Any]) -> str:

@@ -57,11 +57,10 @@ class Vocabulary:
     @classmethod
     def of(cls, guarded: SafeThink, contexts: ContextSet) -> Vocabulary:
         """What prefixes for a reasoner may be made of, to stand behind the contexts."""
-        thought = guarded.thought.config
-        banned = (thought.open_tag, thought.close_tag, thought.step_delimiter)
+        banned = guarded.thought.banned_texts
         allowed = allowed_ids(guarded.tokenizer, guarded.model, banned)
         endings = tails(guarded.tokenizer, [context.ids for context in contexts.unsafe + contexts.harmless])
-        return cls(guarded.tokenizer, allowed, endings, banned, thought.prefix_separator)
+        return cls(guarded.tokenizer, allowed, endings, banned, guarded.thought.family.prefix_separator)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a prefix."""

@@ -98,8 +98,8 @@ def inspect(argv: Sequence[str]) -> None:
     fed = [{"trace": reading.trace, "score": reading.score} for reading in readings]
     show(
         flags.json,
-        lambda: result.to_json() | {"monitor": fed},
-        lambda: inspection(result, guarded.thought.decode, readings),
+        lambda: result.to_json() | {"monitor": fed, "thought": guarded.thought.settings.model_dump(mode="json")},
+        lambda: inspection(result, guarded.thought, readings),
     )
 
 

@@ -223,7 +223,8 @@ def _one_line(box: str) -> str:
     invalid = _NESTED_MISTAKE.match(complaint)
     if invalid:
         path = ".".join(part for part in (invalid["parents"], invalid["field"]) if part)
-        complaint = f"--{path}: {invalid['problem'][:1].lower()}{invalid['problem'][1:]}"
+        problem = invalid["problem"].removeprefix("Value error, ")
+        complaint = f"--{path}: {problem[:1].lower()}{problem[1:]}"
     meant = next((section[1].split()[0] for section in sections if section[0] == "Perhaps you meant:"), None)
     return complaint if meant is None else f"{complaint}; perhaps you meant {meant}"
 

@@ -85,7 +85,8 @@ class SafeThink:
             ArtifactError: if the prefix does not fit the reasoner.
         """
         self.model, self.tokenizer = model, tokenizer
-        self.thought = Thought(thought, tokenizer, loading.context_window(model), limits.max_step_tokens)
+        window, model_type = loading.context_window(model), model.config.model_type
+        self.thought = Thought(thought, tokenizer, window, limits.max_step_tokens, model_type)
         self.stopper = Stopper(self.thought, eos_ids(model, tokenizer))
         self.engine: Engine = HfEngine(model, self.stopper, Sampling(**sampling.model_dump()))
         self.limits, self.batch_size, self.seed = limits, batch_size, seed
@@ -203,7 +204,8 @@ class SafeThink:
             close=self.thought.close_ids,
             refusal=self.thought.refusal_ids,
         )
-        return Row(prompt, self.thought.open_prompt(prompt), defenses.start(self.defense, task), sample, self.seed)
+        defense = self.thought.in_turns(defenses.start(self.defense, task))
+        return Row(prompt, self.thought.open_prompt(prompt), defense, sample, self.seed)
 
     def continue_from(self, branches: Iterable[Branch], seed: int | None = None) -> list[Result]:
         """Continue unguarded from the middle of traces: one injection each, no monitor, no resampling.
@@ -236,7 +238,8 @@ class SafeThink:
 
     def _branch_row(self, branch: Branch, seed: int) -> Row:
         injection = Task(separator=self.thought.separator_ids).injection(branch.prefix_ids)
-        defense = defenses.start(NoneConfig(), Task(start=branch.trace + injection))
+        unguarded = defenses.start(NoneConfig(), Task(start=branch.trace + injection))
+        defense = self.thought.in_turns(unguarded)
         prompt_ids = self.thought.open_prompt(branch.prompt)
         return Row(branch.prompt, prompt_ids, defense, branch.sample, stable_seed(seed, "branch", len(branch.trace)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from safethink.monitors import Monitor, ScoreRequest
+from safethink.families import Family
 from safethink.tokens import Tokens
 
 if TYPE_CHECKING:
+    from safethink.monitors import Monitor, ScoreRequest
     from safethink.result import Result
+    from safethink.thought import Thought
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text."""
@@ -78,13 +80,29 @@ def outcome(result: Result, decode: Decode) -> RenderableType:
     return Group(*parts)
 
 
-def inspection(result: Result, decode: Decode, readings: Sequence[Reading]) -> RenderableType:
-    """All there is to see: the prompt as the reasoner read it, the outcome, and what the monitor was fed."""
+def inspection(result: Result, thought: Thought, readings: Sequence[Reading]) -> RenderableType:
+    """All there is to see: the family, the prompt as the reasoner read it, the outcome, what the monitor was fed."""
+    decode = thought.decode
     legend = Text.assemble(
         "sampled by the reasoner  ", (f"{OPEN_MARK}injected by the defense{CLOSE_MARK}", INJECTED_STYLE)
     )
     prompt = Panel(Text(visible(decode(result.prompt_ids)), style="dim"), title="prompt", title_align="left")
-    return Group(legend, prompt, outcome(result, decode), fed(readings))
+    return Group(written_down(thought.family), legend, prompt, outcome(result, decode), fed(readings))
+
+
+def written_down(family: Family) -> RenderableType:
+    """How the reasoner writes its thinking down, and so where a prefix is injected."""
+    how = Table.grid(padding=(0, 2))
+    for what, tag in (("opens with", family.open_tag), ("closes with", family.close_tag)):
+        how.add_row(what, Text(_quoted(tag) if tag else "nothing of its own"))
+    ends = [_quoted(delimiter) for delimiter in family.step_delimiter]
+    ends += ["the end of a sentence"] * family.sentences + ["a question put to it"] * bool(family.stage_turns)
+    how.add_row("a step ends with", Text(" or ".join(ends)))
+    how.add_row("injects", Text(f"PREFIX{_quoted(family.prefix_separator)[1:-1]} after the last accepted step"))
+    if family.sampling is not None:
+        fields = asdict(family.sampling).items()
+        how.add_row("published sampling", Text(", ".join(f"{name} {value:g}" for name, value in fields)))
+    return Panel(how, title=f"family {family.name}", title_align="left")
 
 
 def coloured(tokens: Tokens, decode: Decode) -> Text:
@@ -126,6 +144,10 @@ def fed(readings: Sequence[Reading]) -> Table:
 def visible(text: str) -> str:
     """Control characters as pictures, so that what a model wrote cannot steer the terminal."""
     return text.translate(_PICTURES)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\n", "\\n") + '"'
 
 
 def _num_common(one: str, other: str) -> int:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch.nn import Module
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -19,9 +20,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from safethink.config import ReasonerConfig
+from safethink.config import ReasonerConfig, RunConfig, ThoughtConfig
 from safethink.errors import ConfigError, MissingFileError
 from safethink.testbed import locate
+from safethink.thought import Thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,21 @@ def _installed() -> Generator[None, None, None]:
     except ImportError as error:
         what = str(error).strip().splitlines()[0]
         raise ConfigError(f"device_map and quantization need the extra 'quantized': {what}") from error
+
+
+def thought_settings(config: RunConfig) -> ThoughtConfig:
+    """How the configured reasoner writes its thinking down, nothing left open; reads its tokenizer, not its weights.
+
+    Raises:
+        MissingFileError: if there is no such folder or hub repository.
+        ConfigError: if its family cannot be told.
+    """
+    path = locate(config.reasoner.path)
+    hub = {"revision": config.reasoner.revision, "trust_remote_code": config.reasoner.trust_remote_code}
+    with _found("model", path):
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+        model_type = AutoConfig.from_pretrained(path, **hub).model_type
+    return Thought(config.thought, tokenizer, model_type=model_type).settings
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -79,6 +80,22 @@ class ChatEncoder:
                 end = match.end()
         return ids + self.text(text[end:])
 
+    def parts(self, template: str) -> Iterator[int | str]:
+        """Split template text at its control tokens: their ids, and what stands between them as text."""
+        end = 0
+        for match in self._control_pattern.finditer(template):
+            if template[end : match.start()]:
+                yield template[end : match.start()]
+            yield self._control_ids[match[0].strip()]
+            end = match.end()
+        if template[end:]:
+            yield template[end:]
+
+    def template(self, text: str) -> tuple[int, ...]:
+        """Encode `text` as a template's own: control strings in it are control tokens."""
+        encoded = (((part,) if isinstance(part, int) else self.text(part)) for part in self.parts(text))
+        return tuple(chain.from_iterable(encoded))
+
     def chat(self, messages: Sequence[Message], **template_args: Any) -> EncodedChat:
         """Encode `messages` in the tokenizer's chat template.
 
@@ -120,12 +137,11 @@ class ChatEncoder:
             raise PromptError(f"the chat template refuses the turns [{roles}]: {error}") from error
 
     def _add_template(self, builder: _Builder, piece: str) -> None:
-        end = 0
-        for match in self._control_pattern.finditer(piece):
-            builder.add_text(piece[end : match.start()])
-            builder.add_control(self._control_ids[match[0].strip()])
-            end = match.end()
-        builder.add_text(piece[end:])
+        for part in self.parts(piece):
+            if isinstance(part, int):
+                builder.add_control(part)
+            else:
+                builder.add_text(part)
 
 
 class _Builder:

@@ -13,13 +13,13 @@ from typing import Final
 import numpy as np
 
 from optimize.testbed.stories import Fork, Story
-from safethink.config import ThoughtConfig
+from safethink import families
 from safethink.prompts import Prompt
 from safethink.testbed.oracle import drift_state, step_kinds
 
 Encode = Callable[[str], list[int]]
 
-PREFIX_SEPARATOR: Final = ThoughtConfig().prefix_separator
+PREFIX_SEPARATOR: Final = families.named("testbed").prefix_separator
 
 UNSAFE_WHEN_OVERT: Final = 0.98
 UNSAFE_WHEN_COVERT: Final = 0.35

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from safethink import families
 from safethink.config.section import Section
+from safethink.families import AUTO, Family
 
 
 class ReasonerConfig(Section):
@@ -36,17 +39,52 @@ class ReasonerConfig(Section):
 
 
 class ThoughtConfig(Section):
-    """Where thinking opens and closes, where a step ends."""
+    """How the thinking is written down: the family's way, unless said otherwise; None takes the family's."""
 
-    open_tag: str = "<think>"
-    """What opens the thinking."""
-    close_tag: str = "</think>"
-    """What closes it."""
-    step_delimiter: str = "\n\n"
-    """What ends a step; found on decoded text."""
-    prefix_separator: str = "\n"
+    family: str = AUTO
+    """Which family of reasoners; `auto` tells it from the chat template and the model's configuration."""
+    open_tag: str | None = None
+    """What opens the thinking; empty where nothing does."""
+    open_break: str | None = None
+    """What stands between an opener that is put there for the model and the first word."""
+    close_tag: str | None = None
+    """What closes it, as the model writes it; empty where only the last of `stage_turns` does."""
+    close_lead: str | None = None
+    """What stands before `close_tag` where a defense closes the thinking itself."""
+    message_breaks: tuple[str, ...] | None = None
+    """What stands between two messages of one thinking; no part of its text."""
+    answer_break: str | None = None
+    """What stands between the closed thinking and an answer that a defense writes."""
+    answer_tags: tuple[str, ...] | None = None
+    """What an answer may be wrapped in; no part of its text."""
+    step_delimiter: str | tuple[str, ...] | None = None
+    """What ends a step, one or any of several; found on decoded text."""
+    sentences: bool | None = None
+    """Whether the end of a sentence ends a step as well."""
+    stage_turns: tuple[str, ...] | None = None
+    """What the user says in each turn of a reasoner that thinks over several; the first is put behind the prompt, the
+    last asks for the answer."""
+    prefix_separator: str | None = None
     """Injected right behind a prefix, so that it stands on a line of its own and is not the opening of a step that the
     reasoner would complete; empty for nothing."""
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return name if name == AUTO else families.named(name).name
+
+    def applied_to(self, family: Family) -> Family:
+        """A family's way of writing, with what is said otherwise here."""
+        changes = {name: value for name, value in self if name != "family" and value is not None}
+        if isinstance(self.step_delimiter, str):
+            changes["step_delimiter"] = (self.step_delimiter,)
+        return replace(family, **changes)
+
+    @classmethod
+    def complete(cls, family: Family) -> ThoughtConfig:
+        """A configuration that leaves nothing to the family."""
+        values = {name: getattr(family, name) for name in cls.model_fields if name != "family"}
+        return cls(family=family.name, **values)
 
 
 class LimitsConfig(Section):

@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
+from typing import Final
 
+from safethink import stages
 from safethink.defenses.effects import StopReason, Until
 from safethink.thought import Thought
 from safethink.tokens import Tokens
+
+_SENTENCE_END: Final = re.compile(r"[.!?][\"')\]]*\s|[。！？]")
+_LOOK_BACK: Final = 32
+"""How many tokens before a text may begin what closes the thinking in it."""
 
 
 class Stopper:
     """Decides, token by token, whether an extension ends.
 
     A delimiter fused into a token ends the step with that token. Blank text is no step: a delimiter counts only after
-    something else. A closing tag that is a token of its own is recognised by its id alone, so that the same characters
-    spelled out stay text.
+    something else. What closes the thinking with control tokens is recognised by their ids alone, so that the same
+    characters spelled out stay text.
     """
 
     def __init__(self, thought: Thought, eos_ids: Collection[int]) -> None:
         """Take the tags from `thought`; `eos_ids` end a turn."""
         self._thought = thought
-        self._delimiter = thought.config.step_delimiter
-        self._close_id = thought.close_ids[0] if len(thought.close_ids) == 1 else None
-        self._spelled_tag = thought.config.close_tag if self._close_id is None else None
+        self._delimiters = thought.family.step_delimiter
+        self._sentences = thought.family.sentences
+        self._closer = thought.closer
+        self._closing_id = self._closer.parts[-1] if self._closer.is_control else None
         self._eos_ids = frozenset(eos_ids)
-        self._last_characters = {tag[-1] for tag in (self._delimiter, self._spelled_tag) if tag}
+        spelled = (self._closer.text,) if self._closer.is_spelled else ()
+        self._last_characters = {tag[-1] for tag in (*self._delimiters, *spelled) if tag}
         self._may_complete: dict[int, bool] = {}
 
-    def reason(self, ids: Sequence[int], until: Until) -> StopReason | None:
+    def reason(self, ids: Sequence[int], until: Until, before: Sequence[int] = ()) -> StopReason | None:
         """Say why the last of `ids` ends the extension, or None.
 
         Args:
             ids: the tokens since the text began that a delimiter may complete; at least one.
             until: what the extension asks for.
+            before: tokens in front of them, where a closing tag of several tokens may have begun.
         """
         last = ids[-1]
         if last in self._eos_ids:
             return "end"
         if until is Until.ANSWER:
             return None
-        if last == self._close_id:
+        if self._closing_id is not None and last == self._closing_id and self._closes(ids, before):
             return "thought"
         # Decoding is the slow part, and few tokens can end anything.
         if not self._ends_a_tag(last):
             return None
-        text = self._thought.decode(ids).lstrip()
-        if self._spelled_tag is not None and self._spelled_tag in text:
+        if self._closer.is_spelled and self._closes(ids, before):
             return "thought"
-        return "step" if until is Until.STEP and self._delimiter in text else None
+        return "step" if until is Until.STEP and self._ends_a_step(ids) else None
 
     def step_starts(self, trace: Tokens, max_step_tokens: int, first: int = 0) -> tuple[int, ...]:
         """Find where each step of a finished trace begins; tokens injected before a step belong to it.
@@ -61,17 +70,29 @@ class Stopper:
         for end in range(first + 1, len(trace) + 1):
             if trace.forced[end - 1]:
                 text_start = end
-            elif self.reason(trace.ids[text_start:end], Until.STEP) or end - text_start == max_step_tokens:
-                starts.append(end)
+                continue
+            reason = self.reason(trace.ids[text_start:end], Until.STEP, trace.ids[:text_start])
+            if reason or end - text_start == max_step_tokens:
+                # The question that follows a turn of the reasoner belongs to the step that ended it.
+                starts.append(end + stages.turn_length(trace, end, self._thought.turns))
                 text_start = end
         return tuple(start for start in starts if start < len(trace)) or (first,)
+
+    def _closes(self, ids: Sequence[int], before: Sequence[int]) -> bool:
+        near = before[-_LOOK_BACK:]
+        return self._closer.ends((*near, *ids), len(near))
+
+    def _ends_a_step(self, ids: Sequence[int]) -> bool:
+        text = self._thought.decode(ids).lstrip()
+        by_sentence = self._sentences and _SENTENCE_END.search(text) is not None
+        return by_sentence or any(delimiter in text for delimiter in self._delimiters)
 
     def _ends_a_tag(self, token_id: int) -> bool:
         known = self._may_complete.get(token_id)
         if known is None:
             piece = self._thought.decode([token_id])
             # A piece of a character decodes to U+FFFD, and some decoders swallow blanks at the edges.
-            doubtful = "\ufffd" in piece or " " in self._last_characters
+            doubtful = self._sentences or "\ufffd" in piece or " " in self._last_characters
             known = doubtful or any(character in piece for character in self._last_characters)
             self._may_complete[token_id] = known
         return known

@@ -140,7 +140,7 @@ class Execution:
             yield JobRow(
                 prompt=job.prompt,
                 prompt_ids=prompt_ids,
-                defense=defenses.start(job.defense, task),
+                defense=thought.in_turns(defenses.start(job.defense, task)),
                 sample=job.key.sample,
                 seed=stable_seed(self.config.run.seed, *branch),
                 job=job,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from safethink import benchmarks, prefix
+from safethink import benchmarks, loading, prefix
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, SafeThinkConfig, SteeringConfig
 from safethink.errors import ConfigError
@@ -68,6 +68,7 @@ def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shar
     loaded = tuple(benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks)
     world = predicted.make_world(config)
     artifact = prefix.load(config.prefix)
+    config = _complete(config, reasoner)
     folder.claim(out, config)
     reasoner = reasoner or Reasoner.load(config)
     folder.claim_models(out, reasoner.models)
@@ -90,6 +91,12 @@ def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shar
             learned_sha256=artifact.learned_hash(),
         ),
     )
+
+
+def _complete(config: EvalConfig, reasoner: Reasoner | None) -> EvalConfig:
+    """The configuration with nothing left to the reasoner's family; it is asked for before the weights are loaded."""
+    thought = loading.thought_settings(config.run) if reasoner is None else reasoner.thought.settings
+    return config.model_copy(update={"run": config.run.model_copy(update={"thought": thought})})
 
 
 def run(

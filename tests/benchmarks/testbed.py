@@ -94,11 +94,10 @@ def arena(reasoner: SafeThink, contexts: ContextSet, config: SelectionConfig) ->
 
 def vocabulary(reasoner: SafeThink, contexts: ContextSet) -> Vocabulary:
     """What a prefix may be made of, and how the states end that it must fit."""
-    thought = reasoner.thought.config
-    banned = (thought.open_tag, thought.close_tag, thought.step_delimiter)
+    banned = reasoner.thought.banned_texts
     allowed = allowed_ids(reasoner.tokenizer, reasoner.model, banned)
     endings = tails(reasoner.tokenizer, [context.ids for context in contexts.unsafe + contexts.harmless])
-    return Vocabulary(reasoner.tokenizer, allowed, endings, banned, reasoner.thought.config.prefix_separator)
+    return Vocabulary(reasoner.tokenizer, allowed, endings, banned, reasoner.thought.family.prefix_separator)
 
 
 def random_prefixes(words: Vocabulary, count: int, length: int, seed: int) -> list[Ids]:

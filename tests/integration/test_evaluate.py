@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from safethink import SafeThink, prefix
+from safethink import SafeThink, families, prefix
 from safethink.config import EvalConfig, OracleMonitorConfig
 from safethink.defenses.effects import Extension
 from safethink.engines import ExtendRequest
@@ -165,6 +165,14 @@ def test_the_contexts_are_the_same_for_every_row(finished: tuple[Path, Summary])
         before = injected[0] if injected else None
         assert bool(injected) == (record.row != jobs.NOTHING)
         assert record.trace_ids[:before] == nothing[record.key[2:]].trace_ids[:before] or before is None
+
+
+def test_a_run_says_in_full_how_the_reasoner_writes_its_thinking_down(finished: tuple[Path, Summary]) -> None:
+    out, _ = finished
+    said = folder.read_config(out).run.thought
+    assert shipped(32).run.thought.family == families.AUTO
+    assert said == planted.reasoner(PHRASES).thought.settings
+    assert None not in said.model_dump().values()
 
 
 def test_a_dry_run_counts_what_a_run_records(finished: tuple[Path, Summary]) -> None:

@@ -100,7 +100,7 @@ def test_the_server_continues_the_tokens_as_the_engine_the_rows(rows, extended, 
     for prompt in PROMPTS:
         opened = rows.thought.open_prompt(Prompt.from_text(prompt))
         expected = continued(rows, opened + rows.prefix.token_ids[0] + separator)
-        text = rows.tokenizer.decode(list(opened)) + artifact.prefixes[0].text + rows.thought.config.prefix_separator
+        text = rows.tokenizer.decode(list(opened)) + artifact.prefixes[0].text + rows.thought.family.prefix_separator
         body = {"model": str(extended), "prompt": text, "max_tokens": NUM_TOKENS}
         answer = httpx.post(f"{server}/v1/completions", json=body, timeout=60)
         answer.raise_for_status()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import StringIO
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from safethink import families
 from safethink.inspection import (
     CLOSE_MARK,
     INJECTED_STYLE,
@@ -18,6 +20,7 @@ from safethink.inspection import (
     coloured,
     fed,
     visible,
+    written_down,
 )
 from safethink.monitors import ScoreRequest
 from safethink.monitors.constant import ConstantMonitor
@@ -67,3 +70,21 @@ def test_readings_are_shown_by_what_is_new_in_them() -> None:
     assert "-0.70" in said
     assert said.count("first step.") == 1
     assert "13 characters" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        (
+            "gpt-oss",
+            ["family gpt-oss", '"<|channel|>analysis<|message|>"', '"<|channel|>final<|message|>"'],
+        ),
+        ("llamav-o1", ["nothing of its own", "a question put to it", "PREFIX\\n after the last accepted step"]),
+        ("llava-cot", ['"\\n\\n" or "</SUMMARY>" or "</CAPTION>" or "</REASONING>"', "top_p 0.9"]),
+    ],
+)
+def test_the_family_and_the_place_of_injection_are_shown(name: str, parts: list[str]) -> None:
+    console = Console(file=StringIO(), width=120)
+    console.print(written_down(families.named(name)))
+    assert isinstance(console.file, StringIO)
+    assert [part for part in parts if part not in console.file.getvalue()] == []

@@ -16,9 +16,9 @@ from optimize.contexts import folder
 from optimize.naming import portable
 from optimize.plan import plan
 from optimize.selection import Arena
+from safethink import families, yaml_config
 from safethink import prefix as prefixes
-from safethink import yaml_config
-from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig
+from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig, ThoughtConfig
 from safethink.errors import ConfigError, PromptError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.prefix import PrefixArtifact
@@ -125,6 +125,11 @@ def test_an_artifact_knows_no_path_of_this_machine(run_folder, tmp_path):
     assert artifact.config["search"]["init"] == "begun"
     for path in (tmp_path / "run" / "artifact").iterdir():
         assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_an_artifact_says_in_full_how_its_reasoner_writes_its_thinking_down(run_folder):
+    said = prefixes.load(str(run_folder / "artifact")).config["run"]["thought"]
+    assert ThoughtConfig.model_validate(said) == ThoughtConfig.complete(families.named("qwen3-thinking-2507"))
 
 
 def test_models_and_files_are_named_without_the_way_to_them(tmp_path):

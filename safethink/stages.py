@@ -1,0 +1,83 @@
+"""Reasoners whose thinking is more than one stretch of text; a defense need not know.
+
+Some think over several turns of a chat, such as LlamaV-o1 (arXiv 2501.06186). Where such a reasoner ends a turn, its
+thinking is not over: the next question is put to it. The questions are the template's, not the model's and not the
+attacker's, so they stand in the trace as injected tokens. To a defense a turn ends a step, and the last question closes
+the thinking.
+
+Some think in several messages, such as gpt-oss. A step that was cut in the header of one goes on to where the message
+is open, so that nothing is ever injected between two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from safethink.defenses.effects import Defense, Extend, Extension, Until
+from safethink.defenses.moves import Move, extend
+from safethink.tokens import Tokens
+
+Turns = Sequence[tuple[int, ...]]
+"""What follows each turn of the reasoner, see `Thought.turns`."""
+Between = Callable[[tuple[int, ...]], bool]
+"""Whether a trace ends between two messages."""
+
+
+def in_turns(defense: Defense, turns: Turns, between: Between) -> Defense:
+    """Run `defense` on a reasoner that thinks over several turns or messages.
+
+    Args:
+        defense: one that has not begun.
+        turns: what follows each turn of the reasoner; empty for one that thinks in one turn.
+        between: whether a trace ends between two messages.
+    """
+    answer = None
+    while True:
+        try:
+            # A generator that has not begun takes None, and nothing else.
+            effect = next(defense) if answer is None else defense.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        if isinstance(effect, Extend) and effect.until is not Until.ANSWER:
+            answer = yield from _extend(effect, turns, between)
+        else:
+            answer = yield effect
+
+
+def turn_length(trace: Tokens, place: int, turns: Turns) -> int:
+    """How many tokens of a question stand in `trace` from `place` on; 0 where none does."""
+    asked = (turn[shared:] for turn in turns for shared in (0, 1))
+    return next((len(turn) for turn in asked if _stands(turn, trace, place)), 0)
+
+
+def _extend(effect: Extend, turns: Turns, between: Between) -> Move[Extension]:
+    """Do what `effect` asks for, over as many turns and messages as that takes."""
+    new = Tokens()
+    while True:
+        extension = yield from extend(effect.trace + new, effect.until)
+        new += extension.tokens
+        if extension.stop == "step" and between((effect.trace + new).ids):
+            continue
+        if extension.stop != "end" or not turns:
+            return Extension(new, extension.stop)
+        num_asked = _num_asked(effect.trace + new, turns)
+        turn = turns[num_asked]
+        # The model has written the end of its turn itself.
+        new += Tokens.injected(turn[new.ids[-1] == turn[0] :])
+        if num_asked + 1 == len(turns):
+            return Extension(new, "thought")
+        if effect.until is Until.STEP:
+            return Extension(new, "step")
+
+
+def _num_asked(trace: Tokens, turns: Turns) -> int:
+    """How many of the questions stand in a trace."""
+    num_asked = 0
+    for place in range(len(trace)):
+        num_asked += num_asked < len(turns) - 1 and _stands(turns[num_asked][1:], trace, place)
+    return num_asked
+
+
+def _stands(injected: tuple[int, ...], trace: Tokens, place: int) -> bool:
+    stop = place + len(injected)
+    return trace.ids[place:stop] == injected and all(trace.forced[place:stop])

@@ -1,0 +1,84 @@
+"""Delimiters as a tokenizer reads them: control tokens by their ids, what stands between them as text.
+
+A delimiter that begins and ends with control tokens is known by these ids alone, so that the same characters spelled
+out stay text. Any other is spelled in ordinary tokens, which a sampler may cut in many ways, and is found in the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from safethink.templating import ChatEncoder
+
+Decode = Callable[[Sequence[int]], str]
+"""Token ids to text, control tokens spelled out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """One delimiter.
+
+    Attributes:
+        text: how it is written; empty for one that never occurs.
+        parts: what it is made of: ids of control tokens, and text.
+        decode: reads the tokenizer's ids.
+    """
+
+    text: str
+    parts: tuple[int | str, ...]
+    decode: Decode
+
+    @classmethod
+    def of(cls, text: str, encoder: ChatEncoder, decode: Decode) -> Tag:
+        """The delimiter that is written `text`, as `encoder`'s tokenizer reads it."""
+        return cls(text, tuple(encoder.parts(text)), decode)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it begins and ends with control tokens."""
+        return bool(self.parts) and isinstance(self.parts[0], int) and isinstance(self.parts[-1], int)
+
+    @property
+    def is_spelled(self) -> bool:
+        """Whether it is found in the text."""
+        return bool(self.parts) and not self.is_control
+
+    def find(self, ids: Sequence[int]) -> range | None:
+        """Where among `ids` this control delimiter first stands; None for nowhere."""
+        first, last = self.parts[0], self.parts[-1]
+        if first not in ids or last not in ids:
+            return None
+        places = (place for place, token in enumerate(ids) if token == first)
+        return next((found for place in places if (found := self._at(ids, place)) is not None), None)
+
+    def ends(self, ids: Sequence[int], start: int = 0) -> bool:
+        """Whether the last of `ids` completes it.
+
+        Args:
+            ids: token ids; at least one.
+            start: where those begin that it must not lie before; it may begin there.
+        """
+        if self.is_control:
+            if ids[-1] != self.parts[-1]:
+                return False
+            places = (place for place in reversed(range(len(ids))) if ids[place] == self.parts[0])
+            found = self._at(ids, next(places, len(ids)))
+            return found is not None and found.stop == len(ids)
+        return bool(self.text) and self.decode(ids).count(self.text) > self.decode(ids[:start]).count(self.text)
+
+    def _at(self, ids: Sequence[int], place: int) -> range | None:
+        """Where it stands if it begins at `place`."""
+        end = place
+        for index, part in enumerate(self.parts):
+            if isinstance(part, str):
+                following, begin = self.parts[index + 1], end
+                while end < len(ids) and ids[end] != following:
+                    end += 1
+                if self.decode(ids[begin:end]).strip() != part.strip():
+                    return None
+            elif end < len(ids) and ids[end] == part:
+                end += 1
+            else:
+                return None
+        return range(place, end)
