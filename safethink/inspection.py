@@ -104,9 +104,11 @@ def interventions(result: Result) -> Table:
     """One line per intervention."""
     table = Table("step", "score before", "score after", "resamples", "prefix", "outcome", title="interventions")
     for note in result.interventions:
+        step = str(note.step) if note.where == "trace" else f"{note.step} of the answer"
         after = "-" if note.score_after is None else f"{note.score_after:+.2f}"
         prefix = Text("-") if note.prefix is None else Text(result.prefixes[note.prefix], style=INJECTED_STYLE)
-        table.add_row(str(note.step), f"{note.score_before:+.2f}", after, str(note.resamples), prefix, note.outcome)
+        outcome = f"{note.outcome} (-{note.dropped_steps})" if note.dropped_steps else note.outcome
+        table.add_row(step, f"{note.score_before:+.2f}", after, str(note.resamples), prefix, outcome)
     return table
 
 

@@ -46,6 +46,11 @@ class Thought:
         return self._tag(self.config.close_tag)
 
     @cached_property
+    def open_ids(self) -> tuple[int, ...]:
+        """What opens the thinking."""
+        return self._tag(self.config.open_tag)
+
+    @cached_property
     def separator_ids(self) -> tuple[int, ...]:
         """What is injected right behind a prefix."""
         return self.encoder.text(self.config.prefix_separator)
@@ -94,6 +99,25 @@ class Thought:
         """A trace as it stands, injected tokens included, without the closing tag."""
         return self._thinking(tokens.ids)
 
+    def monitored(self, trace: Tokens, answer: Tokens, with_injected: bool = False) -> str:
+        """What monitors read of an output: the trace, and behind a blank line what there is of the answer.
+
+        Args:
+            trace: the trace.
+            answer: what there is of the answer; its tags, where the reasoner thinks in it again, are left out.
+            with_injected: whether injected tokens are read too.
+        """
+        thinking = self.full_trace_text(trace) if with_injected else self.trace_text(trace)
+        if not len(answer):
+            return thinking
+        ids = answer.ids if with_injected else answer.own()
+        text = self._untagged(ids).lstrip()
+        return f"{thinking.rstrip()}\n\n{text}" if thinking.strip() else text
+
+    def longest_step(self, max_step_tokens: int) -> int:
+        """How many tokens a step may have, where the limits grant `max_step_tokens`."""
+        return min(max_step_tokens, self.config.step_tokens or max_step_tokens)
+
     def answer_text(self, tokens: Tokens) -> str:
         """An answer, a defense's refusal included, without control tokens and surrounding blanks."""
         return self.decode(tokens.ids, plain=True).strip()
@@ -115,6 +139,15 @@ class Thought:
         text = self.decode(ids, plain=True)
         before, tag, _ = text.rpartition(self.config.close_tag)
         return before if tag else text
+
+    def _untagged(self, ids: Sequence[int]) -> str:
+        """Text without tags; a tag that is a token of its own is recognised by its id alone."""
+        tags = [(self.open_ids, self.config.open_tag), (self.close_ids, self.config.close_tag)]
+        single = {tag_ids[0] for tag_ids, _ in tags if len(tag_ids) == 1}
+        text = self.decode([each for each in ids if each not in single], plain=True)
+        for tag_ids, tag in tags:
+            text = text if len(tag_ids) == 1 else text.replace(tag, "")
+        return text
 
     def _tag(self, tag: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(tag, add_special_tokens=False))

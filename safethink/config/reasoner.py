@@ -35,6 +35,9 @@ class ThoughtConfig(Section):
     """What closes it."""
     step_delimiter: str = "\n\n"
     """What ends a step; found on decoded text."""
+    step_tokens: int | None = Field(default=None, ge=1)
+    """Where given, a step is this many tokens, whatever delimiters stand in it; the words between two scores are then
+    equally many for every model, as in CARE (arXiv 2509.06982)."""
     prefix_separator: str = "\n"
     """Injected right behind a prefix, so that it stands on a line of its own and is not the opening of a step that the
     reasoner would complete; empty for nothing."""

@@ -14,7 +14,7 @@ class Stopper:
 
     A delimiter fused into a token ends the step with that token. Blank text is no step: a delimiter counts only after
     something else. A closing tag that is a token of its own is recognised by its id alone, so that the same characters
-    spelled out stay text.
+    spelled out stay text. An opening tag in the answer ends an extension too: the reasoner thinks again behind it.
     """
 
     def __init__(self, thought: Thought, eos_ids: Collection[int]) -> None:
@@ -23,8 +23,11 @@ class Stopper:
         self._delimiter = thought.config.step_delimiter
         self._close_id = thought.close_ids[0] if len(thought.close_ids) == 1 else None
         self._spelled_tag = thought.config.close_tag if self._close_id is None else None
+        self._open_id = thought.open_ids[0] if len(thought.open_ids) == 1 else None
+        self._spelled_opening = thought.config.open_tag if self._open_id is None else None
+        self._counts_tokens = thought.config.step_tokens is not None
         self._eos_ids = frozenset(eos_ids)
-        self._last_characters = {tag[-1] for tag in (self._delimiter, self._spelled_tag) if tag}
+        self._last_characters = {tag[-1] for tag in (self._delimiter, self._spelled_tag, self._spelled_opening) if tag}
         self._may_complete: dict[int, bool] = {}
 
     def reason(self, ids: Sequence[int], until: Until) -> StopReason | None:
@@ -37,26 +40,28 @@ class Stopper:
         last = ids[-1]
         if last in self._eos_ids:
             return "end"
-        if until is Until.ANSWER:
-            return None
-        if last == self._close_id:
-            return "thought"
+        answering = until in (Until.ANSWER, Until.ANSWER_STEP)
+        tag_id, tag = (self._open_id, self._spelled_opening) if answering else (self._close_id, self._spelled_tag)
+        if last == tag_id:
+            return "reopened" if answering else "thought"
+        by_step = until in (Until.STEP, Until.ANSWER_STEP) and not self._counts_tokens
         # Decoding is the slow part, and few tokens can end anything.
-        if not self._ends_a_tag(last):
+        if not (by_step or tag) or not self._ends_a_tag(last):
             return None
         text = self._thought.decode(ids).lstrip()
-        if self._spelled_tag is not None and self._spelled_tag in text:
-            return "thought"
-        return "step" if until is Until.STEP and self._delimiter in text else None
+        if tag is not None and tag in text:
+            return "reopened" if answering else "thought"
+        return "step" if by_step and self._delimiter in text else None
 
     def step_starts(self, trace: Tokens, max_step_tokens: int, first: int = 0) -> tuple[int, ...]:
         """Find where each step of a finished trace begins; tokens injected before a step belong to it.
 
         Args:
             trace: the trace.
-            max_step_tokens: where a step without a delimiter was cut.
+            max_step_tokens: where a step without a delimiter was cut, unless the thought counts fewer.
             first: number of tokens that stood there before the first step.
         """
+        max_step_tokens = self._thought.longest_step(max_step_tokens)
         starts, text_start = [first], first
         for end in range(first + 1, len(trace) + 1):
             if trace.forced[end - 1]:

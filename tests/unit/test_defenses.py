@@ -16,7 +16,7 @@ from safethink.config import (
     SafeThinkConfig,
 )
 from safethink.defenses import start
-from safethink.defenses.effects import Effect, Extend, Extension, Score, StopReason, Task, Until, Verdict
+from safethink.defenses.effects import Accept, Effect, Extend, Extension, Score, StopReason, Task, Until, Verdict
 from safethink.tokens import Tokens
 
 PREFIX, SECOND = (90, 91), (95,)
@@ -32,6 +32,7 @@ class Script:
         self.scores = deque(scores)
         self.num_steps = num_steps
         self.effects: list[Effect] = []
+        self.accepted: list[Accept] = []
         self.next_token = 10
 
     def play(self, config: DefenseConfig, task: Task = TASK) -> Verdict:
@@ -39,9 +40,13 @@ class Script:
         result: Extension | float | None = None
         while True:
             try:
-                effect = next(defense) if result is None else defense.send(result)
+                effect = defense.send(result)
             except StopIteration as stop:
                 return stop.value
+            if isinstance(effect, Accept):
+                self.accepted.append(effect)
+                result = None
+                continue
             self.effects.append(effect)
             result = self.scores.popleft() if isinstance(effect, Score) else self._extend(effect)
 
