@@ -17,7 +17,6 @@ from safethink.config import (
     GuardRefuseConfig,
     LimitsConfig,
     NoneConfig,
-    ResampleOnlyConfig,
     SafeThinkConfig,
     ThoughtConfig,
 )
@@ -30,15 +29,13 @@ from safethink.tokens import Tokens
 from tests.unit import chat_reasoner
 
 TOKENIZER = chat_reasoner.tokenizer()
-LIMITS = LimitsConfig(max_step_tokens=8, max_trace_tokens=40, max_answer_tokens=16)
-PROMPTS = [Prompt.from_text(f"Add {i} and 4. " + "zz " * (i % 5), id=f"p{i}") for i in range(6)]
+LIMITS = LimitsConfig(max_step_tokens=8, max_trace_tokens=24, max_answer_tokens=10)
+PROMPTS = [Prompt.from_text(f"Add {i} and 4. " + "zz " * (i % 5), id=f"p{i}") for i in (0, 1, 5)]
 DEFENSES: tuple[DefenseConfig, ...] = (
     NoneConfig(),
     AlwaysConfig(),
     GuardRefuseConfig(threshold=-0.9),
     GuardRefuseConfig(threshold=-0.5, monitor_answer=True),
-    ResampleOnlyConfig(),
-    SafeThinkConfig(),
     SafeThinkConfig(keep_prefix=True, max_steered_steps=9),
     SafeThinkConfig(fallback="refuse", max_resamples=1),
     SafeThinkConfig(fallback="rollback", max_resamples=1, max_steered_steps=9),
@@ -63,7 +60,7 @@ def build(thought: ThoughtConfig) -> SafeThink:
     return SafeThink(chatty_model(), TOKENIZER, monitor=fickle, limits=LIMITS, thought=thought)
 
 
-@pytest.fixture(scope="module", params=[None, 1, 3], ids=lambda size: f"step_tokens={size}")
+@pytest.fixture(scope="module", params=[None, 1], ids=lambda size: f"step_tokens={size}")
 def guarded(request: pytest.FixtureRequest) -> SafeThink:
     """Steps of one token cut characters in the middle."""
     return build(ThoughtConfig(step_tokens=request.param))
