@@ -80,13 +80,14 @@ class Testbed:
 
 def generate(argv: Sequence[str]) -> None:
     """`safethink generate`."""
-    from safethink.inspection import outcome
-    from safethink.live import play
-
     flags, config = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
+    from safethink.inspection import outcome
+
     guarded = _guarded(config)
     terminal = console()
     if terminal.is_terminal and not flags.json:
+        from safethink.live import play
+
         play(guarded.stream(flags.prompt), terminal)
         return
     result = guarded(flags.prompt)
@@ -95,9 +96,9 @@ def generate(argv: Sequence[str]) -> None:
 
 def inspect(argv: Sequence[str]) -> None:
     """`safethink inspect`."""
+    flags, config = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
     from safethink.inspection import RecordingMonitor, inspection
 
-    flags, config = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
     guarded = _guarded(config)
     recorder = None if guarded.monitor is None else RecordingMonitor(guarded.monitor)
     guarded.monitor = recorder
