@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from typing import TypedDict, Unpack, overload
@@ -192,7 +192,7 @@ class SafeThink:
         for finished in self._run(self.row(prompt, sample) for prompt, sample in jobs):
             yield self._result(finished)
 
-    def stream(self, prompt: str | Prompt, sample: int = 0) -> Iterator[Event]:
+    def stream(self, prompt: str | Prompt, sample: int = 0) -> Generator[Event, None, None]:
         """Think and answer, guarded, and show what is accepted as soon as it is; see `Event`.
 
         Nothing is ever shown that was not accepted, or that may still be taken back. The result is that of a call.

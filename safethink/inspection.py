@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from safethink.monitors import Monitor, ScoreRequest
+from safethink.monitors import Monitor, ScoreRequest, tokens_read
 from safethink.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class RecordingMonitor:
     def release(self, row: int) -> None:
         """Forget what was cached for `row`; the readings stay."""
         self._monitor.release(row)
+
+    def tokens_read(self, row: int) -> int | None:
+        """What the monitor says."""
+        return tokens_read(self._monitor, row)
 
 
 def outcome(result: Result, decode: Decode) -> RenderableType:

@@ -36,7 +36,8 @@ class SteeringConfig(DefenseSection):
     monitor_answer: bool = False
     """Whether the answer too is generated step by step, scored behind the trace, and steered or refused. It is without
     this too where the reasoner thinks outside its tags: it closed its thinking with nothing in it, or opens it again in
-    the answer."""
+    the answer. The fallback `refuse` suits it: a prefix in an answer leads back into thinking, and so reads a try that
+    is kept."""
 
 
 class GuardRefuseConfig(SteeringConfig):

@@ -63,8 +63,11 @@ def layer_read_by(monitor: Monitor | None) -> int | None:
 class CountingMonitor(Monitor, Protocol):
     """A monitor that says how much it reads."""
 
-    def tokens_read(self, row: int) -> int:
-        """Tokens that it had to read for the last score of `row`, padding left out: what was cached is not read."""
+    def tokens_read(self, row: int) -> int | None:
+        """Tokens that it had to read for the last score of `row`, padding left out: what was cached is not read.
+
+        None where it cannot say after all, as when it stands before a monitor that does not.
+        """
         ...
 
 

@@ -54,7 +54,7 @@ class ScriptedEngine:
         word = THOUGHT.encoder.text("xyz"[stable_seed(request.seed, *request.ids) % 3])
         step = word + THOUGHT.encoder.text(".\n\n")
         last = TOKENIZER.decode(list(request.ids)).count("\n\n") >= self.num_steps - 1
-        num_answered = TOKENIZER.decode(list(request.ids)).rpartition("</think>")[2].count("\n\n")
+        num_answered = chat_reasoner.decode(request.ids).rpartition("</think>")[2].count("\n\n")
         ids, stop = {
             Until.ANSWER_STEP: ((*word, END), "end") if num_answered else (step, "step"),
             Until.STEP: ((*word, CLOSE), "thought") if last else (step, "step"),

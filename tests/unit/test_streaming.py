@@ -21,6 +21,7 @@ from safethink.config import (
     ThoughtConfig,
 )
 from safethink.defenses.effects import Accept
+from safethink.engines.hf import HfEngine
 from safethink.errors import MonitorError, PromptError
 from safethink.live import play
 from safethink.streaming import Transcript
@@ -102,6 +103,7 @@ def test_it_comes_in_pieces_and_before_the_end(guarded: SafeThink) -> None:
 
 
 def test_who_stops_reading_stops_the_reasoner(guarded: SafeThink) -> None:
+    assert isinstance(guarded.engine, HfEngine)
     before = guarded.engine.stats.sampled
     events = guarded.stream(PROMPTS[0])
     next(events)
