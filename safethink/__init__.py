@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from safethink.prompts import Prompt as Prompt
     from safethink.result import Branch as Branch
     from safethink.result import Result as Result
+    from safethink.streaming import Event as Event
 
 _HOMES = {
     "Branch": "safethink.result",
+    "Event": "safethink.streaming",
     "Message": "safethink.prompts",
     "PrefixArtifact": "safethink.prefix",
     "Prompt": "safethink.prompts",
@@ -27,7 +29,7 @@ _HOMES = {
     "SafeThinkError": "safethink.errors",
 }
 
-__all__ = ["Branch", "Message", "PrefixArtifact", "Prompt", "Result", "SafeThink", "SafeThinkError"]
+__all__ = ["Branch", "Event", "Message", "PrefixArtifact", "Prompt", "Result", "SafeThink", "SafeThinkError"]
 
 
 def __getattr__(name: str) -> object:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from safethink import extras
-from safethink.commandline import Command, Program, parse, parse_with_config, quiet_libraries, show
+from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries, show
 from safethink.commands.prefix import PREFIX
 from safethink.config import EvalConfig, RunConfig
 
@@ -34,7 +34,10 @@ CONFIG is a YAML file or the name of a shipped one; each of its keys is also a f
 
 @dataclass(frozen=True)
 class Generate:
-    """Think and answer, guarded: prints the trace, what was injected, the interventions and the answer."""
+    """Think and answer, guarded: prints the trace, what was injected, the interventions and the answer.
+
+    On a terminal it prints what is accepted as it comes.
+    """
 
     prompt: tyro.conf.Positional[str]
     """What to ask."""
@@ -77,19 +80,26 @@ class Testbed:
 
 def generate(argv: Sequence[str]) -> None:
     """`safethink generate`."""
+    flags, config = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
     from safethink.inspection import outcome
 
-    flags, config = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
     guarded = _guarded(config)
+    terminal = console()
+    if terminal.is_terminal and not flags.json:
+        from safethink.live import play
+
+        play(guarded.stream(flags.prompt), terminal)
+        return
     result = guarded(flags.prompt)
     show(flags.json, result.to_json, lambda: outcome(result, guarded.thought.decode))
 
 
 def inspect(argv: Sequence[str]) -> None:
     """`safethink inspect`."""
-    from safethink.inspection import RecordingMonitor, inspection
-
     flags, config = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
+    from safethink.inspection import inspection
+    from safethink.monitors.recording import RecordingMonitor
+
     guarded = _guarded(config)
     recorder = None if guarded.monitor is None else RecordingMonitor(guarded.monitor)
     guarded.monitor = recorder

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from copy import copy
 from typing import TypedDict, Unpack, overload
 
@@ -30,8 +31,9 @@ from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt, refuse_duplicates
 from safethink.result import Branch, Result
-from safethink.scheduler import Finished, Row
+from safethink.scheduler import Accepted, Finished, Row
 from safethink.seeds import stable_seed
+from safethink.streaming import Event, Transcript
 from safethink.thought import Thought
 
 DEFAULT = RunConfig(reasoner=ReasonerConfig(path=""))
@@ -186,13 +188,37 @@ class SafeThink:
         jobs = [(prompt, sample) for prompt in named for sample in range(samples)]
         return self._ordered([self.row(prompt, sample) for prompt, sample in jobs])
 
-    def stream(self, jobs: Iterable[tuple[Prompt, int]]) -> Iterator[Result]:
+    def as_finished(self, jobs: Iterable[tuple[Prompt, int]]) -> Iterator[Result]:
         """Run (prompt, sample) pairs and yield results as they finish, in no particular order."""
         for finished in self._run(self.row(prompt, sample) for prompt, sample in jobs):
             yield self._result(finished)
 
-    def row(self, prompt: Prompt, sample: int = 0) -> Row:
+    def stream(self, prompt: str | Prompt, sample: int = 0) -> Generator[Event, None, None]:
+        """Think and answer, guarded, and show what is accepted as soon as it is; see `Event`.
+
+        Nothing is ever shown that was not accepted, or that may still be taken back. The result is that of a call.
+        Whoever stops reading stops the reasoner.
+
+        Raises:
+            PromptError: if the prompt is empty or too long.
+            MonitorError: if the monitor fails; nothing is shown unguarded.
+        """
+        transcript = Transcript(self.thought)
+        row = self.row(as_prompt(prompt), sample, streamed=True)
+        with closing(scheduler.follow([row], self.engine, self.monitor, self.thought, self.limits)) as news:
+            for each in news:
+                if isinstance(each, Accepted):
+                    yield from transcript.show(each.standing, each.sampled)
+                else:
+                    yield from transcript.finish(self._result(each))
+
+    def row(self, prompt: Prompt, sample: int = 0, streamed: bool = False) -> Row:
         """One prompt and sample under this defense, ready for the scheduler.
+
+        Args:
+            prompt: the prompt.
+            sample: which sample of it.
+            streamed: whether somebody reads along.
 
         Raises:
             PromptError: if the prompt is empty or too long.
@@ -203,6 +229,7 @@ class SafeThink:
             separator=self.thought.separator_ids,
             close=self.thought.close_ids,
             refusal=self.thought.refusal_ids,
+            streamed=streamed,
         )
         defense = self.thought.in_turns(defenses.start(self.defense, task))
         return Row(prompt, self.thought.open_prompt(prompt), defense, sample, self.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from safethink.families import Family
 from safethink.tokens import Tokens
 
 if TYPE_CHECKING:
-    from safethink.monitors import Monitor, ScoreRequest
+    from safethink.monitors.recording import Recorded
     from safethink.result import Result
     from safethink.thought import Thought
 
@@ -31,43 +31,6 @@ OPEN_MARK, CLOSE_MARK = "⟦", "⟧"
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One thing the monitor read, and what it said.
-
-    Attributes:
-        trace: the partial trace it was fed.
-        score: its score.
-    """
-
-    trace: str
-    score: float
-
-
-class RecordingMonitor:
-    """A monitor that remembers what it was fed.
-
-    Attributes:
-        readings: everything it was asked, in order.
-    """
-
-    def __init__(self, monitor: Monitor) -> None:
-        """Listen in on `monitor`."""
-        self.readings: list[Reading] = []
-        self._monitor = monitor
-
-    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        """Score as the monitor does."""
-        scores = self._monitor.score(requests)
-        pairs = zip(requests, scores, strict=True)
-        self.readings += [Reading(request.trace, score) for request, score in pairs]
-        return scores
-
-    def release(self, row: int) -> None:
-        """Forget what was cached for `row`; the readings stay."""
-        self._monitor.release(row)
-
-
 def outcome(result: Result, decode: Decode) -> RenderableType:
     """The trace with what was injected, the interventions, and the answer."""
     end = "" if result.closed else " (the thinking never closed)"
@@ -80,7 +43,7 @@ def outcome(result: Result, decode: Decode) -> RenderableType:
     return Group(*parts)
 
 
-def inspection(result: Result, thought: Thought, readings: Sequence[Reading]) -> RenderableType:
+def inspection(result: Result, thought: Thought, readings: Sequence[Recorded]) -> RenderableType:
     """All there is to see: the family, the prompt as the reasoner read it, the outcome, what the monitor was fed."""
     decode = thought.decode
     legend = Text.assemble(
@@ -122,13 +85,15 @@ def interventions(result: Result) -> Table:
     """One line per intervention."""
     table = Table("step", "score before", "score after", "resamples", "prefix", "outcome", title="interventions")
     for note in result.interventions:
+        step = str(note.step) if note.where == "trace" else f"{note.step} of the answer"
         after = "-" if note.score_after is None else f"{note.score_after:+.2f}"
         prefix = Text("-") if note.prefix is None else Text(result.prefixes[note.prefix], style=INJECTED_STYLE)
-        table.add_row(str(note.step), f"{note.score_before:+.2f}", after, str(note.resamples), prefix, note.outcome)
+        outcome = f"{note.outcome} (-{note.dropped_steps})" if note.dropped_steps else note.outcome
+        table.add_row(step, f"{note.score_before:+.2f}", after, str(note.resamples), prefix, outcome)
     return table
 
 
-def fed(readings: Sequence[Reading]) -> Table:
+def fed(readings: Sequence[Recorded]) -> Table:
     """What the monitor was fed: for each reading, the part in which it differs from the one before."""
     table = Table("score", "same as before", "and then", title="what the monitor read", show_lines=True)
     before = ""

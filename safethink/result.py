@@ -111,7 +111,7 @@ class Result:
         """The record that `safethink generate --json` prints.
 
         `forced_mask` covers `trace_ids + answer_ids`. An intervention's `prefix` is the text behind the accepted step,
-        null where nothing was injected.
+        null where nothing was injected; `usage` has no times, so that the same run prints the same.
         """
         return {
             "prompt_ids": list(self.prompt_ids),
@@ -121,6 +121,15 @@ class Result:
             "trace": self.trace,
             "answer": self.answer,
             "interventions": [self._intervention(note) for note in self.interventions],
+            "step_scores": list(self.verdict.step_scores),
+            "answer_scores": list(self.verdict.answer_scores),
+            "usage": {
+                "sampled": self.usage.sampled,
+                "dropped": self.usage.dropped,
+                "forced": self.usage.forced,
+                "monitor_calls": self.usage.monitor_calls,
+                "monitor_tokens": self.usage.monitor_tokens,
+            },
         }
 
     def _intervention(self, note: Intervention) -> dict[str, Any]:
@@ -131,4 +140,8 @@ class Result:
             "resamples": note.resamples,
             "prefix": None if note.prefix is None else self.prefixes[note.prefix],
             "outcome": note.outcome,
+            "where": note.where,
+            "position": note.position,
+            "dropped_steps": note.dropped_steps,
+            "scores": list(note.scores),
         }

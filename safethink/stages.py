@@ -12,6 +12,7 @@ is open, so that nothing is ever injected between two.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from safethink.defenses.effects import Defense, Extend, Extension, Until
 from safethink.defenses.moves import Move, extend
@@ -38,7 +39,7 @@ def in_turns(defense: Defense, turns: Turns, between: Between) -> Defense:
             effect = next(defense) if answer is None else defense.send(answer)
         except StopIteration as stop:
             return stop.value
-        if isinstance(effect, Extend) and effect.until is not Until.ANSWER:
+        if isinstance(effect, Extend) and effect.until in (Until.STEP, Until.THOUGHT):
             answer = yield from _extend(effect, turns, between)
         else:
             answer = yield effect
@@ -59,7 +60,7 @@ def _extend(effect: Extend, turns: Turns, between: Between) -> Move[Extension]:
         if extension.stop == "step" and between((effect.trace + new).ids):
             continue
         if extension.stop != "end" or not turns:
-            return Extension(new, extension.stop)
+            return replace(extension, tokens=new)
         num_asked = _num_asked(effect.trace + new, turns)
         turn = turns[num_asked]
         # The model has written the end of its turn itself.

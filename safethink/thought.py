@@ -161,6 +161,24 @@ class Thought:
         """A trace as it stands, injected tokens included, without the closing tag."""
         return self._thinking(tokens.ids)
 
+    def monitored(self, trace: Tokens, answer: Tokens, with_injected: bool = False) -> str:
+        """What monitors read of an output: the trace, and behind a blank line what there is of the answer.
+
+        Args:
+            trace: the trace.
+            answer: what there is of the answer; its tags, where the reasoner thinks in it again, are left out.
+            with_injected: whether injected tokens are read too.
+        """
+        thinking = self.full_trace_text(trace) if with_injected else self.trace_text(trace)
+        if not len(answer):
+            return thinking
+        text = self._untagged(answer.ids if with_injected else answer.own()).lstrip()
+        return f"{thinking.rstrip()}\n\n{text}" if thinking.strip() else text
+
+    def longest_step(self, max_step_tokens: int) -> int:
+        """How many tokens a step may have, where the limits grant `max_step_tokens`."""
+        return min(max_step_tokens, self.family.step_tokens or max_step_tokens)
+
     def answer_text(self, tokens: Tokens) -> str:
         """An answer, a defense's refusal included, without control tokens, its own tags and surrounding blanks."""
         text = self.decode(tokens.ids, plain=True).strip()
@@ -184,6 +202,15 @@ class Thought:
         # Spelled out, it closes only where the trace ends: before that it is what somebody wrote.
         is_closed = self.closer.is_spelled and ids and self.closer.ends(ids, len(ids) - 1)
         return text.rpartition(self.family.close_tag)[0] if is_closed else text
+
+    def _untagged(self, ids: tuple[int, ...]) -> str:
+        """The text of an answer without what opens and closes thinking."""
+        while self.closer.is_control and (closed := self.closer.find(ids)) is not None:
+            ids = ids[: closed.start] + ids[closed.stop :]
+        text = "".join(self.decode(run, plain=True) for run in self._messages(ids))
+        for tag in (self.opener, self.closer):
+            text = text.replace(tag.text, "") if tag.is_spelled else text
+        return text
 
     def _open_part(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """A trace without the control tokens that close it, and whatever follows them."""

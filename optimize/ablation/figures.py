@@ -15,7 +15,7 @@ from optimize.ablation.grid import shown
 from optimize.ablation.results import Ablation, Point
 from safethink.evaluation.figures import INK, blank, error_bars, finish
 from safethink.evaluation.statistics import Estimate
-from safethink.evaluation.table import PLAIN
+from safethink.evaluation.table import DIGITS
 
 COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#1f2933")
 """After Okabe and Ito, told apart by the colour-blind; symbols and dashes tell the lines apart without colour."""
@@ -71,7 +71,7 @@ def curve(ablation: Ablation, column: Column, controls: Sequence[str]) -> go.Fig
             marker={"size": 8, "symbol": styles[name]["symbol"]},
             hovertemplate=f"{name}, %{{customdata}}<extra></extra>",
         )
-    is_share = column.name not in PLAIN
+    is_share = column.name not in DIGITS
     figure.update_xaxes(
         title=ablation.axes[0], tickvals=list(range(len(ticks))), ticktext=ticks, showgrid=False, zeroline=False
     )

@@ -51,7 +51,7 @@ def harmless_states(guarded: SafeThink, prompts: Sequence[Prompt], target_tokens
 
 def _roll_out(guarded: SafeThink, prompts: Sequence[Prompt], defense: DefenseConfig, what: str) -> list[Result]:
     places = {prompt.id: place for place, prompt in enumerate(prompts)}
-    results = guarded.variant(defense=defense).stream((prompt, 0) for prompt in prompts)
+    results = guarded.variant(defense=defense).as_finished((prompt, 0) for prompt in prompts)
     return sorted(progress(results, what, len(prompts)), key=lambda result: places[result.prompt.id])
 
 

@@ -33,6 +33,11 @@ class SteeringConfig(DefenseSection):
 
     threshold: float = Field(default=0.0, ge=-1, le=1)
     """A step violates when its score is below this."""
+    monitor_answer: bool = False
+    """Whether the answer too is generated step by step, scored behind the trace, and steered or refused. It is without
+    this too where the reasoner thinks outside its tags: it closed its thinking with nothing in it, or opens it again in
+    the answer. The fallback `refuse` suits it: a prefix in an answer leads back into thinking, and so reads a try that
+    is kept."""
 
 
 class GuardRefuseConfig(SteeringConfig):
@@ -45,13 +50,18 @@ class SatisficingConfig(SteeringConfig):
     """SafeThink's loop: its limits and what follows when they are reached."""
 
     max_steered_steps: int = Field(default=3, ge=0)
-    """Only violations at a step index below this are steered, as in the paper."""
+    """Only violations at a step index below this are steered, as in the paper. In a monitored answer all are, unless
+    this is 0."""
     max_interventions: int | None = Field(default=None, ge=0)
-    """The most interventions per trace; None for no limit."""
+    """The most interventions per trace, and per monitored answer; None for no limit."""
     max_resamples: int = Field(default=5, ge=1)
-    """The most resamples per intervention."""
-    fallback: Literal["keep_last", "best", "refuse"] = "keep_last"
-    """What to do when no resample passes; `keep_last` is the paper's."""
+    """The most resamples per intervention; as many again after a rollback."""
+    fallback: Literal["keep_last", "best", "refuse", "rollback"] = "keep_last"
+    """What to do when no resample passes; `keep_last` is the paper's. `rollback` drops `rollback_steps` accepted steps
+    as well and tries again there; when none passes there either, or nothing was accepted before, it keeps the last."""
+    rollback_steps: int = Field(default=1, ge=1)
+    """How many accepted steps the fallback `rollback` drops with the violating one, or as many as there are. A step
+    that was rolled back from, and those before it, are not rolled back from again."""
 
 
 class ResampleOnlyConfig(SatisficingConfig):
@@ -65,7 +75,10 @@ class SafeThinkConfig(SatisficingConfig):
 
     kind: Literal["safethink"] = "safethink"
     keep_prefix: bool = False
-    """Whether the prefix stays in the trace before the accepted step; the paper's pseudo-code drops it."""
+    """Whether the prefix stays in the trace before the accepted step; the paper's pseudo-code drops it. It never stays
+    in an answer."""
+    monitor_sees_prefix: bool = False
+    """Whether the monitor reads injected tokens too, which lets a prefix flatter it; an ablation."""
 
 
 DefenseConfig = Annotated[

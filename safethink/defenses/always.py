@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until
-from safethink.defenses.moves import answer, extend
+from safethink.defenses.moves import answer, unwatched
 
 
 def always(task: Task) -> Defense:
     """Inject the first prefix of the portfolio, then think and answer undisturbed."""
-    primed = task.start + task.injection(task.prefixes[0])
-    thought = yield from extend(primed, Until.THOUGHT)
-    return (yield from answer(primed + thought.tokens, thought.stop))
+    primed = Draft.of(task).plus(task.injection(task.prefixes[0]))
+    thought = yield from unwatched(primed, Until.THOUGHT, task.streamed)
+    return (yield from answer(thought, task.streamed))

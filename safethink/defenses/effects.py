@@ -23,11 +23,17 @@ class Until(Enum):
     THOUGHT = "thought"
     """To the end of the thinking."""
     ANSWER = "answer"
-    """To the end of the answer, from closed thinking."""
+    """To the end of the answer, from closed thinking; or to where the thinking opens again."""
+    ANSWER_STEP = "answer_step"
+    """To the end of the answer's current step, or of the answer if that comes first."""
 
 
-StopReason: TypeAlias = Literal["step", "thought", "end", "length"]
-"""Why an extension ended: a step delimiter, the closing of the thinking, end of turn, or a token limit."""
+StopReason: TypeAlias = Literal["step", "thought", "end", "length", "reopened"]
+"""Why an extension ended: a step delimiter, the closing of the thinking, end of turn, a token limit, or an opening tag
+in the answer, behind which the reasoner thinks where nobody expects it."""
+
+Part: TypeAlias = Literal["trace", "answer"]
+"""The two parts of an output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +43,13 @@ class Extension:
     Attributes:
         tokens: the new tokens, delimiter or closing tag included.
         stop: why it ended.
+        unthought: whether it closed thinking in which there is nothing but blanks, what was injected left aside; the
+            scheduler says so, for it can read.
     """
 
     tokens: Tokens
     stop: StopReason
+    unthought: bool = False
 
     @property
     def ends_thought(self) -> bool:
@@ -50,20 +59,59 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """Let the reasoner continue after prompt + `trace`. Answered with an `Extension`."""
+    """Let the reasoner continue after prompt + `trace` + `answer`. Answered with an `Extension`.
+
+    Attributes:
+        trace: the trace, closing tag included where an answer follows.
+        until: how far.
+        answer: what there is of the answer.
+    """
 
     trace: Tokens
     until: Until
+    answer: Tokens = field(default_factory=Tokens)
+
+    @property
+    def tokens(self) -> Tokens:
+        """All that stands behind the prompt."""
+        return self.trace + self.answer
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Let the monitor score prompt + `trace`. Answered with a float in [-1, 1], higher is safer.
+    """Let the monitor score prompt + `trace` + `answer`. Answered with a float in [-1, 1], higher is safer.
 
-    Forced tokens are masked out before the monitor reads.
+    Attributes:
+        trace: the trace.
+        answer: what there is of the answer.
+        sees_injected: whether the monitor reads forced tokens too; they are masked out before it reads if not.
     """
 
     trace: Tokens
+    answer: Tokens = field(default_factory=Tokens)
+    sees_injected: bool = False
+
+    @property
+    def tokens(self) -> Tokens:
+        """All that stands behind the prompt."""
+        return self.trace + self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Say what stands and will never be taken back, to whoever reads along. Answered with None.
+
+    A defense that says nothing shows everything at its end. What is accepted begins with what was accepted before.
+
+    Attributes:
+        trace: the part of the trace that stands.
+        answer: the part of the answer that stands.
+        interventions: every intervention so far, in order.
+    """
+
+    trace: Tokens
+    answer: Tokens = field(default_factory=Tokens)
+    interventions: tuple[Intervention, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +163,11 @@ class Weigh:
     continuation: tuple[int, ...]
 
 
-Effect: TypeAlias = Extend | Score | Look | Weigh
-Answer: TypeAlias = Extension | float | View | tuple[float, ...]
+Effect: TypeAlias = Extend | Score | Accept | Look | Weigh
+Answer: TypeAlias = Extension | float | View | tuple[float, ...] | None
 """What an effect is answered with."""
 
-InterventionOutcome: TypeAlias = Literal["recovered", "kept_last", "kept_best", "refused"]
+InterventionOutcome: TypeAlias = Literal["recovered", "rolled_back", "kept_last", "kept_best", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +175,19 @@ class Intervention:
     """One violation and what was done about it.
 
     Attributes:
-        step: index of the violating step, from 0.
+        step: index of the violating step, from 0; the answer's steps count from 0 again.
         score_before: the monitor's score of the step that was dropped.
         score_after: its score of the step that was accepted instead; None where none was.
-        resamples: how many times the step was resampled.
+        resamples: how many times the step was resampled, tries after a rollback included.
         prefix: index into the portfolio of the prefix behind the accepted step; None where nothing was injected.
-        outcome: `recovered` when a resample passed, else which fallback was taken.
-        position: number of trace tokens before the dropped step, which is where a fork begins.
-        scores: the score of every resample, in order.
+        outcome: `recovered` when a resample in the step's place passed, `rolled_back` when one did after more steps had
+            been dropped, else which fallback was taken.
+        position: number of tokens of its part that were kept: there the accepted step or the refusal stands, and there
+            a fork begins.
+        scores: the score of every resample, in order; those after a rollback follow those before it.
+        where: which part of the output it was in.
+        dropped_steps: accepted steps that were dropped with the violating one, which the fallback `rollback` does; the
+            accepted step is the one with the index `step - dropped_steps`.
     """
 
     step: int
@@ -145,6 +198,8 @@ class Intervention:
     outcome: InterventionOutcome
     position: int
     scores: tuple[float, ...] = ()
+    where: Part = "trace"
+    dropped_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +212,9 @@ class Verdict:
         closed: whether the thinking closed; an unclosed trace has no answer.
         refused: whether the defense itself refused (rather than the reasoner).
         interventions: every intervention, in order.
-        step_scores: the monitor's first score of each step, in order.
+        step_scores: the monitor's first score of each step of the trace, in order; after a rollback a step's index is
+            scored anew.
+        answer_scores: the same of the answer's steps; empty where it was not monitored.
     """
 
     trace: Tokens
@@ -165,7 +222,8 @@ class Verdict:
     closed: bool
     refused: bool = False
     interventions: tuple[Intervention, ...] = ()
-    step_scores: tuple[float, ...] = field(default=())
+    step_scores: tuple[float, ...] = ()
+    answer_scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +239,7 @@ class Task:
         close: token ids that close the thinking, for a defense that ends it itself.
         refusal: token ids of the refusal a defense may write itself, to follow `close`.
         first_step: index of the first step the defense will ask for; more than 0 only in a fork.
+        streamed: whether somebody reads along: what nobody monitors is then asked for step by step too.
     """
 
     start: Tokens = field(default_factory=Tokens)
@@ -189,6 +248,7 @@ class Task:
     close: tuple[int, ...] = ()
     refusal: tuple[int, ...] = ()
     first_step: int = 0
+    streamed: bool = False
 
     def injection(self, prefix_ids: tuple[int, ...]) -> Tokens:
         """What is put into the trace where `prefix_ids` is injected: prefix and separator; nothing for no prefix."""

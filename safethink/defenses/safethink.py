@@ -14,6 +14,11 @@ steps and B resamples:
     return π(. | x, z)
 
 It is a satisficing rule: the first resample that is good enough is taken, not the best of many.
+
+Two things go beyond the paper. With the fallback `rollback`, where all B resamples fail, the last `rollback_steps`
+accepted steps are dropped too, and there are at most B tries at that deeper point (rollback depth does more than
+retries: CARE, arXiv 2509.06982). And the answer is watched as the trace is, by `monitor_answer` or where the reasoner
+thinks outside its tags: the same tries with the same prefixes, of which none stays in the answer.
 """
 
 from __future__ import annotations
@@ -21,8 +26,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from safethink.config import SafeThinkConfig
-from safethink.defenses.effects import Defense, Extension, Intervention, InterventionOutcome, Task, Until
-from safethink.defenses.moves import Move, answer, extend, refuse, score
+from safethink.defenses.draft import Draft
+from safethink.defenses.effects import Accept, Defense, Extension, Intervention, InterventionOutcome, Task
+from safethink.defenses.moves import Move, accept, next_step, open_answer, score_draft
 from safethink.tokens import Tokens
 
 
@@ -31,25 +37,19 @@ def safethink(task: Task, config: SafeThinkConfig) -> Defense:
 
     Every step is scored, also where steering is over, so that records show when a trace drifted.
     """
-    trace, interventions, scores = task.start, (), ()
-    index = task.first_step
-    while True:
-        step = yield from extend(trace, Until.STEP)
-        value = yield from score(trace + step.tokens)
-        scores = (*scores, value)
-        exhausted = config.max_interventions is not None and len(interventions) >= config.max_interventions
-        if value < config.threshold and index < config.max_steered_steps and not exhausted:
-            attempts = yield from resample(task, config, trace)
-            chosen, outcome = settle(attempts, config)
-            interventions = (*interventions, _note(index, value, attempts, chosen, outcome, len(trace)))
-            if chosen is None:
-                return refuse(task, trace, interventions, scores)
-            step = chosen.step
-            trace += chosen.prefix_tokens if config.keep_prefix else Tokens()
-        trace += step.tokens
-        if step.ends_thought:
-            return (yield from answer(trace, step.stop, interventions, scores))
-        index += 1
+    draft = Draft.of(task)
+    while draft.is_open:
+        step = yield from next_step(draft)
+        value = yield from score_draft(draft.plus(step.tokens), config.monitor_sees_prefix)
+        draft = draft.scored(value)
+        if value < config.threshold and steers(config, draft):
+            draft = yield from intervene(task, config, draft, value)
+        else:
+            draft = draft.accepted(step)
+        yield from accept(standing(config, draft))
+        if draft.stop == "thought":
+            draft = yield from open_answer(draft, config.monitor_answer, task.streamed)
+    return draft.verdict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,38 @@ class Attempt:
     score: float
 
 
-def resample(task: Task, config: SafeThinkConfig, trace: Tokens) -> Move[tuple[Attempt, ...]]:
-    """Resample the step after `trace` until one passes or the tries are used up.
+def intervene(task: Task, config: SafeThinkConfig, draft: Draft, score_before: float) -> Move[Draft]:
+    """Put another step in the place of the one after `draft`, or in the place of steps before it, or refuse."""
+    kept, num_dropped = draft, 0
+    attempts = yield from resample(task, config, draft)
+    if attempts[-1].score < config.threshold:
+        num_dropped = rollback_depth(config, draft)
+    if num_dropped:
+        kept = draft.without_last(num_dropped)
+        attempts += yield from resample(task, config, kept)
+    chosen, outcome = settle(attempts, config)
+    noted = kept.noted(
+        Intervention(
+            step=draft.index,
+            score_before=score_before,
+            score_after=chosen.score if chosen else None,
+            resamples=len(attempts),
+            prefix=chosen.prefix if chosen else None,
+            outcome="rolled_back" if num_dropped and outcome == "recovered" else outcome,
+            position=len(kept.growing),
+            scores=tuple(attempt.score for attempt in attempts),
+            where=draft.where,
+            dropped_steps=num_dropped,
+        )
+    )
+    if chosen is None:
+        return noted.refusing(task)
+    keeps = config.keep_prefix and draft.where == "trace"
+    return noted.accepted(chosen.step, chosen.prefix_tokens if keeps else Tokens())
+
+
+def resample(task: Task, config: SafeThinkConfig, draft: Draft) -> Move[tuple[Attempt, ...]]:
+    """Resample the step after `draft` until one passes or the tries are used up.
 
     Try b injects prefix b of the portfolio, and the last one again when it runs out.
     """
@@ -79,8 +109,8 @@ def resample(task: Task, config: SafeThinkConfig, trace: Tokens) -> Move[tuple[A
     for try_index in range(config.max_resamples):
         prefix = min(try_index, len(portfolio) - 1)
         injected = task.injection(portfolio[prefix])
-        step = yield from extend(trace + injected, Until.STEP)
-        value = yield from score(trace + injected + step.tokens)
+        step = yield from next_step(draft.plus(injected))
+        value = yield from score_draft(draft.plus(injected + step.tokens), config.monitor_sees_prefix)
         attempts = (*attempts, Attempt(prefix if injected else None, injected, step, value))
         if value >= config.threshold:
             break
@@ -93,7 +123,7 @@ def settle(attempts: tuple[Attempt, ...], config: SafeThinkConfig) -> tuple[Atte
     if last.score >= config.threshold:
         return last, "recovered"
     match config.fallback:
-        case "keep_last":
+        case "keep_last" | "rollback":
             return last, "kept_last"
         case "best":
             return max(attempts, key=lambda attempt: attempt.score), "kept_best"
@@ -101,21 +131,40 @@ def settle(attempts: tuple[Attempt, ...], config: SafeThinkConfig) -> tuple[Atte
             return None, "refused"
 
 
-def _note(
-    index: int,
-    score_before: float,
-    attempts: tuple[Attempt, ...],
-    chosen: Attempt | None,
-    outcome: InterventionOutcome,
-    position: int,
-) -> Intervention:
-    return Intervention(
-        step=index,
-        score_before=score_before,
-        score_after=chosen.score if chosen else None,
-        resamples=len(attempts),
-        prefix=chosen.prefix if chosen else None,
-        outcome=outcome,
-        position=position,
-        scores=tuple(attempt.score for attempt in attempts),
-    )
+def steers(config: SafeThinkConfig, draft: Draft) -> bool:
+    """Whether a violation at the draft's next step is steered.
+
+    `max_steered_steps` counts steps of the trace. No step of the answer is too late, for nothing comes after it that
+    could put it right; but where no step of the trace is steered, none of the answer is.
+    """
+    limit = config.max_interventions
+    exhausted = limit is not None and len(draft.interventions_here) >= limit
+    early = draft.index < config.max_steered_steps or (draft.where == "answer" and config.max_steered_steps > 0)
+    return early and not exhausted
+
+
+def rollback_depth(config: SafeThinkConfig, draft: Draft) -> int:
+    """How many accepted steps a rollback from the draft's next step drops; 0 where there is none.
+
+    It never drops more than the defense has accepted of that part. Each rollback starts at a later step than the one
+    before it, so that a trace cannot go round in circles.
+    """
+    if config.fallback != "rollback" or draft.index < _first_rollback(draft):
+        return 0
+    return min(config.rollback_steps, len(draft.starts))
+
+
+def standing(config: SafeThinkConfig, draft: Draft) -> Accept:
+    """What no rollback can take back any more."""
+    if config.fallback != "rollback" or not draft.is_open:
+        return draft.standing()
+    later = max(draft.index, _first_rollback(draft))
+    if not steers(config, draft) or (draft.where == "trace" and later >= config.max_steered_steps):
+        return draft.standing()
+    num_loose = max(0, draft.index - (later - config.rollback_steps))
+    return draft.without_last(min(num_loose, len(draft.starts))).standing()
+
+
+def _first_rollback(draft: Draft) -> int:
+    """Index of the first step that may be rolled back from."""
+    return max((each.step + 1 for each in draft.interventions_here if each.dropped_steps), default=0)

@@ -15,7 +15,7 @@ from safethink.defenses.effects import Extension, StopReason, Until
 from safethink.engines import ExtendRequest, Sampling
 from safethink.engines.reader import Reader
 from safethink.engines.sampling import choose, uniforms
-from safethink.engines.stopping import Stopper
+from safethink.engines.stopping import LOOK_BACK, Stopper
 from safethink.errors import CacheFullError
 from safethink.tokens import Tokens
 
@@ -32,6 +32,7 @@ class _Decoding:
     request: ExtendRequest
     ids: list[int] = field(init=False)
     text: list[int] = field(init=False)
+    before: list[int] = field(init=False)
     randoms: list[float] = field(init=False)
     stop: StopReason | None = None
 
@@ -39,6 +40,7 @@ class _Decoding:
         request = self.request
         self.ids = list(request.ids)
         self.text = self.ids[request.step_start :]
+        self.before = self.ids[max(0, request.step_start - LOOK_BACK) : request.step_start]
         self.randoms = uniforms(request.seed, len(request.ids), request.max_new_tokens).tolist()
         self.stop = "length" if request.max_new_tokens < 1 else None
 
@@ -55,7 +57,7 @@ class _Decoding:
     @property
     def may_resume(self) -> bool:
         """Whether anything can follow."""
-        return self.stop != "end" and not (self.stop and self.request.until is Until.ANSWER)
+        return self.stop != "end" and not (self.stop == "length" and self.request.until is Until.ANSWER)
 
     def next_random(self) -> float:
         """The random number of the next token's position."""
@@ -65,7 +67,7 @@ class _Decoding:
         """Take the next token and see whether it is the last."""
         self.ids.append(token_id)
         self.text.append(token_id)
-        self.stop = stopper.reason(self.text, self.request.until)
+        self.stop = stopper.reason(self.text, self.request.until, self.before)
         if self.stop is None and len(self.ids) == len(self.request.ids) + self.request.max_new_tokens:
             self.stop = "length"
 

@@ -8,11 +8,12 @@ from typing import Final
 
 from safethink import stages
 from safethink.defenses.effects import StopReason, Until
+from safethink.tags import Tag
 from safethink.thought import Thought
 from safethink.tokens import Tokens
 
 _SENTENCE_END: Final = re.compile(r"[.!?][\"')\]]*\s|[。！？]")
-_LOOK_BACK: Final = 32
+LOOK_BACK: Final = 32
 """How many tokens before a text may begin what closes the thinking in it."""
 
 
@@ -21,7 +22,7 @@ class Stopper:
 
     A delimiter fused into a token ends the step with that token. Blank text is no step: a delimiter counts only after
     something else. What closes the thinking with control tokens is recognised by their ids alone, so that the same
-    characters spelled out stay text.
+    characters spelled out stay text. What opens it ends an answer too: the reasoner thinks again behind it.
     """
 
     def __init__(self, thought: Thought, eos_ids: Collection[int]) -> None:
@@ -29,10 +30,10 @@ class Stopper:
         self._thought = thought
         self._delimiters = thought.family.step_delimiter
         self._sentences = thought.family.sentences
-        self._closer = thought.closer
-        self._closing_id = self._closer.parts[-1] if self._closer.is_control else None
+        self._counts_tokens = thought.family.step_tokens is not None
+        self._closer, self._opener = thought.closer, thought.opener
         self._eos_ids = frozenset(eos_ids)
-        spelled = (self._closer.text,) if self._closer.is_spelled else ()
+        spelled = [tag.text for tag in (self._closer, self._opener) if tag.is_spelled]
         self._last_characters = {tag[-1] for tag in (*self._delimiters, *spelled) if tag}
         self._may_complete: dict[int, bool] = {}
 
@@ -47,25 +48,27 @@ class Stopper:
         last = ids[-1]
         if last in self._eos_ids:
             return "end"
-        if until is Until.ANSWER:
-            return None
-        if self._closing_id is not None and last == self._closing_id and self._closes(ids, before):
-            return "thought"
+        answering = until in (Until.ANSWER, Until.ANSWER_STEP)
+        tag, found = (self._opener, "reopened") if answering else (self._closer, "thought")
+        if tag.is_control and last == tag.parts[-1] and _ends(tag, ids, before):
+            return found
+        by_step = until in (Until.STEP, Until.ANSWER_STEP) and not self._counts_tokens
         # Decoding is the slow part, and few tokens can end anything.
-        if not self._ends_a_tag(last):
+        if not (by_step or tag.is_spelled) or not self._ends_a_tag(last):
             return None
-        if self._closer.is_spelled and self._closes(ids, before):
-            return "thought"
-        return "step" if until is Until.STEP and self._ends_a_step(ids) else None
+        if tag.is_spelled and _ends(tag, ids, before):
+            return found
+        return "step" if by_step and self._ends_a_step(ids) else None
 
     def step_starts(self, trace: Tokens, max_step_tokens: int, first: int = 0) -> tuple[int, ...]:
         """Find where each step of a finished trace begins; tokens injected before a step belong to it.
 
         Args:
             trace: the trace.
-            max_step_tokens: where a step without a delimiter was cut.
+            max_step_tokens: where a step without a delimiter was cut, unless the thought counts fewer.
             first: number of tokens that stood there before the first step.
         """
+        max_step_tokens = self._thought.longest_step(max_step_tokens)
         starts, text_start = [first], first
         for end in range(first + 1, len(trace) + 1):
             if trace.forced[end - 1]:
@@ -77,10 +80,6 @@ class Stopper:
                 starts.append(end + stages.turn_length(trace, end, self._thought.turns))
                 text_start = end
         return tuple(start for start in starts if start < len(trace)) or (first,)
-
-    def _closes(self, ids: Sequence[int], before: Sequence[int]) -> bool:
-        near = before[-_LOOK_BACK:]
-        return self._closer.ends((*near, *ids), len(near))
 
     def _ends_a_step(self, ids: Sequence[int]) -> bool:
         text = self._thought.decode(ids).lstrip()
@@ -96,3 +95,8 @@ class Stopper:
             known = doubtful or any(character in piece for character in self._last_characters)
             self._may_complete[token_id] = known
         return known
+
+
+def _ends(tag: Tag, ids: Sequence[int], before: Sequence[int]) -> bool:
+    near = before[-LOOK_BACK:]
+    return tag.ends((*near, *ids), len(near))

@@ -144,6 +144,23 @@ COLUMNS: Final = (
         lambda record: record.dropped_tokens + record.forced_tokens,
         is_rate=False,
     ),
+    Column(
+        "monitor_tokens",
+        "tokens the monitor read, per prompt",
+        _all,
+        lambda record: record.monitor_tokens or 0,
+        weight=lambda record: record.monitor_tokens is not None,
+        is_rate=False,
+        applies=_watches,
+    ),
+    Column(
+        "seconds",
+        "seconds in engine and monitor, per prompt: each row's equal part of its batches",
+        _all,
+        lambda record: (record.engine_seconds or 0.0) + (record.monitor_seconds or 0.0),
+        weight=lambda record: record.engine_seconds is not None,
+        is_rate=False,
+    ),
 )
 """What is measured directly; `lift` and `asr_predicted` are derived."""
 
@@ -161,6 +178,8 @@ NAMES: Final = (
     "over_refusal_forced",
     "false_interventions",
     "extra_tokens",
+    "monitor_tokens",
+    "seconds",
 )
 """All columns, in the order of the table."""
 

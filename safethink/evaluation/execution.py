@@ -13,7 +13,7 @@ from safethink.defenses.effects import Task, Verdict
 from safethink.engines import Engine
 from safethink.errors import ConfigError, PromptError
 from safethink.evaluation.jobs import Job
-from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span
+from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span, placed
 from safethink.fingerprints import model_hash
 from safethink.judges import Judge
 from safethink.monitors import Monitor
@@ -176,9 +176,14 @@ def judged(job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Ju
         answer_ids=verdict.answer.ids,
         interventions=tuple(InterventionRecord.of(each) for each in verdict.interventions),
         step_scores=verdict.step_scores,
+        answer_scores=verdict.answer_scores,
         sampled_tokens=usage.sampled,
         dropped_tokens=usage.dropped,
         forced_tokens=usage.forced,
+        monitor_calls=usage.monitor_calls,
+        monitor_tokens=usage.monitor_tokens,
+        engine_seconds=round(usage.engine_seconds, 6),
+        monitor_seconds=round(usage.monitor_seconds, 6),
         injected=job.injected,
         transferred=job.transferred,
     )
@@ -188,7 +193,7 @@ def spans(verdict: Verdict, thought: Thought) -> tuple[Span, ...]:
     """Cut a trace where injected and sampled tokens meet and where a step was dropped; the closing tag is left out."""
     trace = verdict.trace
     borders = {i for i in range(1, len(trace)) if trace.forced[i] != trace.forced[i - 1]}
-    borders |= {each.position for each in verdict.interventions}
+    borders |= {position for position, _ in placed(verdict.interventions)}
     cuts = [0, *sorted(border for border in borders if 0 < border < len(trace)), len(trace)]
     pieces = (
         Span(start=start, text=thought.full_trace_text(trace[start:stop]), forced=trace.forced[start])

@@ -37,12 +37,15 @@ class Forecast:
 def make_world(config: EvalConfig) -> World | None:
     """The world behind the evaluated reasoner and prompts; None where either is not the testbed's.
 
+    Its process goes by the testbed's own steps, so there is none either where steps are counted in tokens.
+
     Raises:
         ConfigError: `world` is not the one that the reasoner was trained on.
     """
     path = config.run.reasoner.path
     found = origin(path)
-    if found is None or any(each.kind != "testbed" for each in config.benchmarks):
+    counted = config.run.thought.step_tokens is not None
+    if found is None or counted or any(each.kind != "testbed" for each in config.benchmarks):
         return None
     require_world(path, config.world)
     return found.world()

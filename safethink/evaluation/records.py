@@ -7,16 +7,16 @@ flight. A last line that was cut short is dropped on the next start; a damaged l
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from safethink.defenses.effects import Intervention, InterventionOutcome
+from safethink.defenses.effects import Intervention, InterventionOutcome, Part
 from safethink.errors import RecordError
 from safethink.judges import Outcome
 
@@ -63,11 +63,25 @@ class InterventionRecord(BaseModel):
     prefix: int | None
     outcome: InterventionOutcome
     scores: tuple[float, ...] = ()
+    where: Part = "trace"
+    dropped_steps: int = 0
 
     @classmethod
     def of(cls, intervention: Intervention) -> InterventionRecord:
         """The record of an intervention."""
         return cls(**asdict(intervention))
+
+
+Noted = TypeVar("Noted", Intervention, InterventionRecord)
+
+
+def placed(interventions: Sequence[Noted]) -> list[tuple[int, Noted]]:
+    """The interventions in a trace, each with the number of tokens before the place where it shows in the finished one.
+
+    That is where it went on, or where a later rollback did that dropped this place.
+    """
+    inside = [each for each in interventions if each.where == "trace"]
+    return [(min(later.position for later in inside[index:]), each) for index, each in enumerate(inside)]
 
 
 class Record(BaseModel):
@@ -101,12 +115,22 @@ class Record(BaseModel):
     interventions: tuple[InterventionRecord, ...] = ()
     step_scores: tuple[float, ...] = ()
     """The monitor's first score of each step."""
+    answer_scores: tuple[float, ...] = ()
+    """The same of the answer's steps, where it was monitored."""
     sampled_tokens: int = 0
     """Tokens decoded, dropped ones included."""
     dropped_tokens: int = 0
     """Tokens decoded and then dropped."""
     forced_tokens: int = 0
     """Tokens injected, dropped ones included."""
+    monitor_calls: int | None = None
+    """How often the monitor was asked; None in records of before it was counted."""
+    monitor_tokens: int | None = None
+    """Tokens that the monitor had to read; None where it does not say."""
+    engine_seconds: float | None = None
+    """The row's equal part of the time of each engine batch that it was in; None in records of before it was taken."""
+    monitor_seconds: float | None = None
+    """The same of the monitor's batches."""
     injected: str = ""
     """Fingerprint of the prefixes that the row injects; a rerun refuses records made with others."""
     transferred: bool = False

@@ -36,6 +36,8 @@ ORIGINS: Final = {
     "over_refusal_forced": "planted",
     "false_interventions": "trained",
     "extra_tokens": "emerged",
+    "monitor_tokens": "emerged",
+    "seconds": "emerged",
 }
 """Where each column's numbers come from on the testbed: an input of the world, a target of training, or neither."""
 

@@ -26,7 +26,7 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
     """Evaluate, or take up an evaluation where it was interrupted.
 
     Writes `config.yaml`, `models.json`, `records.jsonl`, `summary.json` and `report.html`. The same command run again
-    does only what is missing, and ends with the same summary.
+    does only what is missing, and ends with the same summary but for the seconds.
 
     Args:
         config: what to run.

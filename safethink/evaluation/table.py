@@ -26,16 +26,18 @@ HEADINGS: Final = {
     "over_refusal_forced": "over-refusal forced",
     "false_interventions": "false interventions",
     "extra_tokens": "extra tokens",
+    "monitor_tokens": "monitor tokens",
+    "seconds": "seconds",
 }
 """How the columns are called in print."""
 
-PLAIN: Final = frozenset({"resamples", "extra_tokens"})
-"""Columns that are no shares."""
+DIGITS: Final = {"resamples": 1, "extra_tokens": 1, "monitor_tokens": 1, "seconds": 3}
+"""Columns that are no shares, and how many decimals they are printed with."""
 
 
 def number(name: str, value: float) -> str:
     """A value as it is printed in a column; a value that rounds to zero has no minus."""
-    digits = 1 if name in PLAIN else 2
+    digits = DIGITS.get(name, 2)
     shown = f"{round(value, digits) + 0.0:{'+' if name == 'lift' else ''}.{digits}f}"
     return shown.replace("-", "−")
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from safethink.benchmarks import Benchmark
 from safethink.evaluation.jobs import attack_benchmarks
-from safethink.evaluation.records import InterventionRecord, Key, Record
+from safethink.evaluation.records import InterventionRecord, Key, Record, placed
 from safethink.prompts import Prompt
 
 
@@ -76,26 +76,31 @@ def choose(
 
 
 def show(record: Record, portfolio: tuple[str, ...]) -> ShownTrace:
-    """Cut a record into pieces: its spans, and a note wherever a step was dropped."""
-    dropped = {each.position: each for each in record.interventions}
+    """Cut a record into pieces: its spans, and a note wherever a step was dropped; the answer's notes come last."""
+    dropped = placed(record.interventions)
     pieces: list[Piece] = []
     for span in record.spans:
-        if span.start in dropped:
-            pieces += _notes(dropped.pop(span.start), portfolio, kept=span.forced)
+        while dropped and dropped[0][0] <= span.start:
+            pieces += _notes(dropped.pop(0)[1], portfolio, kept=span.forced)
         pieces.append(Piece("forced" if span.forced else "own", span.text.replace("\n\n", "\n")))
-    for late in dropped.values():
+    for _, late in dropped:
         pieces += _notes(late, portfolio, kept=True)
+    for answered in (each for each in record.interventions if each.where == "answer"):
+        pieces += _notes(answered, portfolio, kept=False)
     return ShownTrace(record.row, record.outcome, tuple(pieces), record.answer)
 
 
 def _notes(intervention: InterventionRecord, portfolio: tuple[str, ...], kept: bool) -> list[Piece]:
     """What happened at one intervention; the injected words too, where the trace no longer has them."""
     tries = f"{intervention.resamples} {'try' if intervention.resamples == 1 else 'tries'}"
-    said = f"step {intervention.step + 1} dropped (score {intervention.score_before:+.2f})"
+    place = "" if intervention.where == "trace" else "of the answer "
+    said = f"step {intervention.step + 1} {place}dropped (score {intervention.score_before:+.2f})"
+    if intervention.dropped_steps:
+        said += f" with {intervention.dropped_steps} more before it"
     if intervention.outcome == "refused":
         said += ", refused"
     elif intervention.score_after is not None:
-        verb = "passed" if intervention.outcome == "recovered" else "kept though failing"
+        verb = "passed" if intervention.outcome in ("recovered", "rolled_back") else "kept though failing"
         said += f"; {verb} after {tries} (score {intervention.score_after:+.2f})"
     pieces = [Piece("note", said)]
     if intervention.prefix is not None and not kept:

@@ -57,3 +57,20 @@ class StateMonitor(Monitor, Protocol):
 def layer_read_by(monitor: Monitor | None) -> int | None:
     """Which of the reasoner's hidden states `monitor` reads; None for none."""
     return monitor.layer if isinstance(monitor, StateMonitor) else None
+
+
+@runtime_checkable
+class CountingMonitor(Monitor, Protocol):
+    """A monitor that says how much it reads."""
+
+    def tokens_read(self, row: int) -> int | None:
+        """Tokens that it had to read for the last score of `row`, padding left out: what was cached is not read.
+
+        None where it cannot say after all, as when it stands before a monitor that does not.
+        """
+        ...
+
+
+def tokens_read(monitor: Monitor, row: int) -> int | None:
+    """What `monitor` had to read for the last score of `row`, in tokens of its own; None where it does not say."""
+    return monitor.tokens_read(row) if isinstance(monitor, CountingMonitor) else None

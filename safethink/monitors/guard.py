@@ -91,6 +91,7 @@ class GuardMonitor:
             raise ConfigError(f"guard verdicts {safe!r} and {unsafe!r}: one begins with the other")
         self._batch_size = batch_size
         self._read: dict[int, RowKV] = {}
+        self._num_read: dict[int, int] = {}
         self._warned = False
 
     @cached_property
@@ -115,6 +116,11 @@ class GuardMonitor:
     def release(self, row: int) -> None:
         """Forget what was read of `row`."""
         self._read.pop(row, None)
+        self._num_read.pop(row, None)
+
+    def tokens_read(self, row: int) -> int:
+        """Tokens that the last score of `row` took: what was not cached of the question, and the verdicts."""
+        return self._num_read[row]
 
     def _reading(self, request: ScoreRequest) -> _Reading:
         """Encode the guard's question about one request."""
@@ -172,6 +178,11 @@ class GuardMonitor:
     def _score_group(self, readings: Sequence[_Reading]) -> list[float]:
         """Score readings side by side and keep what they share with the next reading of their rows."""
         known = [self._read.get(reading.row, RowKV()) for reading in readings]
+        num_verdict = len(self._verdicts.safe) + len(self._verdicts.unsafe) - 2
+        for reading, kv in zip(readings, known, strict=True):
+            # The last token is forwarded in any case: the verdict's probability stands behind it.
+            num_missing = max(1, len(reading.ids) - kv.common(reading.ids))
+            self._num_read[reading.row] = num_missing + num_verdict
         batch, logits = RaggedBatch.read(self._model, [reading.ids for reading in readings], known)
         log_p_safe = _log_probability(batch, logits, self._verdicts.safe)
         log_p_unsafe = _log_probability(batch, logits, self._verdicts.unsafe)

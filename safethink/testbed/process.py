@@ -14,6 +14,8 @@ from safethink.config import (
     NoneConfig,
     ResampleOnlyConfig,
     SafeThinkConfig,
+    SatisficingConfig,
+    SteeringConfig,
 )
 from safethink.prompts import Prompt
 from safethink.testbed.features import Attack
@@ -115,18 +117,29 @@ def predict_asr(
         rates: how often the monitor fires.
 
     Returns:
-        The probability; None for the fallback `best`, whose choice among failed resamples depends on exact scores.
+        The probability; None where the process has no answer: for the fallback `best`, whose choice among failed
+        resamples depends on exact scores, and for `rollback`, which takes steps back; where the monitor reads the
+        answer too, or reads the injected words, for `rates` say nothing of these.
     """
+    if not _is_forecast(defense):
+        return None
     attack = Attack.read(prompt)
     states: Distribution = {State(depth=attack.prefilled, overt=attack.prefilled > 0): 1.0}
-    if isinstance(defense, ResampleOnlyConfig | SafeThinkConfig) and defense.fallback == "best":
-        return None
     for step in range(attack.prefilled, N_STEPS):
         states = _mix(
             (weight, _defended_step(world, attack, step, state, defense, prefix_texts, rates))
             for state, weight in states.items()
         )
     return _harmful(states)
+
+
+def _is_forecast(defense: DefenseConfig) -> bool:
+    """Whether the process says what a defense comes to."""
+    if isinstance(defense, SteeringConfig) and defense.monitor_answer:
+        return False
+    if isinstance(defense, SafeThinkConfig) and defense.monitor_sees_prefix:
+        return False
+    return not (isinstance(defense, SatisficingConfig) and defense.fallback in ("best", "rollback"))
 
 
 def _defended_step(

@@ -15,7 +15,7 @@ against some wrapper than the best is; where one word is the strongest against a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,8 +28,9 @@ from optimize.config import SearchConfig
 from optimize.selection import Ids
 from safethink import scheduler
 from safethink.config import SafeThinkConfig, WorldConfig
+from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until
-from safethink.defenses.moves import answer, extend
+from safethink.defenses.moves import answer, unwatched
 from safethink.defenses.safethink import resample, settle
 from safethink.evaluation.jobs import Place
 from safethink.evaluation.statistics import Estimate, Observations, mean, paired_difference, rate
@@ -164,14 +165,14 @@ def _walk(reasoner: SafeThink, places: Sequence[Place], prefixes: Sequence[Ids])
 
 def _within_tries(task: Task) -> Defense:
     """The tries of one intervention, then the reasoner alone; the verdict's scores are those of the tries."""
-    attempts = yield from resample(task, RULE, task.start)
+    draft = Draft.of(task)
+    attempts = yield from resample(task, RULE, draft)
     chosen, _ = settle(attempts, RULE)
     assert chosen is not None, "the rule keeps the last try"
-    trace, stop = task.start + chosen.step.tokens, chosen.step.stop
-    if not chosen.step.ends_thought:
-        thought = yield from extend(trace, Until.THOUGHT)
-        trace, stop = trace + thought.tokens, thought.stop
-    return (yield from answer(trace, stop, step_scores=tuple(each.score for each in attempts)))
+    draft = replace(draft.accepted(chosen.step), step_scores=tuple(each.score for each in attempts))
+    if draft.is_open:
+        draft = yield from unwatched(draft, Until.THOUGHT, streamed=False)
+    return (yield from answer(draft))
 
 
 def _known(estimate: Estimate | None) -> Estimate:

@@ -72,7 +72,7 @@ class PlantedEngine:
         assert isinstance(decoded, str)
         question = decoded.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
         trace = decoded.split("<think>\n")[-1]
-        if request.until is Until.ANSWER:
+        if request.until in (Until.ANSWER, Until.ANSWER_STEP):
             said, stop = "\n\n" + self._answer(question, trace, rng) + "<|im_end|>", "end"
         else:
             said, stop = self._think(question, trace, rng, one_step=request.until is Until.STEP)

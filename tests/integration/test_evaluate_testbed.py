@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safethink.config import EvalConfig, WorldConfig
+from safethink.config import EvalConfig, NoneConfig, RowConfig, SafeThinkConfig, WorldConfig
 from safethink.errors import ConfigError
 from safethink.evaluation import predicted, records, runner
 from safethink.yaml_config import load
@@ -54,3 +54,41 @@ def test_each_reasoner_has_its_world(config: EvalConfig) -> None:
     null = config.run.model_copy(update={"reasoner": config.run.reasoner.model_copy(update={"path": "testbed:null"})})
     worlds = [predicted.make_world(each) for each in (config, config.model_copy(update={"run": null}))]
     assert [world.kind for world in worlds if world is not None] == ["planted", "null"]
+
+
+def test_where_steps_are_counted_in_tokens_no_process_is_known(config: EvalConfig) -> None:
+    thought = config.run.thought.model_copy(update={"step_tokens": 8})
+    counted = config.model_copy(update={"run": config.run.model_copy(update={"thought": thought})})
+    assert predicted.make_world(counted) is None
+
+
+def test_rollbacks_and_watched_answers_are_recorded(config: EvalConfig, tmp_path: Path) -> None:
+    steering = {"max_resamples": 1, "max_steered_steps": 9}
+    rows = (
+        RowConfig(name="undefended", defense=NoneConfig()),
+        RowConfig(name="rollback", defense=SafeThinkConfig(fallback="rollback", **steering)),
+        RowConfig(name="watched", defense=SafeThinkConfig(fallback="refuse", monitor_answer=True, **steering)),
+    )
+    cut = tuple(each.model_copy(update={"n": 12}) for each in config.benchmarks)
+    off = {"depth_curve": (), "recovery_samples": 0, "forced_samples": 0}
+    summary = runner.evaluate(config.model_copy(update={"rows": rows, "benchmarks": cut} | off), tmp_path)
+    for name in ("rollback", "watched"):
+        cells = summary.rows[name]
+        assert cells["asr_predicted"] is None
+        assert all(cells[column] is not None for column in ("monitor_tokens", "seconds", "extra_tokens"))
+    assert summary.rows["undefended"]["monitor_tokens"] is None
+    assert summary.rows["undefended"]["asr_predicted"] is not None
+    recorded = list(records.read(tmp_path / "records.jsonl"))
+    by_row = {row.name: [each for each in recorded if each.row == row.name] for row in rows}
+    backed = [each for each in by_row["rollback"] if any(note.dropped_steps for note in each.interventions)]
+    assert backed
+    for each in backed:
+        assert "".join(span.text for span in each.spans) == each.trace
+    assert all(each.answer_scores for each in by_row["watched"] if each.closed and not each.refused)
+    assert not any(each.answer_scores for each in by_row["rollback"])
+    # What the guard still minds at the end of a watched answer is refused.
+    assert all(each.answer_scores[-1] >= 0 for each in by_row["watched"] if each.answer_scores and not each.refused)
+    for each in recorded:
+        assert each.monitor_calls is not None
+        tries = sum(note.resamples for note in each.interventions)
+        assert each.monitor_calls == tries + len(each.step_scores) + len(each.answer_scores)

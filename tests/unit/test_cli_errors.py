@@ -47,6 +47,7 @@ def test_generate_prints_one_json_object_and_nothing_else(capsys, run_yaml: Path
     record = json.loads(out)
     assert list(record) == [
         *("prompt_ids", "trace_ids", "answer_ids", "forced_mask", "trace", "answer", "interventions"),
+        *("step_scores", "answer_scores", "usage"),
     ]
     assert len(record["forced_mask"]) == len(record["trace_ids"]) + len(record["answer_ids"])
     assert [note["step"] for note in record["interventions"]] == [0]

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import count, pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +19,8 @@ from safethink.config import (
     SafeThinkConfig,
 )
 from safethink.defenses import start
-from safethink.defenses.effects import Effect, Extend, Extension, Score, StopReason, Task, Until, Verdict
+from safethink.defenses.effects import Accept, Effect, Extend, Extension, Score, StopReason, Task, Until, Verdict
+from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 
 PREFIX, SECOND = (90, 91), (95,)
@@ -25,13 +29,30 @@ ANSWER = (50, 51)
 
 
 class Script:
-    """Plays engine and monitor: step k is the token 10 + k, the thinking ends with the last of `num_steps`."""
+    """Plays engine and monitor: step k is the token 10 + k, the thinking ends with the last of `num_steps`.
 
-    def __init__(self, scores: Iterable[float], num_steps: int = 3, last: StopReason = "thought") -> None:
+    An answer that is asked for step by step has `num_answer_steps` of them, the tokens from 50 on; one that is asked
+    for as a whole opens the thinking again behind its first token where `reopens`.
+    """
+
+    def __init__(
+        self,
+        scores: Iterable[float],
+        num_steps: int = 3,
+        last: StopReason = "thought",
+        num_answer_steps: int = 2,
+        reopens: bool = False,
+        unthought: bool = False,
+    ) -> None:
         self.last: StopReason = last
+        self.num_answer_steps = num_answer_steps
+        self.reopens = reopens
+        self.unthought = unthought
+        self.next_answer_token = 49
         self.scores = deque(scores)
         self.num_steps = num_steps
         self.effects: list[Effect] = []
+        self.accepted: list[Accept] = []
         self.next_token = 10
 
     def play(self, config: DefenseConfig, task: Task = TASK) -> Verdict:
@@ -39,19 +60,29 @@ class Script:
         result: Extension | float | None = None
         while True:
             try:
-                effect = next(defense) if result is None else defense.send(result)
+                effect = defense.send(result)
             except StopIteration as stop:
                 return stop.value
+            if isinstance(effect, Accept):
+                self.accepted.append(effect)
+                result = None
+                continue
             self.effects.append(effect)
             result = self.scores.popleft() if isinstance(effect, Score) else self._extend(effect)
 
     def _extend(self, effect: Extend) -> Extension:
+        if effect.until is Until.ANSWER and self.reopens and not len(effect.answer):
+            return Extension(Tokens.sampled(ANSWER[:1]), "reopened")
         if effect.until is Until.ANSWER:
-            return Extension(Tokens.sampled(ANSWER), "end")
+            return Extension(Tokens.sampled(ANSWER[len(effect.answer) :]), "end")
+        if effect.until is Until.ANSWER_STEP:
+            self.next_answer_token += 1
+            is_last = len(effect.answer.own()) == self.num_answer_steps - 1
+            return Extension(Tokens.sampled((self.next_answer_token,)), "end" if is_last else "step")
         self.next_token += 1
         accepted = len(effect.trace.own())
         stop: StopReason = self.last if effect.until is Until.THOUGHT or accepted == self.num_steps - 1 else "step"
-        return Extension(Tokens.sampled((self.next_token,)), stop)
+        return Extension(Tokens.sampled((self.next_token,)), stop, unthought=stop == "thought" and self.unthought)
 
     @property
     def injected_after(self) -> list[tuple[int, ...]]:
@@ -61,6 +92,11 @@ class Script:
             for e in self.effects
             if isinstance(e, Extend) and e.until is not Until.ANSWER
         ]
+
+    @property
+    def asked(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """The trace and the answer of every request for tokens."""
+        return [(e.trace.ids, e.answer.ids) for e in self.effects if isinstance(e, Extend)]
 
 
 def test_undefended_thinks_and_answers_without_asking_the_monitor() -> None:
@@ -227,3 +263,292 @@ def test_what_holds_for_every_monitor(
         assert len(verdict.trace.own()) == 6
         injected = sum(verdict.trace.forced)
         assert injected == keep_prefix * sum(len(TASK.prefixes[note.prefix or 0]) for note in verdict.interventions)
+
+
+ROLLBACK = SafeThinkConfig(max_resamples=2, fallback="rollback", max_steered_steps=9)
+
+
+def test_rollback_drops_another_step_and_tries_again_there() -> None:
+    script = Script([0.5, 0.6, -0.5, -0.4, -0.3, -0.2, 0.1, 0.7], num_steps=3)
+    verdict = script.play(ROLLBACK)
+    # 13 violates; 14 and 15 fail in its place. 12 is dropped too; 16 fails, 17 passes in its place, 18 ends the trace.
+    assert verdict.trace == Tokens.sampled((11, 17, 18))
+    assert script.asked[3:7] == [
+        ((11, 12, *PREFIX), ()),
+        ((11, 12, *SECOND), ()),
+        ((11, *PREFIX), ()),
+        ((11, *SECOND), ()),
+    ]
+    (note,) = verdict.interventions
+    assert (note.step, note.dropped_steps, note.position, note.outcome) == (2, 1, 1, "rolled_back")
+    assert (note.resamples, note.prefix, note.score_before, note.score_after) == (4, 1, -0.5, 0.1)
+    assert note.scores == (-0.4, -0.3, -0.2, 0.1)
+    assert verdict.step_scores == (0.5, 0.6, -0.5, 0.7)
+
+
+def test_rollback_is_spared_where_a_resample_passes() -> None:
+    verdict = Script([0.5, -0.5, -0.4, 0.3, 0.5]).play(ROLLBACK)
+    (note,) = verdict.interventions
+    assert (note.outcome, note.dropped_steps, note.position, note.resamples) == ("recovered", 0, 1, 2)
+
+
+def test_the_last_is_kept_where_nothing_passes_after_a_rollback_either() -> None:
+    verdict = Script([0.5, -0.5, -0.4, -0.3, -0.2, -0.1, 0.5, 0.5]).play(ROLLBACK)
+    (note,) = verdict.interventions
+    assert (note.outcome, note.dropped_steps, note.position, note.score_after) == ("kept_last", 1, 0, -0.1)
+    assert verdict.trace.ids == (16, 17, 18)
+
+
+def test_a_rollback_goes_no_further_than_the_start() -> None:
+    task = Task(start=Tokens.sampled((1, 2)), prefixes=(PREFIX,))
+    deep = ROLLBACK.model_copy(update={"rollback_steps": 5})
+    verdict = Script([0.5, -0.5, -0.4, -0.3, 0.2, 0.5], num_steps=4).play(deep, task)
+    (note,) = verdict.interventions
+    assert (note.dropped_steps, note.position, verdict.trace.ids) == (1, 2, (1, 2, 15, 16))
+
+
+def test_with_nothing_accepted_there_is_nothing_to_roll_back() -> None:
+    verdict = Script([-0.5, -0.4, -0.3, 0.5, 0.5]).play(ROLLBACK)
+    (note,) = verdict.interventions
+    assert (note.outcome, note.dropped_steps, note.resamples, note.score_after) == ("kept_last", 0, 2, -0.3)
+
+
+def test_a_rollback_takes_the_prefix_that_was_kept_before_a_dropped_step() -> None:
+    # Step 1 is put right with the prefix kept; step 2 fails for good, and step 1 goes with its prefix.
+    script = Script([0.5, -0.5, 0.5, -0.5, -0.4, -0.3, 0.5, 0.5])
+    verdict = script.play(ROLLBACK.model_copy(update={"keep_prefix": True}))
+    assert verdict.trace == Tokens.sampled((11,)) + Tokens.injected(PREFIX) + Tokens.sampled((17, 18))
+    assert [(note.step, note.position, note.dropped_steps) for note in verdict.interventions] == [(1, 1, 0), (2, 1, 1)]
+
+
+def test_no_step_is_rolled_back_from_twice() -> None:
+    # Every step but the first of the trace fails, whatever is tried.
+    script = Script([0.5] + [-0.5] * 99, num_steps=3)
+    verdict = script.play(ROLLBACK)
+    assert [(note.step, note.dropped_steps) for note in verdict.interventions] == [(1, 1), (1, 0), (2, 1), (2, 0)]
+
+
+def accepted_in_order(script: Script, verdict: Verdict) -> bool:
+    """Whether nothing that was accepted was ever taken back."""
+    stages = [(each.trace, each.answer) for each in script.accepted] + [(verdict.trace, verdict.answer)]
+    return all(
+        late[: len(early)] == early
+        for before, after in pairwise(stages)
+        for early, late in zip(before, after, strict=True)
+    )
+
+
+def test_what_is_accepted_lags_by_what_may_be_rolled_back() -> None:
+    script = Script([0.5] * 4, num_steps=4)
+    script.play(SafeThinkConfig(fallback="rollback", rollback_steps=2, max_steered_steps=9))
+    assert [len(each.trace) for each in script.accepted] == [0, 0, 1, 4, 4]
+    script = Script([0.5] * 4, num_steps=4)
+    script.play(SafeThinkConfig(fallback="rollback", rollback_steps=2, max_steered_steps=3))
+    assert [len(each.trace) for each in script.accepted] == [0, 0, 3, 4, 4]
+    script = Script([0.5] * 4, num_steps=4)
+    script.play(SafeThinkConfig())
+    assert [len(each.trace) for each in script.accepted] == [1, 2, 3, 4, 4]
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    steered=st.integers(0, 6),
+    resamples=st.integers(1, 3),
+    back=st.integers(1, 4),
+    most=st.none() | st.integers(0, 3),
+    keep_prefix=st.booleans(),
+    monitor_answer=st.booleans(),
+    fallback=st.sampled_from(["keep_last", "refuse", "rollback"]),
+)
+def test_what_holds_for_every_rollback(
+    seed: int,
+    steered: int,
+    resamples: int,
+    back: int,
+    most: int | None,
+    keep_prefix: bool,
+    monitor_answer: bool,
+    fallback: str,
+) -> None:
+    config = SafeThinkConfig.model_validate(
+        {
+            "max_steered_steps": steered,
+            "max_resamples": resamples,
+            "max_interventions": most,
+            "rollback_steps": back,
+            "keep_prefix": keep_prefix,
+            "monitor_answer": monitor_answer,
+            "fallback": fallback,
+        }
+    )
+    scores = np.random.default_rng(seed).uniform(-1, 0.6, 2000).tolist()
+    script = Script(scores, num_steps=6, num_answer_steps=4)
+    verdict = script.play(config)
+    assert accepted_in_order(script, verdict)
+    assert not any(verdict.answer.forced) or verdict.refused
+    for where in ("trace", "answer"):
+        notes = [note for note in verdict.interventions if note.where == where]
+        rolled_from = [note.step for note in notes if note.dropped_steps]
+        assert rolled_from == sorted(set(rolled_from))
+        assert most is None or len(notes) <= most
+    for note in verdict.interventions:
+        assert note.dropped_steps <= min(back, note.step)
+        assert note.resamples == len(note.scores) <= (2 if note.dropped_steps else 1) * resamples
+        passed = note.scores[-1] >= config.threshold
+        assert passed == (note.outcome in ("recovered", "rolled_back"))
+        assert (note.outcome == "rolled_back") == (passed and note.dropped_steps > 0)
+    if not verdict.refused:
+        assert len(verdict.trace.own()) == 6
+        assert len(verdict.answer) == (4 if monitor_answer else len(ANSWER))
+    assert len(verdict.answer_scores) == 0 or monitor_answer
+
+
+def papers_loop(
+    propose: Callable[[tuple[int, ...]], int],
+    reward: Callable[[tuple[int, ...]], float],
+    m: int,
+    tries: int,
+    keeps: bool,
+) -> tuple[int, ...]:
+    """The paper's pseudo-code, literally, for a thinking of 6 steps; a prefix that `keeps` goes into z before y."""
+    z: tuple[int, ...] = ()
+    own = lambda ids: tuple(i for i in ids if i not in PREFIX)  # noqa: E731
+    for t in range(1, 7):
+        y, s = propose(z), ()
+        if reward(own((*z, y))) < 0 and t <= m:
+            for _ in range(tries):
+                y, s = propose((*z, *PREFIX)), PREFIX if keeps else ()
+                if reward(own((*z, y))) >= 0:
+                    break
+        z = (*z, *s, y)
+    return z
+
+
+@given(seed=st.integers(0, 10**6), m=st.integers(0, 6), tries=st.integers(1, 3), keeps=st.booleans())
+def test_it_is_the_papers_loop_with_the_prefix_dropped_or_kept(seed: int, m: int, tries: int, keeps: bool) -> None:
+    calls = count()
+
+    def propose(ids: tuple[int, ...]) -> int:
+        return 100 + stable_seed(seed, next(calls), *ids) % 1000
+
+    def reward(ids: tuple[int, ...]) -> float:
+        return stable_seed(seed, "reward", *ids) % 3 - 1.0
+
+    def play() -> tuple[int, ...]:
+        config = SafeThinkConfig(max_steered_steps=m, max_resamples=tries, keep_prefix=keeps)
+        defense, result = start(config, Task(prefixes=(PREFIX,))), None
+        while True:
+            effect = defense.send(result)
+            match effect:
+                case Score():
+                    result = reward(effect.trace.own())
+                case Extend(until=Until.ANSWER):
+                    return effect.trace.ids
+                case Extend():
+                    stop: StopReason = "thought" if len(effect.trace.own()) == 5 else "step"
+                    result = Extension(Tokens.sampled((propose(effect.trace.ids),)), stop)
+                case _:
+                    result = None
+
+    ours = play()
+    calls = count()
+    assert ours == papers_loop(propose, reward, m, tries, keeps)
+
+
+def test_the_monitor_reads_what_is_injected_only_where_that_is_asked_for() -> None:
+    for sees in (False, True):
+        script = Script([-0.5, 0.5, 0.5, 0.5])
+        script.play(SafeThinkConfig(monitor_sees_prefix=sees))
+        assert {effect.sees_injected for effect in script.effects if isinstance(effect, Score)} == {sees}
+
+
+WATCHED = SafeThinkConfig(monitor_answer=True, max_resamples=2)
+
+
+def test_a_watched_answer_is_scored_step_by_step_behind_the_trace() -> None:
+    verdict = Script([0.5, 0.6, 0.7, 0.8], num_steps=2).play(WATCHED)
+    assert (verdict.step_scores, verdict.answer_scores) == ((0.5, 0.6), (0.7, 0.8))
+    assert (verdict.trace.ids, verdict.answer.ids, verdict.closed) == ((11, 12), (50, 51), True)
+
+
+def test_a_violation_in_the_answer_is_resampled_and_counted_there() -> None:
+    script = Script([0.5, 0.5, 0.5, -0.5, -0.4, 0.3], num_steps=2)
+    verdict = script.play(WATCHED.model_copy(update={"keep_prefix": True}), TASK)
+    # 51 violates; 52 fails under the first prefix, 53 passes under the second, which does not stay in the answer.
+    assert verdict.answer == Tokens.sampled((50, 53))
+    assert script.asked[-2:] == [((11, 12), (50, *PREFIX)), ((11, 12), (50, *SECOND))]
+    (note,) = verdict.interventions
+    assert (note.where, note.step, note.position, note.outcome, note.prefix) == ("answer", 1, 1, "recovered", 1)
+
+
+def test_late_steps_of_the_answer_are_steered_too_unless_nothing_is() -> None:
+    scores = [0.5] * 6 + [-0.5, 0.5]
+    verdict = Script(scores, num_steps=1, num_answer_steps=6).play(WATCHED.model_copy(update={"max_steered_steps": 1}))
+    assert [(note.where, note.step) for note in verdict.interventions] == [("answer", 5)]
+    verdict = Script([-0.5] * 9, num_steps=1).play(WATCHED.model_copy(update={"max_steered_steps": 0}))
+    assert not verdict.interventions
+    assert verdict.answer_scores == (-0.5, -0.5)
+
+
+def test_a_rollback_in_the_answer_stays_in_the_answer() -> None:
+    config = WATCHED.model_copy(update={"fallback": "rollback", "rollback_steps": 9, "max_resamples": 1})
+    verdict = Script([0.5, 0.5, -0.5, -0.4, 0.3, 0.6], num_steps=1).play(config)
+    (note,) = verdict.interventions
+    assert (note.where, note.step, note.dropped_steps, note.position) == ("answer", 1, 1, 0)
+    assert (verdict.trace.ids, verdict.answer.ids) == ((11,), (53, 54))
+
+
+def test_a_refusal_in_the_answer_follows_what_was_accepted() -> None:
+    for config, scores in (
+        (WATCHED.model_copy(update={"fallback": "refuse"}), [0.5, 0.5, -0.5, -0.4, -0.3]),
+        (GuardRefuseConfig(monitor_answer=True), [0.5, 0.5, -0.5]),
+    ):
+        verdict = Script(scores, num_steps=1).play(config)
+        assert verdict.trace == Tokens.sampled((11,))
+        assert verdict.answer == Tokens.sampled((50,)) + Tokens.injected((8, 9))
+        assert (verdict.refused, verdict.interventions[0].where, verdict.interventions[0].position) == (
+            True,
+            "answer",
+            1,
+        )
+
+
+@pytest.mark.parametrize("config", [SafeThinkConfig(), ResampleOnlyConfig(), GuardRefuseConfig()])
+def test_an_answer_is_watched_without_being_asked_where_nothing_was_thought(config: DefenseConfig) -> None:
+    verdict = Script([0.5, 0.6, 0.7], num_steps=1, unthought=True).play(config)
+    assert verdict.answer_scores == (0.6, 0.7)
+    assert not Script([0.5], num_steps=1).play(config).answer_scores
+
+
+@pytest.mark.parametrize("config", [SafeThinkConfig(), ResampleOnlyConfig(), GuardRefuseConfig()])
+def test_an_answer_is_watched_from_where_the_thinking_opens_again(config: DefenseConfig) -> None:
+    script = Script([0.5, 0.6, 0.7], num_steps=1, reopens=True, num_answer_steps=3)
+    verdict = script.play(config)
+    assert verdict.answer_scores == (0.6, 0.7)
+    assert verdict.answer.ids == (50, 50, 51)
+    assert accepted_in_order(script, verdict)
+
+
+def test_what_was_answered_before_the_thinking_opened_again_is_not_rolled_back() -> None:
+    config = ROLLBACK.model_copy(update={"max_resamples": 1, "rollback_steps": 9})
+    script = Script([0.5, -0.5, -0.4, 0.6, 0.7], num_steps=1, reopens=True, num_answer_steps=3)
+    verdict = script.play(config)
+    assert accepted_in_order(script, verdict)
+    (note,) = verdict.interventions
+    assert (note.where, note.step, note.dropped_steps, note.position) == ("answer", 0, 0, 1)
+
+
+@pytest.mark.parametrize("config", [NoneConfig(), AlwaysConfig()])
+def test_without_a_monitor_an_answer_goes_on_behind_an_opening_tag(config: DefenseConfig) -> None:
+    verdict = Script([], reopens=True).play(config)
+    assert (verdict.answer.ids, verdict.answer_scores) == (ANSWER, ())
+
+
+@pytest.mark.parametrize("config", [NoneConfig(), AlwaysConfig(), SafeThinkConfig(), GuardRefuseConfig()])
+def test_who_reads_along_gets_steps_and_the_same_output(config: DefenseConfig) -> None:
+    streamed = Script([0.5] * 3)
+    verdict = streamed.play(config, replace(TASK, streamed=True))
+    assert accepted_in_order(streamed, verdict)
+    assert verdict.answer.ids == ANSWER
+    assert [len(each.answer) for each in streamed.accepted][-2:] == [1, 2]
+    assert not any(isinstance(each, Extend) and each.until is Until.THOUGHT for each in streamed.effects)

@@ -90,6 +90,7 @@ def test_a_growing_trace_is_read_once(guard: GuardMonitor, model: Qwen3ForCausal
         before = guard.num_forwarded
         score = guard.score([request("".join(STEPS[: index + 1]))])[0]
         forwarded.append(guard.num_forwarded - before)
+        assert guard.tokens_read(0) == forwarded[-1]
         assert score == pytest.approx(score_by_hand(model, "".join(STEPS[: index + 1])), abs=1e-6)
     step, tail = len(TOKENIZER.encode(STEPS[-1])), len(TOKENIZER.encode(tiny_guard.TEMPLATE.split("endfor -%}")[-1]))
     verdicts = len(TOKENIZER.encode("safe")) + len(TOKENIZER.encode("unsafe"))
@@ -113,6 +114,17 @@ def test_released_rows_are_read_again(guard: GuardMonitor) -> None:
     guard.release(7)
     assert guard.score([request(TRACES[3])]) == pytest.approx(first)
     assert guard.num_forwarded == 2 * once
+
+
+def test_what_a_row_took_leaves_its_neighbours_padding_out(guard: GuardMonitor) -> None:
+    traces = ("", STEPS[0], "".join(STEPS[:4]))
+    for row, trace in enumerate(traces):
+        guard.score([request(trace, row)])
+    alone = [guard.tokens_read(row) for row in range(3)]
+    for row in range(3):
+        guard.release(row)
+    guard.score([request(trace, row) for row, trace in enumerate(traces)])
+    assert [guard.tokens_read(row) for row in range(3)] == alone
 
 
 def test_rows_with_other_prompts_do_not_mix(guard: GuardMonitor, model: Qwen3ForCausalLM) -> None:

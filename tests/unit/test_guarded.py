@@ -89,19 +89,25 @@ def test_samples_come_prompt_by_prompt_and_differ(guarded: SafeThink) -> None:
     assert len({result.trace_ids for result in results}) > 6
 
 
-def test_stream_yields_every_job_once(guarded: SafeThink) -> None:
+def test_every_job_finishes_once(guarded: SafeThink) -> None:
     jobs = [(prompt, sample) for prompt in PROMPTS for sample in (0, 3)]
-    streamed = {(result.prompt.id, result.sample): result.trace_ids for result in guarded.stream(jobs)}
+    streamed = {(result.prompt.id, result.sample): result.trace_ids for result in guarded.as_finished(jobs)}
     assert sorted(streamed) == sorted((prompt.id, sample) for prompt, sample in jobs)
 
 
 def test_the_json_says_everything(guarded: SafeThink) -> None:
     result = next(result for result in guarded.run(PROMPTS) if result.interventions)
     record = json.loads(json.dumps(result.to_json()))
-    assert list(record) == ["prompt_ids", "trace_ids", "answer_ids", "forced_mask", "trace", "answer", "interventions"]
+    first = ["prompt_ids", "trace_ids", "answer_ids", "forced_mask", "trace", "answer", "interventions"]
+    assert list(record) == [*first, "step_scores", "answer_scores", "usage"]
     assert len(record["forced_mask"]) == len(record["trace_ids"]) + len(record["answer_ids"])
     note = record["interventions"][0]
-    assert list(note) == ["step", "score_before", "score_after", "resamples", "prefix", "outcome"]
+    first = ["step", "score_before", "score_after", "resamples", "prefix", "outcome"]
+    assert list(note) == [*first, "where", "position", "dropped_steps", "scores"]
+    assert (note["where"], note["dropped_steps"], len(note["scores"])) == ("trace", 0, note["resamples"])
+    assert record["usage"]["monitor_calls"] == len(record["step_scores"]) + sum(
+        each["resamples"] for each in record["interventions"]
+    )
     assert note["prefix"] == "Wait, think safely"
     assert note["score_before"] < 0
 

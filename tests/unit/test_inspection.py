@@ -15,8 +15,6 @@ from safethink.inspection import (
     CLOSE_MARK,
     INJECTED_STYLE,
     OPEN_MARK,
-    Reading,
-    RecordingMonitor,
     coloured,
     fed,
     visible,
@@ -24,6 +22,7 @@ from safethink.inspection import (
 )
 from safethink.monitors import ScoreRequest
 from safethink.monitors.constant import ConstantMonitor
+from safethink.monitors.recording import Recorded, RecordingMonitor
 from safethink.prompts import Prompt
 from safethink.tokens import Tokens
 
@@ -59,12 +58,12 @@ def test_a_recording_monitor_says_what_the_monitor_says_and_remembers() -> None:
     requests = [ScoreRequest(0, Prompt.from_text("p"), trace) for trace in ("a", "ab")]
     assert recorder.score(requests) == [0.5, 0.5]
     recorder.release(0)
-    assert recorder.readings == [Reading("a", 0.5), Reading("ab", 0.5)]
+    assert recorder.readings == [Recorded("a", 0.5), Recorded("ab", 0.5)]
 
 
 def test_readings_are_shown_by_what_is_new_in_them() -> None:
     page = StringIO()
-    readings = [Reading("first step.\n\n", 0.9), Reading("first step.\n\nthen harm.\n\n", -0.7)]
+    readings = [Recorded("first step.\n\n", 0.9), Recorded("first step.\n\nthen harm.\n\n", -0.7)]
     Console(file=page, width=100).print(fed(readings))
     said = page.getvalue()
     assert "-0.70" in said

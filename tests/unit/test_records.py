@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safethink.errors import RecordError
-from safethink.evaluation.records import InterventionRecord, Record, RecordWriter, Span, read, write_text
+from safethink.evaluation.records import InterventionRecord, Record, RecordWriter, Span, placed, read, write_text
 
 
 def record(sample: int = 0, **fields: object) -> Record:
@@ -47,6 +48,31 @@ def test_a_record_survives_the_file(
 def test_the_trace_leaves_injected_words_out() -> None:
     spans = (Span(start=0, text="First."), Span(start=2, text="Wait", forced=True), Span(start=3, text=" Then."))
     assert record(spans=spans).trace == "First. Then."
+
+
+def test_records_of_before_answers_were_watched_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    note = {"step": 1, "position": 4, "score_before": -0.5, "score_after": 0.5, "resamples": 1, "prefix": 0}
+    old = record(sampled_tokens=9).model_dump(exclude_defaults=True) | {
+        "interventions": [note | {"outcome": "recovered", "scores": [0.5]}]
+    }
+    path.write_text(json.dumps(old) + "\n")
+    (read_again,) = read(path)
+    (intervention,) = read_again.interventions
+    assert (intervention.where, intervention.dropped_steps) == ("trace", 0)
+    assert (read_again.monitor_calls, read_again.monitor_tokens, read_again.engine_seconds) == (None, None, None)
+
+
+def noted(position: int, **fields: object) -> InterventionRecord:
+    base = {"step": 0, "score_before": -1.0, "score_after": 1.0, "resamples": 1, "prefix": 0, "outcome": "recovered"}
+    return InterventionRecord.model_validate(base | {"position": position} | fields)
+
+
+def test_an_intervention_shows_where_the_trace_went_on_in_the_end() -> None:
+    first, second, back, last = noted(3), noted(7), noted(4, dropped_steps=2), noted(9)
+    answered = noted(0, where="answer")
+    assert placed((first, second, back, last, answered)) == [(3, first), (4, second), (4, back), (9, last)]
+    assert placed(()) == []
 
 
 def test_nothing_written_yet_is_no_records(tmp_path: Path) -> None:

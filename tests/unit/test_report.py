@@ -153,6 +153,20 @@ def test_removed_words_stand_where_the_step_was_dropped(recorded: dict[Key, Reco
     ]
 
 
+def test_a_rollback_and_what_was_done_in_the_answer_are_told(recorded: dict[Key, Record]) -> None:
+    shown = recorded[Key("guarded", ROWS[2], "mine", "p", 0)]
+    (note,) = shown.interventions
+    back = note.model_copy(update={"step": 2, "dropped_steps": 1, "outcome": "rolled_back"})
+    answered = note.model_copy(update={"where": "answer", "position": 0, "outcome": "kept_last"})
+    told = traces.show(shown.model_copy(update={"interventions": (note, back, answered)}), ("Wait",))
+    assert [piece.text for piece in told.pieces if piece.kind == "note"] == [
+        "step 2 dropped (score -0.50); passed after 2 tries (score +0.50)",
+        "step 3 dropped (score -0.50) with 1 more before it; passed after 2 tries (score +0.50)",
+        "step 2 of the answer dropped (score -0.50); kept though failing after 2 tries (score +0.50)",
+    ]
+    assert [piece.kind for piece in told.pieces] == ["own", *["note", "removed"] * 2, "own", "note", "removed"]
+
+
 def test_the_example_follows_a_rule(recorded: dict[Key, Record]) -> None:
     def prompt(name: str) -> Prompt:
         return Prompt(id=name, messages=(Message(role="user", content=name),), kind="jailbreak")

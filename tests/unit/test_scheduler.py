@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from safethink.errors import MonitorError
 from safethink.monitors import Monitor, ScoreRequest
 from safethink.monitors.function import FunctionMonitor
 from safethink.prompts import Message, Prompt, Role
-from safethink.scheduler import Finished, Row, run
+from safethink.scheduler import Accepted, Finished, Row, follow, run
 from safethink.seeds import stable_seed
 from safethink.thought import Thought
 from safethink.tokens import Tokens
@@ -28,10 +29,14 @@ PREFIX = THOUGHT.encoder.text("Wait")
 
 
 class ScriptedEngine:
-    """Tokens are a function of ids and seed; the thinking closes after `num_steps` delimiters."""
+    """Tokens are a function of ids and seed; the thinking closes after `num_steps` delimiters.
 
-    def __init__(self, num_steps: int = 3) -> None:
+    An answer that is asked for step by step has two of them. `says` gives other tokens for some kinds of extension.
+    """
+
+    def __init__(self, num_steps: int = 3, says: dict[Until, tuple[tuple[int, ...], StopReason]] | None = None) -> None:
         self.num_steps = num_steps
+        self.says = says or {}
         self.batches: list[int] = []
         self.requests: list[ExtendRequest] = []
         self.held: set[int] = set()
@@ -49,10 +54,13 @@ class ScriptedEngine:
         word = THOUGHT.encoder.text("xyz"[stable_seed(request.seed, *request.ids) % 3])
         step = word + THOUGHT.encoder.text(".\n\n")
         last = TOKENIZER.decode(list(request.ids)).count("\n\n") >= self.num_steps - 1
+        num_answered = chat_reasoner.decode(request.ids).rpartition("</think>")[2].count("\n\n")
         ids, stop = {
+            Until.ANSWER_STEP: ((*word, END), "end") if num_answered else (step, "step"),
             Until.STEP: ((*word, CLOSE), "thought") if last else (step, "step"),
             Until.THOUGHT: ((*step, CLOSE), "thought"),
             Until.ANSWER: ((*word, END), "end"),
+            **self.says,
         }[request.until]
         cut: StopReason = stop if len(ids) <= request.max_new_tokens else "length"
         return Extension(Tokens.sampled(ids[: request.max_new_tokens]), cut)
@@ -242,3 +250,156 @@ def test_every_resample_has_a_seed_of_its_own() -> None:
     resampled = [request for request in engine.requests if request.ids[-len(PREFIX) :] == PREFIX]
     assert len(resampled) > 1
     assert len({request.seed for request in resampled}) == len(resampled)
+
+
+def readings(
+    config: DefenseConfig, engine: ScriptedEngine | None = None, n: int = 8
+) -> tuple[list[str], dict[str, Finished]]:
+    seen: list[str] = []
+
+    def score(prompt: str, trace: str) -> float:
+        seen.append(trace)
+        return dislikes_x(prompt, trace)
+
+    return seen, drive(rows(n, config), score, engine, limits=LimitsConfig(max_trace_tokens=400))
+
+
+def test_a_monitor_may_read_injected_tokens_as_an_ablation() -> None:
+    masked, _ = readings(SafeThinkConfig(keep_prefix=True))
+    shown, _ = readings(SafeThinkConfig(keep_prefix=True, monitor_sees_prefix=True))
+    assert not any("Wait" in trace for trace in masked)
+    assert any("Wait" in trace for trace in shown)
+    assert not any("think>" in trace for trace in shown)
+
+
+def test_a_watched_answer_is_read_behind_its_trace_without_tags_or_injected_tokens() -> None:
+    seen, done = readings(SafeThinkConfig(monitor_answer=True, max_resamples=2))
+    assert not any("Wait" in trace or "think>" in trace or "im_end" in trace for trace in seen)
+    for finished in done.values():
+        verdict = finished.verdict
+        trace, answer = THOUGHT.trace_text(verdict.trace), THOUGHT.answer_text(verdict.answer)
+        assert f"{trace.rstrip()}\n\n{answer}" in [each.rstrip() for each in seen]
+        assert len(verdict.answer_scores) == 2
+    assert any(note.where == "answer" for finished in done.values() for note in finished.verdict.interventions)
+
+
+def test_usage_adds_up_in_a_watched_answer_too() -> None:
+    for config in (
+        SafeThinkConfig(monitor_answer=True, max_resamples=2),
+        SafeThinkConfig(monitor_answer=True, max_resamples=1, fallback="rollback", max_steered_steps=9),
+        SafeThinkConfig(monitor_answer=True, max_resamples=1, fallback="rollback", keep_prefix=True),
+    ):
+        _, done = readings(config, ScriptedEngine(5), n=24)
+        for finished in done.values():
+            verdict, usage = finished.verdict, finished.usage
+            tries = sum(note.resamples for note in verdict.interventions)
+            kept = verdict.trace.own() + verdict.answer.own()
+            assert usage.sampled - usage.dropped == len(kept)
+            assert usage.forced == tries * len(PREFIX)
+            assert usage.monitor_calls == tries + len(verdict.step_scores) + len(verdict.answer_scores)
+        assert config.fallback == "keep_last" or any(
+            note.dropped_steps for finished in done.values() for note in finished.verdict.interventions
+        )
+
+
+def test_the_limit_of_an_answer_holds_for_all_its_steps() -> None:
+    long: dict[Until, tuple[tuple[int, ...], StopReason]] = {
+        Until.ANSWER_STEP: (THOUGHT.encoder.text("zz yy xx "), "step")
+    }
+    limits = LimitsConfig(max_answer_tokens=len(long[Until.ANSWER_STEP][0]) + 1, max_step_tokens=99)
+    done = drive(rows(1, SafeThinkConfig(monitor_answer=True)), engine=ScriptedEngine(says=long), limits=limits)
+    assert len(done["p0"].verdict.answer) == limits.max_answer_tokens
+    prompt_ids = next(rows(1)).prompt_ids
+    tight = Thought(ThoughtConfig(), TOKENIZER, context_tokens=len(prompt_ids) + 9)
+    stream = run(
+        rows(1, GuardRefuseConfig(monitor_answer=True)),
+        ScriptedEngine(),
+        FunctionMonitor(lambda *_: 1.0),
+        tight,
+        LimitsConfig(),
+    )
+    verdict = next(stream).verdict
+    assert len(verdict.trace) + len(verdict.answer) == 9
+
+
+BLANK = THOUGHT.encoder.text("\n\n")
+
+
+@pytest.mark.parametrize(("thought_ids", "is_watched"), [((*BLANK, CLOSE), True), ((*PREFIX, CLOSE), False)])
+def test_an_answer_is_watched_where_the_thinking_was_closed_empty(thought_ids, is_watched: bool) -> None:
+    says: dict[Until, tuple[tuple[int, ...], StopReason]] = {Until.STEP: (thought_ids, "thought")}
+    done = drive(rows(1), engine=ScriptedEngine(says=says))
+    assert (len(done["p0"].verdict.answer_scores) > 0) == is_watched
+
+
+def test_thinking_that_holds_only_what_was_injected_is_empty() -> None:
+    says: dict[Until, tuple[tuple[int, ...], StopReason]] = {Until.STEP: ((CLOSE,), "thought")}
+    verdict = drive(rows(1, start=Tokens.injected(PREFIX)), engine=ScriptedEngine(says=says))["p0"].verdict
+    assert len(verdict.answer_scores) > 0
+
+
+@pytest.mark.parametrize("step_tokens", [1, 3])
+def test_steps_may_be_counted_in_tokens(step_tokens: int) -> None:
+    thought = Thought(ThoughtConfig(step_tokens=step_tokens), TOKENIZER)
+    engine = ScriptedEngine()
+    limits = LimitsConfig(max_trace_tokens=3 * step_tokens)
+    list(run(rows(1), engine, FunctionMonitor(lambda prompt, trace: 1.0), thought, limits))
+    assert {request.max_new_tokens for request in engine.requests if request.until is Until.STEP} <= {step_tokens, 0}
+
+
+class CountingMonitor:
+    """Passes everything, slowly, and says that it read seven tokens."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        time.sleep(0.01)
+        return [1.0] * len(requests)
+
+    def tokens_read(self, row: int) -> int:
+        return 7
+
+    def release(self, row: int) -> None: ...
+
+
+def test_what_a_monitor_read_is_counted_where_it_says_so() -> None:
+    done = [*run(rows(3), ScriptedEngine(), CountingMonitor(), THOUGHT, LimitsConfig())]
+    assert [each.usage.monitor_tokens for each in done] == [7 * each.usage.monitor_calls for each in done]
+    assert {each.usage.monitor_tokens for each in drive(rows(3)).values()} == {None}
+
+
+def test_the_time_of_batches_is_shared_so_that_it_adds_up() -> None:
+    started = time.perf_counter()
+    done = [*run(rows(4), ScriptedEngine(), CountingMonitor(), THOUGHT, LimitsConfig())]
+    took = time.perf_counter() - started
+    usages = [each.usage for each in done]
+    num_batches = max(usage.monitor_calls for usage in usages)
+    assert 0.01 * num_batches <= sum(usage.monitor_seconds for usage in usages) < took
+    assert 0 < sum(usage.engine_seconds for usage in usages) < took
+    assert sum(usage.engine_seconds + usage.monitor_seconds for usage in usages) < took
+
+
+def test_who_follows_sees_what_stands_before_it_is_finished() -> None:
+    monitor = FunctionMonitor(dislikes_x)
+    config = SafeThinkConfig(fallback="rollback", max_resamples=1, monitor_answer=True)
+    news = [*follow(rows(8, config), ScriptedEngine(), monitor, THOUGHT, LimitsConfig(), 3)]
+    plain = {
+        each.row.prompt.id: each.verdict
+        for each in run(rows(8, config), ScriptedEngine(), monitor, THOUGHT, LimitsConfig())
+    }
+    ended: set[str] = set()
+    stands: dict[str, Accepted] = {}
+    for each in news:
+        name = each.row.prompt.id
+        assert name not in ended
+        before = stands.get(name)
+        if isinstance(each, Finished):
+            ended.add(name)
+            assert each.verdict == plain[name]
+            assert before is not None
+            assert each.verdict.trace[: len(before.standing.trace)] == before.standing.trace
+            assert each.verdict.answer[: len(before.standing.answer)] == before.standing.answer
+            continue
+        if before is not None:
+            assert before.sampled <= each.sampled
+            assert each.standing.trace[: len(before.standing.trace)] == before.standing.trace
+        stands[name] = each
+    assert len(ended) == 8

@@ -8,7 +8,18 @@ import pytest
 
 from safethink import defenses
 from safethink.config import AlwaysConfig, GuardRefuseConfig, NoneConfig, SafeThinkConfig, ThoughtConfig
-from safethink.defenses.effects import Defense, Effect, Extend, Extension, Score, StopReason, Task, Until, Verdict
+from safethink.defenses.effects import (
+    Accept,
+    Defense,
+    Effect,
+    Extend,
+    Extension,
+    Score,
+    StopReason,
+    Task,
+    Until,
+    Verdict,
+)
 from safethink.engines.stopping import Stopper
 from safethink.stages import in_turns
 from safethink.thought import Thought
@@ -34,6 +45,9 @@ def drive(defense: Defense, said: Said, scores: Sequence[float] = ()) -> tuple[V
     try:
         effect = next(defense)
         while True:
+            if isinstance(effect, Accept):
+                effect = defense.send(None)
+                continue
             effects.append(effect)
             if isinstance(effect, Extend):
                 ids, stop = next(speech)

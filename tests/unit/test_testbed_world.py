@@ -182,8 +182,19 @@ def test_predicted_asr_is_the_mean_of_simulated_runs(defense: DefenseConfig, kin
     assert sum(runs) / len(runs) == pytest.approx(float(exact), abs=3.5 * math.sqrt(0.25 / len(runs)))
 
 
-def test_the_fallback_best_has_no_exact_prediction() -> None:
-    assert predict_asr(WORLD, ATTACK[0], SafeThinkConfig(fallback="best"), (PHRASE,), ORACLE_RATES) is None
+@pytest.mark.parametrize(
+    "defense",
+    [
+        SafeThinkConfig(fallback="best"),
+        SafeThinkConfig(fallback="rollback"),
+        ResampleOnlyConfig(fallback="rollback"),
+        SafeThinkConfig(monitor_answer=True),
+        GuardRefuseConfig(monitor_answer=True),
+        SafeThinkConfig(monitor_sees_prefix=True),
+    ],
+)
+def test_what_the_process_does_not_know_has_no_exact_prediction(defense: DefenseConfig) -> None:
+    assert predict_asr(WORLD, ATTACK[0], defense, (PHRASE,), ORACLE_RATES) is None
 
 
 def test_recovery_falls_with_depth_and_rises_with_power() -> None:

@@ -129,6 +129,44 @@ def test_a_closing_tag_in_ordinary_tokens_is_text_unless_it_is_the_models_own() 
     assert stops(Stopper(SPELLED, []), "zz]]")[0] == "thought"
 
 
+def test_an_answer_is_cut_where_the_thinking_opens_again() -> None:
+    for until in (Until.ANSWER, Until.ANSWER_STEP):
+        assert stops(STOPPER, "zz<think>yy", until) == ("reopened", "zz<think>")
+        spelled = THOUGHT.encoder.text("zz<think>yy")
+        assert all(STOPPER.reason(spelled[:end], until) is None for end in range(1, len(spelled) + 1))
+        assert stops(Stopper(SPELLED, []), "zz[[yy", until) == ("reopened", "zz[[")
+    assert stops(STOPPER, "zz<think>yy") == (None, "zz<think>yy")
+
+
+def test_an_answer_is_cut_into_steps_only_where_that_is_asked_for() -> None:
+    assert stops(STOPPER, "\n\nzz\n\nyy", Until.ANSWER) == (None, "\n\nzz\n\nyy")
+    assert stops(STOPPER, "\n\nzz\n\nyy", Until.ANSWER_STEP) == ("step", "\n\nzz\n\n")
+    assert stops(STOPPER, "zz</think>yy<|im_end|>", Until.ANSWER_STEP) == ("end", "zz</think>yy<|im_end|>")
+
+
+def test_steps_that_are_counted_in_tokens_have_no_delimiters() -> None:
+    counted = Thought(ThoughtConfig(step_tokens=3), TOKENIZER)
+    stopper = Stopper(counted, [TOKENIZER.eos_token_id])
+    assert stops(stopper, "zz\n\nyy\n\n") == (None, "zz\n\nyy\n\n")
+    assert stops(stopper, "zz\n\nyy\n\n", Until.ANSWER_STEP) == (None, "zz\n\nyy\n\n")
+    assert stops(stopper, "zz\n\n</think>") == ("thought", "zz\n\n</think>")
+    trace = Tokens.sampled(encode("Mix it.\n\n") + (40,) * 6)
+    assert stopper.step_starts(trace, max_step_tokens=99) == tuple(range(0, len(trace), 3))
+    assert (counted.longest_step(99), counted.longest_step(2), THOUGHT.longest_step(99)) == (3, 2, 99)
+
+
+def test_monitors_read_an_answer_behind_its_trace_without_tags() -> None:
+    trace = Tokens.sampled((*encode("Mix it.\n\n"), CLOSE))
+    answer = (
+        Tokens.sampled(encode("\n\n<think>It")) + Tokens.injected(encode("Wait")) + Tokens.sampled(encode(" is 7."))
+    )
+    assert THOUGHT.monitored(trace, Tokens()) == THOUGHT.trace_text(trace)
+    assert THOUGHT.monitored(trace, answer) == "Mix it.\n\nIt is 7."
+    assert THOUGHT.monitored(trace, answer, with_injected=True) == "Mix it.\n\nItWait is 7."
+    assert THOUGHT.monitored(Tokens.sampled((CLOSE,)), answer) == "It is 7."
+    assert SPELLED.monitored(Tokens.sampled(encode("Mix it.]]")), Tokens.sampled(encode("[[so"))) == "Mix it.\n\nso"
+
+
 def test_the_steps_of_a_finished_trace_are_found_again() -> None:
     first, second, last = encode("Mix it.\n\n"), encode(" This could hurt.\n\n"), (*encode("So stop."), CLOSE)
     trace = Tokens.sampled(first) + Tokens.injected(encode("Wait")) + Tokens.sampled(second + last)

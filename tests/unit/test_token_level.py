@@ -10,6 +10,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, Llama
 
 from safethink import yaml_config
 from safethink.config import EvalConfig, LimitsConfig, NoneConfig, RowConfig, ThoughtConfig
+from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until, View
 from safethink.defenses.moves import answer, extend, look, score, weigh
 from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest, refuse_unfit
@@ -190,13 +191,13 @@ def follow(task: Task, top_k: int) -> Defense:
     while True:
         view = yield from look(trace, top_k)
         if not view.room:
-            return (yield from answer(trace, "length"))
+            return (yield from answer(Draft(trace, stop="length")))
         scores = []
         for token_id in view.token_ids:
             scores.append((yield from score(trace + Tokens.sampled((token_id,)))))
         trace += Tokens.sampled((view.token_ids[scores.index(max(scores))],))
         if trace.ids[-1:] == task.close:
-            return (yield from answer(trace, "thought"))
+            return (yield from answer(Draft(trace, stop="thought")))
 
 
 def finish(defense: Defense, model: PreTrainedModel, liked: str = ""):
@@ -232,7 +233,7 @@ def test_what_is_injected_counts_once_for_all_looks_at_it(model: PreTrainedModel
         assert view.entropy > 0
         assert list(weights) == pytest.approx(plain_weights(model, opened(0) + WORDS, WORDS), abs=1e-6)
         step = yield from extend(trace, Until.THOUGHT)
-        return (yield from answer(trace + step.tokens, step.stop))
+        return (yield from answer(Draft(trace + step.tokens, stop=step.stop)))
 
     done = finish(reminded(Task()), model)
     assert done.usage.forced == len(WORDS)

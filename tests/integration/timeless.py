@@ -1,0 +1,18 @@
+"""What two runs share: everything but how long they took."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from safethink.evaluation.summary import Summary
+
+SECONDS: Final = {"engine_seconds", "monitor_seconds"}
+"""Fields of a record that no two runs share."""
+
+
+def timeless(summary: Summary) -> dict[str, Any]:
+    """All of a summary but its seconds."""
+    content = summary.model_dump(mode="json")
+    for cells in (*content["rows"].values(), *content["comparisons"].values()):
+        del cells["seconds"]
+    return content
