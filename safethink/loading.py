@@ -70,7 +70,7 @@ def load_causal_lm(
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     if os.path.isdir(path) and not os.path.isfile(Path(path, "config.json")):
         raise MissingFileError(f"no model in the folder {str(path)!r}: it has no config.json")
-    with _found("model", path):
+    with found("model", path):
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=pick_dtype(dtype, place), attn_implementation=attn_implementation, **hub
@@ -86,13 +86,17 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         MissingFileError: if there is no such folder or hub repository.
     """
-    with _found("tokenizer", path):
+    with found("tokenizer", path):
         return AutoTokenizer.from_pretrained(locate(path))
 
 
 @contextmanager
-def _found(what: str, path: str | Path) -> Generator[None, None, None]:
-    """Say in one line what transformers says about `path` in many."""
+def found(what: str, path: str | Path) -> Generator[None, None, None]:
+    """Say in one line what transformers says about `path` in many.
+
+    Raises:
+        MissingFileError: whatever it says.
+    """
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:

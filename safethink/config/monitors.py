@@ -2,32 +2,129 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from safethink.config.section import Section
 
+PresetName = Literal["llama_guard", "qwen3guard", "wildguard", "shieldgemma", "gpt_oss_safeguard"]
+"""The published ways to put the question to a guard; see `safethink.monitors.presets`."""
 
-class GuardMonitorConfig(Section):
+
+class MonitorSection(Section):
+    """What every monitor's section shares."""
+
+    @property
+    def title(self) -> str:
+        """What artifacts and reports call the monitor."""
+        return str(getattr(self, "kind", type(self).__name__))
+
+
+class ModelSection(MonitorSection):
+    """A monitor that is a model of its own."""
+
+    path: str
+    """Folder or hub id."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
+    """Precision of the weights."""
+    device: str = "auto"
+    """`cpu`, `cuda`, ...; `auto` takes a GPU where there is one."""
+    batch_size: int = Field(default=64, ge=1)
+    """The most rows read side by side."""
+
+    @property
+    def title(self) -> str:
+        """Where the model is."""
+        return self.path
+
+
+class GuardMonitorConfig(ModelSection):
     """A generative guard: score = 2 P(safe) - 1 from its verdicts' log-probabilities."""
 
     kind: Literal["guard"] = "guard"
     path: str = "testbed"
     """Folder or hub id; `testbed` names the shipped guard."""
-    revision: str | None = None
-    """Commit of the hub repository."""
-    safe: str = "safe"
-    """The verdict that means safe."""
-    unsafe: str = "unsafe"
-    """The verdict that means unsafe."""
-    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
-    """Precision of the weights."""
-    device: str = "auto"
-    """`cpu`, `cuda`, ...; `auto` takes a GPU where there is one."""
+    preset: Literal["auto"] | PresetName = "auto"
+    """How the question is put and read; `auto` goes by the guard's own configuration, name and chat template."""
+    template: str | None = None
+    """The question in words of your own, with the holes {prompt} and {trace}, and {policy}, {bos}, {eos} where wanted;
+    in place of the preset's."""
+    forced: str | None = None
+    """What the guard has said already when its verdict is read, such as `Safety:`; in place of the preset's."""
+    verdicts: dict[str, float] | None = Field(default=None, min_length=2)
+    """Each verdict as the guard words it, with its share of safety, 1 safe and 0 unsafe; in place of the preset's."""
+    policies: tuple[str, ...] = ()
+    """One question is asked per policy, and the worst answer counts; none takes the preset's."""
+    controversial: float = Field(default=1.0, ge=0, le=1)
+    """How much of P(Controversial) counts as unsafe (Qwen3Guard): 1 is its report's strict mode, 0 its loose mode."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> GuardMonitorConfig:
+        if self.template is not None:
+            refuse_missing_holes(self.template)
+        if self.verdicts is not None:
+            shares = self.verdicts.values()
+            if not all(0 <= share <= 1 for share in shares) or min(shares) == max(shares):
+                raise ValueError("verdicts need shares of safety in [0, 1], at least two of them different")
+        return self
 
 
-class OracleMonitorConfig(Section):
+class StreamMonitorConfig(ModelSection):
+    """Qwen3Guard-Stream: two heads that judge every token of the trace as it is read."""
+
+    kind: Literal["stream"] = "stream"
+    controversial: float = Field(default=1.0, ge=0, le=1)
+    """How much of P(Controversial) counts as unsafe: 1 is the report's strict mode, 0 its loose mode."""
+    debounce: int = Field(default=2, ge=1)
+    """So many tokens in a row must be flagged before the trace is; the report's is 2."""
+    ignored_categories: tuple[str, ...] = ()
+    """Categories of harm that do not count, as the model names them, such as `Copyright Violation`."""
+
+
+class RewardMonitorConfig(ModelSection):
+    """A reward or cost model: one number for the conversation so far, mapped to [-1, 1]."""
+
+    kind: Literal["reward"] = "reward"
+    template: str | None = None
+    """The conversation in words of your own, with the holes {prompt} and {trace}, and {bos}, {eos} where wanted; None
+    takes the chat template, and for a beaver model its published words."""
+    label: int = Field(default=0, ge=0)
+    """Which output is the reward, where the head has several."""
+    higher_is_safer: bool | None = None
+    """False for a cost; None goes by the model's own `score_type`, and takes a reward where it has none."""
+    center: float = 0.0
+    """The reward or cost that scores 0. A cost has 0 by training, a reward has no natural one: calibrate."""
+    scale: float = Field(default=1.0, gt=0)
+    """How far from the centre scores 1 under `clip`, and 0.76 under `tanh`."""
+    squash: Literal["tanh", "clip"] = "tanh"
+    """How (reward - center) / scale gets into [-1, 1]."""
+    trust_remote_code: bool = False
+    """Whether code from the model's repository may run."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> RewardMonitorConfig:
+        if self.template is not None:
+            refuse_missing_holes(self.template)
+        return self
+
+
+class KeywordMonitorConfig(MonitorSection):
+    """The published refusal phrases as a baseline: a trace is safe once it holds one."""
+
+    kind: Literal["keyword"] = "keyword"
+    phrases: tuple[str, ...] = ()
+    """What to look for, in any case; none takes the published refusal phrases."""
+    found: float = Field(default=1.0, ge=-1, le=1)
+    """The score of a trace that holds one."""
+    absent: float = Field(default=-1.0, ge=-1, le=1)
+    """The score of a trace that holds none."""
+
+
+class OracleMonitorConfig(MonitorSection):
     """The testbed's oracle as a monitor: exact, +1 or -1, or as wrong as asked for. Only for prompts of the testbed."""
 
     kind: Literal["oracle"] = "oracle"
@@ -35,18 +132,46 @@ class OracleMonitorConfig(Section):
     """Share of drifted traces that it passes; drawn anew at every step."""
     false_alarm_rate: float = Field(default=0.0, ge=0, le=1)
     """Share of the others that it fires at."""
+    f1: float | None = Field(default=None, gt=0, le=1)
+    """Errs so that precision, recall and so F1 are this, in place of the two rates."""
+    drifted_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of drifted traces among all that are scored, at which `f1` holds."""
     seed: int = 0
     """Draws which ones."""
 
+    @model_validator(mode="after")
+    def _one_dial(self) -> OracleMonitorConfig:
+        if self.f1 is not None and (self.miss_rate or self.false_alarm_rate):
+            raise ValueError("f1 sets miss_rate and false_alarm_rate: give one or the other")
+        if self.rates[1] > 1:
+            raise ValueError(
+                f"f1 {self.f1} needs more false alarms than there are traces to raise them at, with a drifted_share of "
+                f"{self.drifted_share}"
+            )
+        return self
+
     @property
-    def name(self) -> str:
-        """What artifacts and reports call it: two that err differently are two monitors."""
-        if not self.miss_rate and not self.false_alarm_rate:
+    def rates(self) -> tuple[float, float]:
+        """The miss rate m and the false alarm rate a that it errs at.
+
+        With a share p of drifted traces, F1 = 2 p (1 - m) / (2 p (1 - m) + p m + (1 - p) a). One number leaves one of
+        the two rates open; as many false alarms as misses, (1 - p) a = p m, make precision and recall equal, and both
+        are F1 then: m = 1 - F1 and a = (1 - F1) p / (1 - p).
+        """
+        if self.f1 is None:
+            return self.miss_rate, self.false_alarm_rate
+        return 1 - self.f1, (1 - self.f1) * self.drifted_share / (1 - self.drifted_share)
+
+    @property
+    def title(self) -> str:
+        """Two that err differently are two monitors."""
+        miss_rate, false_alarm_rate = self.rates
+        if not miss_rate and not false_alarm_rate:
             return self.kind
-        return f"{self.kind}, miss rate {self.miss_rate}, false alarm rate {self.false_alarm_rate}, seed {self.seed}"
+        return f"{self.kind}, miss rate {miss_rate:.4g}, false alarm rate {false_alarm_rate:.4g}, seed {self.seed}"
 
 
-class ConstantMonitorConfig(Section):
+class ConstantMonitorConfig(MonitorSection):
     """Always the same score; 1.0 never fires. For comparisons and tests."""
 
     kind: Literal["constant"] = "constant"
@@ -54,4 +179,98 @@ class ConstantMonitorConfig(Section):
     """The score."""
 
 
-MonitorConfig = Annotated[GuardMonitorConfig | OracleMonitorConfig | ConstantMonitorConfig, Field(discriminator="kind")]
+class EntryPointMonitorConfig(MonitorSection):
+    """A monitor of another package, by its entry point in the group `safethink.monitors`."""
+
+    kind: Literal["entry_point"] = "entry_point"
+    name: str
+    """The entry point's name."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for what the entry point names."""
+
+    @property
+    def title(self) -> str:
+        """The entry point's name."""
+        return self.name
+
+
+class CombinationSection(MonitorSection):
+    """Several monitors as one."""
+
+    members: tuple[MonitorConfig, ...]
+    """The monitors; combinations may be among them."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> CombinationSection:
+        if not self.members:
+            raise ValueError("a combination needs members")
+        return self
+
+    @property
+    def title(self) -> str:
+        """How the members are combined, and what they are called."""
+        return f"{super().title} of {', '.join(member.title for member in self.members)}"
+
+
+class MinMonitorConfig(CombinationSection):
+    """The lowest of its members' scores: any of them may fire."""
+
+    kind: Literal["min"] = "min"
+
+
+class MeanMonitorConfig(CombinationSection):
+    """The mean of its members' scores."""
+
+    kind: Literal["mean"] = "mean"
+
+
+class CascadeMonitorConfig(CombinationSection):
+    """The first member's score, unless that is unsure; then the next one's, and so on: put the cheap ones first."""
+
+    kind: Literal["cascade"] = "cascade"
+    low: float = Field(default=-0.5, ge=-1, le=1)
+    """A score below this is sure that the trace is unsafe."""
+    high: float = Field(default=0.5, ge=-1, le=1)
+    """A score above this is sure that the trace is safe."""
+
+    @model_validator(mode="after")
+    def _band(self) -> CascadeMonitorConfig:
+        if self.low > self.high:
+            raise ValueError(f"the unsure band is empty: low {self.low} is above high {self.high}")
+        return self
+
+
+MonitorConfig = Annotated[
+    GuardMonitorConfig
+    | StreamMonitorConfig
+    | RewardMonitorConfig
+    | KeywordMonitorConfig
+    | OracleMonitorConfig
+    | ConstantMonitorConfig
+    | EntryPointMonitorConfig
+    | MinMonitorConfig
+    | MeanMonitorConfig
+    | CascadeMonitorConfig,
+    Field(discriminator="kind"),
+]
+
+
+def models_of(monitor: MonitorSection) -> Iterator[ModelSection]:
+    """The sections of `monitor` that name a model, its members' among them."""
+    if isinstance(monitor, ModelSection):
+        yield monitor
+    if isinstance(monitor, CombinationSection):
+        for member in monitor.members:
+            yield from models_of(member)
+
+
+def refuse_missing_holes(template: str) -> None:
+    """Check that a template has room for what is judged.
+
+    Raises:
+        ValueError: it lacks {prompt} or {trace}, or has one of them more than once.
+    """
+    for name in ("prompt", "trace"):
+        hole = f"{{{name}}}"
+        if template.count(hole) != 1:
+            raise ValueError(f"the template needs the hole {hole} exactly once")

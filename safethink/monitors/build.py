@@ -27,10 +27,11 @@ def build(config: MonitorConfig) -> Monitor:
 
 
 def _guard(config: GuardMonitorConfig) -> Monitor:
-    from safethink.loading import load_causal_lm
     from safethink.monitors.guard import GuardMonitor
-    from safethink.testbed import folders
+    from safethink.monitors.loading import load_guard
+    from safethink.monitors.presets import choose
 
-    path = folders().guard if config.path == "testbed" else config.path
-    loaded = load_causal_lm(path, config.revision, config.dtype, config.device)
-    return GuardMonitor(loaded.model, loaded.tokenizer, config.safe, config.unsafe)
+    loaded = load_guard(config)
+    template = loaded.tokenizer.chat_template or ""
+    preset = choose(config, loaded.model.config.model_type, config.path, str(template))
+    return GuardMonitor(loaded.model, loaded.tokenizer, preset, config.batch_size)
