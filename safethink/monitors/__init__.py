@@ -57,3 +57,18 @@ class StateMonitor(Monitor, Protocol):
 def layer_read_by(monitor: Monitor | None) -> int | None:
     """Which of the reasoner's hidden states `monitor` reads; None for none."""
     return monitor.layer if isinstance(monitor, StateMonitor) else None
+
+
+@runtime_checkable
+class HashedMonitor(Monitor, Protocol):
+    """A monitor that can tell its weights from others; so can a combination of such monitors."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the weights; None where it has none after all."""
+        ...
+
+
+def fingerprint_of(monitor: Monitor | None) -> str | None:
+    """Hash of the weights that `monitor` goes by; None where it has none, or does not tell."""
+    return monitor.fingerprint if isinstance(monitor, HashedMonitor) else None

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch.nn import Module, ModuleList
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     MllamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from safethink.config import GuardMonitorConfig, ModelSection
+from safethink.config import GuardMonitorConfig, ModelSection, RewardMonitorConfig, StreamMonitorConfig
 from safethink.errors import ConfigError
 from safethink.loading import found, pick_device, pick_dtype
+from safethink.monitors.reward_models import BeaverScorer, SequenceScorer, UrmScorer
+from safethink.monitors.stream_model import StreamGuard
 from safethink.testbed import folders
 
+Model = TypeVar("Model", bound=PreTrainedModel, covariant=True)
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+BEAVER_CLASSES = ("LlamaForScore", "LlamaModelForScore")
+"""What the checkpoints of Safe RLHF call their class."""
+URM_CLASSES = ("LlamaForSequenceClassificationWithNormal_Weights",)
+"""What those of URM call theirs."""
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Model]):
     """A monitor's model in eval mode, and its tokenizer.
 
     Attributes:
@@ -31,12 +42,12 @@ class Loaded:
         missing: names of weights that the checkpoint does not have.
     """
 
-    model: PreTrainedModel
+    model: Model
     tokenizer: PreTrainedTokenizerBase
     missing: frozenset[str]
 
 
-def load_guard(config: GuardMonitorConfig) -> Loaded:
+def load_guard(config: GuardMonitorConfig) -> Loaded[PreTrainedModel]:
     """Load a generative guard; of one that also reads images, the language model alone.
 
     Raises:
@@ -52,7 +63,53 @@ def load_guard(config: GuardMonitorConfig) -> Loaded:
     return loaded
 
 
-def load(model_class: Any, config: ModelSection, trust_remote_code: bool = False) -> Loaded:
+def load_stream(config: StreamMonitorConfig) -> Loaded[StreamGuard]:
+    """Load Qwen3Guard-Stream.
+
+    Raises:
+        MissingFileError: there is no such folder or hub repository.
+        ConfigError: the device does not exist, or the checkpoint is another model's.
+    """
+    loaded = load(StreamGuard, config)
+    refuse_made_up(loaded.missing, config.path)
+    return loaded
+
+
+def load_scorer(config: RewardMonitorConfig) -> Loaded[SequenceScorer | BeaverScorer | UrmScorer]:
+    """Load a reward or cost model, of the class that its configuration names.
+
+    Raises:
+        MissingFileError: there is no such folder or hub repository.
+        ConfigError: the device does not exist, or the checkpoint has no such head.
+    """
+    with found("model", config.path):
+        shape = AutoConfig.from_pretrained(
+            config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    name = (shape.architectures or [""])[0]
+    if name in BEAVER_CLASSES:
+        return _load_beaver(config)
+    if name in URM_CLASSES:
+        loaded = load(UrmScorer, config)
+        refuse_made_up(loaded.missing, config.path)
+        return loaded
+    classifier = load(AutoModelForSequenceClassification, config, config.trust_remote_code)
+    refuse_made_up(classifier.missing, config.path)
+    return Loaded(SequenceScorer(classifier.model).eval(), classifier.tokenizer, classifier.missing)
+
+
+def _load_beaver(config: RewardMonitorConfig) -> Loaded[BeaverScorer]:
+    """Load a beaver model; whether its head has a bias is what the checkpoint says, not its configuration."""
+    loaded = load(BeaverScorer, config)
+    model, missing = loaded.model, set(loaded.missing)
+    if "score_head.bias" in missing:
+        model.score_head.bias = None
+    unused = () if getattr(model.config, "do_normalize", False) else ("normalizer.",)
+    refuse_made_up({key for key in missing - {"score_head.bias"} if not key.startswith(unused)}, config.path)
+    return loaded
+
+
+def load(model_class: Any, config: ModelSection, trust_remote_code: bool = False) -> Loaded[Any]:
     """Load a model and its tokenizer.
 
     Args:
