@@ -87,7 +87,7 @@ class ChatEncoder:
                 end = match.end()
         return ids + self.text(text[end:])
 
-    def chat(self, messages: Sequence[Message], **template_args: Any) -> EncodedChat:
+    def chat(self, messages: Sequence[Message], suffix: str = "", **template_args: Any) -> EncodedChat:
         """Encode `messages` in the tokenizer's chat template.
 
         Equals `tokenizer.apply_chat_template` token for token where no message contains a control string. A template
@@ -95,16 +95,17 @@ class ChatEncoder:
 
         Args:
             messages: the turns, in order.
+            suffix: text of ours that follows what the template renders.
             template_args: handed to the template, such as `add_generation_prompt=True`.
 
         Raises:
             PromptError: if the template refuses the turns or leaves one out.
         """
         try:
-            return self._chat(messages, template_args, as_parts=False)
+            return self._chat(messages, suffix, template_args, as_parts=False)
         except PromptError:
             try:
-                return self._chat(messages, template_args, as_parts=True)
+                return self._chat(messages, suffix, template_args, as_parts=True)
             except PromptError:
                 pass
             raise
@@ -117,8 +118,10 @@ class ChatEncoder:
         """
         return self._filled(template, contents, [f"content {index}" for index in range(len(contents))])
 
-    def _chat(self, messages: Sequence[Message], template_args: dict[str, Any], as_parts: bool) -> EncodedChat:
-        rendered = self._render(messages, template_args, as_parts)
+    def _chat(
+        self, messages: Sequence[Message], suffix: str, template_args: dict[str, Any], as_parts: bool
+    ) -> EncodedChat:
+        rendered = self._render(messages, template_args, as_parts) + suffix
         names = [f"message {index} ({message.role})" for index, message in enumerate(messages)]
         return self._filled(rendered, [message.content for message in messages], names)
 

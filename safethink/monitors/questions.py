@@ -61,13 +61,12 @@ class Asker:
         self.encoder = ChatEncoder(tokenizer)
         self.num_policies = max(1, len(form.policies))
         self._tokenizer, self._form = tokenizer, form
-        self._forced: tuple[int, ...] = ()
         try:
+            self._suffix = self._blanks() + form.forced
             sample = self.ask(_SAMPLE, "x")
-        except MonitorError as error:
-            raise ConfigError(f"guard {name!r} is asked in the wrong form: {error.__cause__}") from error
-        self._forced = self._blanks + self.encoder.behind(self._stretch(sample) + self._blank_text, form.forced)
-        self._before = self._stretch(sample) + self._blank_text + form.forced
+        except (PromptError, MonitorError) as error:
+            raise ConfigError(f"guard {name!r} is asked in the wrong form: {error.__cause__ or error}") from error
+        self._before = self._last_stretch(sample)
 
     @cached_property
     def shares_trace(self) -> bool:
@@ -89,13 +88,14 @@ class Asker:
         """
         try:
             if self._form.text is None:
-                chat = self._chat((*prompt.messages, Message(role="assistant", content=trace)))
-                return Question(chat.ids + self._forced, chat.spans[-1])
+                turns = (*prompt.messages, Message(role="assistant", content=trace))
+                chat = self._chat(turns, self._suffix)
+                return Question(chat.ids, chat.spans[-1])
             policies = self._form.policies[policy : policy + 1]
-            chat = self.encoder.fill(self._text, [transcript(prompt), trace, *policies])
+            chat = self.encoder.fill(self._text + self._suffix, [transcript(prompt), trace, *policies])
         except PromptError as error:
             raise MonitorError(f"prompt {prompt.id!r} cannot be put to the guard: {error}") from error
-        return Question(chat.ids + self._forced, chat.spans[1])
+        return Question(chat.ids, chat.spans[1])
 
     def answer(self, text: str) -> tuple[int, ...]:
         """`text` as token ids of what the model may say next."""
@@ -108,25 +108,14 @@ class Asker:
         holes = {"prompt": hole(0), "trace": hole(1), "policy": hole(2)}
         return _HOLE.sub(lambda found: (special | holes)[found[1]], self._form.text or "")
 
-    def _chat(self, turns: Sequence[Message]) -> EncodedChat:
+    def _chat(self, turns: Sequence[Message], suffix: str) -> EncodedChat:
         """Render the turns as they are where the template takes them, else in alternating turns."""
         try:
-            return self.encoder.chat(turns, add_generation_prompt=self._form.replies)
+            return self.encoder.chat(turns, suffix, add_generation_prompt=self._form.replies)
         except PromptError:
-            return self.encoder.chat(alternating(turns), add_generation_prompt=self._form.replies)
+            return self.encoder.chat(alternating(turns), suffix, add_generation_prompt=self._form.replies)
 
-    def _stretch(self, question: Question) -> str:
-        """The text between the last control token, or the trace, and the end of a question."""
-        control = self._tokenizer.added_tokens_decoder
-        last = max((at for at, token_id in enumerate(question.ids) if token_id in control), default=-1)
-        return str(self._tokenizer.decode(list(question.ids[max(last + 1, question.trace.stop) :])))
-
-    @cached_property
-    def _blanks(self) -> tuple[int, ...]:
-        return self.encoder.text(self._blank_text)
-
-    @cached_property
-    def _blank_text(self) -> str:
+    def _blanks(self) -> str:
         """What the template writes after a header but leaves out after the last one, as Llama Guard 3's does.
 
         Where the question ends in a control token that is followed by blanks earlier on, the verdict follows the same
@@ -134,11 +123,17 @@ class Asker:
         """
         if self._form.text is not None or not self._form.replies:
             return ""
-        ids = self._chat([Message(role="user", content="x"), Message(role="assistant", content="x")]).ids
+        ids = self._chat([Message(role="user", content="x"), Message(role="assistant", content="x")], "").ids
         if ids[-1] not in self._tokenizer.added_tokens_decoder or ids[-1] not in ids[:-1]:
             return ""
         after = str(self._tokenizer.decode(list(ids[ids.index(ids[-1]) + 1 :])))
         return after[: len(after) - len(after.lstrip())]
+
+    def _last_stretch(self, question: Question) -> str:
+        """The text between the last control token, or the trace, and the end of a question."""
+        control = self._tokenizer.added_tokens_decoder
+        last = max((at for at, token_id in enumerate(question.ids) if token_id in control), default=-1)
+        return str(self._tokenizer.decode(list(question.ids[max(last + 1, question.trace.stop) :])))
 
 
 def alternating(messages: Sequence[Message]) -> tuple[Message, ...]:

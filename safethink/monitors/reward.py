@@ -33,8 +33,8 @@ BEAVER: Final = Form(text="{bos}BEGINNING OF CONVERSATION: USER: {prompt} ASSIST
 class Scale:
     """How a reward becomes a score.
 
-    With x = (reward - center) / scale, and x = (center - cost) / scale for a cost, the score is tanh(x), or x cut off at
-    -1 and 1. The centre scores 0.
+    With x = (reward - center) / scale, and x = (center - cost) / scale for a cost, the score is tanh(x), or x cut off
+    at -1 and 1. The centre scores 0.
 
     Attributes:
         center: the reward or cost that scores 0.
