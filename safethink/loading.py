@@ -14,7 +14,7 @@ from torch.nn import Module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.config import ReasonerConfig
-from safethink.errors import ConfigError, MissingFileError
+from safethink.errors import ConfigError, MissingFileError, SafeThinkError
 from safethink.testbed import locate
 
 
@@ -95,10 +95,12 @@ def found(what: str, path: str | Path) -> Generator[None, None, None]:
     """Say in one line what transformers says about `path` in many.
 
     Raises:
-        MissingFileError: whatever it says.
+        MissingFileError: whatever it says; what is said here is raised as it is.
     """
     try:
         yield
+    except SafeThinkError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise MissingFileError(f"no {what} at {str(path)!r}: {str(error).strip().splitlines()[0]}") from error
 

@@ -18,6 +18,9 @@ from safethink.monitors import heads
 class SequenceScorer(PreTrainedModel):
     """A sequence classifier of transformers, read token by token: its `score` after every one of them."""
 
+    # The backbone has been asked already; the wrapper attends to nothing itself.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+
     def __init__(self, classifier: PreTrainedModel) -> None:
         """Read with the backbone and the head of `classifier`.
 
@@ -54,7 +57,7 @@ class BeaverScorer(LlamaPreTrainedModel):
     alone, so that its sign keeps its meaning.
     """
 
-    config: LlamaConfig
+    config_class = LlamaConfig
 
     def __init__(self, config: LlamaConfig) -> None:
         """Lay the model out with a bias; whoever loads it drops that where the checkpoint has none."""
@@ -108,7 +111,7 @@ class UrmScorer(LlamaPreTrainedModel):
     for each attribute; reward = sum_i weight_i mean_i.
     """
 
-    config: LlamaConfig
+    config_class = LlamaConfig
 
     def __init__(self, config: LlamaConfig) -> None:
         """Lay the model out."""

@@ -28,7 +28,7 @@ class StreamGuard(Qwen3PreTrainedModel):
     Only what judges a response is taken here. `logits` holds the risks first, then the categories.
     """
 
-    config: Qwen3Config
+    config_class = Qwen3Config
     _keys_to_ignore_on_load_unexpected = (r"^query_", r"^lm_head")
 
     def __init__(self, config: Qwen3Config) -> None:
