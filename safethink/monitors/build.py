@@ -10,15 +10,16 @@ from safethink.config import (
     GuardMonitorConfig,
     KeywordMonitorConfig,
     MinMonitorConfig,
-    MonitorConfig,
+    MonitorSection,
     OracleMonitorConfig,
     RewardMonitorConfig,
     StreamMonitorConfig,
 )
+from safethink.errors import ConfigError
 from safethink.monitors import Monitor
 
 
-def build(config: MonitorConfig) -> Monitor:
+def build(config: MonitorSection) -> Monitor:
     """Build the monitor that `config` describes.
 
     Raises:
@@ -49,18 +50,19 @@ def build(config: MonitorConfig) -> Monitor:
             from safethink.monitors.entry_points import load
 
             return load(config.name, config.options)
-        case _:
+        case CombinationSection():
             return _combination(config)
+        case _:
+            raise ConfigError(f"{type(config).__name__} describes no monitor that is known here")
 
 
 def _guard(config: GuardMonitorConfig) -> Monitor:
     from safethink.monitors.guard import GuardMonitor
-    from safethink.monitors.loading import load_guard
+    from safethink.monitors.loading import chat_template, load_guard
     from safethink.monitors.presets import choose
 
     loaded = load_guard(config)
-    template = loaded.tokenizer.chat_template or ""
-    preset = choose(config, loaded.model.config.model_type, config.path, str(template))
+    preset = choose(config, loaded.model.config.model_type, config.path, chat_template(loaded.tokenizer))
     return GuardMonitor(loaded.model, loaded.tokenizer, preset, config.batch_size)
 
 

@@ -98,15 +98,15 @@ class CascadeMonitor(Combination):
         Raises:
             MonitorError: if a member fails.
         """
-        scores = [0.0] * len(requests)
-        unsure = list(range(len(requests)))
+        scores = dict.fromkeys(range(len(requests)), 0.0)
+        unsure = list(scores)
         for member in self.members:
             if not unsure:
                 break
-            for index, score in zip(unsure, checked.score(member, [requests[i] for i in unsure]), strict=True):
-                scores[index] = score
+            asked = checked.score(member, [requests[index] for index in unsure])
+            scores |= dict(zip(unsure, asked, strict=True))
             unsure = [index for index in unsure if self._low <= scores[index] <= self._high]
-        return scores
+        return list(scores.values())
 
 
 def _all_scores(members: Sequence[Monitor], requests: Sequence[ScoreRequest]) -> list[list[float]]:

@@ -132,6 +132,11 @@ def load(model_class: Any, config: ModelSection, trust_remote_code: bool = False
     return Loaded(model.eval().requires_grad_(False), tokenizer, frozenset(info["missing_keys"]))
 
 
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of a tokenizer's chat template; empty where it has none."""
+    return str(tokenizer.chat_template or "")
+
+
 def refuse_made_up(missing: Collection[str], path: str) -> None:
     """Check that every weight came from the checkpoint.
 
@@ -147,7 +152,8 @@ def _drop_cross_attention(model: MllamaForCausalLM) -> None:
     """Take the layers out that look at images; without one they are skipped, and their empty caches are in the way."""
     language: Any = model.model
     looking = set(language.cross_attention_layers)
-    language.layers = ModuleList(layer for index, layer in enumerate(language.layers) if index not in looking)
+    kept: list[Any] = [layer for index, layer in enumerate(language.layers) if index not in looking]
+    language.layers = ModuleList(kept)
     language.cross_attention_layers = []
-    for index, layer in enumerate(language.layers):
+    for index, layer in enumerate(kept):
         layer.layer_idx = layer.self_attn.layer_idx = index

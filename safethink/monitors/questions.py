@@ -55,7 +55,8 @@ class Asker:
         name = tokenizer.name_or_path
         if form.text is None and not tokenizer.chat_template:
             raise ConfigError(f"guard {name!r} has no chat template")
-        unknown = [token for token in form.control if token not in tokenizer.get_added_vocab()]
+        known = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        unknown = [token for token in form.control if token not in known]
         if unknown:
             raise ConfigError(f"guard {name!r} is asked with {unknown[0]!r}, which its tokenizer does not know")
         self.encoder = ChatEncoder(tokenizer)
@@ -104,9 +105,10 @@ class Asker:
     @cached_property
     def _text(self) -> str:
         """The form's own text, as `ChatEncoder.fill` takes it."""
-        special = {"bos": self._tokenizer.bos_token or "", "eos": self._tokenizer.eos_token or ""}
-        holes = {"prompt": hole(0), "trace": hole(1), "policy": hole(2)}
-        return _HOLE.sub(lambda found: (special | holes)[found[1]], self._form.text or "")
+        special = {"bos": self._tokenizer.bos_token, "eos": self._tokenizer.eos_token}
+        filled = {name: str(token or "") for name, token in special.items()}
+        filled |= {"prompt": hole(0), "trace": hole(1), "policy": hole(2)}
+        return _HOLE.sub(lambda found: filled[found[1]], self._form.text or "")
 
     def _chat(self, turns: Sequence[Message], suffix: str) -> EncodedChat:
         """Render the turns as they are where the template takes them, else in alternating turns."""

@@ -36,10 +36,11 @@ class SequenceScorer(PreTrainedModel):
             )
         self.backbone = classifier.base_model
         self.score = head
+        self._embeddings = classifier.get_input_embeddings
 
     def get_input_embeddings(self) -> nn.Module:
         """The backbone's."""
-        return self.backbone.get_input_embeddings()
+        return self._embeddings()
 
     def forward(self, logits_to_keep: int = 0, **inputs: Any) -> CausalLMOutputWithPast:
         """Score after each of the last `logits_to_keep` tokens; after all for 0."""
@@ -117,8 +118,9 @@ class UrmScorer(LlamaPreTrainedModel):
         """Lay the model out."""
         super().__init__(config)
         self.model = LlamaModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
-        self.weights = AttributeWeights(config.hidden_size, config.num_labels // 2)
+        num_labels = len(config.id2label or {})
+        self.score = nn.Linear(config.hidden_size, num_labels, bias=False)
+        self.weights = AttributeWeights(config.hidden_size, num_labels // 2)
         self.post_init()
 
     def forward(self, logits_to_keep: int = 0, **inputs: Any) -> CausalLMOutputWithPast:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
@@ -193,5 +193,5 @@ class _Task:
 
 def _names(model: StreamGuard, name: str, default: Mapping[int, str]) -> list[str]:
     """The labels of a head in order, as the model's configuration names them."""
-    found: Mapping[str | int, str] = getattr(model.config, name, None) or default
+    found: Mapping[Any, str] = getattr(model.config, name, None) or default
     return [label for _, label in sorted((int(index), label) for index, label in found.items())]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,9 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3PreTrainedModel, Qwen3
 
 from safethink.errors import ConfigError
 from safethink.monitors import heads
+
+HEAD_SIZES: Final = ("guard_inner_size", "num_risk_level", "num_category")
+"""What the published configuration calls the sizes of the heads."""
 
 
 class StreamGuard(Qwen3PreTrainedModel):
@@ -29,7 +32,7 @@ class StreamGuard(Qwen3PreTrainedModel):
     """
 
     config_class = Qwen3Config
-    _keys_to_ignore_on_load_unexpected = (r"^query_", r"^lm_head")
+    _keys_to_ignore_on_load_unexpected = [r"^query_", r"^lm_head"]  # noqa: RUF012
 
     def __init__(self, config: Qwen3Config) -> None:
         """Lay the model out.
@@ -38,8 +41,8 @@ class StreamGuard(Qwen3PreTrainedModel):
             ConfigError: the configuration names no size for the heads.
         """
         super().__init__(config)
-        sizes = [getattr(config, name, None) for name in ("guard_inner_size", "num_risk_level", "num_category")]
-        if not all(isinstance(size, int) for size in sizes):
+        sizes: list[Any] = [getattr(config, name, None) for name in HEAD_SIZES]
+        if None in sizes:
             raise ConfigError(
                 f"{config.name_or_path!r} is no Qwen3Guard-Stream: its config.json lacks the heads' sizes"
             )
