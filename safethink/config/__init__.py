@@ -20,25 +20,21 @@ from safethink.config.evaluation import (
     RowConfig,
     TestbedBenchmarkConfig,
 )
+from safethink.config.model_monitors import GuardMonitorConfig, ModelSection, RewardMonitorConfig, StreamMonitorConfig
 from safethink.config.monitors import (
     CascadeMonitorConfig,
     CombinationSection,
     ConstantMonitorConfig,
     EntryPointMonitorConfig,
-    GuardMonitorConfig,
     KeywordMonitorConfig,
     MeanMonitorConfig,
     MinMonitorConfig,
-    ModelSection,
     MonitorConfig,
-    MonitorSection,
     OracleMonitorConfig,
-    RewardMonitorConfig,
-    StreamMonitorConfig,
 )
 from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
 from safethink.config.run import RunConfig, WorldConfig
-from safethink.config.section import Section
+from safethink.config.section import MonitorSection, Section
 
 __all__ = [
     "AlwaysConfig",
