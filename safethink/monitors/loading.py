@@ -8,11 +8,11 @@ from typing import Any, Generic, TypeVar
 
 from torch.nn import Module, ModuleList
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     MllamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -30,6 +30,8 @@ BEAVER_CLASSES = ("LlamaForScore", "LlamaModelForScore")
 """What the checkpoints of Safe RLHF call their class."""
 URM_CLASSES = ("LlamaForSequenceClassificationWithNormal_Weights",)
 """What those of URM call theirs."""
+NO_LANGUAGE_MODELS = ("ForSequenceClassification", "ForTokenClassification", "ForGuardModel", *BEAVER_CLASSES)
+"""How classes with a head of another kind are called; tied embeddings could pass one off as a language model's."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ def load_guard(config: GuardMonitorConfig) -> Loaded[PreTrainedModel]:
     """
     if config.path == "testbed":
         config = config.model_copy(update={"path": str(folders().guard)})
+    name = _architecture(config)
+    if name.endswith(NO_LANGUAGE_MODELS):
+        raise ConfigError(
+            f"the model at {config.path!r} is a {name}, which gives no verdicts in words; see other kinds"
+        )
     loaded = load(AutoModelForCausalLM, config)
     refuse_made_up(loaded.missing, config.path)
     if isinstance(loaded.model, MllamaForCausalLM):
@@ -82,11 +89,7 @@ def load_scorer(config: RewardMonitorConfig) -> Loaded[SequenceScorer | BeaverSc
         MissingFileError: there is no such folder or hub repository.
         ConfigError: the device does not exist, or the checkpoint has no such head.
     """
-    with found("model", config.path):
-        shape = AutoConfig.from_pretrained(
-            config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    name = (shape.architectures or [""])[0]
+    name = _architecture(config)
     if name in BEAVER_CLASSES:
         return _load_beaver(config)
     if name in URM_CLASSES:
@@ -96,6 +99,13 @@ def load_scorer(config: RewardMonitorConfig) -> Loaded[SequenceScorer | BeaverSc
     classifier = load(AutoModelForSequenceClassification, config, config.trust_remote_code)
     refuse_made_up(classifier.missing, config.path)
     return Loaded(SequenceScorer(classifier.model).eval(), classifier.tokenizer, classifier.missing)
+
+
+def _architecture(config: ModelSection) -> str:
+    """The class that a checkpoint was saved from, by its own word; empty where it says none."""
+    with found("model", config.path):
+        values, _ = PreTrainedConfig.get_config_dict(config.path, revision=config.revision)
+    return str((values.get("architectures") or [""])[0])
 
 
 def _load_beaver(config: RewardMonitorConfig) -> Loaded[BeaverScorer]:

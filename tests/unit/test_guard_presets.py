@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from safethink.config import GuardMonitorConfig
-from safethink.errors import ConfigError
-from safethink.monitors import ScoreRequest
+from safethink.errors import ConfigError, MonitorError
+from safethink.monitors import ScoreRequest, checked
 from safethink.monitors.build import build
 from safethink.monitors.guard import GuardMonitor
 from safethink.monitors.presets import PRESETS, SHIELDGEMMA, choose
@@ -343,3 +343,11 @@ def test_a_checkpoint_without_a_language_models_head_is_refused(tmp_path: Path) 
 def test_the_presets_are_those_that_a_configuration_can_name() -> None:
     for name in PRESETS:
         assert GuardMonitorConfig(preset=name).preset == name
+
+
+@pytest.mark.parametrize("name", ["llama_guard_3_8b", "shieldgemma"])
+def test_a_nan_is_not_lost_among_policies(name: str, folders: dict[str, str]) -> None:
+    guard: Any = build(config(name, folders[name]))
+    guard._model.get_output_embeddings().weight.data[:] = torch.nan
+    with pytest.raises(MonitorError, match="'prompt' nan"):
+        checked.score(guard, requests("a"))

@@ -24,7 +24,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from safethink.config import RewardMonitorConfig
+from safethink.config import GuardMonitorConfig, RewardMonitorConfig
 from safethink.errors import ConfigError, MissingFileError, MonitorError
 from safethink.monitors import ScoreRequest, checked, fingerprint_of
 from safethink.monitors.build import build
@@ -227,6 +227,11 @@ def test_a_head_that_had_to_be_made_up_is_refused(skywork: dict[str, Path], tmp_
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"lacks score_head\.weight: "):
         build(config(folder))
+
+
+def test_a_classifier_is_no_guard(skywork: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="is a Qwen3ForSequenceClassification, which gives no verdicts"):
+        build(GuardMonitorConfig(path=str(skywork["qwen3"])))
 
 
 def test_statistics_are_asked_for_only_where_they_are_used(tmp_path: Path) -> None:
