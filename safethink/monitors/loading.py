@@ -60,9 +60,7 @@ def load_guard(config: GuardMonitorConfig) -> Loaded[PreTrainedModel]:
         config = config.model_copy(update={"path": str(folders().guard)})
     name = _architecture(config)
     if name.endswith(NO_LANGUAGE_MODELS):
-        raise ConfigError(
-            f"the model at {config.path!r} is a {name}, which gives no verdicts in words; see other kinds"
-        )
+        raise ConfigError(f"the model at {config.path!r} is a {name}, which gives no verdicts in words")
     loaded = load(AutoModelForCausalLM, config)
     refuse_made_up(loaded.missing, config.path)
     if isinstance(loaded.model, MllamaForCausalLM):
