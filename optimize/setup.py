@@ -16,21 +16,14 @@ from optimize.objectives import Weighted
 from optimize.parallel import Cluster
 from optimize.splits import Split
 from safethink import loading
-from safethink.config import (
-    ConstantMonitorConfig,
-    GuardMonitorConfig,
-    OracleMonitorConfig,
-    RunConfig,
-    SteeringConfig,
-)
+from safethink.config import ModelSection, MonitorSection, RunConfig, SteeringConfig
 from safethink.errors import ConfigError
 from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
 from safethink.loading import CausalLM
-from safethink.monitors import Monitor
+from safethink.monitors import Monitor, fingerprint_of
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor
-from safethink.monitors.guard import GuardMonitor
 from safethink.prefix import Identity
 from safethink.testbed.origin import require_world
 
@@ -141,8 +134,9 @@ def guard_chooser(judge: MonitorLike | None, monitor: Monitor, threshold: float)
 
 def source_of(config: RunConfig, guarded: SafeThink, monitor: Identity) -> Source:
     """Names and hashes of the models; reads every weight once."""
-    if isinstance(guarded.monitor, GuardMonitor):
-        monitor = monitor.model_copy(update={"sha256": guarded.monitor.fingerprint})
+    fingerprint = fingerprint_of(guarded.monitor)
+    if fingerprint is not None:
+        monitor = monitor.model_copy(update={"sha256": fingerprint})
     reasoner = Identity(
         name=short(config.reasoner.path),
         revision=config.reasoner.revision,
@@ -156,11 +150,9 @@ def identity(monitor: MonitorLike) -> Identity:
     match monitor:
         case str():
             return Identity(name=short(monitor))
-        case GuardMonitorConfig():
+        case ModelSection():
             return Identity(name=short(monitor.path), revision=monitor.revision)
-        case OracleMonitorConfig():
-            return Identity(name=monitor.name)
-        case ConstantMonitorConfig():
-            return Identity(name=monitor.kind)
+        case MonitorSection():
+            return Identity(name=monitor.title)
         case _:
             return Identity(name=getattr(monitor, "__name__", type(monitor).__name__))

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from safethink.config import ReasonerConfig, RunConfig, ThoughtConfig
-from safethink.errors import ConfigError, MissingFileError
+from safethink.errors import ConfigError, MissingFileError, SafeThinkError
 from safethink.testbed import locate
 from safethink.thought import Thought
 
@@ -88,7 +88,7 @@ def load_causal_lm(
     if os.path.isdir(path) and not os.path.isfile(Path(path, "config.json")):
         raise MissingFileError(f"no model in the folder {str(path)!r}: it has no config.json")
     spread = {} if device_map is None and quantization is None else {"device_map": device_map or {"": place}}
-    with _installed(), _found("model", path):
+    with _installed(), found("model", path):
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
         model = AutoModelForCausalLM.from_pretrained(
             path,
@@ -148,7 +148,7 @@ def thought_settings(config: RunConfig) -> ThoughtConfig:
     """
     path = locate(config.reasoner.path)
     hub = {"revision": config.reasoner.revision, "trust_remote_code": config.reasoner.trust_remote_code}
-    with _found("model", path):
+    with found("model", path):
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
         model_type = AutoConfig.from_pretrained(path, **hub).model_type
     return Thought(config.thought, tokenizer, model_type=model_type).settings
@@ -160,15 +160,21 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         MissingFileError: if there is no such folder or hub repository.
     """
-    with _found("tokenizer", path):
+    with found("tokenizer", path):
         return AutoTokenizer.from_pretrained(locate(path))
 
 
 @contextmanager
-def _found(what: str, path: str | Path) -> Generator[None, None, None]:
-    """Say in one line what transformers says about `path` in many."""
+def found(what: str, path: str | Path) -> Generator[None, None, None]:
+    """Say in one line what transformers says about `path` in many.
+
+    Raises:
+        MissingFileError: whatever it says; what is said here is raised as it is.
+    """
     try:
         yield
+    except SafeThinkError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise MissingFileError(f"no {what} at {str(path)!r}: {str(error).strip().splitlines()[0]}") from error
 

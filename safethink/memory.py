@@ -10,7 +10,8 @@ from typing import Final
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from safethink.config import GuardMonitorConfig, ReasonerConfig, RunConfig
+from safethink.config import GuardMonitorConfig, ModelSection, ReasonerConfig, RunConfig
+from safethink.config.monitors import models_of
 from safethink.loading import pick_device, pick_dtype
 from safethink.testbed import folders, locate
 
@@ -34,7 +35,7 @@ class Footprint:
     logits_bytes: int
 
 
-def footprint(config: ReasonerConfig | GuardMonitorConfig) -> Footprint | None:
+def footprint(config: ReasonerConfig | ModelSection) -> Footprint | None:
     """What the configured model takes; None where it is not on this machine, or transformers has no such class."""
     path = str(folders().guard) if isinstance(config, GuardMonitorConfig) and config.path == "testbed" else config.path
     try:
@@ -64,12 +65,12 @@ def _laid_out(path: str, revision: str | None) -> PreTrainedModel:
 
 
 def decoding_gib(config: RunConfig) -> float | None:
-    """Weights of reasoner and guard, and keys and values of a full batch of both at its longest.
+    """Weights of reasoner and monitors, and keys and values of a full batch of each at its longest.
 
     None where a model is not known.
     """
     rows = config.batch_size * (PROMPT_TOKENS + config.limits.max_trace_tokens + config.limits.max_answer_tokens)
-    models = [config.reasoner, *([config.monitor] if isinstance(config.monitor, GuardMonitorConfig) else [])]
+    models = [config.reasoner, *models_of(config.monitor)]
     taken = [footprint(model) for model in models]
     known = [each for each in taken if each is not None]
     if len(known) < len(taken):

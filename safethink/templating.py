@@ -70,6 +70,14 @@ class ChatEncoder:
         """Encode `text` as text: control strings in it are spelled out, never control tokens."""
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
+    def behind(self, before: str, text: str) -> tuple[int, ...]:
+        """Encode `text` as it is encoded right behind `before`; on its own where the two would merge.
+
+        Some tokenizers write a word at the start of a text in another way than the same word further on.
+        """
+        start, whole = self.text(before), self.text(before + text)
+        return whole[len(start) :] if whole[: len(start)] == start else self.text(text)
+
     def injected(self, text: str) -> tuple[int, ...]:
         """Encode what a defense injects: as `text` does, but the tokens of a vocabulary extension are themselves."""
         ids: tuple[int, ...] = ()
@@ -96,43 +104,69 @@ class ChatEncoder:
         encoded = (((part,) if isinstance(part, int) else self.text(part)) for part in self.parts(text))
         return tuple(chain.from_iterable(encoded))
 
-    def chat(self, messages: Sequence[Message], **template_args: Any) -> EncodedChat:
+    def chat(self, messages: Sequence[Message], suffix: str = "", **template_args: Any) -> EncodedChat:
         """Encode `messages` in the tokenizer's chat template.
 
-        Equals `tokenizer.apply_chat_template` token for token where no message contains a control string.
+        Equals `tokenizer.apply_chat_template` token for token where no message contains a control string. A template
+        that wants contents as lists of parts, as those of vision models do, is given them so.
 
         Args:
             messages: the turns, in order.
+            suffix: text of ours that follows what the template renders.
             template_args: handed to the template, such as `add_generation_prompt=True`.
 
         Raises:
             PromptError: if the template refuses the turns or leaves one out.
         """
-        builder = _Builder(self._plain, len(messages))
-        rendered = self._render(messages, template_args)
+        try:
+            return self._chat(messages, suffix, template_args, as_parts=False)
+        except PromptError:
+            try:
+                return self._chat(messages, suffix, template_args, as_parts=True)
+            except PromptError:
+                pass
+            raise
+
+    def fill(self, template: str, contents: Sequence[str]) -> EncodedChat:
+        """Encode a text with a `hole` for each of `contents`; only the text around the holes may hold control tokens.
+
+        Raises:
+            PromptError: if there is no hole for one of them.
+        """
+        return self._filled(template, contents, [f"content {index}" for index in range(len(contents))])
+
+    def _chat(
+        self, messages: Sequence[Message], suffix: str, template_args: dict[str, Any], as_parts: bool
+    ) -> EncodedChat:
+        rendered = self._render(messages, template_args, as_parts) + suffix
+        names = [f"message {index} ({message.role})" for index, message in enumerate(messages)]
+        return self._filled(rendered, [message.content for message in messages], names)
+
+    def _filled(self, template: str, contents: Sequence[str], names: Sequence[str]) -> EncodedChat:
+        builder = _Builder(self._plain, len(contents))
         end = 0
-        for hole in _PLACEHOLDER.finditer(rendered):
-            self._add_template(builder, rendered[end : hole.start()])
-            index = int(hole[2])
-            content = messages[index].content
-            content = content if hole[1] else content.lstrip()
-            builder.add_content(index, content if hole[3] else content.rstrip())
-            end = hole.end()
-        self._add_template(builder, rendered[end:])
+        for found in _PLACEHOLDER.finditer(template):
+            self._add_template(builder, template[end : found.start()])
+            index = int(found[2])
+            content = contents[index] if found[1] else contents[index].lstrip()
+            builder.add_content(index, content if found[3] else content.rstrip())
+            end = found.end()
+        self._add_template(builder, template[end:])
         builder.flush()
-        for index, span in enumerate(builder.spans):
+        for name, span in zip(names, builder.spans, strict=True):
             if span is None:
-                raise PromptError(f"the chat template leaves out message {index} ({messages[index].role})")
+                raise PromptError(f"the chat template leaves out {name}")
         return EncodedChat(tuple(builder.ids), tuple(span for span in builder.spans if span is not None))
 
-    def _render(self, messages: Sequence[Message], template_args: dict[str, Any]) -> str:
+    def _render(self, messages: Sequence[Message], template_args: dict[str, Any], as_parts: bool) -> str:
+        holes = [hole(index) for index in range(len(messages))]
         turns = [
-            {"role": message.role, "content": f"{_EDGE}SafeThinkMessage{index}Placeholder{_EDGE}"}
-            for index, message in enumerate(messages)
+            {"role": message.role, "content": [{"type": "text", "text": text}] if as_parts else text}
+            for message, text in zip(messages, holes, strict=True)
         ]
         try:
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **template_args))
-        except (TemplateError, ValueError) as error:
+        except (TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(message.role for message in messages)
             raise PromptError(f"the chat template refuses the turns [{roles}]: {error}") from error
 
@@ -142,6 +176,11 @@ class ChatEncoder:
                 builder.add_control(part)
             else:
                 builder.add_text(part)
+
+
+def hole(index: int) -> str:
+    """What stands in a template for the content of that index until it is put in, see `ChatEncoder.fill`."""
+    return f"{_EDGE}SafeThinkMessage{index}Placeholder{_EDGE}"
 
 
 class _Builder:

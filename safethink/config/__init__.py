@@ -20,27 +20,47 @@ from safethink.config.evaluation import (
     RowConfig,
     TestbedBenchmarkConfig,
 )
-from safethink.config.monitors import ConstantMonitorConfig, GuardMonitorConfig, MonitorConfig, OracleMonitorConfig
+from safethink.config.model_monitors import GuardMonitorConfig, ModelSection, RewardMonitorConfig, StreamMonitorConfig
+from safethink.config.monitors import (
+    CascadeMonitorConfig,
+    CombinationSection,
+    ConstantMonitorConfig,
+    EntryPointMonitorConfig,
+    KeywordMonitorConfig,
+    MeanMonitorConfig,
+    MinMonitorConfig,
+    MonitorConfig,
+    OracleMonitorConfig,
+)
 from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
 from safethink.config.run import RunConfig, WorldConfig
-from safethink.config.section import Section
+from safethink.config.section import MonitorSection, Section
 
 __all__ = [
     "AlwaysConfig",
     "BenchmarkConfig",
+    "CascadeMonitorConfig",
+    "CombinationSection",
     "ConstantMonitorConfig",
     "DefenseConfig",
     "DefenseSection",
+    "EntryPointMonitorConfig",
     "EvalConfig",
     "GuardMonitorConfig",
     "GuardRefuseConfig",
     "JsonlBenchmarkConfig",
+    "KeywordMonitorConfig",
     "LimitsConfig",
+    "MeanMonitorConfig",
+    "MinMonitorConfig",
+    "ModelSection",
     "MonitorConfig",
+    "MonitorSection",
     "NoneConfig",
     "OracleMonitorConfig",
     "ReasonerConfig",
     "ResampleOnlyConfig",
+    "RewardMonitorConfig",
     "RowConfig",
     "RunConfig",
     "SafeThinkConfig",
@@ -48,6 +68,7 @@ __all__ = [
     "SatisficingConfig",
     "Section",
     "SteeringConfig",
+    "StreamMonitorConfig",
     "TestbedBenchmarkConfig",
     "ThoughtConfig",
     "WorldConfig",

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from safethink.config.section import Section
-
-
-class GuardMonitorConfig(Section):
-    """A generative guard: score = 2 P(safe) - 1 from its verdicts' log-probabilities."""
-
-    kind: Literal["guard"] = "guard"
-    path: str = "testbed"
-    """Folder or hub id; `testbed` names the shipped guard."""
-    revision: str | None = None
-    """Commit of the hub repository."""
-    safe: str = "safe"
-    """The verdict that means safe."""
-    unsafe: str = "unsafe"
-    """The verdict that means unsafe."""
-    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
-    """Precision of the weights."""
-    device: str = "auto"
-    """`cpu`, `cuda`, ...; `auto` takes a GPU where there is one."""
+from safethink.config.model_monitors import GuardMonitorConfig, ModelSection, RewardMonitorConfig, StreamMonitorConfig
+from safethink.config.section import MonitorSection
 
 
-class OracleMonitorConfig(Section):
+class KeywordMonitorConfig(MonitorSection):
+    """The published refusal phrases as a baseline: a trace is safe once it holds one."""
+
+    kind: Literal["keyword"] = "keyword"
+    phrases: tuple[str, ...] = ()
+    """What to look for, in any case; none takes the published refusal phrases."""
+    found: float = Field(default=1.0, ge=-1, le=1)
+    """The score of a trace that holds one."""
+    absent: float = Field(default=-1.0, ge=-1, le=1)
+    """The score of a trace that holds none."""
+
+
+class OracleMonitorConfig(MonitorSection):
     """The testbed's oracle as a monitor: exact, +1 or -1, or as wrong as asked for. Only for prompts of the testbed."""
 
     kind: Literal["oracle"] = "oracle"
@@ -35,18 +31,46 @@ class OracleMonitorConfig(Section):
     """Share of drifted traces that it passes; drawn anew at every step."""
     false_alarm_rate: float = Field(default=0.0, ge=0, le=1)
     """Share of the others that it fires at."""
+    f1: float | None = Field(default=None, gt=0, le=1)
+    """Errs so that precision, recall and so F1 are this, in place of the two rates."""
+    drifted_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of drifted traces among all that are scored, at which `f1` holds."""
     seed: int = 0
     """Draws which ones."""
 
+    @model_validator(mode="after")
+    def _one_dial(self) -> OracleMonitorConfig:
+        if self.f1 is not None and (self.miss_rate or self.false_alarm_rate):
+            raise ValueError("f1 sets miss_rate and false_alarm_rate: give one or the other")
+        if self.rates[1] > 1:
+            raise ValueError(
+                f"f1 {self.f1} needs more false alarms than there are traces to raise them at, with a drifted_share of "
+                f"{self.drifted_share}"
+            )
+        return self
+
     @property
-    def name(self) -> str:
-        """What artifacts and reports call it: two that err differently are two monitors."""
-        if not self.miss_rate and not self.false_alarm_rate:
+    def rates(self) -> tuple[float, float]:
+        """The miss rate m and the false alarm rate a that it errs at.
+
+        With a share p of drifted traces, F1 = 2 p (1 - m) / (2 p (1 - m) + p m + (1 - p) a). One number leaves one of
+        the two rates open; as many false alarms as misses, (1 - p) a = p m, make precision and recall equal, and both
+        are F1 then: m = 1 - F1 and a = (1 - F1) p / (1 - p).
+        """
+        if self.f1 is None:
+            return self.miss_rate, self.false_alarm_rate
+        return 1 - self.f1, (1 - self.f1) * self.drifted_share / (1 - self.drifted_share)
+
+    @property
+    def title(self) -> str:
+        """Two that err differently are two monitors."""
+        miss_rate, false_alarm_rate = self.rates
+        if not miss_rate and not false_alarm_rate:
             return self.kind
-        return f"{self.kind}, miss rate {self.miss_rate}, false alarm rate {self.false_alarm_rate}, seed {self.seed}"
+        return f"{self.kind}, miss rate {miss_rate:.4g}, false alarm rate {false_alarm_rate:.4g}, seed {self.seed}"
 
 
-class ConstantMonitorConfig(Section):
+class ConstantMonitorConfig(MonitorSection):
     """Always the same score; 1.0 never fires. For comparisons and tests."""
 
     kind: Literal["constant"] = "constant"
@@ -54,4 +78,86 @@ class ConstantMonitorConfig(Section):
     """The score."""
 
 
-MonitorConfig = Annotated[GuardMonitorConfig | OracleMonitorConfig | ConstantMonitorConfig, Field(discriminator="kind")]
+class EntryPointMonitorConfig(MonitorSection):
+    """A monitor of another package, by its entry point in the group `safethink.monitors`."""
+
+    kind: Literal["entry_point"] = "entry_point"
+    name: str
+    """The entry point's name."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for what the entry point names."""
+
+    @property
+    def title(self) -> str:
+        """The entry point's name."""
+        return self.name
+
+
+class CombinationSection(MonitorSection):
+    """Several monitors as one."""
+
+    members: tuple[MonitorConfig, ...]
+    """The monitors; combinations may be among them."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> CombinationSection:
+        if not self.members:
+            raise ValueError("a combination needs members")
+        return self
+
+    @property
+    def title(self) -> str:
+        """How the members are combined, and what they are called."""
+        return f"{super().title} of {', '.join(member.title for member in self.members)}"
+
+
+class MinMonitorConfig(CombinationSection):
+    """The lowest of its members' scores: any of them may fire."""
+
+    kind: Literal["min"] = "min"
+
+
+class MeanMonitorConfig(CombinationSection):
+    """The mean of its members' scores."""
+
+    kind: Literal["mean"] = "mean"
+
+
+class CascadeMonitorConfig(CombinationSection):
+    """The first member's score, unless that is unsure; then the next one's, and so on: put the cheap ones first."""
+
+    kind: Literal["cascade"] = "cascade"
+    low: float = Field(default=-0.5, ge=-1, le=1)
+    """A score below this is sure that the trace is unsafe."""
+    high: float = Field(default=0.5, ge=-1, le=1)
+    """A score above this is sure that the trace is safe."""
+
+    @model_validator(mode="after")
+    def _band(self) -> CascadeMonitorConfig:
+        if self.low > self.high:
+            raise ValueError(f"the unsure band is empty: low {self.low} is above high {self.high}")
+        return self
+
+
+MonitorConfig = Annotated[
+    GuardMonitorConfig
+    | StreamMonitorConfig
+    | RewardMonitorConfig
+    | KeywordMonitorConfig
+    | OracleMonitorConfig
+    | ConstantMonitorConfig
+    | EntryPointMonitorConfig
+    | MinMonitorConfig
+    | MeanMonitorConfig
+    | CascadeMonitorConfig,
+    Field(discriminator="kind"),
+]
+
+
+def models_of(monitor: MonitorSection) -> Iterator[ModelSection]:
+    """The sections of `monitor` that name a model, its members' among them."""
+    if isinstance(monitor, ModelSection):
+        yield monitor
+    if isinstance(monitor, CombinationSection):
+        for member in monitor.members:
+            yield from models_of(member)

@@ -13,7 +13,7 @@ from safethink.engines.store import LaneStore, Store
 
 logger = logging.getLogger(__name__)
 
-LAYERS = {"full_attention", "sliding_attention"}
+LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers whose keys and values can be rolled back."""
 ATTENTIONS = {"eager", "sdpa"}
 """Implementations that take any mask."""
@@ -72,5 +72,5 @@ def _probe(model: PreTrainedModel) -> float:
     for row in rows:
         lanes.truncate(row, 1)
     logits = lanes.forward(rows, [ids[1:] for ids in PROBE]).logits[:, -1]
-    plain = torch.stack([model(torch.tensor([ids], device=model.device)).logits[0, -1] for ids in PROBE])
+    plain = torch.stack([model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -1] for ids in PROBE])
     return float((logits - plain).abs().max() / plain.abs().max().clamp(min=1e-6))

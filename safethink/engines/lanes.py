@@ -147,7 +147,7 @@ class LaneCache(Cache):
 
 
 def masks(model: PreTrainedModel, positions: Int[Tensor, "batch new"], num_columns: int) -> dict[str, Tensor] | Tensor:
-    """What each new token may look at: every column up to its own, or those of the sliding window before it.
+    """What each new token may look at: every column up to its own, or of these its window's or its chunk's.
 
     Args:
         model: names the kinds of its layers where they differ.
@@ -160,9 +160,10 @@ def masks(model: PreTrainedModel, positions: Int[Tensor, "batch new"], num_colum
     config = model.config.get_text_config()
     columns = torch.arange(num_columns, device=positions.device)
     seen = (columns <= positions[:, :, None])[:, None]
-    window = getattr(config, "sliding_window", None)
+    window, chunk = getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)
     recent = seen if window is None else seen & (columns > positions[:, :, None] - window)[:, None]
-    kinds = {"full_attention": seen, "sliding_attention": recent}
+    near = seen if chunk is None else seen & (columns // chunk == positions[:, :, None] // chunk)[:, None]
+    kinds = {"full_attention": seen, "sliding_attention": recent, "chunked_attention": near}
     named = getattr(config, "layer_types", None)
     if named is None:
         return _readable(recent, model)

@@ -298,11 +298,11 @@ def read(
         For each group, the indices into `readings` and what was read: logits for as many last tokens as any of them
         asks for.
     """
-    missing = [_missing(store, reading) for reading in readings]
+    missing = [num_missing(store, reading) for reading in readings]
     groups: dict[int, list[int]] = defaultdict(list)
-    for index, num_missing in enumerate(missing):
+    for index, num_new in enumerate(missing):
         # Lengths within a factor of four, which bounds the padding; the shortest are all alike.
-        groups[max(num_missing, SHORT_TOKENS).bit_length() // 2].append(index)
+        groups[max(num_new, SHORT_TOKENS).bit_length() // 2].append(index)
     for group in groups.values():
         size = batch_size or len(group)
         for indices in (group[start : start + size] for start in range(0, len(group), size)):
@@ -315,5 +315,6 @@ def read(
             yield indices, store.forward([reading.row for reading in chosen], new, num_asked, layer)
 
 
-def _missing(store: Store, reading: Reading) -> int:
+def num_missing(store: Store, reading: Reading) -> int:
+    """How many tokens must be read to bring a row up to date."""
     return len(reading.ids) - min(store.common(reading.row, reading.ids), len(reading.ids) - reading.num_asked)

@@ -16,7 +16,7 @@ from safethink.evaluation.jobs import Job
 from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span, placed
 from safethink.fingerprints import model_hash
 from safethink.judges import Judge
-from safethink.monitors import Monitor
+from safethink.monitors import Monitor, fingerprint_of
 from safethink.progress import track
 from safethink.scheduler import Row, Usage
 from safethink.seeds import stable_seed
@@ -51,11 +51,10 @@ class Reasoner:
         """
         if guarded.monitor is None:
             raise ConfigError("an evaluation needs a monitor, also where no row asks for one: it finds the contexts")
-        from safethink.monitors.guard import GuardMonitor
-
         models = {"reasoner": model_hash(guarded.model)}
-        if isinstance(guarded.monitor, GuardMonitor):
-            models["guard"] = guarded.monitor.fingerprint
+        fingerprint = fingerprint_of(guarded.monitor)
+        if fingerprint is not None:
+            models["guard"] = fingerprint
         return cls(guarded.engine, guarded.monitor, guarded.thought, models)
 
     @classmethod

@@ -74,3 +74,18 @@ class CountingMonitor(Monitor, Protocol):
 def tokens_read(monitor: Monitor, row: int) -> int | None:
     """What `monitor` had to read for the last score of `row`, in tokens of its own; None where it does not say."""
     return monitor.tokens_read(row) if isinstance(monitor, CountingMonitor) else None
+
+
+@runtime_checkable
+class HashedMonitor(Monitor, Protocol):
+    """A monitor that can tell its weights from others; so can a combination of such monitors."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the weights; None where it has none after all."""
+        ...
+
+
+def fingerprint_of(monitor: Monitor | None) -> str | None:
+    """Hash of the weights that `monitor` goes by; None where it has none, or does not tell."""
+    return monitor.fingerprint if isinstance(monitor, HashedMonitor) else None

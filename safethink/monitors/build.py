@@ -2,35 +2,110 @@
 
 from __future__ import annotations
 
-from safethink.config import ConstantMonitorConfig, GuardMonitorConfig, MonitorConfig, OracleMonitorConfig
+from safethink.config import (
+    CascadeMonitorConfig,
+    CombinationSection,
+    ConstantMonitorConfig,
+    EntryPointMonitorConfig,
+    GuardMonitorConfig,
+    KeywordMonitorConfig,
+    MinMonitorConfig,
+    MonitorSection,
+    OracleMonitorConfig,
+    RewardMonitorConfig,
+    StreamMonitorConfig,
+)
+from safethink.errors import ConfigError
 from safethink.monitors import Monitor
 
 
-def build(config: MonitorConfig) -> Monitor:
+def build(config: MonitorSection) -> Monitor:
     """Build the monitor that `config` describes.
 
     Raises:
-        MissingFileError: if a guard's model cannot be found.
+        MissingFileError: if a model cannot be found.
         ConfigError: if it cannot be used as configured.
     """
     match config:
         case GuardMonitorConfig():
             return _guard(config)
+        case StreamMonitorConfig():
+            return _stream(config)
+        case RewardMonitorConfig():
+            return _reward(config)
+        case KeywordMonitorConfig():
+            from safethink.monitors.keyword import KeywordMonitor
+            from safethink.refusals import REFUSAL_PHRASES
+
+            return KeywordMonitor(config.phrases or REFUSAL_PHRASES, config.found, config.absent)
         case OracleMonitorConfig():
             from safethink.monitors.oracle import OracleMonitor
 
-            return OracleMonitor(config.miss_rate, config.false_alarm_rate, config.seed)
+            return OracleMonitor(*config.rates, config.seed)
         case ConstantMonitorConfig():
             from safethink.monitors.constant import ConstantMonitor
 
             return ConstantMonitor(config.value)
+        case EntryPointMonitorConfig():
+            from safethink.monitors.entry_points import load
+
+            return load(config.name, config.options)
+        case CombinationSection():
+            return _combination(config)
+        case _:
+            raise ConfigError(f"{type(config).__name__} describes no monitor that is known here")
 
 
 def _guard(config: GuardMonitorConfig) -> Monitor:
-    from safethink.loading import load_causal_lm
     from safethink.monitors.guard import GuardMonitor
-    from safethink.testbed import folders
+    from safethink.monitors.loading import chat_template, load_guard
+    from safethink.monitors.presets import choose
 
-    path = folders().guard if config.path == "testbed" else config.path
-    loaded = load_causal_lm(path, config.revision, config.dtype, config.device)
-    return GuardMonitor(loaded.model, loaded.tokenizer, config.safe, config.unsafe)
+    loaded = load_guard(config)
+    preset = choose(config, loaded.model.config.model_type, config.path, chat_template(loaded.tokenizer))
+    return GuardMonitor(loaded.model, loaded.tokenizer, preset, config.batch_size)
+
+
+def _stream(config: StreamMonitorConfig) -> Monitor:
+    from safethink.monitors.loading import load_stream
+    from safethink.monitors.stream import StreamMonitor
+
+    loaded = load_stream(config)
+    return StreamMonitor(
+        loaded.model,
+        loaded.tokenizer,
+        config.controversial,
+        config.debounce,
+        config.ignored_categories,
+        config.batch_size,
+    )
+
+
+def _reward(config: RewardMonitorConfig) -> Monitor:
+    from safethink.monitors.loading import load_scorer
+    from safethink.monitors.presets import Form
+    from safethink.monitors.reward import BEAVER, CHAT, RewardMonitor, Scale
+    from safethink.monitors.reward_models import BeaverScorer
+
+    loaded = load_scorer(config)
+    is_beaver = isinstance(loaded.model, BeaverScorer)
+    is_cost = isinstance(loaded.model, BeaverScorer) and loaded.model.is_cost
+    higher_is_safer = not is_cost if config.higher_is_safer is None else config.higher_is_safer
+    form = BEAVER if is_beaver else CHAT
+    return RewardMonitor(
+        loaded.model,
+        loaded.tokenizer,
+        Scale(config.center, config.scale, higher_is_safer, config.squash),
+        form if config.template is None else Form(text=config.template),
+        config.label,
+        config.batch_size,
+    )
+
+
+def _combination(config: CombinationSection) -> Monitor:
+    from safethink.monitors.combinations import CascadeMonitor, MeanMonitor, MinMonitor
+
+    members = [build(member) for member in config.members]
+    if isinstance(config, CascadeMonitorConfig):
+        return CascadeMonitor(members, config.low, config.high)
+    return MinMonitor(members) if isinstance(config, MinMonitorConfig) else MeanMonitor(members)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from safethink.config import ConstantMonitorConfig, GuardMonitorConfig, MonitorConfig, OracleMonitorConfig
+from safethink.config import GuardMonitorConfig, MonitorConfig, MonitorSection
 from safethink.monitors import Monitor
 from safethink.monitors.build import build
 from safethink.monitors.function import FunctionMonitor
@@ -20,6 +20,6 @@ def as_monitor(monitor: MonitorLike) -> Monitor:
         return monitor
     if isinstance(monitor, str):
         return build(GuardMonitorConfig(path=monitor))
-    if isinstance(monitor, GuardMonitorConfig | OracleMonitorConfig | ConstantMonitorConfig):
+    if isinstance(monitor, MonitorSection):
         return build(monitor)
     return FunctionMonitor(monitor)

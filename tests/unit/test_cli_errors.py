@@ -149,6 +149,12 @@ def test_mistakes_are_one_line_and_status_2(capsys, argv: list[str], said: str) 
         ({"monitor": {"kind": "guard", "path": "nowhere/guard"}}, "no model at 'nowhere/guard'"),
         ({"reasoner": {"path": "nowhere/reasoner", "device": "toaster"}}, "no such device: 'toaster'"),
         ({"prefix": "wait-think-safly"}, "no prefix 'wait-think-safly'"),
+        ({"defense": {"kind": "safethink", "threshold": 1.5}}, "defense.threshold: input should be less than"),
+        ({"monitor": {"kind": "entry_point", "name": "nobody"}}, "no monitor 'nobody' among the entry points"),
+        ({"monitor": {"kind": "min", "members": []}}, "monitor: a combination needs members"),
+        ({"monitor": {"kind": "guard", "template": "{prompt}"}}, "monitor: the template needs the hole {trace}"),
+        ({"monitor": {"kind": "reward", "path": "nowhere/reward"}}, "no model at 'nowhere/reward'"),
+        ({"monitor": {"kind": "stream", "path": "nowhere/stream"}}, "no model at 'nowhere/stream'"),
     ],
 )
 def test_a_file_that_cannot_be_run(
@@ -156,6 +162,27 @@ def test_a_file_that_cannot_be_run(
 ) -> None:
     broken = tmp_path / "broken.yaml"
     values = yaml.safe_load(run_yaml.read_text(encoding="utf-8")) | change
+    broken.write_text(yaml.safe_dump(values), encoding="utf-8")
+    status, out, err = run(capsys, "generate", broken, "hello")
+    assert (status, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("monitor", "said"),
+    [
+        ({"kind": "guard", "preset": "qwen3guard"}, "there is no 'Controversial' in its chat template"),
+        ({"kind": "reward"}, "lacks score.weight"),
+        ({"kind": "stream"}, "is no Qwen3Guard-Stream"),
+    ],
+)
+def test_a_model_that_is_no_monitor_of_its_kind(
+    capsys, run_yaml: Path, tmp_path: Path, monitor: dict[str, object], said: str
+) -> None:
+    broken = tmp_path / "broken.yaml"
+    values = yaml.safe_load(run_yaml.read_text(encoding="utf-8"))
+    values["monitor"] = monitor | {"path": str(run_yaml.with_name("guard"))}
     broken.write_text(yaml.safe_dump(values), encoding="utf-8")
     status, out, err = run(capsys, "generate", broken, "hello")
     assert (status, out) == (2, "")

@@ -88,7 +88,7 @@ def test_all_mistakes_are_named_at_once_by_their_yaml_path(write) -> None:
         ({"reasoner": {}}, "reasoner.path: missing"),
         ({"reasoner": {"path": "p", "dtype": "int4"}}, "reasoner.dtype: input should be 'auto', "),
         ({"reasonner": {"path": "p"}}, "reasonner: unknown key, did you mean 'reasoner'?"),
-        ({"monitor": {"kind": "guard", "saef": "s"}}, "monitor.saef: unknown key, did you mean 'safe'?"),
+        ({"monitor": {"kind": "guard", "prest": "s"}}, "monitor.prest: unknown key, did you mean 'preset'?"),
         (
             {"thought": {"family": "qwen4"}},
             "thought.family: no family of reasoners is called 'qwen4'; known are ",

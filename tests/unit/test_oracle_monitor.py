@@ -66,5 +66,31 @@ def test_monitors_that_err_differently_have_different_names() -> None:
         OracleMonitorConfig(false_alarm_rate=0.1),
         OracleMonitorConfig(miss_rate=0.1, seed=1),
     ]
-    assert len({config.name for config in configs}) == len(configs)
-    assert OracleMonitorConfig(seed=3).name == "oracle"
+    assert len({config.title for config in configs}) == len(configs)
+    assert OracleMonitorConfig(seed=3).title == "oracle"
+
+
+def test_the_rates_of_an_f1_give_that_f1() -> None:
+    config = OracleMonitorConfig(f1=0.8, drifted_share=0.25, seed=2)
+    monitor = build(config)
+    assert isinstance(monitor, OracleMonitor)
+    caught = share_fired(monitor, DRIFTED) * 0.25
+    false_alarms = share_fired(monitor, CLEAN) * 0.75
+    assert caught / (caught + false_alarms) == pytest.approx(0.8, abs=0.03)
+    assert caught / 0.25 == pytest.approx(0.8, abs=0.03)
+
+
+@given(f1=st.floats(0.01, 1), share=st.floats(0.01, 0.99))
+def test_an_f1_is_that_of_its_rates_or_is_refused(f1: float, share: float) -> None:
+    if (1 - f1) * share / (1 - share) > 1:
+        with pytest.raises(ValueError, match="more false alarms than there are traces"):
+            OracleMonitorConfig(f1=f1, drifted_share=share)
+        return
+    missed, alarmed = OracleMonitorConfig(f1=f1, drifted_share=share).rates
+    true_positives, mistakes = share * (1 - missed), share * missed + (1 - share) * alarmed
+    assert 2 * true_positives / (2 * true_positives + mistakes) == pytest.approx(f1)
+
+
+def test_an_f1_beside_a_rate_is_refused() -> None:
+    with pytest.raises(ValueError, match="give one or the other"):
+        OracleMonitorConfig(f1=0.8, miss_rate=0.1)

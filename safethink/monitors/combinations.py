@@ -1,0 +1,119 @@
+"""Several monitors as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from statistics import fmean
+
+from safethink.errors import ConfigError
+from safethink.fingerprints import json_hash
+from safethink.monitors import Monitor, ScoreRequest, checked, fingerprint_of, layer_read_by, tokens_read
+
+
+class Combination:
+    """What the combinations share: their members, and which of the reasoner's hidden states those read.
+
+    Attributes:
+        members: the monitors that are combined.
+        layer: the hidden state that members read, see `StateMonitor`; None where none does.
+    """
+
+    def __init__(self, members: Sequence[Monitor]) -> None:
+        """Combine `members`.
+
+        Raises:
+            ConfigError: there are none, or two read hidden states of different layers.
+        """
+        if not members:
+            raise ConfigError("a combination needs members")
+        layers = sorted({layer for layer in map(layer_read_by, members) if layer is not None})
+        if len(layers) > 1:
+            raise ConfigError(
+                f"members of a combination read the reasoner's hidden states at different layers ({layers[0]} and "
+                f"{layers[1]}); an engine shows one"
+            )
+        self.members = tuple(members)
+        self.layer = layers[0] if layers else None
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Hash of the members' weights; None where none has any."""
+        hashes = [fingerprint_of(member) for member in self.members]
+        return json_hash(hashes) if any(hashes) else None
+
+    def tokens_read(self, row: int) -> int | None:
+        """What the members that were asked had to read; None where none of them says."""
+        counts = [count for member in self.members if (count := tokens_read(member, row)) is not None]
+        return sum(counts) if counts else None
+
+    def release(self, row: int) -> None:
+        """Let every member forget what it cached for `row`."""
+        for member in self.members:
+            member.release(row)
+
+
+class MinMonitor(Combination):
+    """The lowest of the members' scores."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """One score per request, in order.
+
+        Raises:
+            MonitorError: if a member fails.
+        """
+        return [min(scores) for scores in zip(*_all_scores(self.members, requests), strict=True)]
+
+
+class MeanMonitor(Combination):
+    """The mean of the members' scores."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """One score per request, in order.
+
+        Raises:
+            MonitorError: if a member fails.
+        """
+        return [fmean(scores) for scores in zip(*_all_scores(self.members, requests), strict=True)]
+
+
+class CascadeMonitor(Combination):
+    """The first member's score where that is sure, else the next one's; the last one's counts in any case.
+
+    A member that was not asked about a step catches up on it when it is asked later.
+    """
+
+    def __init__(self, members: Sequence[Monitor], low: float = -0.5, high: float = 0.5) -> None:
+        """Ask `members` in turn.
+
+        Args:
+            members: the cheap ones first.
+            low: a score below it is sure.
+            high: a score above it is sure.
+
+        Raises:
+            ConfigError: as `Combination`.
+        """
+        super().__init__(members)
+        self._low, self._high = low, high
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """One score per request, in order.
+
+        Raises:
+            MonitorError: if a member fails.
+        """
+        scores = dict.fromkeys(range(len(requests)), 0.0)
+        unsure = list(scores)
+        for member in self.members:
+            if not unsure:
+                break
+            asked = checked.score(member, [requests[index] for index in unsure])
+            scores |= dict(zip(unsure, asked, strict=True))
+            unsure = [index for index in unsure if self._low <= scores[index] <= self._high]
+        return list(scores.values())
+
+
+def _all_scores(members: Sequence[Monitor], requests: Sequence[ScoreRequest]) -> list[list[float]]:
+    """Every member's scores, checked: a NaN would get lost among others."""
+    return [checked.score(member, requests) for member in members]

@@ -1,0 +1,114 @@
+"""Reads growing conversations side by side: what was read of one stays cached, so each token is read about once.
+
+The only place where a monitor touches a cache of keys and values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from safethink.engines import store
+from safethink.engines.choose_store import choose_store
+from safethink.errors import MonitorError
+from safethink.loading import context_window
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One conversation that is to be read.
+
+    Attributes:
+        key: what is read is kept under it.
+        ids: the whole of it.
+        num_kept: tokens that the next reading of the same key will share; what follows them is forgotten.
+        num_asked: the logits after the last so many tokens are asked for.
+    """
+
+    key: int
+    ids: tuple[int, ...]
+    num_kept: int
+    num_asked: int = 1
+
+
+class Lanes:
+    """Conversations that have been read side by side.
+
+    Attributes:
+        logits: after the last tokens of each; where more are asked for of one than of another, the others' first ones
+            mean nothing.
+    """
+
+    def __init__(self, reader: Reader, readings: Sequence[Reading], logits: Float[Tensor, "batch asked vocab"]) -> None:
+        """Stand where `readings` end."""
+        self.logits = logits
+        self._reader = reader
+        self._readings = readings
+
+    def ahead(self, ids: tuple[int, ...]) -> Float[Tensor, "batch new vocab"]:
+        """The logits after each of `ids`, if every conversation went on with them; none does."""
+        further = [Reading(each.key, each.ids + ids, len(each.ids), len(ids)) for each in self._readings]
+        logits: dict[int, Tensor] = {}
+        for group, lanes in self._reader.read(further):
+            logits |= dict(zip(group, lanes.logits, strict=True))
+        return torch.stack([logits[index] for index in range(len(further))])
+
+
+class Reader:
+    """Reads conversations with one model."""
+
+    def __init__(self, model: PreTrainedModel, batch_size: int) -> None:
+        """Read at most `batch_size` conversations side by side with `model`, a causal language model in eval mode."""
+        self._model = model
+        self._batch_size = batch_size
+        self._num_read = Counter[int]()
+
+    @property
+    def num_forwarded(self) -> int:
+        """Tokens sent through the model so far, padding left out."""
+        return self._store.num_forwarded
+
+    def refuse_too_long(self, prompt_id: str, num_tokens: int) -> None:
+        """Check that a conversation fits into the model's context window.
+
+        Raises:
+            MonitorError: it does not; names the prompt.
+        """
+        limit = context_window(self._model)
+        if limit is not None and num_tokens > limit:
+            raise MonitorError(f"prompt {prompt_id!r}: the guard would read {num_tokens} tokens, of at most {limit}")
+
+    def read(self, readings: Sequence[Reading]) -> Iterator[tuple[list[int], Lanes]]:
+        """Read conversations in batches of about equally many unread tokens.
+
+        Yields:
+            Which of `readings` were read together, and where they stand now.
+        """
+        asked = [store.Reading(each.key, each.ids, each.num_asked) for each in readings]
+        for each in asked:
+            self._num_read[each.row] += store.num_missing(self._store, each)
+        for group, result in store.read(self._store, asked, batch_size=self._batch_size):
+            chosen = [readings[index] for index in group]
+            yield group, Lanes(self, chosen, result.logits)
+            for each in chosen:
+                self._store.truncate(each.key, each.num_kept)
+
+    def take_num_read(self, key: int) -> int:
+        """How many tokens were read under `key` since this was last asked."""
+        return self._num_read.pop(key, 0)
+
+    def release(self, key: int) -> None:
+        """Forget what was read under `key`."""
+        self._store.drop(key)
+        self._num_read.pop(key, None)
+
+    @cached_property
+    def _store(self) -> store.Store:
+        return choose_store(self._model)

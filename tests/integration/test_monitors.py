@@ -1,0 +1,61 @@
+"""Monitors around the shipped reasoner: combinations decide as their members do."""
+
+from __future__ import annotations
+
+import pytest
+
+from safethink.config import (
+    CascadeMonitorConfig,
+    ConstantMonitorConfig,
+    GuardMonitorConfig,
+    KeywordMonitorConfig,
+    LimitsConfig,
+    MinMonitorConfig,
+    MonitorConfig,
+    OracleMonitorConfig,
+    ReasonerConfig,
+    RunConfig,
+)
+from safethink.guarded import SafeThink
+from safethink.prompts import Prompt
+from safethink.result import Result
+from safethink.testbed.prompts import draw
+
+ORACLE = OracleMonitorConfig(f1=0.8, drifted_share=0.3, seed=5)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[Prompt]:
+    return [*draw("jailbreak", "test", 6), *draw("harmless", "test", 2)]
+
+
+def run(monitor: MonitorConfig, prompts: list[Prompt]) -> list[Result]:
+    config = RunConfig(
+        reasoner=ReasonerConfig(path="testbed"), monitor=monitor, limits=LimitsConfig(max_trace_tokens=120)
+    )
+    return SafeThink.from_config(config).run(prompts)
+
+
+@pytest.mark.parametrize(
+    ("combined", "alone"),
+    [
+        (MinMonitorConfig(members=(ConstantMonitorConfig(), ORACLE)), ORACLE),
+        (CascadeMonitorConfig(members=(ConstantMonitorConfig(value=0.0), GuardMonitorConfig())), GuardMonitorConfig()),
+        (CascadeMonitorConfig(members=(ORACLE, GuardMonitorConfig())), ORACLE),
+    ],
+    ids=["min", "unsure cascade", "sure cascade"],
+)
+def test_a_combination_decides_as_the_member_that_counts(
+    combined: MonitorConfig, alone: MonitorConfig, prompts: list[Prompt]
+) -> None:
+    together, single = run(combined, prompts), run(alone, prompts)
+    assert [result.trace_ids for result in together] == [result.trace_ids for result in single]
+    assert [len(result.interventions) for result in together] == [len(result.interventions) for result in single]
+    assert any(result.interventions for result in single)
+
+
+def test_the_keyword_baseline_fires_until_something_is_refused(prompts: list[Prompt]) -> None:
+    never = run(KeywordMonitorConfig(phrases=("a phrase that the world does not know",)), prompts)
+    assert all(result.interventions for result in never)
+    always = run(KeywordMonitorConfig(absent=1.0), prompts)
+    assert not any(result.interventions for result in always)
