@@ -56,6 +56,11 @@ class Transcript:
     def __init__(self, thought: Thought) -> None:
         """Read tokens as `thought` does."""
         self._thought = thought
+        # Tags in plain characters, which no text has: whatever may become one waits.
+        self._tags: dict[Part, tuple[str, ...]] = {
+            "trace": (thought.config.close_tag,) if len(thought.close_ids) > 1 else (),
+            "answer": (),
+        }
         self._shown: dict[Part, _Shown] = {"trace": _Shown(), "answer": _Shown()}
         self._num_interventions = 0
         self._sampled = 0
@@ -93,12 +98,10 @@ class Transcript:
     def _settled(self, part: Part, tokens: Tokens) -> str:
         """The text as far as no token that follows can change it."""
         text = self._text(part, tokens).rstrip(UNDECODED)
-        if part == "answer":
-            return text.rstrip()
-        return text[: len(text) - _num_begun(text, self._thought)]
+        text = text[: len(text) - _num_begun(text, self._tags[part])]
+        return text.rstrip() if part == "answer" else text
 
 
-def _num_begun(text: str, thought: Thought) -> int:
-    """Number of characters at the end that a closing tag in plain characters may begin with."""
-    tag = thought.config.close_tag if len(thought.close_ids) > 1 else ""
-    return next((size for size in range(len(tag) - 1, 0, -1) if text.endswith(tag[:size])), 0)
+def _num_begun(text: str, tags: tuple[str, ...]) -> int:
+    """Number of characters at the end that one of `tags` may begin with."""
+    return max((size for tag in tags for size in range(len(tag)) if text.endswith(tag[:size])), default=0)
