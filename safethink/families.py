@@ -77,7 +77,7 @@ class Family:
         answer_tags: what an answer may be wrapped in; no part of its text.
         step_delimiter: what ends a step, any of them.
         sentences: whether the end of a sentence ends a step as well.
-        step_tokens: how many tokens a step is, whatever delimiters stand in it; None where those end it.
+        step_tokens: how many tokens a step is, whatever delimiters stand in it; 0 where those end it.
         stage_turns: what the user says in each turn of a reasoner that thinks over several; the first is put behind the
             prompt, the last asks for the answer.
         prefix_separator: injected right behind a prefix.
@@ -96,7 +96,7 @@ class Family:
     answer_tags: tuple[str, ...] = ()
     step_delimiter: tuple[str, ...] = ("\n\n",)
     sentences: bool = False
-    step_tokens: int | None = None
+    step_tokens: int = 0
     stage_turns: tuple[str, ...] = ()
     prefix_separator: str = "\n"
     sampling: PublishedSampling | None = None

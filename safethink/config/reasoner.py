@@ -61,8 +61,8 @@ class ThoughtConfig(Section):
     """What ends a step, one or any of several; found on decoded text."""
     sentences: bool | None = None
     """Whether the end of a sentence ends a step as well."""
-    step_tokens: int | None = Field(default=None, ge=1)
-    """Where given, a step is this many tokens, whatever delimiters stand in it; the words between two scores are then
+    step_tokens: int | None = Field(default=None, ge=0)
+    """Above 0, a step is this many tokens, whatever delimiters stand in it; the words between two scores are then
     equally many for every model, as in CARE (arXiv 2509.06982)."""
     stage_turns: tuple[str, ...] | None = None
     """What the user says in each turn of a reasoner that thinks over several; the first is put behind the prompt, the

@@ -51,11 +51,6 @@ class Extension:
     stop: StopReason
     unthought: bool = False
 
-    @property
-    def ends_thought(self) -> bool:
-        """Whether there is no next step: the thinking closed, the turn ended, or a limit was reached."""
-        return self.stop != "step"
-
 
 @dataclass(frozen=True, slots=True)
 class Extend:

@@ -30,7 +30,7 @@ class Stopper:
         self._thought = thought
         self._delimiters = thought.family.step_delimiter
         self._sentences = thought.family.sentences
-        self._counts_tokens = thought.family.step_tokens is not None
+        self._counts_tokens = thought.family.step_tokens > 0
         self._closer, self._opener = thought.closer, thought.opener
         self._eos_ids = frozenset(eos_ids)
         spelled = [tag.text for tag in (self._closer, self._opener) if tag.is_spelled]

@@ -44,7 +44,7 @@ def make_world(config: EvalConfig) -> World | None:
     """
     path = config.run.reasoner.path
     found = origin(path)
-    counted = config.run.thought.step_tokens is not None
+    counted = bool(config.run.thought.step_tokens)
     if found is None or counted or any(each.kind != "testbed" for each in config.benchmarks):
         return None
     require_world(path, config.world)
