@@ -37,3 +37,7 @@ class SearchError(SafeThinkError, RuntimeError):
 
 class HubError(SafeThinkError, ConnectionError):
     """A hub that cannot be reached, or that refuses what it was asked for."""
+
+
+class ServerError(SafeThinkError, ConnectionError):
+    """A model's server that cannot be reached, fails, or answers what cannot be used."""

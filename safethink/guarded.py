@@ -21,8 +21,8 @@ from safethink.config import (
     ThoughtConfig,
 )
 from safethink.defenses.effects import Task
-from safethink.engines import Engine, Sampling, refuse_unfit
-from safethink.engines.hf import HfEngine, eos_ids
+from safethink.engines import Engine, Sampling, build, refuse_unfit
+from safethink.engines.served import ServedModel
 from safethink.engines.soft import LocalEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
@@ -65,7 +65,7 @@ class SafeThink:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: build.Model,
         tokenizer: PreTrainedTokenizerBase,
         *,
         monitor: MonitorLike | None = None,
@@ -84,10 +84,10 @@ class SafeThink:
             MissingFileError: if the prefix or the monitor's model cannot be found.
             ArtifactError: if the prefix does not fit the reasoner.
         """
-        self.model, self.tokenizer = model, tokenizer
-        self.thought = Thought(thought, tokenizer, loading.context_window(model), limits.max_step_tokens)
-        self.stopper = Stopper(self.thought, eos_ids(model, tokenizer))
-        self.engine: Engine = HfEngine(model, self.stopper, Sampling(**sampling.model_dump()))
+        self._model, self.tokenizer = model, tokenizer
+        self.thought = Thought(thought, tokenizer, build.context_window(model), limits.max_step_tokens)
+        self.stopper = Stopper(self.thought, build.end_ids(model, tokenizer))
+        self.engine: Engine = build.build(model, self.thought, self.stopper, Sampling(**sampling.model_dump()))
         self.limits, self.batch_size, self.seed = limits, batch_size, seed
         self.monitor = None if monitor is None else as_monitor(monitor)
         self.prefix = self.bind(prefix)
@@ -116,7 +116,7 @@ class SafeThink:
     @classmethod
     def from_config(cls, config: RunConfig) -> SafeThink:
         """Build what a YAML file describes; a monitor loads only where the defense asks for scores."""
-        reasoner = loading.load(config.reasoner)
+        reasoner = build.load(config.reasoner)
         return cls(
             reasoner.model,
             reasoner.tokenizer,
@@ -136,6 +136,24 @@ class SafeThink:
         other.prefix = self.prefix if prefix is None else self.bind(prefix)
         other.defense = other._checked(self.defense if defense is None else defense)
         return other
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The reasoner's weights.
+
+        Raises:
+            ConfigError: they stand behind a server.
+        """
+        if isinstance(self._model, ServedModel):
+            raise ConfigError(
+                "this needs the reasoner's own weights, and they stand behind a server: leave out `server`"
+            )
+        return self._model
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the reasoner's weights, or their name where they stand behind a server."""
+        return build.fingerprint(self._model)
 
     @property
     def local_engine(self) -> LocalEngine:

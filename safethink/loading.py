@@ -70,7 +70,7 @@ def load_causal_lm(
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     if os.path.isdir(path) and not os.path.isfile(Path(path, "config.json")):
         raise MissingFileError(f"no model in the folder {str(path)!r}: it has no config.json")
-    with _found("model", path):
+    with naming("model", path):
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=pick_dtype(dtype, place), attn_implementation=attn_implementation, **hub
@@ -80,19 +80,28 @@ def load_causal_lm(
     return CausalLM(model.eval().requires_grad_(False), tokenizer)
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder, the hub or the package.
+
+    Args:
+        path: folder or hub id, or the name of a shipped reasoner.
+        revision: commit of the hub repository.
+        trust_remote_code: whether code from the model's repository may run.
 
     Raises:
         MissingFileError: if there is no such folder or hub repository.
     """
-    with _found("tokenizer", path):
-        return AutoTokenizer.from_pretrained(locate(path))
+    with naming("tokenizer", path):
+        return AutoTokenizer.from_pretrained(locate(path), revision=revision, trust_remote_code=trust_remote_code)
 
 
 @contextmanager
-def _found(what: str, path: str | Path) -> Generator[None, None, None]:
-    """Say in one line what transformers says about `path` in many."""
+def naming(what: str, path: str | Path) -> Generator[None, None, None]:
+    """Say in one line what transformers says about `path` in many.
+
+    Raises:
+        MissingFileError: there is no such `what`.
+    """
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:

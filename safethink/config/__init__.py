@@ -24,6 +24,7 @@ from safethink.config.monitors import ConstantMonitorConfig, GuardMonitorConfig,
 from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
 from safethink.config.run import RunConfig, WorldConfig
 from safethink.config.section import Section
+from safethink.config.server import GuardServerConfig, ServerConfig
 
 __all__ = [
     "AlwaysConfig",
@@ -34,6 +35,7 @@ __all__ = [
     "EvalConfig",
     "GuardMonitorConfig",
     "GuardRefuseConfig",
+    "GuardServerConfig",
     "JsonlBenchmarkConfig",
     "LimitsConfig",
     "MonitorConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "SamplingConfig",
     "SatisficingConfig",
     "Section",
+    "ServerConfig",
     "SteeringConfig",
     "TestbedBenchmarkConfig",
     "ThoughtConfig",

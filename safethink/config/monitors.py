@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from safethink.config.section import Section
+from safethink.config.server import GuardServerConfig
 
 
 class GuardMonitorConfig(Section):
@@ -25,6 +26,8 @@ class GuardMonitorConfig(Section):
     """Precision of the weights."""
     device: str = "auto"
     """`cpu`, `cuda`, ...; `auto` takes a GPU where there is one."""
+    server: GuardServerConfig | None = None
+    """Where the weights are served; None loads them here. `path` then names the tokenizer and configuration alone."""
 
 
 class OracleMonitorConfig(Section):

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from safethink.config.section import Section
+from safethink.config.server import ServerConfig
 
 
 class ReasonerConfig(Section):
@@ -24,6 +25,8 @@ class ReasonerConfig(Section):
     """Passed to transformers; None lets it choose."""
     trust_remote_code: bool = False
     """Whether code from the model's repository may run."""
+    server: ServerConfig | None = None
+    """Where the weights are served; None loads them here. `path` then names the tokenizer and configuration alone."""
 
 
 class ThoughtConfig(Section):

@@ -14,7 +14,6 @@ from safethink.engines import Engine
 from safethink.errors import ConfigError, PromptError
 from safethink.evaluation.jobs import Job
 from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span
-from safethink.fingerprints import model_hash
 from safethink.judges import Judge
 from safethink.monitors import Monitor
 from safethink.progress import track
@@ -53,7 +52,7 @@ class Reasoner:
             raise ConfigError("an evaluation needs a monitor, also where no row asks for one: it finds the contexts")
         from safethink.monitors.guard import GuardMonitor
 
-        models = {"reasoner": model_hash(guarded.model)}
+        models = {"reasoner": guarded.fingerprint}
         if isinstance(guarded.monitor, GuardMonitor):
             models["guard"] = guarded.monitor.fingerprint
         return cls(guarded.engine, guarded.monitor, guarded.thought, models)

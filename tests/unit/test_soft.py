@@ -289,7 +289,7 @@ def test_rows_bind_to_their_own_reasoner_alone(model: PreTrainedModel, folder: P
     other = SafeThink(chat_reasoner.model(num_layers=1), TOKENIZER, monitor=lambda prompt, trace: 1.0, limits=LIMITS)
     with pytest.raises(ArtifactError, match="soft prefix 'rows' was learned on 'tiny', and its rows fit no other"):
         other.bind(folder)
-    with pytest.raises(ArtifactError, match="needs the reasoner's own weights"):
+    with pytest.raises(ArtifactError, match="only the reasoner's own weights can read"):
         load(folder, TOKENIZER)
     nameless = load(folder).model_copy(update={"reasoner": None})
     with pytest.raises(ArtifactError, match="a reasoner that it does not name"):
