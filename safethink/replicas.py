@@ -81,9 +81,15 @@ class Replicas:
         """Run coroutines that ask this model, side by side; see `Background.gather`."""
         return self._background.gather(work)
 
-    async def get(self, path: str, shape: type[Answer]) -> Answer:
-        """Ask for `path`; raises what `post` does."""
-        return await self._ask("GET", path, None, 0, shape)
+    async def get(self, path: str, shape: type[Answer], max_retries: int | None = None) -> Answer:
+        """Ask for `path`; raises what `post` does.
+
+        Args:
+            path: below the server's url, such as `/models`.
+            shape: what the answer must fit.
+            max_retries: None for as many as are configured.
+        """
+        return await self._ask("GET", path, None, 0, shape, max_retries)
 
     async def post(self, path: str, body: Mapping[str, object], row: int, shape: type[Answer]) -> Answer:
         """Send `body` to the replica of `row`, or to the next one that lives.
@@ -101,16 +107,23 @@ class Replicas:
         return await self._ask("POST", path, body, row, shape)
 
     async def _ask(
-        self, method: str, path: str, body: Mapping[str, object] | None, row: int, shape: type[Answer]
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None,
+        row: int,
+        shape: type[Answer],
+        max_retries: int | None = None,
     ) -> Answer:
         import openai
 
         failures: list[str] = []
+        max_retries = self._config.max_retries if max_retries is None else max_retries
         async with self._free:
             order = self._order(row)
             for index, replica in enumerate(order):
                 is_last = index == len(order) - 1
-                retries = self._config.max_retries if is_last else min(1, self._config.max_retries)
+                retries = max_retries if is_last else min(1, max_retries)
                 try:
                     return _shaped(replica.url, await _send(replica, method, path, body, retries), shape)
                 except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
@@ -118,11 +131,11 @@ class Replicas:
                     failures.append(f"{replica.url} {_complaint(error)}")
                 except openai.APIStatusError as error:
                     raise RefusedError(f"the server at {replica.url} {_complaint(error)}", error.status_code) from error
-        tries = f" after {self._config.max_retries} retries" if self._config.max_retries else ""
+        tries = f" after {max_retries} retries" if max_retries else ""
         raise ServerError(f"no answer from the server{tries}: {'; '.join(failures)}")
 
     def _order(self, row: int) -> list[_Replica]:
-        """Every replica, in the order in which `row` asks them: each row has its own, and those that failed are last."""
+        """Every replica, in the order in which `row` asks them: each row has its own; those that failed are last."""
         return sorted(self._replicas, key=lambda replica: (replica.rests, stable_seed(row, replica.url)))
 
 

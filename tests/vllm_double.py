@@ -1,8 +1,8 @@
 """A double of vLLM's completions over a model of transformers, which fails when it is told to.
 
-It decodes one token at a time and keeps to what vLLM documents of `/v1/completions` and `/v1/models`: prompts as text or
-token ids, `n`, `seed`, `stop`, `stop_token_ids`, `logit_bias`, `logprobs`, `logprob_token_ids`, `echo`,
-`return_token_ids`, `return_tokens_as_token_ids`, `include_stop_str_in_output`, and usage.
+It decodes one token at a time and keeps to what vLLM documents of `/v1/completions` and `/v1/models`: prompts as text
+or token ids, `n`, `seed`, `stop`, `stop_token_ids`, `logit_bias`, `logprobs`, `logprob_token_ids`, `return_token_ids`,
+`return_tokens_as_token_ids`, `include_stop_str_in_output`, and usage.
 """
 
 from __future__ import annotations
@@ -77,6 +77,12 @@ class VllmDouble:
         extended: whether fields beyond OpenAI's are taken.
         faults: what the next requests meet.
         requests: the body of every completions request so far.
+        keys: the `Authorization` of each.
+        answers: what was answered, faults aside.
+        logprob_token_ids: whether that field is known; it is newer than the others.
+        max_model_len: what the list of models says.
+        dies_after: number of requests that it lives through.
+        port: where it listens; chosen by the system at the first start.
     """
 
     model: PreTrainedModel
@@ -88,6 +94,7 @@ class VllmDouble:
     max_model_len: int | None = None
     faults: deque[Fault] = field(default_factory=deque)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
     dies_after: float = math.inf
     port: int = 0
@@ -132,6 +139,7 @@ class VllmDouble:
         async def completions(request: Request) -> Response:
             body = await request.json()
             self.requests.append(body)
+            self.keys.append(request.headers.get("authorization"))
             if len(self.requests) > self.dies_after:
                 self._server.should_exit = self._server.force_exit = True
                 return hangs_up()

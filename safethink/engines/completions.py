@@ -161,15 +161,16 @@ class Completions:
 
     def _named(self, config: ServerConfig) -> tuple[str, int | None]:
         """The model's name there, and its context window."""
+        asked = self.replicas.get("/models", CardList, None if config.model is None else 0)
         try:
-            (listed,) = self.replicas.gather([self.replicas.get("/models", CardList)])
-        except RefusedError:
+            (listed,) = self.replicas.gather([asked])
+        except ServerError:
             if config.model is None:
                 raise
+            # A server may serve what it does not list, or list nothing; the first request tells.
             return config.model, None
         windows = {card.id: card.max_model_len for card in listed.data}
         if config.model is not None:
-            # A server may serve what it does not list; the first request tells.
             return config.model, windows.get(config.model)
         if len(windows) != 1:
             names = ", ".join(map(repr, windows)) or "no model"

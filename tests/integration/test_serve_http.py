@@ -1,0 +1,65 @@
+"""A guarded run in front of a server that is not ours: `transformers serve` with the testbed's reasoner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from safethink import benchmarks
+from safethink.config import (
+    LimitsConfig,
+    ReasonerConfig,
+    RunConfig,
+    SamplingConfig,
+    ServerConfig,
+    TestbedBenchmarkConfig,
+    WorldConfig,
+)
+from safethink.engines.completions import Form
+from safethink.engines.http import HttpEngine
+from safethink.guarded import SafeThink
+from safethink.prompts import Prompt
+from safethink.result import Result
+from safethink.testbed import folders
+from tests.transformers_serve import serving
+
+LIMITS = LimitsConfig(max_step_tokens=48, max_trace_tokens=160, max_answer_tokens=32)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(folders().reasoner, tmp_path_factory.mktemp("log")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[Prompt]:
+    world = WorldConfig()
+    chosen = [
+        TestbedBenchmarkConfig(prompts="jailbreak", split="validation", n=20),
+        TestbedBenchmarkConfig(prompts="harmless", split="validation", n=4),
+    ]
+    return [prompt for each in chosen for prompt in benchmarks.load(each, world).prompts]
+
+
+def run(prompts: list[Prompt], server: ServerConfig | None) -> tuple[SafeThink, list[Result]]:
+    config = RunConfig(
+        reasoner=ReasonerConfig(path="testbed", server=server),
+        sampling=SamplingConfig(temperature=0.0),
+        limits=LIMITS,
+    )
+    guarded = SafeThink.from_config(config)
+    return guarded, guarded.run(prompts)
+
+
+def test_a_guarded_run_is_the_same_in_front_of_a_server(url: str, prompts: list[Prompt]) -> None:
+    guarded, served = run(prompts, ServerConfig(urls=(url,), model=str(folders().reasoner)))
+    assert isinstance(guarded.engine, HttpEngine)
+    assert guarded.engine._completions.form == Form("text", False)
+    _, local = run(prompts, None)
+    assert sum(bool(result.interventions) for result in local) >= 5, "nothing to compare"
+    for ours, theirs in zip(local, served, strict=True):
+        assert theirs.verdict.trace == ours.verdict.trace
+        assert theirs.interventions == ours.interventions
+        assert theirs.answer == ours.answer
