@@ -66,11 +66,11 @@ def _laid_out(path: str, revision: str | None) -> PreTrainedModel:
 def decoding_gib(config: RunConfig) -> float | None:
     """Weights of reasoner and guard, and keys and values of a full batch of both at its longest.
 
-    None where a model is not known.
+    What stands behind a server takes nothing here. None where a model is not known.
     """
     rows = config.batch_size * (PROMPT_TOKENS + config.limits.max_trace_tokens + config.limits.max_answer_tokens)
     models = [config.reasoner, *([config.monitor] if isinstance(config.monitor, GuardMonitorConfig) else [])]
-    taken = [footprint(model) for model in models]
+    taken = [footprint(model) for model in models if model.server is None]
     known = [each for each in taken if each is not None]
     if len(known) < len(taken):
         return None

@@ -81,6 +81,7 @@ class VllmDouble:
         answers: what was answered, faults aside.
         logprob_token_ids: whether that field is known; it is newer than the others.
         max_model_len: what the list of models says.
+        replies: what `/v1/chat/completions` answers; None for no such thing.
         dies_after: number of requests that it lives through.
         port: where it listens; chosen by the system at the first start.
     """
@@ -96,6 +97,7 @@ class VllmDouble:
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
+    replies: Callable[[dict[str, Any]], list[str]] | None = None
     dies_after: float = math.inf
     port: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -147,7 +149,24 @@ class VllmDouble:
                 return await run_in_threadpool(self.faults.popleft())
             return await run_in_threadpool(self._answer, body)
 
+        @app.post("/v1/chat/completions")
+        async def chat(request: Request) -> Response:
+            body = await request.json()
+            self.requests.append(body)
+            if self.replies is None:
+                return status(404, "Not Found")()
+            return await run_in_threadpool(self._chat, body, self.replies(body))
+
         return app
+
+    def _chat(self, body: dict[str, Any], replies: list[str]) -> Response:
+        choices = [
+            {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
+            for index, reply in enumerate(replies)
+        ]
+        shared = {"id": "chat-0", "object": "chat.completion", "created": 0, "model": body["model"]}
+        self.answers.append(shared | {"choices": choices})
+        return JSONResponse(self.answers[-1])
 
     def _answer(self, body: dict[str, Any]) -> Response:
         if body["model"] != self.name:

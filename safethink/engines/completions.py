@@ -119,7 +119,7 @@ class Completions:
         """
         self.replicas = Replicas(config)
         self.in_place = InPlace(tokenizer)
-        self.model, self.context_tokens = self._named(config)
+        self.model, self.context_tokens = served_model(self.replicas, config)
         self.form = self._probe(config)
         logger.info("the server at %s takes prompts as %s", config.urls[0], _described(self.form))
 
@@ -142,14 +142,12 @@ class Completions:
         extra = {**PLAIN, "return_token_ids": True} if form.extended else {}
         whole = {"model": self.model, "prompt": prompt, **extra, **body}
         answer = await self.replicas.post(PATH, whole, row, Completion)
+        refuse_other_model(answer.model, self.model)
         self._check(answer, len(ids))
         return answer.choices[0]
 
     def _check(self, answer: Completion, num_tokens: int) -> None:
-        """Refuse what another model says, or this one to another prompt."""
-        # `transformers serve` adds the revision.
-        if answer.model is not None and answer.model.split("@")[0] != self.model.split("@")[0]:
-            raise ServerError(f"the server answers for the model {answer.model!r}, not for {self.model!r}")
+        """Refuse what was said to another prompt, or not to the end."""
         read = answer.usage.prompt_tokens if answer.usage else None
         if read is not None and read != num_tokens:
             raise ServerError(
@@ -158,24 +156,6 @@ class Completions:
         reason = answer.choices[0].finish_reason
         if reason not in ("stop", "length"):
             raise ServerError(f"the server broke an answer off: its finish_reason is {reason!r}")
-
-    def _named(self, config: ServerConfig) -> tuple[str, int | None]:
-        """The model's name there, and its context window."""
-        asked = self.replicas.get("/models", CardList, None if config.model is None else 0)
-        try:
-            (listed,) = self.replicas.gather([asked])
-        except ServerError:
-            if config.model is None:
-                raise
-            # A server may serve what it does not list, or list nothing; the first request tells.
-            return config.model, None
-        windows = {card.id: card.max_model_len for card in listed.data}
-        if config.model is not None:
-            return config.model, windows.get(config.model)
-        if len(windows) != 1:
-            names = ", ".join(map(repr, windows)) or "no model"
-            raise ConfigError(f"the server at {config.urls[0]} lists {names}: say which with `model`")
-        return next(iter(windows.items()))
 
     def _probe(self, config: ServerConfig) -> Form:
         """The best form that the server takes, found with requests for a few tokens each."""
@@ -202,6 +182,41 @@ class Completions:
             f"the server at {config.urls[0]} takes token ids but returns none: it needs `return_token_ids`, which vLLM "
             "and SGLang have; or set `prompts: text`"
         )
+
+
+def served_model(replicas: Replicas, config: ServerConfig) -> tuple[str, int | None]:
+    """What the server calls the model, and how many tokens it lets it attend to, where it says so.
+
+    Raises:
+        ServerError: it lists nothing, and `config` names no model.
+        ConfigError: it lists several, or none, and `config` names no model.
+    """
+    asked = replicas.get("/models", CardList, None if config.model is None else 0)
+    try:
+        (listed,) = replicas.gather([asked])
+    except ServerError:
+        if config.model is None:
+            raise
+        # A server may serve what it does not list, or list nothing; the first request tells.
+        return config.model, None
+    windows = {card.id: card.max_model_len for card in listed.data}
+    if config.model is not None:
+        return config.model, windows.get(config.model)
+    if len(windows) != 1:
+        names = ", ".join(map(repr, windows)) or "no model"
+        raise ConfigError(f"the server at {config.urls[0]} lists {names}: say which with `model`")
+    return next(iter(windows.items()))
+
+
+def refuse_other_model(named: str | None, model: str) -> None:
+    """Check that an answer is the model's.
+
+    Raises:
+        ServerError: the answer names another one.
+    """
+    # `transformers serve` adds the revision.
+    if named is not None and named.split("@")[0] != model.split("@")[0]:
+        raise ServerError(f"the server answers for the model {named!r}, not for {model!r}")
 
 
 def _described(form: Form) -> str:

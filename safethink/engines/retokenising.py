@@ -34,6 +34,10 @@ class InPlace:
         own, there = ("".join(each.split()).rstrip("\ufffd") for each in (self._decode(ids), text))
         return own.startswith(there)
 
+    def piece(self, token_id: int) -> str:
+        """One token as text."""
+        return self._decode([token_id])
+
     def text(self, ids: Sequence[int]) -> str:
         """The text that encodes to `ids`.
 

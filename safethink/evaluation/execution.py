@@ -51,9 +51,10 @@ class Reasoner:
         if guarded.monitor is None:
             raise ConfigError("an evaluation needs a monitor, also where no row asks for one: it finds the contexts")
         from safethink.monitors.guard import GuardMonitor
+        from safethink.monitors.http_guard import ChatGuard, CompletionsGuard
 
         models = {"reasoner": guarded.fingerprint}
-        if isinstance(guarded.monitor, GuardMonitor):
+        if isinstance(guarded.monitor, GuardMonitor | CompletionsGuard | ChatGuard):
             models["guard"] = guarded.monitor.fingerprint
         return cls(guarded.engine, guarded.monitor, guarded.thought, models)
 

@@ -51,6 +51,58 @@ class _Reading:
     num_kept: int
 
 
+class GuardQuestions:
+    """Puts (prompt, trace) to a guard as its token ids.
+
+    Attributes:
+        verdicts: what it may answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, safe: str = "safe", unsafe: str = "unsafe") -> None:
+        """Prepare the verdicts; see `GuardMonitor` for what the arguments mean and what is raised."""
+        if not tokenizer.chat_template:
+            raise ConfigError(f"guard {tokenizer.name_or_path!r} has no chat template")
+        self._tokenizer = tokenizer
+        self._encoder = ChatEncoder(tokenizer)
+        self.verdicts = Verdicts(self._encoder.text(safe), self._encoder.text(unsafe))
+        shorter = min(len(self.verdicts.safe), len(self.verdicts.unsafe))
+        if self.verdicts.safe[:shorter] == self.verdicts.unsafe[:shorter]:
+            raise ConfigError(f"guard verdicts {safe!r} and {unsafe!r}: one begins with the other")
+
+    def ask(self, request: ScoreRequest) -> tuple[tuple[int, ...], int]:
+        """The question about one request, and the number of its tokens up to the end of the trace.
+
+        Raises:
+            MonitorError: the template refuses the prompt's turns.
+        """
+        try:
+            chat = self._chat((*request.prompt.messages, Message(role="assistant", content=request.trace)))
+        except PromptError as error:
+            raise MonitorError(f"prompt {request.prompt.id!r} cannot be put to the guard: {error}") from error
+        return chat.ids + self._opening, chat.spans[-1].stop
+
+    def _chat(self, turns: Sequence[Message]) -> EncodedChat:
+        """Render the turns as they are where the template takes them, else in alternating turns."""
+        try:
+            return self._encoder.chat(turns, add_generation_prompt=True)
+        except PromptError:
+            return self._encoder.chat(alternating(turns), add_generation_prompt=True)
+
+    @cached_property
+    def _opening(self) -> tuple[int, ...]:
+        """What the template writes after a header but leaves out after the last one, as Llama Guard 3's does.
+
+        Where the question ends in a control token that is followed by blanks earlier on, the verdict follows the same
+        blanks; the guard would otherwise spend its first token on them.
+        """
+        turns = [Message(role="user", content="x"), Message(role="assistant", content="x")]
+        ids = self._encoder.chat(turns, add_generation_prompt=True).ids
+        if ids[-1] not in self._tokenizer.added_tokens_decoder or ids[-1] not in ids[:-1]:
+            return ()
+        after = str(self._tokenizer.decode(list(ids[ids.index(ids[-1]) + 1 :])))
+        return self._encoder.text(after[: len(after) - len(after.lstrip())])
+
+
 class GuardMonitor:
     """Scores 2 P(safe) - 1, with P(safe) from the log-probabilities of both verdicts in full.
 
@@ -78,17 +130,12 @@ class GuardMonitor:
         Raises:
             ConfigError: if there is no chat template, or one verdict begins with the other.
         """
-        if not tokenizer.chat_template:
-            raise ConfigError(f"guard {tokenizer.name_or_path!r} has no chat template")
         self.num_forwarded = 0
         """Tokens sent through the guard so far, padding included."""
         self._model = model
         self._tokenizer = tokenizer
-        self._encoder = ChatEncoder(tokenizer)
-        self._verdicts = Verdicts(self._encoder.text(safe), self._encoder.text(unsafe))
-        shorter = min(len(self._verdicts.safe), len(self._verdicts.unsafe))
-        if self._verdicts.safe[:shorter] == self._verdicts.unsafe[:shorter]:
-            raise ConfigError(f"guard verdicts {safe!r} and {unsafe!r}: one begins with the other")
+        self._questions = GuardQuestions(tokenizer, safe, unsafe)
+        self._verdicts = self._questions.verdicts
         self._batch_size = batch_size
         self._read: dict[int, RowKV] = {}
         self._warned = False
@@ -118,39 +165,14 @@ class GuardMonitor:
 
     def _reading(self, request: ScoreRequest) -> _Reading:
         """Encode the guard's question about one request."""
-        try:
-            chat = self._chat((*request.prompt.messages, Message(role="assistant", content=request.trace)))
-        except PromptError as error:
-            raise MonitorError(f"prompt {request.prompt.id!r} cannot be put to the guard: {error}") from error
-        ids = chat.ids + self._opening
+        ids, num_kept = self._questions.ask(request)
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         num_tokens = len(ids) + max(len(self._verdicts.safe), len(self._verdicts.unsafe))
         if limit is not None and num_tokens > limit:
             raise MonitorError(
                 f"prompt {request.prompt.id!r}: the guard would read {num_tokens} tokens, of at most {limit}"
             )
-        return _Reading(request.row, ids, chat.spans[-1].stop)
-
-    def _chat(self, turns: Sequence[Message]) -> EncodedChat:
-        """Render the turns as they are where the template takes them, else in alternating turns."""
-        try:
-            return self._encoder.chat(turns, add_generation_prompt=True)
-        except PromptError:
-            return self._encoder.chat(alternating(turns), add_generation_prompt=True)
-
-    @cached_property
-    def _opening(self) -> tuple[int, ...]:
-        """What the template writes after a header but leaves out after the last one, as Llama Guard 3's does.
-
-        Where the question ends in a control token that is followed by blanks earlier on, the verdict follows the same
-        blanks; the guard would otherwise spend its first token on them.
-        """
-        turns = [Message(role="user", content="x"), Message(role="assistant", content="x")]
-        ids = self._encoder.chat(turns, add_generation_prompt=True).ids
-        if ids[-1] not in self._tokenizer.added_tokens_decoder or ids[-1] not in ids[:-1]:
-            return ()
-        after = str(self._tokenizer.decode(list(ids[ids.index(ids[-1]) + 1 :])))
-        return self._encoder.text(after[: len(after) - len(after.lstrip())])
+        return _Reading(request.row, ids, num_kept)
 
     def _groups(self, readings: Sequence[_Reading]) -> Iterator[list[int]]:
         """Split the readings into batches of rows that lack about equally many tokens."""

@@ -45,8 +45,12 @@ def ask(completions: Completions, rows: int = 1) -> list[str]:
 
 @pytest.mark.parametrize(
     "fault",
-    [vllm_double.status(429, retry_after="0.01"), vllm_double.status(500), vllm_double.status(503)]
-    + [vllm_double.hangs_up],
+    [
+        vllm_double.status(429, retry_after="0.01"),
+        vllm_double.status(500),
+        vllm_double.status(503),
+        vllm_double.hangs_up,
+    ],
 )
 def test_what_passes_is_tried_again(double, fault: Fault) -> None:
     completions = connect(double, max_retries=2)
@@ -74,7 +78,10 @@ def test_the_server_says_how_long_to_wait(double) -> None:
         (vllm_double.hangs_up, r"http://\S+ cannot be reached: "),
         (vllm_double.says("<html>Welcome</html>"), r"answers what is no JSON: '<html>Welcome</html>'"),
         (vllm_double.garbled, r"answers what is no JSON"),
-        (vllm_double.returns({"object": "error"}), r"answers nonsense: choices: Field required, in .*'object': 'error'"),
+        (
+            vllm_double.returns({"object": "error"}),
+            r"answers nonsense: choices: Field required, in .*'object': 'error'",
+        ),
         (vllm_double.returns({"choices": []}), r"answers nonsense: choices: "),
         (vllm_double.returns([1, 2]), r"answers nonsense: "),
         (
