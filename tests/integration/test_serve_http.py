@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from safethink import benchmarks
 from safethink.config import (
+    GuardMonitorConfig,
+    GuardServerConfig,
     LimitsConfig,
     ReasonerConfig,
     RunConfig,
@@ -19,6 +22,8 @@ from safethink.config import (
 from safethink.engines.completions import Form
 from safethink.engines.http import HttpEngine
 from safethink.guarded import SafeThink
+from safethink.monitors import ScoreRequest
+from safethink.monitors.build import build
 from safethink.prompts import Prompt
 from safethink.result import Result
 from safethink.testbed import folders
@@ -63,3 +68,16 @@ def test_a_guarded_run_is_the_same_in_front_of_a_server(url: str, prompts: list[
         assert theirs.verdict.trace == ours.verdict.trace
         assert theirs.interventions == ours.interventions
         assert theirs.answer == ours.answer
+
+
+def test_the_guard_says_in_words_behind_a_server_what_it_thinks_here(prompts: list[Prompt], tmp_path: Path) -> None:
+    _, results = run(prompts[::3], None)
+    steps = [(result.prompt, result.own_trace) for result in results]
+    requests = [ScoreRequest(row, prompt, trace) for row, (prompt, trace) in enumerate(steps)]
+    here = build(GuardMonitorConfig()).score(requests)
+    with serving(folders().guard, tmp_path) as url:
+        server = GuardServerConfig(urls=(url,), model=str(folders().guard), api="chat")
+        there = build(GuardMonitorConfig(server=server)).score(requests)
+    clear = [index for index, score in enumerate(here) if abs(score) > 0.2]
+    assert len(clear) >= 5
+    assert [there[index] for index in clear] == [1.0 if here[index] > 0 else -1.0 for index in clear]

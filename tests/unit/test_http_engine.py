@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import openai
 import pytest
 import torch
 from openai.types import Completion
@@ -212,6 +213,26 @@ def test_a_path_that_names_another_model_is_noticed_where_ids_are_sent(double) -
 
     with pytest.raises(ConfigError, match=r"`path` names another model's"):
         Completions(ServerConfig(urls=[double.url]), chat_reasoner.tokenizer())
+
+
+def test_the_double_speaks_what_the_openai_package_reads(double) -> None:
+    """Token ids, `logprobs`, `seed` and `n`, as vLLM has them."""
+    ids = TOKENIZER.encode("hmm,")
+    asked = {"model": "double", "prompt": ids, "max_tokens": 6, "n": 3, "logprobs": 2, "seed": 4}
+    with openai.OpenAI(base_url=double.url, api_key="EMPTY") as client:
+        first = client.completions.create(**asked, extra_body={"return_token_ids": True})
+        again = client.completions.create(**asked, extra_body={"return_token_ids": True})
+    assert first.choices == again.choices
+    assert len({choice.text for choice in first.choices}) > 1
+    for choice in Completion.model_validate(double.answers[-1]).choices:
+        assert choice.logprobs is not None
+        assert choice.logprobs.tokens is not None
+        assert choice.logprobs.top_logprobs is not None
+        assert len(choice.logprobs.tokens) == len(choice.logprobs.top_logprobs)
+        for top, token in zip(choice.logprobs.top_logprobs, choice.logprobs.tokens, strict=True):
+            assert token in top
+    assert first.usage is not None
+    assert first.usage.prompt_tokens == len(ids)
 
 
 def test_it_shows_neither_weights_nor_tokens_nor_states(double) -> None:
