@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -167,8 +167,10 @@ def _complaint(error: openai.APIError) -> str:
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        said = error.body.get("message") or error.body.get("detail") if isinstance(error.body, dict) else error.body
-        return f"says {error.status_code}: {_excerpt(str(said or error.message))}"
+        found = error.body
+        body = cast("dict[str, object]", found) if isinstance(found, dict) else {"message": found}
+        said = body.get("message") or body.get("detail") or error.message
+        return f"says {error.status_code}: {_excerpt(str(said))}"
     if isinstance(error, openai.APITimeoutError):
         return "took too long"
     return f"cannot be reached: {error.__cause__ or error}"

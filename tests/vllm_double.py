@@ -259,7 +259,7 @@ class VllmDouble:
     def _text(self, new: list[int], body: dict[str, Any], stopped: str | int | None) -> str:
         """As vLLM has it: the end of the turn is left out, and what stands behind a stop string."""
         shown = new[:-1] if isinstance(stopped, int) and stopped not in (body.get("stop_token_ids") or []) else new
-        text = self.tokenizer.decode(shown, skip_special_tokens=body.get("skip_special_tokens", True))
+        text = str(self.tokenizer.decode(shown, skip_special_tokens=body.get("skip_special_tokens", True)))
         if isinstance(stopped, str):
             before, _, _ = text.partition(stopped)
             text = before + stopped if body.get("include_stop_str_in_output") else before

@@ -32,6 +32,25 @@ class Piece(NamedTuple):
     cut: bool
 
 
+class Stops(NamedTuple):
+    """Where a server may stop before the limit.
+
+    Attributes:
+        texts: strings that end an answer.
+        ids: tokens that do.
+    """
+
+    texts: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
+
+    def body(self) -> dict[str, object]:
+        """How vLLM and SGLang are told, and that what they stop at belongs to the answer."""
+        if not self.texts and not self.ids:
+            return {}
+        kept = {"include_stop_str_in_output": True, "no_stop_trim": True}
+        return {"stop": list(self.texts), "stop_token_ids": list(self.ids), **kept}
+
+
 class HttpEngine:
     """Continues token ids by asking a server, which keeps what it has read in its own prefix cache.
 
@@ -112,10 +131,10 @@ class HttpEngine:
 
     async def _ask(self, request: ExtendRequest, ids: tuple[int, ...], room: int) -> Piece:
         """Continue `ids` by at most `room` tokens."""
-        stops = self._stops(request.until) if self._knows_stops else {}
+        stops = self._stops(request.until) if self._knows_stops else Stops()
         # Each request has random numbers of its own: one seed for all would draw every step alike.
         seed = stable_seed(request.seed, len(ids)) % SEEDS
-        body = {"max_tokens": room, "seed": seed, **self._sampling, **stops}
+        body = {"max_tokens": room, "seed": seed, **self._sampling, **stops.body()}
         choice = await self._completions.complete(ids, body, request.row)
         if choice.token_ids is not None:
             new = tuple(choice.token_ids)
@@ -126,32 +145,22 @@ class HttpEngine:
             return Piece(new, cut=False)
         return self._stopped(new, stops)
 
-    def _stopped(self, new: tuple[int, ...], stops: dict[str, object]) -> Piece:
+    def _stopped(self, new: tuple[int, ...], stops: Stops) -> Piece:
         """What a server said that stopped by itself: at a delimiter, or because the turn ended."""
         if new and self._stopper.reason(new[-1:], Until.ANSWER) == "end":
             return Piece(new, cut=False)
-        if stops:
-            text = self._thought.decode(new)
-            delimiters, token_ids = stops["stop"], stops["stop_token_ids"]
-            assert isinstance(delimiters, list)
-            assert isinstance(token_ids, list)
-            if any(each in text for each in delimiters) or (new and new[-1] in token_ids):
-                return Piece(new, cut=True)
+        if new and (new[-1] in stops.ids or any(tag in self._thought.decode(new) for tag in stops.texts)):
+            return Piece(new, cut=True)
         end_id = self._thought.tokenizer.eos_token_id
         return Piece((*new, end_id) if isinstance(end_id, int) else new, cut=False)
 
-    def _stops(self, until: Until) -> dict[str, object]:
+    def _stops(self, until: Until) -> Stops:
         """What the server may stop at; never later than the extension ends, perhaps earlier."""
         if until is Until.ANSWER:
-            return {}
-        close = self._thought.close_ids
-        spelled = [] if len(close) == 1 else [self._thought.config.close_tag]
-        return {
-            "stop": [self._thought.config.step_delimiter, *spelled] if until is Until.STEP else spelled,
-            "stop_token_ids": list(close) if len(close) == 1 else [],
-            "include_stop_str_in_output": True,
-            "no_stop_trim": True,
-        }
+            return Stops()
+        close, config = self._thought.close_ids, self._thought.config
+        delimiters = (config.step_delimiter,) if until is Until.STEP else ()
+        return Stops(delimiters, close) if len(close) == 1 else Stops((*delimiters, config.close_tag))
 
 
 def _whole(text: str) -> str:

@@ -60,7 +60,7 @@ def load_served(config: ReasonerConfig) -> ServedLM:
     with naming("model", config.path):
         own = AutoConfig.from_pretrained(locate(config.path), **hub)
     try:
-        generation = GenerationConfig.from_pretrained(locate(config.path), revision=config.revision)
+        generation = GenerationConfig.from_pretrained(locate(config.path), revision=config.revision or "main")
     except OSError:
         generation = None
     return ServedLM(ServedModel(Completions(config.server, tokenizer), own, generation), tokenizer)

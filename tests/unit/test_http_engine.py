@@ -50,11 +50,11 @@ def plain_spoken():
     """A reasoner that says nothing but ASCII, so that its words survive as text."""
     reasoner = tiny_reasoner.model()
     reasoner.generation_config.eos_token_id = END
-    pieces = [TOKENIZER.decode([token_id]) for token_id in range(len(TOKENIZER))]
+    pieces = [str(TOKENIZER.decode([token_id])) for token_id in range(len(TOKENIZER))]
+    other = [not piece.isascii() or at in TOKENIZER.added_tokens_decoder for at, piece in enumerate(pieces)]
     with torch.no_grad():
-        for token_id, piece in enumerate(pieces):
-            if not piece.isascii() or token_id in TOKENIZER.added_tokens_decoder:
-                reasoner.get_input_embeddings().weight[token_id] = 0
+        # The output head is tied to the embeddings, so that these tokens have a logit of 0.
+        reasoner.model.embed_tokens.weight[torch.tensor(other)] = 0
     return reasoner
 
 

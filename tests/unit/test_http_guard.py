@@ -78,7 +78,7 @@ def ranked(model) -> list[str]:
     ids, _ = GuardQuestions(TOKENIZER).ask(requests()[0])
     with torch.inference_mode():
         logits = model(torch.tensor([ids])).logits[0, -1]
-    likeliest = [TOKENIZER.decode([token_id]) for token_id in logits.argsort(descending=True)]
+    likeliest = [str(TOKENIZER.decode([token_id])) for token_id in logits.argsort(descending=True)]
     return [piece for piece in likeliest if len(piece) == 1 and piece.isalnum() and piece.isascii()]
 
 

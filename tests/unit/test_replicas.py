@@ -131,6 +131,12 @@ def test_a_key_comes_from_the_environment_alone(double, monkeypatch) -> None:
     assert double.keys[-1] == "Bearer secret"
 
 
+def test_a_missing_client_says_how_to_install_it(double, monkeypatch) -> None:
+    monkeypatch.setattr("safethink.extras.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs openai: pip install 'safethink\[serve\]'"):
+        connect(double)
+
+
 def test_no_more_requests_are_in_flight_than_allowed(double) -> None:
     completions = connect(double, max_concurrency=2, max_retries=0)
     lock, seen, now = threading.Lock(), [0], [0]
