@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safethink import benchmarks
+from safethink import benchmarks, loading
 from safethink.config import (
     GuardMonitorConfig,
     GuardServerConfig,
@@ -24,12 +24,16 @@ from safethink.engines.http import HttpEngine
 from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
+from safethink.monitors.http_guard import CompletionsGuard
 from safethink.prompts import Prompt
 from safethink.result import Result
 from safethink.testbed import folders
 from tests.transformers_serve import serving
+from tests.vllm_double import VllmDouble
 
 LIMITS = LimitsConfig(max_step_tokens=48, max_trace_tokens=160, max_answer_tokens=32)
+
+GUARD = GuardMonitorConfig()
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +52,12 @@ def prompts() -> list[Prompt]:
     return [prompt for each in chosen for prompt in benchmarks.load(each, world).prompts]
 
 
-def run(prompts: list[Prompt], server: ServerConfig | None) -> tuple[SafeThink, list[Result]]:
+def run(
+    prompts: list[Prompt], server: ServerConfig | None, monitor: GuardMonitorConfig = GUARD
+) -> tuple[SafeThink, list[Result]]:
     config = RunConfig(
         reasoner=ReasonerConfig(path="testbed", server=server),
+        monitor=monitor,
         sampling=SamplingConfig(temperature=0.0),
         limits=LIMITS,
     )
@@ -68,6 +75,25 @@ def test_a_guarded_run_is_the_same_in_front_of_a_server(url: str, prompts: list[
         assert theirs.verdict.trace == ours.verdict.trace
         assert theirs.interventions == ours.interventions
         assert theirs.answer == ours.answer
+
+
+def test_reasoner_and_guard_may_both_stand_behind_servers_that_take_ids(prompts: list[Prompt]) -> None:
+    reasoner = loading.load(ReasonerConfig(path="testbed"))
+    guard = loading.load_causal_lm(folders().guard)
+    _, local = run(prompts[::2], None)
+    with (
+        VllmDouble(reasoner.model, reasoner.tokenizer) as thinks,
+        VllmDouble(guard.model, guard.tokenizer) as watches,
+    ):
+        monitor = GuardMonitorConfig(server=GuardServerConfig(urls=(watches.url,)))
+        guarded, served = run(prompts[::2], ServerConfig(urls=(thinks.url,)), monitor)
+    assert guarded.engine._completions.form == Form("ids", True)
+    assert isinstance(guarded.monitor, CompletionsGuard)
+    assert any(result.interventions for result in local)
+    for ours, theirs in zip(local, served, strict=True):
+        assert theirs.verdict.trace == ours.verdict.trace
+        assert theirs.verdict.answer == ours.verdict.answer
+        assert theirs.verdict.step_scores == pytest.approx(ours.verdict.step_scores, abs=1e-5)
 
 
 def test_the_guard_says_in_words_behind_a_server_what_it_thinks_here(prompts: list[Prompt], tmp_path: Path) -> None:

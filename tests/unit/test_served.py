@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from safethink.cli import PROGRAM
 from safethink.config import (
     ConstantMonitorConfig,
     DefenseSection,
@@ -27,6 +28,8 @@ from safethink.guarded import SafeThink
 from safethink.memory import decoding_gib
 from safethink.monitors import ScoreRequest
 from safethink.prefix import Identity, Prefix, PrefixArtifact
+from safethink.yaml_config import dump
+from tests import vllm_double
 from tests.unit import chat_reasoner
 from tests.vllm_double import VllmDouble
 
@@ -133,6 +136,26 @@ def test_a_server_that_is_not_there_or_a_path_that_names_nothing_is_said_at_once
     with pytest.raises(ServerError, match="cannot be reached"):
         SafeThink.from_config(config(path, double.url))
     double.start()
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        (vllm_double.says("<html>Welcome</html>"), "answers what is no JSON"),
+        (vllm_double.returns({"ok": True}), "answers nonsense: choices"),
+        (vllm_double.status(401, "no key"), "says 401: 'no key'"),
+    ],
+)
+def test_a_server_that_answers_nonsense_is_one_line_and_status_2(double, path, tmp_path, capsys, fault, complaint):
+    file = tmp_path / "run.yaml"
+    file.write_text(dump(config(path, double.url)))
+    double.faults.append(fault)
+    assert PROGRAM.main(["generate", str(file), "hmm"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("safethink: ")
+    assert complaint in said.err
+    assert said.err.count("\n") == 1
 
 
 def test_served_weights_take_no_memory_here(path) -> None:
