@@ -57,6 +57,9 @@ class HttpEngine:
     Where an extension ends is decided here, on the same tokens and by the same rules as with local weights; a server
     that can is told the delimiters, so that it does not run far past them. Whatever it runs past is dropped.
 
+    Equal ids and seeds give equal tokens, as far as the server computes a row alike whatever runs beside it. Greedy
+    thinking is the same in one go and step by step; sampled thinking is not, because each request draws afresh.
+
     A server that takes text alone is sent the text of the ids, where that encodes to the same ids. What comes back is
     encoded in place. It names no token that ends the turn; the tokenizer's own takes its place.
     """

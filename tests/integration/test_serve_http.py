@@ -87,6 +87,7 @@ def test_reasoner_and_guard_may_both_stand_behind_servers_that_take_ids(prompts:
     ):
         monitor = GuardMonitorConfig(server=GuardServerConfig(urls=(watches.url,)))
         guarded, served = run(prompts[::2], ServerConfig(urls=(thinks.url,)), monitor)
+    assert isinstance(guarded.engine, HttpEngine)
     assert guarded.engine._completions.form == Form("ids", True)
     assert isinstance(guarded.monitor, CompletionsGuard)
     assert any(result.interventions for result in local)
