@@ -80,6 +80,7 @@ class VllmDouble:
         keys: the `Authorization` of each.
         answers: what was answered, faults aside.
         logprob_token_ids: whether that field is known; it is newer than the others.
+        returns_end: whether the token that ends the turn is among those that come back.
         max_model_len: what the list of models says.
         replies: what `/v1/chat/completions` answers; None for no such thing.
         dies_after: number of requests that it lives through.
@@ -92,6 +93,7 @@ class VllmDouble:
     ids: bool = True
     extended: bool = True
     logprob_token_ids: bool = True
+    returns_end: bool = True
     max_model_len: int | None = None
     faults: deque[Fault] = field(default_factory=deque)
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -222,7 +224,8 @@ class VllmDouble:
                 "text_offset": offsets,
             }
         if body.get("return_token_ids"):
-            choice |= {"token_ids": new, "prompt_token_ids": ids, "stop_reason": stopped}
+            shown = new if self.returns_end or new[-1] != self.tokenizer.eos_token_id else new[:-1]
+            choice |= {"token_ids": shown, "prompt_token_ids": ids, "stop_reason": stopped}
         return choice
 
     @torch.inference_mode()

@@ -127,7 +127,7 @@ class HttpEngine:
 
     def _extension(self, request: ExtendRequest, new: list[int], reason: StopReason) -> Extension:
         ids = tuple(new)
-        if not self._sends_ids and reason != "end":
+        if ids and not self._sends_ids and reason != "end":
             # Cut off from what followed, the text may be other tokens, and half a character is no text.
             ids = self._completions.in_place.continuation(request.ids, _whole(self._thought.decode(ids)))
         return Extension(Tokens.sampled(ids), reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 
@@ -91,6 +92,20 @@ def test_a_step_ends_where_local_weights_end_it(model) -> None:
             assert engine(double, thought=thought).extend(requests(Until.STEP)) == expected
             kinds |= {str(each.stop) for each in expected}
     assert {"step", "length"} <= kinds
+
+
+@pytest.mark.parametrize(("ids", "returns_end"), [(True, True), (True, False), (False, True)])
+def test_the_end_of_a_turn_is_known_however_the_server_shows_it(plain_spoken, ids, returns_end) -> None:
+    ending = copy.deepcopy(plain_spoken)
+    spoken = HfEngine(ending, STOPPER, GREEDY).extend([request("hmm,", Until.ANSWER, tokens=6)])[0].tokens.ids
+    weight = ending.model.embed_tokens.weight
+    with torch.no_grad():
+        # Where it would say this word, it ends its turn instead.
+        weight[END] = 1.5 * weight[spoken[4]]
+    expected = HfEngine(ending, STOPPER, GREEDY).extend([request("hmm,", Until.ANSWER)])
+    assert expected[0].stop == "end"
+    with VllmDouble(ending, TOKENIZER, ids=ids, extended=ids, returns_end=returns_end) as double:
+        assert engine(double).extend([request("hmm,", Until.ANSWER)]) == expected
 
 
 def test_prompts_go_out_as_ids_and_ids_come_back(double) -> None:
