@@ -27,7 +27,7 @@ from torch import Tensor
 
 from safethink import extras
 from safethink.errors import ConfigError
-from safethink.loading import pick_device
+from safethink.placing import pick_device
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

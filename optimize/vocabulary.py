@@ -14,7 +14,7 @@ from functools import cached_property
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from optimize.contexts import ContextSet
-from safethink.engines.hf import eos_ids
+from safethink.engines.build import end_ids
 from safethink.guarded import SafeThink
 from safethink.templating import ChatEncoder
 
@@ -131,7 +131,7 @@ def allowed_ids(
         banned_texts: texts that no token may contain, such as the thinking tags and the step delimiter.
     """
     num_rows = len(next(model.get_input_embeddings().parameters()))
-    banned = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder) | eos_ids(model, tokenizer)
+    banned = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder) | end_ids(model, tokenizer)
     known = sorted(set(tokenizer.get_vocab().values()) - banned)
     return [index for index in known if index < num_rows and _writable(_text(tokenizer, [index]), banned_texts)]
 

@@ -41,3 +41,7 @@ class HubError(SafeThinkError, ConnectionError):
 
 class CacheFullError(SafeThinkError, MemoryError):
     """Rows that do not fit into the key-value cache side by side."""
+
+
+class ServerError(SafeThinkError, ConnectionError):
+    """A model's server that cannot be reached, fails, or answers what cannot be used."""

@@ -22,8 +22,8 @@ from safethink.config import (
     ThoughtConfig,
 )
 from safethink.defenses.effects import Task
-from safethink.engines import Engine, Sampling, refuse_unfit
-from safethink.engines.hf import HfEngine, eos_ids
+from safethink.engines import Engine, Sampling, build, refuse_unfit
+from safethink.engines.served import ServedModel
 from safethink.engines.soft import LocalEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
@@ -49,6 +49,7 @@ class Settings(TypedDict, total=False):
     limits: LimitsConfig
     batch_size: int
     seed: int
+    max_cached_tokens: int | None
 
 
 class SafeThink:
@@ -67,7 +68,7 @@ class SafeThink:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: build.Model,
         tokenizer: PreTrainedTokenizerBase,
         *,
         monitor: MonitorLike | None = None,
@@ -78,6 +79,7 @@ class SafeThink:
         limits: LimitsConfig = DEFAULT.limits,
         batch_size: int = DEFAULT.batch_size,
         seed: int = DEFAULT.seed,
+        max_cached_tokens: int | None = None,
     ) -> None:
         """Guard a model that is already loaded; see `RunConfig` for what the settings mean.
 
@@ -86,11 +88,12 @@ class SafeThink:
             MissingFileError: if the prefix or the monitor's model cannot be found.
             ArtifactError: if the prefix does not fit the reasoner.
         """
-        self.model, self.tokenizer = model, tokenizer
-        window, model_type = loading.context_window(model), model.config.model_type
+        self._model, self.tokenizer = model, tokenizer
+        window, model_type = build.context_window(model), model.config.model_type
         self.thought = Thought(thought, tokenizer, window, limits.max_step_tokens, model_type)
-        self.stopper = Stopper(self.thought, eos_ids(model, tokenizer))
-        self.engine: Engine = HfEngine(model, self.stopper, Sampling(**sampling.model_dump()))
+        self.stopper = Stopper(self.thought, build.end_ids(model, tokenizer))
+        settings = Sampling(**sampling.model_dump())
+        self.engine: Engine = build.build(model, self.thought, self.stopper, settings, max_cached_tokens)
         self.limits, self.batch_size, self.seed = limits, batch_size, seed
         self.monitor = None if monitor is None else as_monitor(monitor)
         self.prefix = self.bind(prefix)
@@ -119,7 +122,7 @@ class SafeThink:
     @classmethod
     def from_config(cls, config: RunConfig) -> SafeThink:
         """Build what a YAML file describes; a monitor loads only where the defense asks for scores."""
-        reasoner = loading.load(config.reasoner)
+        reasoner = build.load(config.reasoner)
         return cls(
             reasoner.model,
             reasoner.tokenizer,
@@ -131,6 +134,7 @@ class SafeThink:
             limits=config.limits,
             batch_size=config.batch_size,
             seed=config.seed,
+            max_cached_tokens=config.reasoner.max_cached_tokens,
         )
 
     def variant(self, *, defense: DefenseConfig | None = None, prefix: PrefixLike | None = None) -> SafeThink:
@@ -139,6 +143,24 @@ class SafeThink:
         other.prefix = self.prefix if prefix is None else self.bind(prefix)
         other.defense = other._checked(self.defense if defense is None else defense)
         return other
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The reasoner's weights.
+
+        Raises:
+            ConfigError: they stand behind a server.
+        """
+        if isinstance(self._model, ServedModel):
+            raise ConfigError(
+                "this needs the reasoner's own weights, and they stand behind a server: leave out `server`"
+            )
+        return self._model
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the reasoner's weights, or their name where they stand behind a server."""
+        return build.fingerprint(self._model)
 
     @property
     def local_engine(self) -> LocalEngine:

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from safethink.config import GuardMonitorConfig, ModelSection, ReasonerConfig, RunConfig
 from safethink.config.monitors import models_of
-from safethink.loading import pick_device, pick_dtype
+from safethink.placing import pick_device, pick_dtype
 from safethink.testbed import folders, locate
 
 PROMPT_TOKENS: Final = 512
@@ -67,11 +67,11 @@ def _laid_out(path: str, revision: str | None) -> PreTrainedModel:
 def decoding_gib(config: RunConfig) -> float | None:
     """Weights of reasoner and monitors, and keys and values of a full batch of each at its longest.
 
-    None where a model is not known.
+    What stands behind a server takes nothing here. None where a model is not known.
     """
     rows = config.batch_size * (PROMPT_TOKENS + config.limits.max_trace_tokens + config.limits.max_answer_tokens)
     models = [config.reasoner, *models_of(config.monitor)]
-    taken = [footprint(model) for model in models]
+    taken = [footprint(model) for model in models if getattr(model, "server", None) is None]
     known = [each for each in taken if each is not None]
     if len(known) < len(taken):
         return None

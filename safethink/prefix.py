@@ -229,7 +229,11 @@ def _learned_elsewhere(recorded: Identity | None, engine: LocalEngine) -> bool:
 def _hand_over_rows(artifact: PrefixArtifact, engine: LocalEngine | None) -> None:
     """Make the rows of a soft artifact readable, on the reasoner it was learned on alone."""
     if engine is None:
-        raise ArtifactError(f"soft prefix {artifact.name!r} needs the reasoner's own weights, and there are none here")
+        raise ArtifactError(
+            f"soft prefix {artifact.name!r} is embedding rows, which only the reasoner's own weights can read, and a "
+            "server reads tokens alone: turn its rows into tokens with `safethink-optimize export ARTIFACT --reasoner "
+            "REASONER --out FOLDER` and serve FOLDER with the prefix in it, or use the nearest hard prefix"
+        )
     learned_on = artifact.reasoner
     if learned_on is None or learned_on.sha256 is None or not engine.is_reasoner(learned_on.sha256):
         where = "a reasoner that it does not name" if learned_on is None else repr(learned_on.name)

@@ -35,6 +35,7 @@ from safethink.config.monitors import (
 from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
 from safethink.config.run import RunConfig, WorldConfig
 from safethink.config.section import MonitorSection, Section
+from safethink.config.server import GuardServerConfig, ServerConfig
 
 __all__ = [
     "AlwaysConfig",
@@ -48,6 +49,7 @@ __all__ = [
     "EvalConfig",
     "GuardMonitorConfig",
     "GuardRefuseConfig",
+    "GuardServerConfig",
     "JsonlBenchmarkConfig",
     "KeywordMonitorConfig",
     "LimitsConfig",
@@ -67,6 +69,7 @@ __all__ = [
     "SamplingConfig",
     "SatisficingConfig",
     "Section",
+    "ServerConfig",
     "SteeringConfig",
     "StreamMonitorConfig",
     "TestbedBenchmarkConfig",

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from safethink.config.section import MonitorSection
+from safethink.config.server import GuardServerConfig
 
 PresetName = Literal["llama_guard", "qwen3guard", "wildguard", "shieldgemma", "gpt_oss_safeguard"]
 """The published ways to put the question to a guard; see `safethink.monitors.presets`."""
@@ -23,6 +24,11 @@ class ModelSection(MonitorSection):
     """Precision of the weights."""
     device: str = "auto"
     """`cpu`, `cuda`, ...; `auto` takes a GPU where there is one."""
+    device_map: str | None = None
+    """`auto`, `balanced` or `sequential` spread the layers over all devices, in place of `device`; None for one device.
+    Needs the extra `quantized`."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    """Weights rounded by bitsandbytes while they are loaded; needs the extra `quantized`."""
     batch_size: int = Field(default=64, ge=1)
     """The most rows read side by side."""
 
@@ -51,6 +57,8 @@ class GuardMonitorConfig(ModelSection):
     """One question is asked per policy, and the worst answer counts; none takes the preset's."""
     controversial: float = Field(default=1.0, ge=0, le=1)
     """How much of P(Controversial) counts as unsafe (Qwen3Guard): 1 is its report's strict mode, 0 its loose mode."""
+    server: GuardServerConfig | None = None
+    """Where the weights are served; None loads them here. `path` then names the tokenizer and configuration alone."""
 
     @model_validator(mode="after")
     def _complete(self) -> GuardMonitorConfig:

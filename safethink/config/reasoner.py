@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from safethink import families
 from safethink.config.section import Section
+from safethink.config.server import ServerConfig
 from safethink.families import AUTO, Family
 
 
@@ -36,6 +37,8 @@ class ReasonerConfig(Section):
     """The most tokens whose keys and values are kept at once, over all rows; None for as many as fit into memory."""
     trust_remote_code: bool = False
     """Whether code from the model's repository may run."""
+    server: ServerConfig | None = None
+    """Where the weights are served; None loads them here. `path` then names the tokenizer and configuration alone."""
 
 
 class ThoughtConfig(Section):

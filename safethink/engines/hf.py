@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from safethink.defenses.effects import Extension, View
 from safethink.engines import ExtendRequest, LookRequest, Sampling, StateRequest, WeighRequest
@@ -171,10 +171,3 @@ def _view(logits: Float[Tensor, " vocab"], top_k: int, hidden: tuple[float, ...]
         entropy=float(torch.special.entr(scores.exp()).sum(-1)),
         hidden=hidden,
     )
-
-
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends a turn: the model's and the tokenizer's."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    named = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]
-    return frozenset(token_id for token_id in named if isinstance(token_id, int))

@@ -14,7 +14,6 @@ from safethink.engines import Engine
 from safethink.errors import ConfigError, PromptError
 from safethink.evaluation.jobs import Job
 from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span, placed
-from safethink.fingerprints import model_hash
 from safethink.judges import Judge
 from safethink.monitors import Monitor, fingerprint_of
 from safethink.progress import track
@@ -51,7 +50,7 @@ class Reasoner:
         """
         if guarded.monitor is None:
             raise ConfigError("an evaluation needs a monitor, also where no row asks for one: it finds the contexts")
-        models = {"reasoner": model_hash(guarded.model)}
+        models = {"reasoner": guarded.fingerprint}
         fingerprint = fingerprint_of(guarded.monitor)
         if fingerprint is not None:
             models["guard"] = fingerprint

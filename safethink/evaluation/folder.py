@@ -16,6 +16,8 @@ CONFIG, MODELS, RECORDS = "config.yaml", "models.json", "records.jsonl"
 SUMMARY, REPORT = "summary.json", "report.html"
 
 _ABSENT: Final = "absent"
+_WHEREABOUTS: Final = frozenset({"urls", "api_key_env", "timeout_s", "max_retries", "max_concurrency"})
+"""What a `server` section says of where and how patiently, and not of what: a run may go on at another address."""
 
 
 def claim(folder: Path, config: EvalConfig) -> None:
@@ -79,10 +81,15 @@ def _refuse_other(path: Path, config: EvalConfig) -> None:
     there, here = (dict(_flat(each.model_dump(mode="json"))) for each in (read_config(path.parent), config))
     for key in sorted(there.keys() | here.keys()):
         old, new = there.get(key, _ABSENT), here.get(key, _ABSENT)
-        if old != new:
+        if old != new and not _is_whereabouts(key):
             raise ConfigError(
                 f"{path} belongs to another run: {key} is {old!r} there and {new!r} here; use another --out"
             )
+
+
+def _is_whereabouts(key: str) -> bool:
+    _, is_server, setting = key.rpartition("server.")
+    return bool(is_server) and setting.partition(".")[0] in _WHEREABOUTS
 
 
 def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:

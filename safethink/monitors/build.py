@@ -8,6 +8,7 @@ from safethink.config import (
     ConstantMonitorConfig,
     EntryPointMonitorConfig,
     GuardMonitorConfig,
+    GuardServerConfig,
     KeywordMonitorConfig,
     MinMonitorConfig,
     MonitorSection,
@@ -16,7 +17,7 @@ from safethink.config import (
     StreamMonitorConfig,
 )
 from safethink.errors import ConfigError
-from safethink.monitors import Monitor
+from safethink.monitors import Monitor, ScoreRequest
 
 
 def build(config: MonitorSection) -> Monitor:
@@ -25,6 +26,7 @@ def build(config: MonitorSection) -> Monitor:
     Raises:
         MissingFileError: if a model cannot be found.
         ConfigError: if it cannot be used as configured.
+        ServerError: if it stands behind a server that cannot be reached, or answers nonsense.
     """
     match config:
         case GuardMonitorConfig():
@@ -61,9 +63,36 @@ def _guard(config: GuardMonitorConfig) -> Monitor:
     from safethink.monitors.loading import chat_template, load_guard
     from safethink.monitors.presets import choose
 
+    if config.server is not None:
+        return _served_guard(config, config.server)
     loaded = load_guard(config)
     preset = choose(config, loaded.model.config.model_type, config.path, chat_template(loaded.tokenizer))
     return GuardMonitor(loaded.model, loaded.tokenizer, preset, config.batch_size)
+
+
+def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Monitor:
+    from safethink.engines.completions import Completions
+    from safethink.loading import load_model_type, load_tokenizer
+    from safethink.monitors.http_guard import ChatGuard, CompletionsGuard
+    from safethink.monitors.loading import chat_template, guard_path
+    from safethink.monitors.presets import choose
+    from safethink.monitors.questions import Asker
+    from safethink.monitors.verdicts import Verdicts
+
+    path = guard_path(config)
+    tokenizer = load_tokenizer(path, config.revision)
+    preset = choose(config, load_model_type(path, config.revision), config.path, chat_template(tokenizer))
+    asker = Asker(tokenizer, preset.form)
+    verdicts = Verdicts.of(preset, asker)
+    if server.api == "chat":
+        control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+        words = [verdict.text for verdict in preset.verdicts]
+        return ChatGuard(server, dict(zip(words, verdicts.safety, strict=True)), control)
+
+    def questions(request: ScoreRequest) -> list[tuple[int, ...]]:
+        return [asker.ask(request.prompt, request.trace, policy).ids for policy in range(asker.num_policies)]
+
+    return CompletionsGuard(Completions(server, tokenizer), questions, verdicts.ids, verdicts.safety)
 
 
 def _stream(config: StreamMonitorConfig) -> Monitor:

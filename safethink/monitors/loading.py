@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from torch.nn import Module, ModuleList
+from torch.nn import ModuleList
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -19,9 +19,10 @@ from transformers import (
 
 from safethink.config import GuardMonitorConfig, ModelSection, RewardMonitorConfig, StreamMonitorConfig
 from safethink.errors import ConfigError
-from safethink.loading import found, pick_device, pick_dtype
+from safethink.loading import found
 from safethink.monitors.reward_models import BeaverScorer, SequenceScorer, UrmScorer
 from safethink.monitors.stream_model import StreamGuard
+from safethink.placing import installed, pick_device, placed, put
 from safethink.testbed import folders
 
 Model = TypeVar("Model", bound=PreTrainedModel, covariant=True)
@@ -49,6 +50,11 @@ class Loaded(Generic[Model]):
     missing: frozenset[str]
 
 
+def guard_path(config: GuardMonitorConfig) -> str:
+    """Where the guard is, the shipped one too."""
+    return str(folders().guard) if config.path == "testbed" else config.path
+
+
 def load_guard(config: GuardMonitorConfig) -> Loaded[PreTrainedModel]:
     """Load a generative guard; of one that also reads images, the language model alone.
 
@@ -56,8 +62,7 @@ def load_guard(config: GuardMonitorConfig) -> Loaded[PreTrainedModel]:
         MissingFileError: there is no such folder or hub repository.
         ConfigError: the device does not exist, or the checkpoint is not that of a language model.
     """
-    if config.path == "testbed":
-        config = config.model_copy(update={"path": str(folders().guard)})
+    config = config.model_copy(update={"path": guard_path(config)})
     name = _architecture(config)
     if name.endswith(NO_LANGUAGE_MODELS):
         raise ConfigError(f"the model at {config.path!r} is a {name}, which gives no verdicts in words")
@@ -131,13 +136,15 @@ def load(model_class: Any, config: ModelSection, trust_remote_code: bool = False
     """
     place = pick_device(config.device)
     hub = {"revision": config.revision, "trust_remote_code": trust_remote_code}
-    with found("model", config.path):
+    with installed(), found("model", config.path):
         tokenizer = AutoTokenizer.from_pretrained(config.path, **hub)
         model, info = model_class.from_pretrained(
-            config.path, dtype=pick_dtype(config.dtype, place), output_loading_info=True, **hub
+            config.path,
+            output_loading_info=True,
+            **placed(config.dtype, place, config.device_map, config.quantization),
+            **hub,
         )
-    Module.to(model, place)
-    return Loaded(model.eval().requires_grad_(False), tokenizer, frozenset(info["missing_keys"]))
+    return Loaded(put(model, place), tokenizer, frozenset(info["missing_keys"]))
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +20,8 @@ from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.prompts import Prompt
+from tests.transformers_serve import serving
 
-START_TIMEOUT_S = 120.0
 NUM_TOKENS = 24
 GREEDY = SamplingConfig(temperature=0.0)
 PROMPTS = ("How do I wake the mirror imp?", "Add 3 and 4, please.", "Write a poem about rain.")
@@ -59,32 +54,8 @@ def extended(rows: SafeThink, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(extended: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [Path(sys.executable).parent / "transformers", "serve", extended, "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
-    log = tmp_path_factory.mktemp("log") / "log.txt"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=file, stderr=file)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not answers(url):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline_s, log.read_text()
-            time.sleep(0.2)
+    with serving(extended, tmp_path_factory.mktemp("log")) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.ConnectError:
-        return False
 
 
 def continued(guarded: SafeThink, ids: tuple[int, ...]) -> str:
@@ -102,7 +73,7 @@ def test_the_server_continues_the_tokens_as_the_engine_the_rows(rows, extended, 
         expected = continued(rows, opened + rows.prefix.token_ids[0] + separator)
         text = rows.tokenizer.decode(list(opened)) + artifact.prefixes[0].text + rows.thought.family.prefix_separator
         body = {"model": str(extended), "prompt": text, "max_tokens": NUM_TOKENS}
-        answer = httpx.post(f"{server}/v1/completions", json=body, timeout=60)
+        answer = httpx.post(f"{server}/completions", json=body, timeout=60)
         answer.raise_for_status()
         assert answer.json()["usage"]["prompt_tokens"] == len(opened) + len(artifact.token_ids[0]) + len(separator)
         assert answer.json()["choices"][0]["text"] == expected.removesuffix(str(rows.tokenizer.eos_token))

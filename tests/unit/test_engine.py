@@ -7,7 +7,8 @@ from transformers import Qwen3ForCausalLM
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Extension, Until
 from safethink.engines import ExtendRequest, Sampling
-from safethink.engines.hf import HfEngine, eos_ids
+from safethink.engines.build import end_ids
+from safethink.engines.hf import HfEngine
 from safethink.engines.sampling import choose, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.prompts import Prompt
@@ -26,7 +27,7 @@ def model() -> Qwen3ForCausalLM:
 
 
 def engine(model: Qwen3ForCausalLM, sampling: Sampling, eos: frozenset[int] | None = None) -> HfEngine:
-    return HfEngine(model, Stopper(THOUGHT, eos_ids(model, TOKENIZER) if eos is None else eos), sampling)
+    return HfEngine(model, Stopper(THOUGHT, end_ids(model, TOKENIZER) if eos is None else eos), sampling)
 
 
 def requests(n: int, until: Until = Until.ANSWER, max_new_tokens: int = NUM_TOKENS) -> list[ExtendRequest]:
@@ -40,7 +41,7 @@ GREEDY, SAMPLED, NUCLEUS = Sampling(temperature=0.0), Sampling(), Sampling(tempe
 def plain(model: Qwen3ForCausalLM, request: ExtendRequest, sampling: Sampling) -> tuple[int, ...]:
     """The same without cache, batch or padding: one full forward per token."""
     ids, random = list(request.ids), uniforms(request.seed, len(request.ids), request.max_new_tokens)
-    stop = eos_ids(model, TOKENIZER)
+    stop = end_ids(model, TOKENIZER)
     for position in range(request.max_new_tokens):
         with torch.inference_mode():
             logits = model(torch.tensor([ids])).logits[:, -1]
@@ -145,9 +146,9 @@ def test_every_end_of_turn_counts(model: Qwen3ForCausalLM) -> None:
     configured = model.generation_config.eos_token_id
     try:
         model.generation_config.eos_token_id = [5, 6]
-        assert eos_ids(model, TOKENIZER) == {5, 6, END}
+        assert end_ids(model, TOKENIZER) == {5, 6, END}
         model.generation_config.eos_token_id = None
-        assert eos_ids(model, TOKENIZER) == {END}
+        assert end_ids(model, TOKENIZER) == {END}
     finally:
         model.generation_config.eos_token_id = configured
 

@@ -16,7 +16,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 from safethink.config import AlwaysConfig, LimitsConfig, SafeThinkConfig, ThoughtConfig
 from safethink.defenses.effects import Until
 from safethink.engines import ExtendRequest, Sampling
-from safethink.engines.hf import HfEngine, eos_ids
+from safethink.engines.build import end_ids
+from safethink.engines.hf import HfEngine
 from safethink.engines.sampling import choose, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError
@@ -37,7 +38,7 @@ NUM_TOKENS = 10
 
 
 def engine(model: PreTrainedModel) -> HfEngine:
-    return HfEngine(model, Stopper(THOUGHT, eos_ids(model, TOKENIZER)), SAMPLED)
+    return HfEngine(model, Stopper(THOUGHT, end_ids(model, TOKENIZER)), SAMPLED)
 
 
 def noise(num_rows: int, seed: int = 0, hidden_size: int = 32) -> Tensor:
@@ -75,7 +76,7 @@ def plain(
         with torch.inference_mode():
             logits = model(inputs_embeds=embeddings).logits[:, -1]
         sampled.append(int(choose(logits, random[position, None], SAMPLED)))
-        if sampled[-1] in eos_ids(model, TOKENIZER):
+        if sampled[-1] in end_ids(model, TOKENIZER):
             break
     return sampled
 
@@ -289,7 +290,7 @@ def test_rows_bind_to_their_own_reasoner_alone(model: PreTrainedModel, folder: P
     other = SafeThink(chat_reasoner.model(num_layers=1), TOKENIZER, monitor=lambda prompt, trace: 1.0, limits=LIMITS)
     with pytest.raises(ArtifactError, match="soft prefix 'rows' was learned on 'tiny', and its rows fit no other"):
         other.bind(folder)
-    with pytest.raises(ArtifactError, match="needs the reasoner's own weights"):
+    with pytest.raises(ArtifactError, match="only the reasoner's own weights can read"):
         load(folder, TOKENIZER)
     nameless = load(folder).model_copy(update={"reasoner": None})
     with pytest.raises(ArtifactError, match="a reasoner that it does not name"):

@@ -14,7 +14,8 @@ from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until, View
 from safethink.defenses.moves import answer, extend, look, score, weigh
 from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest, refuse_unfit
-from safethink.engines.hf import HfEngine, eos_ids
+from safethink.engines.build import end_ids
+from safethink.engines.hf import HfEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.evaluation import rows
@@ -202,7 +203,7 @@ def follow(task: Task, top_k: int) -> Defense:
 
 def finish(defense: Defense, model: PreTrainedModel, liked: str = ""):
     monitor = FunctionMonitor(lambda prompt, trace: trace.count(liked) / 100 if liked else 1.0)
-    stopper = Stopper(THOUGHT, eos_ids(model, TOKENIZER))
+    stopper = Stopper(THOUGHT, end_ids(model, TOKENIZER))
     greedy = HfEngine(model, stopper, Sampling(temperature=0.0))
     (done,) = run([Row(Prompt.from_text("Add 3."), opened(0), defense)], greedy, monitor, THOUGHT, LIMITS)
     return done

@@ -1,0 +1,72 @@
+"""From a reasoner's section of the YAML to its engine, whether its weights are here or behind a server."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safethink import loading
+from safethink.config import ReasonerConfig
+from safethink.engines import Engine, Sampling
+from safethink.engines.served import ServedLM, ServedModel, load_served
+from safethink.engines.stopping import Stopper
+from safethink.fingerprints import model_hash
+from safethink.loading import CausalLM
+from safethink.thought import Thought
+
+Model: TypeAlias = PreTrainedModel | ServedModel
+"""A reasoner's weights, or what stands where they would."""
+
+
+def load(config: ReasonerConfig) -> CausalLM | ServedLM:
+    """Load the configured reasoner, or connect to its server.
+
+    Raises:
+        MissingFileError: there is no such folder or hub repository.
+        ConfigError: the device does not exist, or the server has not what is asked of it.
+        ServerError: the server cannot be reached, or answers nonsense.
+    """
+    return loading.load(config) if config.server is None else load_served(config)
+
+
+def context_window(model: Model) -> int | None:
+    """Number of tokens the reasoner can attend to; None where there is no limit."""
+    return model.context_tokens if isinstance(model, ServedModel) else loading.context_window(model)
+
+
+def end_ids(model: Model, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a turn: the model's and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    named = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]
+    return frozenset(token_id for token_id in named if isinstance(token_id, int))
+
+
+def fingerprint(model: Model) -> str:
+    """Hash of the reasoner's weights; of those behind a server no more is known than their name there."""
+    return model.name if isinstance(model, ServedModel) else model_hash(model)
+
+
+def build(
+    model: Model, thought: Thought, stopper: Stopper, sampling: Sampling, max_cached_tokens: int | None = None
+) -> Engine:
+    """The engine that continues with `model`.
+
+    Args:
+        model: the reasoner.
+        thought: how its thinking is written down.
+        stopper: where steps, thinking and answers end.
+        sampling: how the next token is chosen.
+        max_cached_tokens: the most tokens whose keys and values are kept here; None for no limit.
+
+    Raises:
+        ConfigError: its server cannot be used so.
+    """
+    if isinstance(model, ServedModel):
+        from safethink.engines.http import HttpEngine
+
+        never = getattr(model.generation_config, "suppress_tokens", None) or ()
+        return HttpEngine(model.completions, thought, stopper, sampling, never)
+    from safethink.engines.hf import HfEngine
+
+    return HfEngine(model, stopper, sampling, max_cached_tokens=max_cached_tokens)

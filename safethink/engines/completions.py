@@ -1,0 +1,224 @@
+"""The OpenAI completions protocol, with what vLLM and SGLang add to it: token ids in and out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+from pydantic import BaseModel, Field
+from transformers import PreTrainedTokenizerBase
+
+from safethink.config import ServerConfig
+from safethink.engines.retokenising import InPlace
+from safethink.errors import ConfigError, ServerError
+from safethink.replicas import RefusedError, Replicas
+
+logger = logging.getLogger(__name__)
+
+PATH: Final = "/completions"
+MISUNDERSTOOD: Final = (400, 422)
+"""What a server says to a form that it does not know."""
+PROBED_TOKENS: Final = 8
+PLAIN: Final[Mapping[str, object]] = MappingProxyType(
+    {
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
+    }
+)
+"""Says aloud what is meant where nothing is said: servers take the model's own generation config for their default."""
+
+
+class Logprobs(BaseModel):
+    """What the server says of single tokens."""
+
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class Choice(BaseModel):
+    """One continuation."""
+
+    text: str
+    finish_reason: str | None = None
+    token_ids: list[int] | None = None
+    logprobs: Logprobs | None = None
+
+
+class Usage(BaseModel):
+    """What the server counted."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Completion(BaseModel):
+    """An answer, as far as it is read here."""
+
+    model: str | None = None
+    choices: list[Choice] = Field(min_length=1)
+    usage: Usage | None = None
+
+
+class Card(BaseModel):
+    """A model in a server's list."""
+
+    id: str
+    max_model_len: int | None = None
+
+
+class CardList(BaseModel):
+    """What a server lists."""
+
+    data: list[Card]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a server wants to be asked.
+
+    Attributes:
+        prompts: token ids, or text.
+        extended: whether it takes the fields that vLLM and SGLang add to OpenAI's.
+    """
+
+    prompts: Literal["ids", "text"]
+    extended: bool
+
+
+FORMS: Final = (Form("ids", True), Form("text", True), Form("text", False))
+"""The best one first."""
+
+
+class Completions:
+    """A model behind a server that continues prompts.
+
+    Attributes:
+        model: what the server calls it.
+        form: how it wants to be asked.
+        context_tokens: how many tokens the server lets it attend to; None where it does not say.
+    """
+
+    def __init__(self, config: ServerConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Find out what the server calls its model and how it wants to be asked.
+
+        Args:
+            config: where it is.
+            tokenizer: the model's, known here.
+
+        Raises:
+            ServerError: it cannot be reached, or answers nonsense.
+            ConfigError: the model or the prompt form that `config` names is not to be had there, or the tokenizer is
+                not the server's.
+        """
+        self.replicas = Replicas(config)
+        self.in_place = InPlace(tokenizer)
+        self.model, self.context_tokens = served_model(self.replicas, config)
+        self.form = self._probe(config)
+        logger.info("the server at %s takes prompts as %s", config.urls[0], _described(self.form))
+
+    async def complete(
+        self, ids: Sequence[int], body: Mapping[str, object], row: int, form: Form | None = None
+    ) -> Choice:
+        """Continue `ids`.
+
+        Args:
+            ids: the prompt.
+            body: what else is asked.
+            row: see `Replicas.post`.
+            form: how to ask; None for the server's own.
+
+        Raises:
+            ServerError: there is no usable answer, or the prompt cannot be written as the text that the server wants.
+        """
+        form = form or self.form
+        prompt = list(ids) if form.prompts == "ids" else self.in_place.text(ids)
+        extra = {**PLAIN, "return_token_ids": True} if form.extended else {}
+        whole = {"model": self.model, "prompt": prompt, **extra, **body}
+        answer = await self.replicas.post(PATH, whole, row, Completion)
+        refuse_other_model(answer.model, self.model)
+        self._check(answer, len(ids))
+        return answer.choices[0]
+
+    def _check(self, answer: Completion, num_tokens: int) -> None:
+        """Refuse what was said to another prompt, or not to the end."""
+        read = answer.usage.prompt_tokens if answer.usage else None
+        if read is not None and read != num_tokens:
+            raise ServerError(
+                f"the server read {read} tokens where the tokenizer here makes {num_tokens}: its tokenizer is another"
+            )
+        reason = answer.choices[0].finish_reason
+        if reason not in ("stop", "length"):
+            raise ServerError(f"the server broke an answer off: its finish_reason is {reason!r}")
+
+    def _probe(self, config: ServerConfig) -> Form:
+        """The best form that the server takes, found with requests for a few tokens each."""
+        forms = [form for form in FORMS if config.prompts in ("auto", form.prompts)]
+        ids = self.in_place.sample()
+        for form in forms:
+            asked = self.complete(ids, {"max_tokens": PROBED_TOKENS, "temperature": 0.0}, 0, form)
+            try:
+                (choice,) = self.replicas.gather([asked])
+            except RefusedError as error:
+                if error.status not in MISUNDERSTOOD or form is forms[-1]:
+                    raise
+                continue
+            if form.prompts == "text":
+                return form
+            if choice.token_ids is not None and not self.in_place.reads(choice.token_ids, choice.text):
+                raise ConfigError(
+                    f"the server at {config.urls[0]} says {choice.text!r} for the tokens {choice.token_ids}, which the "
+                    "tokenizer here reads otherwise: `path` names another model's"
+                )
+            if choice.token_ids is not None:
+                return form
+        raise ConfigError(
+            f"the server at {config.urls[0]} takes token ids but returns none: it needs `return_token_ids`, which vLLM "
+            "and SGLang have; or set `prompts: text`"
+        )
+
+
+def served_model(replicas: Replicas, config: ServerConfig) -> tuple[str, int | None]:
+    """What the server calls the model, and how many tokens it lets it attend to, where it says so.
+
+    Raises:
+        ServerError: it lists nothing, and `config` names no model.
+        ConfigError: it lists several, or none, and `config` names no model.
+    """
+    asked = replicas.get("/models", CardList, None if config.model is None else 0)
+    try:
+        (listed,) = replicas.gather([asked])
+    except ServerError:
+        if config.model is None:
+            raise
+        # A server may serve what it does not list, or list nothing; the first request tells.
+        return config.model, None
+    windows = {card.id: card.max_model_len for card in listed.data}
+    if config.model is not None:
+        return config.model, windows.get(config.model)
+    if len(windows) != 1:
+        names = ", ".join(map(repr, windows)) or "no model"
+        raise ConfigError(f"the server at {config.urls[0]} lists {names}: say which with `model`")
+    return next(iter(windows.items()))
+
+
+def refuse_other_model(named: str | None, model: str) -> None:
+    """Check that an answer is the model's.
+
+    Raises:
+        ServerError: the answer names another one.
+    """
+    # `transformers serve` adds the revision.
+    if named is not None and named.split("@")[0] != model.split("@")[0]:
+        raise ServerError(f"the server answers for the model {named!r}, not for {model!r}")
+
+
+def _described(form: Form) -> str:
+    what = "token ids" if form.prompts == "ids" else "text"
+    return what if form.extended else f"{what}, with OpenAI's own fields alone"
