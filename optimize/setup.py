@@ -20,6 +20,7 @@ from safethink.config import (
     ConstantMonitorConfig,
     GuardMonitorConfig,
     OracleMonitorConfig,
+    ProbeMonitorConfig,
     RunConfig,
     SteeringConfig,
 )
@@ -31,6 +32,7 @@ from safethink.monitors import Monitor
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.monitors.guard import GuardMonitor
+from safethink.monitors.probe import ProbeMonitor
 from safethink.prefix import Identity
 from safethink.testbed.origin import require_world
 
@@ -141,7 +143,7 @@ def guard_chooser(judge: MonitorLike | None, monitor: Monitor, threshold: float)
 
 def source_of(config: RunConfig, guarded: SafeThink, monitor: Identity) -> Source:
     """Names and hashes of the models; reads every weight once."""
-    if isinstance(guarded.monitor, GuardMonitor):
+    if isinstance(guarded.monitor, GuardMonitor | ProbeMonitor):
         monitor = monitor.model_copy(update={"sha256": guarded.monitor.fingerprint})
     reasoner = Identity(
         name=short(config.reasoner.path),
@@ -158,6 +160,8 @@ def identity(monitor: MonitorLike) -> Identity:
             return Identity(name=short(monitor))
         case GuardMonitorConfig():
             return Identity(name=short(monitor.path), revision=monitor.revision)
+        case ProbeMonitorConfig():
+            return Identity(name=f"{short(monitor.path)} (a probe: reads injected tokens too)")
         case OracleMonitorConfig():
             return Identity(name=monitor.name)
         case ConstantMonitorConfig():

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from safethink.monitors import Monitor, ScoreRequest
+from safethink.monitors import Monitor, ScoreRequest, layer_read_by
 from safethink.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ class RecordingMonitor:
         """Listen in on `monitor`."""
         self.readings: list[Reading] = []
         self._monitor = monitor
+
+    @property
+    def layer(self) -> int | None:
+        """Which of the reasoner's hidden states the monitor reads; None for none."""
+        return layer_read_by(self._monitor)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """Score as the monitor does."""

@@ -20,7 +20,13 @@ from safethink.config.evaluation import (
     RowConfig,
     TestbedBenchmarkConfig,
 )
-from safethink.config.monitors import ConstantMonitorConfig, GuardMonitorConfig, MonitorConfig, OracleMonitorConfig
+from safethink.config.monitors import (
+    ConstantMonitorConfig,
+    GuardMonitorConfig,
+    MonitorConfig,
+    OracleMonitorConfig,
+    ProbeMonitorConfig,
+)
 from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
 from safethink.config.run import RunConfig, WorldConfig
 from safethink.config.section import Section
@@ -39,6 +45,7 @@ __all__ = [
     "MonitorConfig",
     "NoneConfig",
     "OracleMonitorConfig",
+    "ProbeMonitorConfig",
     "ReasonerConfig",
     "ResampleOnlyConfig",
     "RowConfig",

@@ -54,4 +54,15 @@ class ConstantMonitorConfig(Section):
     """The score."""
 
 
-MonitorConfig = Annotated[GuardMonitorConfig | OracleMonitorConfig | ConstantMonitorConfig, Field(discriminator="kind")]
+class ProbeMonitorConfig(Section):
+    """A linear head on the reasoner's own hidden states; reads injected tokens too, as no monitor of text does."""
+
+    kind: Literal["probe"] = "probe"
+    path: str
+    """Folder of the probe, as `safethink-optimize monitor` writes it."""
+
+
+MonitorConfig = Annotated[
+    GuardMonitorConfig | OracleMonitorConfig | ConstantMonitorConfig | ProbeMonitorConfig,
+    Field(discriminator="kind"),
+]

@@ -16,7 +16,7 @@ from safethink.evaluation.jobs import Job
 from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span
 from safethink.fingerprints import model_hash
 from safethink.judges import Judge
-from safethink.monitors import Monitor
+from safethink.monitors import Monitor, layer_read_by
 from safethink.progress import track
 from safethink.scheduler import Row, Usage
 from safethink.seeds import stable_seed
@@ -52,10 +52,13 @@ class Reasoner:
         if guarded.monitor is None:
             raise ConfigError("an evaluation needs a monitor, also where no row asks for one: it finds the contexts")
         from safethink.monitors.guard import GuardMonitor
+        from safethink.monitors.probe import ProbeMonitor
 
         models = {"reasoner": model_hash(guarded.model)}
         if isinstance(guarded.monitor, GuardMonitor):
             models["guard"] = guarded.monitor.fingerprint
+        if isinstance(guarded.monitor, ProbeMonitor):
+            models["probe"] = guarded.monitor.fingerprint
         return cls(guarded.engine, guarded.monitor, guarded.thought, models)
 
     @classmethod
@@ -113,9 +116,10 @@ class Execution:
                 self.config.run.batch_size,
             ):
                 assert isinstance(finished.row, JobRow)
-                self._keep(
-                    judged(finished.row.job, finished.verdict, finished.usage, self.reasoner.thought, self.judge)
-                )
+                record = judged(finished.row.job, finished.verdict, finished.usage, self.reasoner.thought, self.judge)
+                if record.forced_tokens and layer_read_by(self.reasoner.monitor) is not None:
+                    record = record.model_copy(update={"monitor_read_injected": True})
+                self._keep(record)
                 advance(1)
 
     def _rows(self, jobs: Iterable[Job], advance: Callable[[int], None]) -> Iterator[Row]:

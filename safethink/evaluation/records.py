@@ -107,6 +107,8 @@ class Record(BaseModel):
     """Tokens decoded and then dropped."""
     forced_tokens: int = 0
     """Tokens injected, dropped ones included."""
+    monitor_read_injected: bool = False
+    """Whether the monitor read injected tokens too, as one on the reasoner's own hidden states cannot but do."""
     injected: str = ""
     """Fingerprint of the prefixes that the row injects; a rerun refuses records made with others."""
     transferred: bool = False

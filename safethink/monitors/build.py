@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from safethink.config import ConstantMonitorConfig, GuardMonitorConfig, MonitorConfig, OracleMonitorConfig
+from pathlib import Path
+
+from safethink.config import (
+    ConstantMonitorConfig,
+    GuardMonitorConfig,
+    MonitorConfig,
+    OracleMonitorConfig,
+    ProbeMonitorConfig,
+)
 from safethink.monitors import Monitor
 
 
@@ -10,7 +18,8 @@ def build(config: MonitorConfig) -> Monitor:
     """Build the monitor that `config` describes.
 
     Raises:
-        MissingFileError: if a guard's model cannot be found.
+        MissingFileError: if a guard's model or a probe's folder cannot be found.
+        ArtifactError: if a probe is damaged or half-written.
         ConfigError: if it cannot be used as configured.
     """
     match config:
@@ -24,6 +33,11 @@ def build(config: MonitorConfig) -> Monitor:
             from safethink.monitors.constant import ConstantMonitor
 
             return ConstantMonitor(config.value)
+        case ProbeMonitorConfig():
+            from safethink import probe
+            from safethink.monitors.probe import ProbeMonitor
+
+            return ProbeMonitor(probe.load(Path(config.path)))
 
 
 def _guard(config: GuardMonitorConfig) -> Monitor:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from safethink.config import ConstantMonitorConfig, GuardMonitorConfig, MonitorConfig, OracleMonitorConfig
+from safethink.config import (
+    ConstantMonitorConfig,
+    GuardMonitorConfig,
+    MonitorConfig,
+    OracleMonitorConfig,
+    ProbeMonitorConfig,
+)
 from safethink.monitors import Monitor
 from safethink.monitors.build import build
 from safethink.monitors.function import FunctionMonitor
@@ -20,6 +26,6 @@ def as_monitor(monitor: MonitorLike) -> Monitor:
         return monitor
     if isinstance(monitor, str):
         return build(GuardMonitorConfig(path=monitor))
-    if isinstance(monitor, GuardMonitorConfig | OracleMonitorConfig | ConstantMonitorConfig):
+    if isinstance(monitor, GuardMonitorConfig | OracleMonitorConfig | ConstantMonitorConfig | ProbeMonitorConfig):
         return build(monitor)
     return FunctionMonitor(monitor)
