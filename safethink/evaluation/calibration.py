@@ -164,7 +164,8 @@ def _prompts(run: RunConfig, config: CalibrationConfig) -> tuple[BenchmarkConfig
     found = origin(run.reasoner.path)
     if found is None:
         raise ConfigError(f"{run.reasoner.path!r} is no testbed: name a JSONL file of harmless prompts by --prompts")
-    world = WorldConfig(kind=found.configured_kind, seed=found.seed, prompts_seed=config.prompts_seed)
+    seeds = {"seed": found.seed, "prompts_seed": config.prompts_seed}
+    world = WorldConfig.model_validate({"kind": found.configured_kind, **seeds})
     return TestbedBenchmarkConfig(prompts="harmless", split="validation", n=config.n), world
 
 
