@@ -49,7 +49,7 @@ class RewardTrainingConfig(Section):
     that the zero of the reward means the same for all prompts."""
     center_rewards_coefficient: float = Field(default=0.01, ge=0)
     """Draws the mean reward of a pair to zero (arXiv 2312.09244, equation 2), where a threshold begins."""
-    gradient_checkpointing: bool = False
+    activation_checkpointing: bool = False
     """Saves memory for time."""
     bf16: bool = False
     """Train in bfloat16, on a GPU that can."""

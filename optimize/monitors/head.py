@@ -69,11 +69,11 @@ class LinearHead(LightningModule):
         torch.nn.init.zeros_(self.linear.bias)
         self._config = config
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Float[Tensor, ""]:
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Float[Tensor, ""]:
         """Cross-entropy against the labeller's probabilities."""
         return self._loss(batch)
 
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """The same on validation, which decides when to stop."""
         self.log(LOSS, self._loss(batch), batch_size=len(batch[0]))
 
@@ -81,7 +81,7 @@ class LinearHead(LightningModule):
         """AdamW."""
         return AdamW(self.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay)
 
-    def _loss(self, batch: list[Tensor]) -> Float[Tensor, ""]:
+    def _loss(self, batch: tuple[Tensor, ...]) -> Float[Tensor, ""]:
         hidden, safe = batch
         return binary_cross_entropy_with_logits(self.linear(hidden)[:, 0], safe)
 
@@ -139,7 +139,7 @@ def fit(train: States, validation: States, config: ProbeTrainingConfig, seed: in
     return Head(weight, best.weights["linear.bias"][0].double() - weight @ mean.double(), best.loss, best.epochs)
 
 
-def _batches(states: States, batch_size: int, seed: int | None) -> DataLoader[list[Tensor]]:
+def _batches(states: States, batch_size: int, seed: int | None) -> DataLoader[tuple[Tensor, ...]]:
     """Whole batches cut out at once; in a new order every epoch where there is a seed."""
     data = TensorDataset(states.hidden, states.safe)
     order = (

@@ -57,7 +57,9 @@ def train(
         ConfigError: the engine shows no hidden states, or there is no such layer.
         RecordError: the folder cannot be written.
     """
-    read = {name: states.read(split, engine, training.layers, config.run.batch_size) for name, split in splits.items()}
+    read: dict[SplitName, dict[int, Float[Tensor, "steps hidden"]]] = {
+        name: states.read(split, engine, training.layers, config.run.batch_size) for name, split in splits.items()
+    }
     heads = {layer: _fit(layer, config, training, splits, read, folder) for layer in dict.fromkeys(training.layers)}
     layer, head = min(heads.items(), key=lambda item: item[1].validation_loss)
     test = splits["test"]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
@@ -149,7 +150,7 @@ def _fit(
         per_device_eval_batch_size=training.batch_size,
         num_train_epochs=training.epochs,
         center_rewards_coefficient=training.center_rewards_coefficient,
-        gradient_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing=training.activation_checkpointing,
         bf16=training.bf16,
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=model.device.type != "cpu",
@@ -172,12 +173,21 @@ def _fit(
         eval_dataset=data["validation"],
         processing_class=tokenizer,
     )
-    begun = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     num_batches = -(-len(data["search"]) // training.batch_size) * training.epochs
-    with track("training the reward model", num_batches) as advance, _silent(trainer):
+    # It prints tables where there is no bar.
+    trainer.remove_callback(PrinterCallback)
+    with track("training the reward model", num_batches) as advance:
         trainer.add_callback(_Steps(advance))
-        trainer.train(resume_from_checkpoint=begun)
+        trainer.train(resume_from_checkpoint=_last_complete(checkpoints))
     model.eval()
+
+
+def _last_complete(checkpoints: Path) -> str | None:
+    """The checkpoint to go on from; one that a killed run left half-written, without its last file, is deleted."""
+    for folder in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if not (folder / TRAINER_STATE_NAME).is_file():
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
 
 
 class _Steps(TrainerCallback):
@@ -190,15 +200,6 @@ class _Steps(TrainerCallback):
         """A step is done."""
         self._advance(state.global_step - self._shown)
         self._shown = state.global_step
-
-
-@contextmanager
-def _silent(trainer: RewardTrainer) -> Generator[None, None, None]:
-    """Without the tables that the trainer prints where there is no bar."""
-    from transformers.trainer_callback import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    yield
 
 
 def _measure(

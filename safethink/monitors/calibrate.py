@@ -108,39 +108,42 @@ def refuse_too_few(n: int, limit: float, delta: float) -> None:
 
 
 def calibrate(minima: Sequence[float], limit: float, delta: float = 0.05) -> Calibration:
-    """Find the highest threshold whose rate of harmless prompts with an intervention is surely within a limit.
+    """Find the highest threshold that surely keeps a limit, and what other thresholds would do.
 
     Args:
         minima: the lowest score of each harmless prompt's trace, one trace each.
-        limit: the highest rate tolerated.
+        limit: the highest rate of prompts with an intervention that is tolerated.
         delta: the probability with which it may be missed.
 
     Raises:
         ConfigError: a rate or probability that is not between 0 and 1, or too few prompts; the number needed is named.
         ValueError: a score that is not in [-1, 1].
     """
-    refuse_too_few(len(minima), limit, delta)
+    chosen = highest_threshold(minima, limit, delta)
+    ordered = np.sort(np.asarray(minima, dtype=float))
+    n = len(ordered)
+    grid = _grid(ordered, chosen)
+    counts = np.searchsorted(ordered, grid, side="left")
+    curve = tuple(
+        _candidate(value, int(count), n, limit, value <= chosen)
+        for value, count in zip(grid.tolist(), counts, strict=True)
+    )
+    found = next(each for each in curve if each.threshold == chosen)
+    return Calibration(limit, delta, n, _upper(found.interventions, n, delta), found, curve)
+
+
+def highest_threshold(minima: Sequence[float], limit: float, delta: float = 0.05) -> float:
+    """The highest threshold that passes, rounded down; arguments and errors are those of `calibrate`."""
+    n = len(minima)
+    refuse_too_few(n, limit, delta)
     ordered = np.sort(np.asarray(minima, dtype=float))
     if not (np.abs(ordered) <= 1).all():
         raise ValueError("scores lie in [-1, 1]")
-    n = len(ordered)
-    allowed = _allowed_interventions(n, limit, delta)
-    # No more than `allowed` of the minima are below it, and no higher threshold can say so.
-    threshold = _rounded_down(float(ordered[allowed]))
-    grid = _grid(ordered, threshold)
-    counts = np.searchsorted(ordered, grid, side="left")
-    curve = tuple(
-        _candidate(value, int(count), n, limit, value <= threshold)
-        for value, count in zip(grid.tolist(), counts, strict=True)
-    )
-    chosen = next(each for each in curve if each.threshold == threshold)
-    return Calibration(limit, delta, n, _upper(chosen.interventions, n, delta), chosen, curve)
-
-
-def _allowed_interventions(n: int, limit: float, delta: float) -> int:
-    """The most interventions among n prompts at which a threshold still passes; p-values rise with their number."""
+    # P-values rise with the number of interventions: the last that passes is all that testing in sequence finds.
     p_values = binom.cdf(np.arange(n + 1), n, limit)
-    return int(np.searchsorted(p_values, delta, side="right")) - 1
+    allowed = int(np.searchsorted(p_values, delta, side="right")) - 1
+    # No more than so many minima are below this one, and of a higher threshold that cannot be said.
+    return _rounded_down(float(ordered[allowed]))
 
 
 def _rounded_down(threshold: float) -> float:
