@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +69,11 @@ class LinearHead(LightningModule):
         torch.nn.init.zeros_(self.linear.bias)
         self._config = config
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Float[Tensor, ""]:
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Float[Tensor, ""]:
         """Cross-entropy against the labeller's probabilities."""
         return self._loss(batch)
 
-    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """The same on validation, which decides when to stop."""
         self.log(LOSS, self._loss(batch), batch_size=len(batch[0]))
 
@@ -81,7 +81,7 @@ class LinearHead(LightningModule):
         """AdamW."""
         return AdamW(self.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay)
 
-    def _loss(self, batch: tuple[Tensor, ...]) -> Float[Tensor, ""]:
+    def _loss(self, batch: Sequence[Tensor]) -> Float[Tensor, ""]:
         hidden, safe = batch
         return binary_cross_entropy_with_logits(self.linear(hidden)[:, 0], safe)
 

@@ -104,7 +104,7 @@ def collect(config: TrainMonitorConfig, out: Path, reasoner: Reasoner) -> dict[S
     splits: dict[SplitName, LabelledSplit] = {}
     for name, rollouts in watching(config).items():
         what = f"labelling {name} prompts"
-        seen = watch(rollouts, out / ROLLOUTS / name, what, config.samples, reasoner)
+        seen = watch(rollouts, out / ROLLOUTS / name, what, config.samples, reasoner=reasoner)
         split = LabelledSplit(name, tuple(_traces(seen, config.run, config.samples)), config.label_threshold)
         if len(set(split.unsafe)) < 2:
             label = "unsafe" if any(split.unsafe) else "safe"

@@ -54,9 +54,7 @@ def calibrate(argv: Sequence[str]) -> None:
     names = calibration.CalibrationConfig.model_fields
     wanted = validate(calibration.CalibrationConfig, {name: getattr(flags, name) for name in names}, "flags")
     if flags.dry_run:
-        from safethink.evaluation.plan import plan
-
-        planned = plan(calibration.resolve(config, wanted).watching)
+        planned = calibration.plan(config, wanted)
         show(flags.json, planned.model_dump, lambda: dump(config, wanted, planned))
         return
     quiet_libraries()

@@ -26,6 +26,8 @@ from safethink.errors import ConfigError
 from safethink.evaluation import figures
 from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.jobs import only_kinds
+from safethink.evaluation.plan import Plan
+from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.evaluation.records import write_text
 from safethink.evaluation.report import templates
 from safethink.evaluation.watching import Watch, watch, watching_config
@@ -137,13 +139,28 @@ def run(run: RunConfig, config: CalibrationConfig, out: Path, reasoner: Reasoner
             another run.
     """
     sources = resolve(run, config)
-    seen = watch(sources.watching, out, "rolling out harmless prompts", reasoner=reasoner)
+    seen = watch(sources.watching, out, "rolling out harmless prompts", kinds=("harmless",), reasoner=reasoner)
     minima = harmless_minima(seen, sources.steps)
     found = calibrate(minima, config.max_false_interventions, config.delta)
     result = _result(found, sources, left_out=sources.num_prompts - len(minima))
     write_text(out / JSON_FILE, result.model_dump_json(indent=2) + "\n")
     write_text(out / REPORT, _page(result))
     return result
+
+
+def plan(run: RunConfig, config: CalibrationConfig) -> Plan:
+    """Count what `run` generates; loads no model.
+
+    Raises:
+        SafeThinkError: as `resolve`.
+    """
+    sources = resolve(run, config)
+    # Of a file's prompts only the harmless ones are rolled out.
+    whole = plan_evaluation(sources.watching)
+    share = sources.num_prompts / whole.total
+    seconds = None if whole.seconds is None else whole.seconds * share
+    counted = {"generations": {"watch": sources.num_prompts}, "tokens": round(whole.tokens * share), "seconds": seconds}
+    return whole.model_copy(update=counted)
 
 
 def harmless_minima(seen: Watch, steps: int | None = None) -> list[float]:

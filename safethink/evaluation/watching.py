@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, TypeAlias, get_args
 
 from safethink import benchmarks
 from safethink.benchmarks import Benchmark
@@ -22,6 +22,9 @@ from safethink.evaluation import folder, jobs, records
 from safethink.evaluation.execution import Execution, Reasoner
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.runner import make_judge
+
+PromptKind: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
+KINDS: Final[tuple[PromptKind, ...]] = get_args(PromptKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,14 @@ def watching_config(
     )
 
 
-def watch(config: EvalConfig, out: Path, description: str, samples: int = 1, reasoner: Reasoner | None = None) -> Watch:
+def watch(
+    config: EvalConfig,
+    out: Path,
+    description: str,
+    samples: int = 1,
+    kinds: Sequence[PromptKind] = KINDS,
+    reasoner: Reasoner | None = None,
+) -> Watch:
     """Generate whatever `out` has no record of.
 
     Args:
@@ -77,13 +87,14 @@ def watch(config: EvalConfig, out: Path, description: str, samples: int = 1, rea
         out: folder of the records; the same call goes on where another was interrupted.
         description: shown beside the progress.
         samples: traces per prompt.
+        kinds: prompts of other kinds are left alone.
         reasoner: one that is loaded already; None loads what `config` names.
 
     Raises:
         SafeThinkError: prompts or models that are not there, a monitor that fails, or a folder that belongs to another
             configuration or to other models.
     """
-    loaded = tuple(benchmarks.load(each, config.world) for each in config.benchmarks)
+    loaded = tuple(benchmarks.load(each, config.world).only(*kinds) for each in config.benchmarks)
     folder.claim(out, config)
     reasoner = reasoner or Reasoner.load(config)
     folder.claim_models(out, reasoner.models)
