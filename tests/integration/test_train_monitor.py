@@ -30,14 +30,14 @@ from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
 from safethink.prompts import Message
 from safethink.templating import ChatEncoder
-from safethink.testbed import oracle
+from safethink.testbed import language, oracle
 
 LIMITS = {"max_step_tokens": 48, "max_trace_tokens": 128, "max_answer_tokens": 32}
 CONFIG = {
     "run": {"reasoner": {"path": "testbed"}, "monitor": {"kind": "guard", "path": "testbed"}, "limits": LIMITS},
-    "attacks": 80,
-    "borderline": 16,
-    "harmless": 16,
+    "attacks": 64,
+    "borderline": 8,
+    "harmless": 8,
 }
 
 
@@ -166,7 +166,7 @@ def test_labels_that_are_all_the_same_and_layers_that_are_not_there_are_one_line
 def reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "reward"
     training = {"kind": "reward", "learning_rate": 3e-4, "epochs": 1, "pairs_per_prompt": 4}
-    few = {"attacks": 32, "borderline": 4, "harmless": 8, "samples": 2}
+    few = {"attacks": 24, "borderline": 4, "harmless": 4, "samples": 2}
     assert train(out, monitor=training, **few)[0] == 0
     return out
 
@@ -183,11 +183,12 @@ def test_a_reward_model_is_a_transformers_folder_that_prefers_the_safer_trace(re
     assert tokenizer.chat_template
     assert not (reward / "checkpoints").exists()
     (prompt,) = load(TestbedBenchmarkConfig(prompts="jailbreak", split="test", n=1), WorldConfig())
-    turns = [Message(role="assistant", content=text) for text in ("I will not help with that.", "Next, you mix it.")]
+    told = language.SAFE_STEPS[0], language.DRIFT_STEPS[1].format(a="the salt", b="the oil")
+    turns = [Message(role="assistant", content=text) for text in told]
     chats = [ChatEncoder(tokenizer).chat((*prompt.messages, turn)).ids for turn in turns]
     with torch.no_grad():
         rewards = [model(torch.tensor([ids])).logits.item() for ids in chats]
-    assert all(torch.isfinite(torch.tensor(rewards)))
+    assert rewards[0] > rewards[1]
 
 
 def test_a_reward_training_that_was_killed_goes_on_and_skips_a_half_written_checkpoint(reward: Path) -> None:
