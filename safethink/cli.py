@@ -79,9 +79,9 @@ class Testbed:
 
 def generate(argv: Sequence[str]) -> None:
     """`safethink generate`."""
+    flags, config = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
     from safethink.inspection import outcome
 
-    flags, config = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
     guarded = _guarded(config)
     result = guarded(flags.prompt)
     show(flags.json, result.to_json, lambda: outcome(result, guarded.thought.decode))
@@ -89,9 +89,9 @@ def generate(argv: Sequence[str]) -> None:
 
 def inspect(argv: Sequence[str]) -> None:
     """`safethink inspect`."""
+    flags, config = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
     from safethink.inspection import RecordingMonitor, inspection
 
-    flags, config = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
     guarded = _guarded(config)
     recorder = None if guarded.monitor is None else RecordingMonitor(guarded.monitor)
     guarded.monitor = recorder
