@@ -16,6 +16,7 @@ from optimize.monitors.steps import SPLITS
 from safethink import yaml_config
 from safethink.artifact import Metric
 from safethink.errors import ConfigError
+from safethink.evaluation import folder
 from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
@@ -108,6 +109,8 @@ def plan(config: TrainMonitorConfig) -> Plan:
 def _claim(config: TrainMonitorConfig, out: Path) -> None:
     """Make `out` the home of a training, or find it to be the home of the same one.
 
+    A training that stopped before its first rollout, at a misspelt path for instance, has no claim to it.
+
     Raises:
         ConfigError: another training lives there.
         RecordError: the folder cannot be written.
@@ -115,6 +118,7 @@ def _claim(config: TrainMonitorConfig, out: Path) -> None:
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     path = out / CONFIG
-    if path.is_file() and yaml_config.load(TrainMonitorConfig, path) != config:
+    has_begun = any(records.stat().st_size for records in (out / steps.ROLLOUTS).glob(f"*/{folder.RECORDS}"))
+    if has_begun and path.is_file() and yaml_config.load(TrainMonitorConfig, path) != config:
         raise ConfigError(f"{path} belongs to another training; use another --out")
     write_text(path, yaml_config.dump(config))

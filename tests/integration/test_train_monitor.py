@@ -152,6 +152,9 @@ def test_the_same_command_again_rolls_nothing_out_and_another_one_is_refused(tra
 
 def test_labels_that_are_all_the_same_and_layers_that_are_not_there_are_one_line(tmp_path: Path, capsys) -> None:
     few = {"attacks": 4, "borderline": 0, "harmless": 0}
+    misspelt = CONFIG["run"] | {"monitor": {"kind": "guard", "path": "nowhere/guard"}}
+    status, err = train(tmp_path / "same", capsys, run=misspelt, **few)
+    assert (status, "no model at 'nowhere/guard'" in err) == (2, True)
     constant = CONFIG["run"] | {"monitor": {"kind": "constant", "value": 1.0}}
     status, err = train(tmp_path / "same", capsys, run=constant, **few)
     assert status == 2
