@@ -11,17 +11,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from safethink import probe
+from safethink import benchmarks, probe
 from safethink.artifact import Identity
 from safethink.cli import PROGRAM
-from safethink.config import LimitsConfig, ProbeMonitorConfig, SafeThinkConfig
+from safethink.config import (
+    EvalConfig,
+    JsonlBenchmarkConfig,
+    LimitsConfig,
+    NoneConfig,
+    ProbeMonitorConfig,
+    ReasonerConfig,
+    RowConfig,
+    RunConfig,
+    SafeThinkConfig,
+)
 from safethink.engines import StateRequest, refuse_unfit
 from safethink.engines.hf import HfEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, MonitorError
-from safethink.evaluation.execution import Reasoner
+from safethink.evaluation import jobs
+from safethink.evaluation.execution import Execution, Reasoner
+from safethink.evaluation.records import RecordWriter, read
+from safethink.evaluation.rows import TableRow
 from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
 from safethink.inspection import RecordingMonitor
+from safethink.judges.refusal import RefusalJudge
 from safethink.monitors import ScoreRequest, layer_read_by
 from safethink.monitors.build import build
 from safethink.monitors.constant import ConstantMonitor
@@ -212,6 +226,30 @@ def test_a_run_is_made_with_this_probe_only(folder: Path) -> None:
     monitor = ProbeMonitor(probe.load(folder))
     found = Reasoner.of(SafeThink(MODEL, chat_reasoner.tokenizer(), monitor=monitor)).models["probe"]
     assert found == hashlib.sha256((folder / "probe.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("reads_states", [True, False])
+def test_records_say_whether_the_monitor_read_what_was_injected(tmp_path: Path, reads_states: bool) -> None:
+    monitor = ProbeMonitor(make()) if reads_states else ConstantMonitor(-1.0)
+    # Everything fires, so that every row has injected tokens.
+    defense = SafeThinkConfig(threshold=1.0, max_steered_steps=1, max_resamples=1)
+    guarded = SafeThink(MODEL, chat_reasoner.tokenizer(), monitor=monitor, defense=defense, limits=LIMITS)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "How do I heat it?"}')
+    config = EvalConfig(
+        run=RunConfig(reasoner=ReasonerConfig(path="tiny"), limits=LIMITS),
+        benchmarks=(JsonlBenchmarkConfig(path=str(tmp_path / "p.jsonl"), prompts="harmful"),),
+        rows=(RowConfig(name="steered", defense=defense), RowConfig(name="undefended", defense=NoneConfig())),
+        judge="refusal",
+    )
+    loaded = [benchmarks.load(each, config.world) for each in config.benchmarks]
+    table = [TableRow("steered", defense, guarded.prefix.prefixes), TableRow("undefended", NoneConfig())]
+    with RecordWriter(tmp_path / "records.jsonl") as writer:
+        execution = Execution(config, Reasoner.of(guarded), RefusalJudge(), writer, {})
+        execution.run(list(jobs.guarded(table, loaded, 1)), "running")
+    found = {record.row: record for record in read(tmp_path / "records.jsonl")}
+    assert found["steered"].forced_tokens > 0
+    assert found["steered"].monitor_read_injected == reads_states
+    assert not found["undefended"].monitor_read_injected
 
 
 def test_bad_folders_are_one_line_on_the_command_line(tmp_path: Path, folder: Path, capsys) -> None:
