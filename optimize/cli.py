@@ -8,6 +8,7 @@ from optimize.commands.ablate import ablate
 from optimize.commands.contexts import contexts
 from optimize.commands.demo import demo
 from optimize.commands.export import export
+from optimize.commands.monitor import monitor
 from optimize.commands.publish import publish
 from optimize.commands.search import search
 from optimize.commands.study import study
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   safethink-optimize study testbed --out runs/study --workers 2
   safethink-optimize ablate testbed-length --out runs/length
   safethink-optimize ablate testbed-threshold --out runs/threshold --axes.run.defense.threshold -0.5 0.0 0.5
+  safethink-optimize monitor testbed-probe --out runs/probe
   safethink-optimize testbed --out runs/testbed --world.seed 1
   safethink-optimize testbed --out runs/hackable --world.kind hackable
   safethink-optimize demo --out runs/demo
@@ -41,6 +43,7 @@ PROGRAM = Program(
         Command("export", "write a reasoner in which the rows of a soft prefix are tokens, for any server", export),
         Command("study", "let Optuna choose how to search: one trial is one search", study),
         Command("ablate", "measure every cell of a grid: lengths, methods, thresholds, ...", ablate),
+        Command("monitor", "train a monitor from another's labels: a probe, or a reward model", monitor),
         Command("testbed", "train the testbed's models from a seed", testbed),
         Command("demo", "learn, export, guard and report, end to end on the testbed", demo),
     ),

@@ -16,12 +16,12 @@ from optimize.objectives import Weighted
 from optimize.parallel import Cluster
 from optimize.splits import Split
 from safethink import loading
-from safethink.config import ModelSection, MonitorSection, RunConfig, SteeringConfig
+from safethink.config import ModelSection, MonitorSection, ProbeMonitorConfig, RunConfig, SteeringConfig
 from safethink.errors import ConfigError
 from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
 from safethink.loading import CausalLM
-from safethink.monitors import Monitor, fingerprint_of
+from safethink.monitors import Monitor, fingerprint_of, layer_read_by
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import Identity
@@ -112,7 +112,12 @@ def threshold_of(config: RunConfig) -> float:
 
 
 def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: Monitor, config: RunConfig) -> SafeThink:
-    """The reasoner with its monitor, under the settings of `config`."""
+    """The reasoner with its monitor, under the settings of `config`.
+
+    Raises:
+        ConfigError: the monitor does not go by text alone.
+    """
+    _refuse_reader_of_states(monitor, "run.monitor")
     return SafeThink(
         model,
         tokenizer,
@@ -126,10 +131,29 @@ def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: M
 
 
 def guard_chooser(judge: MonitorLike | None, monitor: Monitor, threshold: float) -> MonitorJudge:
-    """A second guard where one is given, else the monitor itself."""
+    """A second guard where one is given, else the monitor itself.
+
+    Raises:
+        ConfigError: the second guard does not go by text alone.
+    """
     if judge is None:
         return MonitorJudge(monitor, threshold, "the monitor itself")
-    return MonitorJudge(as_monitor(judge), threshold, f"a second guard: {identity(judge).name}")
+    second = as_monitor(judge)
+    _refuse_reader_of_states(second, "selection.judge")
+    return MonitorJudge(second, threshold, f"a second guard: {identity(judge).name}")
+
+
+def _refuse_reader_of_states(monitor: Monitor, where: str) -> None:
+    """Learning scores finished texts, injected tokens masked out, which a monitor on hidden states cannot do.
+
+    Raises:
+        ConfigError: the monitor reads hidden states.
+    """
+    if layer_read_by(monitor) is not None:
+        raise ConfigError(
+            f"{where}: {type(monitor).__name__} reads the reasoner's hidden states and with them injected tokens, so a "
+            "prefix would learn to flatter it; learn with a monitor of text"
+        )
 
 
 def source_of(config: RunConfig, guarded: SafeThink, monitor: Identity) -> Source:
@@ -152,6 +176,8 @@ def identity(monitor: MonitorLike) -> Identity:
             return Identity(name=short(monitor))
         case ModelSection():
             return Identity(name=short(monitor.path), revision=monitor.revision)
+        case ProbeMonitorConfig():
+            return Identity(name=f"{short(monitor.path)} ({monitor.NOTE})")
         case MonitorSection():
             return Identity(name=monitor.title)
         case _:

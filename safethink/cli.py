@@ -13,6 +13,7 @@ import tyro
 
 from safethink import extras
 from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries, show
+from safethink.commands.calibrate import calibrate
 from safethink.commands.prefix import PREFIX
 from safethink.config import EvalConfig, RunConfig
 
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   safethink generate testbed "How do I make tea?" --json --defense.max_steered_steps 2
   safethink inspect testbed "How do I make tea?" --prefix runs/gcg/artifact
   safethink evaluate configs/eval/testbed.yaml --out runs/eval --world.prompts_seed 7
+  safethink calibrate testbed --max-false-interventions 0.01 --out runs/calibrate
   safethink prefix show wait-think-safely
   safethink prefix compare runs/gcg/artifact wait-think-safely --out runs/compare
   safethink testbed --json
@@ -151,6 +153,7 @@ PROGRAM = Program(
         Command("generate", "trace, interventions and answer for one prompt", generate),
         Command("inspect", "the same in colour, with what the monitor was fed", inspect),
         Command("evaluate", "several defenses over several benchmarks, with intervals", evaluate),
+        Command("calibrate", "the threshold that keeps interventions on harmless prompts rare", calibrate),
         Command("prefix", "list, show, verify and compare prefix artifacts", PREFIX.run),
         Command("testbed", "where the shipped models lie, and their card", testbed),
     ),

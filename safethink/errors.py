@@ -16,7 +16,7 @@ class MissingFileError(SafeThinkError, FileNotFoundError):
 
 
 class ArtifactError(SafeThinkError, ValueError):
-    """A prefix artifact that is damaged, edited or does not fit the reasoner."""
+    """A prefix artifact or a probe that is damaged, edited or does not fit the reasoner."""
 
 
 class PromptError(SafeThinkError, ValueError):

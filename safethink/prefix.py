@@ -6,7 +6,6 @@ search did, without prompts or traces) and `README.md` (a model card). Nothing i
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from importlib import resources
@@ -14,12 +13,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from pydantic import ValidationError
-
-from safethink import hub
+from safethink import hub, sealed
 from safethink.artifact import Identity, Metric, Prefix, PrefixArtifact, RowsFile
 from safethink.errors import ArtifactError, MissingFileError
-from safethink.fingerprints import chat_template_hash, json_hash, tokenizer_hash
+from safethink.fingerprints import chat_template_hash, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -164,7 +161,7 @@ def save(artifact: PrefixArtifact, folder: Path, search_log: Path | None, card: 
     elif search_log.resolve() != (folder / LOG_FILE).resolve():
         shutil.copyfile(search_log, folder / LOG_FILE)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    hashed = artifact.model_copy(update={"content_sha256": artifact.content_hash()})
+    hashed = sealed.seal(artifact)
     if artifact.rows is not None:
         _replace(folder / ROWS_FILE, artifact.rows_content)
     _replace(folder / JSON_FILE, f"{hashed.model_dump_json(indent=2)}\n".encode())
@@ -185,17 +182,7 @@ def _read(folder: Path) -> PrefixArtifact:
         others = f" nor one of the built-in {', '.join(list_built_in())}, nor OWNER/NAME@COMMIT on the hub"
         known = "" if is_folder else others
         raise MissingFileError(what + known)
-    written = path.read_bytes()
-    try:
-        artifact = PrefixArtifact.model_validate_json(written)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "not JSON"
-        raise ArtifactError(f"{path}: {where}: {first['msg']}") from error
-    # Of what the file holds, so that a field added later leaves older artifacts whole.
-    held = {key: value for key, value in json.loads(written).items() if key != "content_sha256"}
-    if artifact.content_sha256 != json_hash(held):
-        raise ArtifactError(f"{path} was edited: its content does not match content_sha256")
+    artifact = sealed.read(PrefixArtifact, path)
     if (artifact.kind == "soft") != (artifact.rows is not None):
         raise ArtifactError(f"{path}: a {artifact.kind} prefix {'with' if artifact.rows else 'without'} rows")
     return artifact if artifact.rows is None else artifact.with_content(_read_rows(folder))

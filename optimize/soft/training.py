@@ -8,10 +8,7 @@ One step:
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,12 +26,10 @@ from optimize.soft import loggers
 from optimize.soft.geometry import Surroundings
 from optimize.soft.keeper import Keeper
 from optimize.soft.module import SoftPrefix, Trainable
+from optimize.trainers import quiet
 from safethink.engines.soft import LocalEngine
 from safethink.progress import track
 from safethink.seeds import stable_seed
-
-NOISE = ".*LeafSpec.*"
-"""What Lightning is warned of, and cannot be helped here: its own use of torch."""
 
 
 def train(
@@ -107,7 +102,7 @@ def _fit(module: SoftPrefix, keeper: Keeper, advance: Callable[[int], None], con
             advance(1)
             trainer.should_stop = is_over(keeper.state, config)
 
-    with _quiet():
+    with quiet():
         trainer = Trainer(
             max_epochs=1,
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -123,17 +118,3 @@ def _fit(module: SoftPrefix, keeper: Keeper, advance: Callable[[int], None], con
         )
         # All contexts take part in every step, so that what is loaded is no more than the steps' numbers.
         trainer.fit(module, range(keeper.state.step, config.steps))
-
-
-@contextmanager
-def _quiet() -> Generator[None, None, None]:
-    """No notices of Lightning's, and no warnings of what it does itself."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=NOISE, category=FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)

@@ -31,6 +31,7 @@ from safethink.config.monitors import (
     MinMonitorConfig,
     MonitorConfig,
     OracleMonitorConfig,
+    ProbeMonitorConfig,
 )
 from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
 from safethink.config.run import RunConfig, WorldConfig
@@ -60,6 +61,7 @@ __all__ = [
     "MonitorSection",
     "NoneConfig",
     "OracleMonitorConfig",
+    "ProbeMonitorConfig",
     "ReasonerConfig",
     "ResampleOnlyConfig",
     "RewardMonitorConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -78,6 +78,21 @@ class ConstantMonitorConfig(MonitorSection):
     """The score."""
 
 
+class ProbeMonitorConfig(MonitorSection):
+    """A linear head on the reasoner's own hidden states; reads injected tokens too, as no monitor of text does."""
+
+    NOTE: ClassVar[str] = "a probe: reads injected tokens too"
+
+    kind: Literal["probe"] = "probe"
+    path: str
+    """Folder of the probe, as `safethink-optimize monitor` writes it."""
+
+    @property
+    def title(self) -> str:
+        """Where the probe is, and what has to be known of it."""
+        return f"{self.path} ({self.NOTE})"
+
+
 class EntryPointMonitorConfig(MonitorSection):
     """A monitor of another package, by its entry point in the group `safethink.monitors`."""
 
@@ -146,6 +161,7 @@ MonitorConfig = Annotated[
     | KeywordMonitorConfig
     | OracleMonitorConfig
     | ConstantMonitorConfig
+    | ProbeMonitorConfig
     | EntryPointMonitorConfig
     | MinMonitorConfig
     | MeanMonitorConfig

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from safethink.config import DefenseSection
 from safethink.defenses.effects import Extension, Until, View
 from safethink.errors import ConfigError
-from safethink.monitors import Monitor, layer_read_by
+from safethink.monitors import FittedMonitor, Monitor, layer_read_by
 from safethink.states import HiddenStates
 from safethink.tokens import is_soft
 
@@ -140,11 +140,16 @@ def refuse_unfit(engine: Engine, defense: DefenseSection, monitor: Monitor | Non
 
     Raises:
         ConfigError: naming the culprit.
+        ArtifactError: the monitor was trained on another reasoner.
     """
     if layer_read_by(monitor) is not None and not isinstance(engine, StateEngine):
         raise ConfigError(
             f"{type(monitor).__name__} reads the reasoner's hidden states, and {type(engine).__name__} shows none"
         )
+    if isinstance(monitor, FittedMonitor):
+        from safethink.engines.soft import LocalEngine
+
+        monitor.refuse_other(engine.is_reasoner if isinstance(engine, LocalEngine) else lambda _: False)
     if defense.token_level and not isinstance(engine, TokenLevelEngine):
         kind = getattr(defense, "kind", type(defense).__name__)
         raise ConfigError(f"defense {kind!r} looks at single tokens, and {type(engine).__name__} does not show them")

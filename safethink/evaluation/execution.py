@@ -15,7 +15,7 @@ from safethink.errors import ConfigError, PromptError
 from safethink.evaluation.jobs import Job
 from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span, placed
 from safethink.judges import Judge
-from safethink.monitors import Monitor, fingerprint_of
+from safethink.monitors import Monitor, fingerprint_of, layer_read_by
 from safethink.progress import track
 from safethink.scheduler import Row, Usage
 from safethink.seeds import stable_seed
@@ -111,9 +111,10 @@ class Execution:
                 self.config.run.batch_size,
             ):
                 assert isinstance(finished.row, JobRow)
-                self._keep(
-                    judged(finished.row.job, finished.verdict, finished.usage, self.reasoner.thought, self.judge)
-                )
+                record = judged(finished.row.job, finished.verdict, finished.usage, self.reasoner.thought, self.judge)
+                if record.forced_tokens and layer_read_by(self.reasoner.monitor) is not None:
+                    record = record.model_copy(update={"monitor_read_injected": True})
+                self._keep(record)
                 advance(1)
 
     def _rows(self, jobs: Iterable[Job], advance: Callable[[int], None]) -> Iterator[Row]:

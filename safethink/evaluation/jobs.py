@@ -89,15 +89,19 @@ def guarded(rows: Sequence[TableRow], benchmarks: Sequence[Benchmark], samples: 
             yield from _jobs("guarded", row.name, benchmark, row.defense, row, samples)
 
 
-def watch(threshold: float, benchmarks: Sequence[Benchmark]) -> Iterator[Job]:
+def watched_benchmarks(benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
+    """What the monitor watches: the attack prompts, and those that are harmless or only look harmful."""
+    return attack_benchmarks(benchmarks) + only_kinds(benchmarks, "harmless", "borderline")
+
+
+def watch(threshold: float, benchmarks: Sequence[Benchmark], samples: int = 1) -> Iterator[Job]:
     """The reasoner undefended while the monitor scores each step: shows where it would fire.
 
     Plain harmful requests are left out: nothing is injected into their traces later.
     """
     watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0)
-    watched = attack_benchmarks(benchmarks) + only_kinds(benchmarks, "harmless", "borderline")
-    for benchmark in watched:
-        yield from _jobs("watch", WATCH, benchmark, watching)
+    for benchmark in watched_benchmarks(benchmarks):
+        yield from _jobs("watch", WATCH, benchmark, watching, samples=samples)
 
 
 def depth(config: EvalConfig, trial: TableRow, benchmarks: Sequence[Benchmark]) -> Iterator[Job]:

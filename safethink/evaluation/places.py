@@ -55,14 +55,18 @@ class Watched:
 
 
 def watched(
-    benchmarks: Iterable[Benchmark], records: Mapping[Key, Record], thought: Thought, max_step_tokens: int
+    benchmarks: Iterable[Benchmark],
+    records: Mapping[Key, Record],
+    thought: Thought,
+    max_step_tokens: int,
+    sample: int = 0,
 ) -> list[Watched]:
     """Cut the undefended traces of these prompts into steps; prompts that could not be run are passed over."""
     stopper = Stopper(thought, eos_ids=())
     out: list[Watched] = []
     for benchmark in benchmarks:
         for prompt in benchmark.prompts:
-            record = records[Key("watch", WATCH, benchmark.name, prompt.id, 0)]
+            record = records[Key("watch", WATCH, benchmark.name, prompt.id, sample)]
             if record.note or not record.trace_ids:
                 continue
             trace = Tokens.sampled(record.trace_ids)

@@ -131,6 +131,8 @@ class Record(BaseModel):
     """The row's equal part of the time of each engine batch that it was in; None in records of before it was taken."""
     monitor_seconds: float | None = None
     """The same of the monitor's batches."""
+    monitor_read_injected: bool = False
+    """Whether the monitor read injected tokens too, as one on the reasoner's own hidden states cannot but do."""
     injected: str = ""
     """Fingerprint of the prefixes that the row injects; a rerun refuses records made with others."""
     transferred: bool = False

@@ -7,7 +7,7 @@ denominator is 0 saw nothing: it counts neither as a unit nor as a cluster.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import compress
@@ -138,6 +138,25 @@ def mean(seen: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estim
         return None
     low, high = _percentiles(_resampled_ratios(seen, _weights(seen.design, seed, resamples)))
     return Estimate(seen.value, low, high, seen.count, count_clusters(seen))
+
+
+def resampled(
+    statistic: Callable[[Float[ndarray, "resamples n"]], Float[ndarray, " resamples"]],
+    seen: Observations,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Estimate what is no ratio of sums, such as an area under a curve, with a bootstrap interval.
+
+    Args:
+        statistic: its value under each row of weights, how often each observation was drawn; NaN where it has none.
+        seen: the observations; only their units and clusters matter.
+        seed: seeds the bootstrap.
+        resamples: bootstrap resamples.
+    """
+    (value,) = statistic(np.ones((1, len(seen.units))))
+    low, high = _percentiles(statistic(_weights(seen.design, seed, resamples)))
+    return Estimate(float(value), low, high, len(seen.units), count_clusters(seen))
 
 
 def paired_difference(a: Observations, b: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estimate | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -50,6 +50,22 @@ class StateMonitor(Monitor, Protocol):
         """Which hidden state each request must carry, as transformers counts them: 0 is the embedding, -1 the last.
 
         None where none is needed after all, as in a combination of monitors that read text.
+        """
+        ...
+
+
+@runtime_checkable
+class FittedMonitor(Monitor, Protocol):
+    """A monitor that was trained on one reasoner and fits no other; one that combines such monitors is one too."""
+
+    def refuse_other(self, is_reasoner: Callable[[str], bool]) -> None:
+        """Refuse another reasoner.
+
+        Args:
+            is_reasoner: whether a hash is that of the reasoner's weights, see `fingerprints.model_hash`.
+
+        Raises:
+            ArtifactError: it is another one.
         """
         ...
 

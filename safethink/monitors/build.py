@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from safethink.config import (
     CascadeMonitorConfig,
     CombinationSection,
@@ -13,6 +15,7 @@ from safethink.config import (
     MinMonitorConfig,
     MonitorSection,
     OracleMonitorConfig,
+    ProbeMonitorConfig,
     RewardMonitorConfig,
     StreamMonitorConfig,
 )
@@ -24,7 +27,8 @@ def build(config: MonitorSection) -> Monitor:
     """Build the monitor that `config` describes.
 
     Raises:
-        MissingFileError: if a model cannot be found.
+        MissingFileError: if a model or a probe's folder cannot be found.
+        ArtifactError: if a probe is damaged or half-written.
         ConfigError: if it cannot be used as configured.
         ServerError: if it stands behind a server that cannot be reached, or answers nonsense.
     """
@@ -48,6 +52,11 @@ def build(config: MonitorSection) -> Monitor:
             from safethink.monitors.constant import ConstantMonitor
 
             return ConstantMonitor(config.value)
+        case ProbeMonitorConfig():
+            from safethink import probe
+            from safethink.monitors.probe import ProbeMonitor
+
+            return ProbeMonitor(probe.load(Path(config.path)))
         case EntryPointMonitorConfig():
             from safethink.monitors.entry_points import load
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from statistics import fmean
 
 from safethink.errors import ConfigError
 from safethink.fingerprints import json_hash
-from safethink.monitors import Monitor, ScoreRequest, checked, fingerprint_of, layer_read_by, tokens_read
+from safethink.monitors import FittedMonitor, Monitor, ScoreRequest, checked, fingerprint_of, layer_read_by, tokens_read
 
 
 class Combination:
@@ -41,6 +41,16 @@ class Combination:
         """Hash of the members' weights; None where none has any."""
         hashes = [fingerprint_of(member) for member in self.members]
         return json_hash(hashes) if any(hashes) else None
+
+    def refuse_other(self, is_reasoner: Callable[[str], bool]) -> None:
+        """Refuse another reasoner than the one that members were trained on; see `FittedMonitor`.
+
+        Raises:
+            ArtifactError: it is another one.
+        """
+        for member in self.members:
+            if isinstance(member, FittedMonitor):
+                member.refuse_other(is_reasoner)
 
     def tokens_read(self, row: int) -> int | None:
         """What the members that were asked had to read; None where none of them says."""

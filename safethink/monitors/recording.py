@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from safethink.monitors import Monitor, ScoreRequest, layer_read_by, tokens_read
+from safethink.monitors import FittedMonitor, Monitor, ScoreRequest, layer_read_by, tokens_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,11 @@ class RecordingMonitor:
     def release(self, row: int) -> None:
         """Forget what was cached for `row`; the readings stay."""
         self._monitor.release(row)
+
+    def refuse_other(self, is_reasoner: Callable[[str], bool]) -> None:
+        """Refuse what the monitor refuses."""
+        if isinstance(self._monitor, FittedMonitor):
+            self._monitor.refuse_other(is_reasoner)
 
     def tokens_read(self, row: int) -> int | None:
         """What the monitor says."""

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from safethink.evaluation import folder, records
+from safethink import probe
+from safethink.errors import MissingFileError
+from safethink.evaluation import calibration, folder, records
 from safethink.evaluation.summary import Summary
 from tests.integration.timeless import SECONDS, timeless
 from tests.source import ROOT
@@ -48,6 +50,9 @@ SEARCH = {
 }
 EVALUATE = "from safethink.cli import main; main()", "evaluate"
 LEARN = "from optimize.cli import main; main()", "search"
+CALIBRATE = "from safethink.cli import main; main()", "calibrate"
+TRAIN = "from optimize.cli import main; main()", "monitor"
+TRAINING = {"run": RUN, "attacks": 32, "borderline": 0, "harmless": 8, "monitor": {"kind": "probe", "max_epochs": 20}}
 TIMEOUT_S = 500
 
 
@@ -56,11 +61,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a command in a process of its own; whatever still runs is killed in the end."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(command: tuple[str, str], config: dict[str, Any], out: Path) -> subprocess.Popen[str]:
+    def begin(command: tuple[str, str], config: dict[str, Any], out: Path, *flags: str) -> subprocess.Popen[str]:
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(config))
         code, word = command
-        arguments = [sys.executable, "-c", code, word, str(path), "--out", str(out)]
+        arguments = [sys.executable, "-c", code, word, str(path), "--out", str(out), *flags]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         child = subprocess.Popen(
             arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -154,6 +159,30 @@ def test_a_search_killed_twice_ends_with_the_same_artifact(start, tmp_path: Path
     assert log.read_bytes() == (whole / "search.jsonl").read_bytes()
     assert count_lines(log) == SEARCH["search"]["steps"]
     assert trials.read_bytes() == (whole / "selection.jsonl").read_bytes()
+
+
+def test_a_calibration_killed_ends_with_the_same_threshold(start, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    flags = "--max-false-interventions", "0.05", "--n", "80"
+    kill_at(start(CALIBRATE, RUN, out, *flags), out / folder.RECORDS, lines=20)
+    assert not (out / calibration.JSON_FILE).exists()
+    with kept(out / folder.RECORDS):
+        finish(start(CALIBRATE, RUN, out, *flags))
+    finish(start(CALIBRATE, RUN, whole, *flags))
+    found, expected = (json.loads((path / calibration.JSON_FILE).read_text()) for path in (out, whole))
+    assert about(found) == expected
+    assert done(out / folder.RECORDS) == done(whole / folder.RECORDS)
+
+
+def test_a_monitors_training_killed_among_its_rollouts_ends_with_a_probe(start, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    path = out / "rollouts" / "validation" / folder.RECORDS
+    kill_at(start(TRAIN, TRAINING, out), path, lines=9)
+    with pytest.raises(MissingFileError, match="no probe at"):
+        probe.load(out / "monitor")
+    with kept(path), kept(out / "rollouts" / "search" / folder.RECORDS):
+        finish(start(TRAIN, TRAINING, out))
+    assert probe.load(out / "monitor").card.metrics
 
 
 def json_line(line: bytes) -> bool:

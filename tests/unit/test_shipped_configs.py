@@ -9,19 +9,21 @@ import pytest
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import expand
 from optimize.config import CollectConfig, SearchConfig
+from optimize.monitors.config import TrainMonitorConfig
 from optimize.study.config import StudyConfig
 from safethink import prefix, yaml_config
 from safethink.config import EvalConfig, RunConfig
 from safethink.errors import MissingFileError
 from safethink.shipped import configs_folder, shipped_config, shipped_names
 
-Config = RunConfig | EvalConfig | CollectConfig | SearchConfig | AblationConfig | StudyConfig
+Config = RunConfig | EvalConfig | CollectConfig | SearchConfig | AblationConfig | StudyConfig | TrainMonitorConfig
 
 SCHEMAS: dict[str, type[Config]] = {
     "ablate": AblationConfig,
     "run": RunConfig,
     "contexts": CollectConfig,
     "eval": EvalConfig,
+    "monitor": TrainMonitorConfig,
     "search": SearchConfig,
     "study": StudyConfig,
 }

@@ -1,0 +1,124 @@
+"""Trains a monitor end to end: rolls out, labels, trains, measures and exports."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from optimize import setup
+from optimize.monitors import steps
+from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
+from optimize.monitors.probe import Origin
+from optimize.monitors.steps import SPLITS
+from safethink import yaml_config
+from safethink.artifact import Metric
+from safethink.errors import ConfigError
+from safethink.evaluation import folder
+from safethink.evaluation.execution import Reasoner
+from safethink.evaluation.plan import Plan
+from safethink.evaluation.plan import plan as plan_evaluation
+from safethink.evaluation.records import write_text, writing
+from safethink.guarded import SafeThink
+
+MONITOR = "monitor"
+"""The exported monitor, in a training's folder; what `monitor.path` takes."""
+CONFIG, SUMMARY = "config.yaml", "summary.json"
+
+
+class Trained(BaseModel):
+    """What came of a training: `summary.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: str
+    """What was trained."""
+    path: str
+    """Its folder."""
+    partial_traces: dict[str, int]
+    """How many were labelled, by split."""
+    unsafe: dict[str, int]
+    """How many of them were labelled unsafe."""
+    metrics: dict[str, Metric]
+    """What was measured on `test`: `f1` and `auc` against the labels; on the testbed, `oracle_` against the truth, and
+    `labeller_oracle_` says how well the labels themselves do."""
+    training_seconds: float
+    """Reading states, training and measuring, without the rollouts."""
+
+
+def run(config: TrainMonitorConfig, out: Path) -> Trained:
+    """Train a monitor; go on where an earlier call was interrupted.
+
+    Writes `config.yaml`, the rollouts of every split, `monitor/` and `summary.json`.
+
+    Args:
+        config: the resolved configuration.
+        out: the training's folder; the monitor is `out/monitor`.
+
+    Raises:
+        SafeThinkError: a path, a monitor or a world that does not fit, labels that are all the same, or a folder that
+            belongs to another training.
+    """
+    steps.watching(config)  # A world or a file that does not fit is refused before anything loads.
+    _claim(config, out)
+    labelled_run = steps.labelling_run(config)
+    guarded = SafeThink.from_config(labelled_run)
+    splits = steps.collect(config, out, Reasoner.of(guarded))
+    started = time.monotonic()
+    if isinstance(config.monitor, ProbeTrainingConfig):
+        from optimize.monitors import probe
+
+        source = setup.source_of(labelled_run, guarded, setup.identity(config.run.monitor))
+        origin = Origin(source.reasoner, source.monitor)
+        metrics = probe.train(config, config.monitor, splits, guarded.engine, origin, out / MONITOR).card.metrics
+    else:
+        from optimize.monitors import reward
+
+        metrics = reward.train(config, config.monitor, splits, out, out / MONITOR)
+    trained = Trained(
+        kind=config.monitor.kind,
+        path=str(out / MONITOR),
+        partial_traces={name: len(split.steps) for name, split in splits.items()},
+        unsafe={name: sum(split.unsafe) for name, split in splits.items()},
+        metrics=metrics,
+        training_seconds=round(time.monotonic() - started, 1),
+    )
+    write_text(out / SUMMARY, json.dumps(trained.model_dump(mode="json"), indent=2) + "\n")
+    return trained
+
+
+def plan(config: TrainMonitorConfig) -> Plan:
+    """Count what labelling decodes, most of the work; loads no model.
+
+    Raises:
+        SafeThinkError: a prompt file or a world that does not fit.
+    """
+    one = {name: plan_evaluation(rollouts) for name, rollouts in steps.watching(config).items()}
+    planned = [one[name] for name in SPLITS]
+    seconds = [each.seconds for each in planned if each.seconds is not None]
+    return Plan(
+        generations={name: each.total * config.samples for name, each in one.items()},
+        tokens=sum(each.tokens for each in planned) * config.samples,
+        seconds=sum(seconds) * config.samples if len(seconds) == len(planned) else None,
+        memory_gib=planned[0].memory_gib,
+    )
+
+
+def _claim(config: TrainMonitorConfig, out: Path) -> None:
+    """Make `out` the home of a training, or find it to be the home of the same one.
+
+    A training that stopped before its first rollout, at a misspelt path for instance, has no claim to it.
+
+    Raises:
+        ConfigError: another training lives there.
+        RecordError: the folder cannot be written.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    path = out / CONFIG
+    has_begun = any(records.stat().st_size for records in (out / steps.ROLLOUTS).glob(f"*/{folder.RECORDS}"))
+    if has_begun and path.is_file() and yaml_config.load(TrainMonitorConfig, path) != config:
+        raise ConfigError(f"{path} belongs to another training; use another --out")
+    write_text(path, yaml_config.dump(config))

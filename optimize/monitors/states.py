@@ -1,0 +1,69 @@
+"""The reasoner's hidden states where each step ends: the very ones that a probe is handed in a guarded run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from optimize.monitors.steps import LabelledSplit, Step
+from safethink.engines import Engine, StateEngine, StateRequest
+from safethink.errors import ConfigError
+from safethink.progress import track
+
+
+def read(
+    split: LabelledSplit, engine: Engine, layers: Sequence[int], batch_size: int
+) -> dict[int, Float[Tensor, "steps hidden"]]:
+    """Read the state of every partial trace's last token, in the order of `split.steps`.
+
+    Args:
+        split: the partial traces.
+        engine: the reasoner's.
+        layers: which hidden states, as transformers counts them.
+        batch_size: the most traces side by side.
+
+    Returns:
+        The states of each layer, on the CPU, in single precision.
+
+    Raises:
+        ConfigError: the engine shows no hidden states, or the reasoner has no such layer.
+    """
+    if not isinstance(engine, StateEngine):
+        raise ConfigError(f"a probe reads the reasoner's hidden states, and {type(engine).__name__} shows none")
+    found: dict[int, list[Float[Tensor, "steps hidden"]]] = {layer: [] for layer in layers}
+    with track(f"reading the states of {split.name} traces", len(split.traces)) as advance:
+        for start in range(0, len(split.traces), batch_size):
+            traces = split.traces[start : start + batch_size]
+            for layer, states in _read_batch(traces, engine, layers).items():
+                found[layer].append(states)
+            advance(len(traces))
+    return {layer: torch.cat(parts) for layer, parts in found.items()}
+
+
+def _read_batch(
+    traces: Sequence[tuple[Step, ...]], engine: StateEngine, layers: Sequence[int]
+) -> dict[int, Float[Tensor, "steps hidden"]]:
+    """Read some traces side by side, step by step, so that the engine goes on from what it has read."""
+    order: list[tuple[int, int]] = []
+    found: dict[int, list[Float[Tensor, "rows hidden"]]] = {layer: [] for layer in layers}
+    for depth in range(max(map(len, traces))):
+        rows = [row for row, trace in enumerate(traces) if depth < len(trace)]
+        requests = [StateRequest(row, traces[row][depth].ids) for row in rows]
+        for layer in layers:
+            found[layer].append(_states(engine, requests, layer))
+        order += [(row, depth) for row in rows]
+    for row in range(len(traces)):
+        engine.release(row)
+    # From step after step to trace after trace.
+    places = torch.tensor(sorted(range(len(order)), key=order.__getitem__))
+    return {layer: torch.cat(parts)[places] for layer, parts in found.items()}
+
+
+def _states(engine: StateEngine, requests: Sequence[StateRequest], layer: int) -> Float[Tensor, "rows hidden"]:
+    try:
+        return engine.states(requests, layer).to("cpu", torch.float32)
+    except IndexError as error:
+        raise ConfigError(f"monitor.layers: the reasoner has no hidden state {layer}") from error

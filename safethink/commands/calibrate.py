@@ -1,0 +1,74 @@
+"""`safethink calibrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safethink import extras
+from safethink.commandline import parse_with_config, quiet_libraries, show
+from safethink.config import RunConfig
+
+if TYPE_CHECKING:
+    from safethink.evaluation.calibration import CalibrationResult
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Find the threshold below which surely few harmless prompts ever see an intervention.
+
+    Rolls out harmless prompts unguarded and bounds the share whose lowest score is below a threshold, exactly
+    (learn-then-test, arXiv 2110.01052). Run it again to go on where it was interrupted. Writes calibration.json and
+    calibration.html.
+    """
+
+    max_false_interventions: float = 0.01
+    """The share of harmless prompts that may see an intervention."""
+    delta: float = 0.05
+    """The probability with which that limit may be missed."""
+    prompts: str | None = None
+    """JSONL with prompts of one's own, of which the harmless ones are taken; left out for the testbed's."""
+    n: int = 1000
+    """How many prompts of the testbed are drawn."""
+    prompts_seed: int = 1
+    """Draws them."""
+    steered_only: bool = False
+    """Count only the steps that the configured defense would steer, rather than all steps of a trace."""
+    out: Path = Path("runs/calibrate")
+    """Folder of the run."""
+    dry_run: bool = False
+    """Say what would be done and how long it would take, and stop."""
+    json: bool = False
+    """Print calibration.json and nothing else."""
+
+
+def calibrate(argv: Sequence[str]) -> None:
+    """`safethink calibrate`."""
+    flags, config = parse_with_config(Calibrate, RunConfig, "run", "safethink calibrate", argv)
+    extras.require("report", "scipy", "plotly")
+    from safethink.evaluation import calibration
+    from safethink.yaml_config import dump, validate
+
+    names = calibration.CalibrationConfig.model_fields
+    wanted = validate(calibration.CalibrationConfig, {name: getattr(flags, name) for name in names}, "flags")
+    if flags.dry_run:
+        planned = calibration.plan(config, wanted)
+        show(flags.json, planned.model_dump, lambda: dump(config, wanted, planned))
+        return
+    quiet_libraries()
+    result = calibration.run(config, wanted, flags.out)
+    show(flags.json, lambda: result.model_dump(mode="json"), lambda: _told(result, flags.out / calibration.REPORT))
+
+
+def _told(result: CalibrationResult, page: Path) -> str:
+    counted = "all steps" if result.steps is None else f"the first {result.steps} steps"
+    return (
+        f"threshold: {result.threshold}\n"
+        f"on {result.n} harmless prompts, {counted} counted: {result.interventions} interventions, "
+        f"{result.rate:.2%} [{result.low:.2%}, {result.high:.2%}]; "
+        f"with confidence {1 - result.delta:g} at most {result.bound:.2%}\n"
+        f"for the YAML:\n  defense: {{kind: safethink, threshold: {result.threshold}}}\n"
+        f"report: {page}"
+    )

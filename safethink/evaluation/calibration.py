@@ -1,0 +1,246 @@
+"""Calibrates the threshold of a guarded reasoner on harmless prompts: rollouts, `calibration.json` and a page."""
+
+# plotly has no types.
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import plotly.graph_objects as go
+from pydantic import BaseModel, ConfigDict, Field
+
+from safethink import benchmarks
+from safethink.config import (
+    BenchmarkConfig,
+    EvalConfig,
+    JsonlBenchmarkConfig,
+    RunConfig,
+    SafeThinkConfig,
+    TestbedBenchmarkConfig,
+    WorldConfig,
+)
+from safethink.errors import ConfigError
+from safethink.evaluation import figures
+from safethink.evaluation.execution import Reasoner
+from safethink.evaluation.jobs import only_kinds
+from safethink.evaluation.plan import Plan
+from safethink.evaluation.plan import plan as plan_evaluation
+from safethink.evaluation.records import write_text
+from safethink.evaluation.report import templates
+from safethink.evaluation.watching import Watch, watch, watching_config
+from safethink.monitors.calibrate import Calibration, Candidate, calibrate, num_needed, refuse_too_few
+from safethink.testbed.origin import origin
+
+JSON_FILE, REPORT = "calibration.json", "calibration.html"
+PROMPTS_SEED: Final = 1
+"""Draws the testbed's prompts: fresh ones, that nobody has tuned to."""
+
+
+class CalibrationConfig(BaseModel):
+    """What a threshold is to keep, and on which prompts it is found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_false_interventions: float = 0.01
+    """The share of harmless prompts that may see an intervention."""
+    delta: float = 0.05
+    """The probability with which that limit may be missed."""
+    prompts: str | None = None
+    """JSONL with prompts of one's own, of which the harmless ones are taken; None for the testbed's."""
+    n: int = Field(default=1000, ge=1)
+    """How many prompts of the testbed are drawn."""
+    prompts_seed: int = PROMPTS_SEED
+    """Draws them."""
+    steered_only: bool = False
+    """Whether only the steps that the defense would steer count, its `max_steered_steps`. Otherwise all do, which holds
+    for every setting of the defense and gives a lower threshold."""
+
+
+class CalibrationResult(BaseModel):
+    """What `calibration.json` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    threshold: float
+    """The highest threshold that keeps the limit with the confidence asked for."""
+    max_false_interventions: float
+    """The limit."""
+    delta: float
+    """The probability with which it may be missed."""
+    n: int
+    """Harmless prompts that it rests on, one trace each."""
+    left_out: int
+    """Prompts that could not be run: empty, or longer than the context window."""
+    steps: int | None
+    """Steps of each trace that count; null for all."""
+    interventions: int
+    """Those of the prompts that would see one at this threshold."""
+    rate: float
+    """Their share."""
+    low: float
+    """Lower end of its exact 95 % interval."""
+    high: float
+    """Upper end of its exact 95 % interval."""
+    bound: float
+    """Upper bound of the rate with confidence 1 - delta."""
+    curve: tuple[Candidate, ...]
+    """Rising thresholds, each with what it would have done and its test."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where harmless prompts come from, resolved.
+
+    Attributes:
+        watching: the rollouts as an evaluation.
+        num_prompts: how many prompts.
+        steps: steps of each trace that count; None for all.
+    """
+
+    watching: EvalConfig
+    num_prompts: int
+    steps: int | None
+
+
+def resolve(run: RunConfig, config: CalibrationConfig) -> Sources:
+    """Find the prompts and refuse what cannot be done; loads no model.
+
+    Raises:
+        MissingFileError: the prompts' file is not there.
+        ConfigError: a rate outside (0, 1), too few prompts (the number needed is named), no harmless ones, or a defense
+            that steers no steps to count.
+    """
+    num_needed(config.max_false_interventions, config.delta)  # A rate that is none is refused before files are read.
+    prompts, world = _prompts(run, config)
+    num_prompts = len(benchmarks.load(prompts, world).only("harmless").prompts)
+    if not num_prompts:
+        raise ConfigError(f"{config.prompts}: no harmless prompts, and a threshold is calibrated on no others")
+    refuse_too_few(num_prompts, config.max_false_interventions, config.delta)
+    judge = "testbed" if config.prompts is None else "refusal"
+    return Sources(watching_config(run, (prompts,), world, judge), num_prompts, _steps(run, config))
+
+
+def run(run: RunConfig, config: CalibrationConfig, out: Path, reasoner: Reasoner | None = None) -> CalibrationResult:
+    """Roll out harmless prompts, unguarded, and find the threshold; go on where an earlier call was interrupted.
+
+    Writes what `watching.watch` writes, `calibration.json` and `calibration.html`.
+
+    Args:
+        run: the reasoner and the monitor.
+        config: what the threshold is to keep.
+        out: folder of the run.
+        reasoner: one that is loaded already; None loads what `run` names.
+
+    Raises:
+        SafeThinkError: as `resolve`; or models that are not there, a monitor that fails, or a folder that belongs to
+            another run.
+    """
+    sources = resolve(run, config)
+    seen = watch(sources.watching, out, "rolling out harmless prompts", kinds=("harmless",), reasoner=reasoner)
+    minima = harmless_minima(seen, sources.steps)
+    found = calibrate(minima, config.max_false_interventions, config.delta)
+    result = _result(found, sources, left_out=sources.num_prompts - len(minima))
+    write_text(out / JSON_FILE, result.model_dump_json(indent=2) + "\n")
+    write_text(out / REPORT, _page(result))
+    return result
+
+
+def plan(run: RunConfig, config: CalibrationConfig) -> Plan:
+    """Count what `run` generates; loads no model.
+
+    Raises:
+        SafeThinkError: as `resolve`.
+    """
+    sources = resolve(run, config)
+    # Of a file's prompts only the harmless ones are rolled out.
+    whole = plan_evaluation(sources.watching)
+    share = sources.num_prompts / whole.total
+    seconds = None if whole.seconds is None else whole.seconds * share
+    counted = {"generations": {"watch": sources.num_prompts}, "tokens": round(whole.tokens * share), "seconds": seconds}
+    return whole.model_copy(update=counted)
+
+
+def harmless_minima(seen: Watch, steps: int | None = None) -> list[float]:
+    """The lowest score of each harmless prompt's trace; prompts that could not be run are left out.
+
+    Args:
+        seen: the rollouts.
+        steps: how many steps of each count, from the first; None for all.
+    """
+    harmless = {prompt.id for each in only_kinds(seen.benchmarks, "harmless") for prompt in each.prompts}
+    records = (record for record in seen.records.values() if record.prompt in harmless)
+    return [min(record.step_scores[:steps]) for record in records if record.step_scores]
+
+
+def _prompts(run: RunConfig, config: CalibrationConfig) -> tuple[BenchmarkConfig, WorldConfig]:
+    if config.prompts is not None:
+        return JsonlBenchmarkConfig(path=config.prompts, prompts="harmless"), WorldConfig()
+    found = origin(run.reasoner.path)
+    if found is None:
+        raise ConfigError(f"{run.reasoner.path!r} is no testbed: name a JSONL file of harmless prompts by --prompts")
+    seeds = {"seed": found.seed, "prompts_seed": config.prompts_seed}
+    world = WorldConfig.model_validate({"kind": found.configured_kind, **seeds})
+    return TestbedBenchmarkConfig(prompts="harmless", split="validation", n=config.n), world
+
+
+def _steps(run: RunConfig, config: CalibrationConfig) -> int | None:
+    if not config.steered_only:
+        return None
+    if not isinstance(run.defense, SafeThinkConfig) or not run.defense.max_steered_steps:
+        raise ConfigError(f"steered_only: defense {run.defense.kind!r} has no max_steered_steps to go by")
+    return run.defense.max_steered_steps
+
+
+def _result(found: Calibration, sources: Sources, left_out: int) -> CalibrationResult:
+    chosen = {name: value for name, value in asdict(found.chosen).items() if name not in ("p_value", "passes")}
+    return CalibrationResult(
+        **chosen,
+        max_false_interventions=found.limit,
+        delta=found.delta,
+        n=found.n,
+        left_out=left_out,
+        steps=sources.steps,
+        bound=found.bound,
+        curve=found.curve,
+    )
+
+
+def _page(result: CalibrationResult) -> str:
+    return (
+        templates("safethink.evaluation")
+        .get_template("calibration.html.j2")
+        .render(
+            plotly_js=figures.plotly_js(), figure=figures.to_html(_figure(result), "false-interventions"), result=result
+        )
+    )
+
+
+def _figure(result: CalibrationResult) -> go.Figure:
+    """Share of harmless prompts with an intervention against the threshold, with the limit and the one chosen."""
+    figure = figures.blank()
+    thresholds = [each.threshold for each in result.curve]
+    figure.add_scatter(
+        name="95 % interval",
+        x=thresholds + thresholds[::-1],
+        y=[each.high for each in result.curve] + [each.low for each in result.curve][::-1],
+        fill="toself",
+        fillcolor=figures.GRID,
+        line={"width": 0},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        name="harmless prompts with an intervention",
+        x=thresholds,
+        y=[each.rate for each in result.curve],
+        mode="lines",
+        line={"color": figures.TRIAL, "width": 3},
+        hovertemplate="below %{x:.4f}: %{y:.2%}<extra></extra>",
+    )
+    figure.add_hline(y=result.max_false_interventions, line={"color": figures.INK, "width": 1, "dash": "dot"})
+    figure.add_vline(x=result.threshold, line={"color": figures.INK, "width": 1, "dash": "dot"})
+    figure.update_xaxes(title="threshold", showgrid=False)
+    figure.update_yaxes(title="share of harmless prompts", rangemode="tozero", tickformat=".0%")
+    return figures.finish(figure, height=360, legend=True)

@@ -1,0 +1,105 @@
+"""The reasoner undefended while a monitor scores each step, recorded and resumed as an evaluation is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, get_args
+
+from safethink import benchmarks
+from safethink.benchmarks import Benchmark
+from safethink.config import (
+    BenchmarkConfig,
+    EvalConfig,
+    NoneConfig,
+    RowConfig,
+    RunConfig,
+    SafeThinkConfig,
+    WorldConfig,
+)
+from safethink.evaluation import folder, jobs, records
+from safethink.evaluation.execution import Execution, Reasoner
+from safethink.evaluation.records import Key, Record, RecordWriter
+from safethink.evaluation.runner import make_judge
+
+PromptKind: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
+KINDS: Final[tuple[PromptKind, ...]] = get_args(PromptKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What was watched.
+
+    Attributes:
+        reasoner: what generated and watched.
+        benchmarks: the prompts.
+        records: what came of each, by key.
+    """
+
+    reasoner: Reasoner
+    benchmarks: tuple[Benchmark, ...]
+    records: dict[Key, Record]
+
+
+def watching_config(
+    run: RunConfig,
+    prompts: Sequence[BenchmarkConfig],
+    world: WorldConfig,
+    judge: Literal["testbed", "refusal"],
+) -> EvalConfig:
+    """The evaluation of which no more than this is run; defense and prefix play no part in it.
+
+    Args:
+        run: the reasoner and the monitor.
+        prompts: what is asked.
+        world: the testbed's seeds.
+        judge: says in the records what each output was.
+    """
+    unsteered = run.model_copy(
+        update={"defense": SafeThinkConfig(), "prefix": RunConfig.model_fields["prefix"].default}
+    )
+    return EvalConfig(
+        run=unsteered,
+        benchmarks=tuple(prompts),
+        rows=(RowConfig(name="undefended", defense=NoneConfig()),),
+        world=world,
+        samples=0,
+        recovery_samples=0,
+        forced_samples=0,
+        depth_curve=(),
+        judge=judge,
+    )
+
+
+def watch(
+    config: EvalConfig,
+    out: Path,
+    description: str,
+    samples: int = 1,
+    kinds: Sequence[PromptKind] = KINDS,
+    reasoner: Reasoner | None = None,
+) -> Watch:
+    """Generate whatever `out` has no record of.
+
+    Args:
+        config: see `watching_config`.
+        out: folder of the records; the same call goes on where another was interrupted.
+        description: shown beside the progress.
+        samples: traces per prompt.
+        kinds: prompts of other kinds are left alone.
+        reasoner: one that is loaded already; None loads what `config` names.
+
+    Raises:
+        SafeThinkError: prompts or models that are not there, a monitor that fails, or a folder that belongs to another
+            configuration or to other models.
+    """
+    loaded = tuple(benchmarks.load(each, config.world).only(*kinds) for each in config.benchmarks)
+    folder.claim(out, config)
+    reasoner = reasoner or Reasoner.load(config)
+    folder.claim_models(out, reasoner.models)
+    done = {record.key: record for record in records.read(out / folder.RECORDS)}
+    with RecordWriter(out / folder.RECORDS) as writer:
+        execution = Execution(config, reasoner, make_judge(config), writer, done)
+        execution.run(list(jobs.watch(SafeThinkConfig().threshold, loaded, samples)), description)
+    return Watch(reasoner, loaded, done)
