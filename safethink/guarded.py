@@ -302,6 +302,7 @@ class SafeThink:
 
     def _result(self, finished: Finished) -> Result:
         row, verdict, usage = finished
+        trace = self.thought.full_trace_text(verdict.trace)
         return Result(
             prompt=row.prompt,
             sample=row.sample,
@@ -309,8 +310,8 @@ class SafeThink:
             prompt_ids=row.prompt_ids,
             verdict=verdict,
             usage=usage,
-            trace=self.thought.full_trace_text(verdict.trace),
-            own_trace=self.thought.trace_text(verdict.trace),
+            trace=trace,
+            own_trace=self.thought.trace_text(verdict.trace) if any(verdict.trace.forced) else trace,
             answer=self.thought.answer_text(verdict.answer),
             prefixes=self.prefix.texts,
             guarded=self,

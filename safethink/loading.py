@@ -107,7 +107,7 @@ def thought_settings(config: RunConfig) -> ThoughtConfig:
     """
     path = config.reasoner.path
     hub = {"revision": config.reasoner.revision, "trust_remote_code": config.reasoner.trust_remote_code}
-    tokenizer, model_type = load_tokenizer(path, **hub), load_model_type(path, **hub)
+    model_type, tokenizer = load_model_type(path, **hub), load_tokenizer(path, **hub)
     return Thought(config.thought, tokenizer, model_type=model_type).settings
 
 

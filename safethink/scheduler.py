@@ -5,26 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from itertools import count, islice, takewhile
-from typing import NamedTuple
+from dataclasses import replace
+from itertools import count, islice
 
 from safethink.config import LimitsConfig
-from safethink.defenses.effects import (
-    Accept,
-    Answer,
-    Defense,
-    Effect,
-    Extend,
-    Extension,
-    Look,
-    Score,
-    Until,
-    Verdict,
-    View,
-    Weigh,
-)
+from safethink.defenses.effects import Effect, Extend, Extension, Look, Score, Until, Weigh
 from safethink.engines import (
+    ContinuousEngine,
     Engine,
     ExtendRequest,
     LookRequest,
@@ -33,74 +20,14 @@ from safethink.engines import (
     TokenLevelEngine,
     WeighRequest,
 )
-from safethink.monitors import Monitor, ScoreRequest, checked, layer_read_by, tokens_read
-from safethink.prompts import Prompt
+from safethink.engines.waves import continuous
+from safethink.flight import Accepted, Finished, Flight, Row, Usage
+from safethink.monitors import CountingMonitor, Monitor, ScoreRequest, checked, layer_read_by, reads_text
 from safethink.seeds import stable_seed
 from safethink.states import HiddenState
 from safethink.thought import Thought
-from safethink.tokens import Tokens
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One prompt and sample, and the defense that runs on it.
-
-    Attributes:
-        prompt: what is asked.
-        prompt_ids: the opened prompt, see `Thought.open_prompt`.
-        defense: a defense that has not begun, see `defenses.start`.
-        sample: which sample of the prompt.
-        seed: with the prompt's id, the sample and the number of times something was dropped, seeds an extension; so two
-            defenses sample the same tokens up to the first intervention.
-    """
-
-    prompt: Prompt
-    prompt_ids: tuple[int, ...]
-    defense: Defense
-    sample: int = 0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What one row took.
-
-    Attributes:
-        sampled: tokens the reasoner produced, dropped ones included; also one for each look at its likeliest tokens.
-        dropped: those of them that are neither in the trace nor in the answer.
-        forced: tokens injected, each time they were.
-        monitor_calls: how often the monitor was asked.
-        monitor_tokens: what the monitor had to read for it, in tokens of its own; None where it does not say.
-        engine_seconds: time in the engine. A batch's time is shared among its rows in equal parts, so that the rows'
-            add up to what the run took.
-        monitor_seconds: time in the monitor, shared in the same way.
-        seconds: from admission to the last token, neighbours' work included.
-    """
-
-    sampled: int = 0
-    dropped: int = 0
-    forced: int = 0
-    monitor_calls: int = 0
-    monitor_tokens: int | None = None
-    engine_seconds: float = 0.0
-    monitor_seconds: float = 0.0
-    seconds: float = 0.0
-
-
-class Finished(NamedTuple):
-    """A row that is done."""
-
-    row: Row
-    verdict: Verdict
-    usage: Usage
-
-
-class Accepted(NamedTuple):
-    """What stands of a row that goes on, and how many tokens it has sampled by then."""
-
-    row: Row
-    standing: Accept
-    sampled: int
+__all__ = ["Accepted", "Finished", "Row", "Usage", "follow", "run"]
 
 
 def run(
@@ -142,139 +69,58 @@ def follow(
     Raises:
         MonitorError: if the monitor fails on a row; no row is ever answered without its guard.
     """
-    waiting, flights, keys = iter(rows), list[_Flight](), count()
+    waiting, keys = iter(rows), count()
+    flights: dict[int, Flight] = {}
+    extending = _Extending(continuous(engine), thought, limits)
     try:
         while True:
-            flights += [_Flight(row, next(keys)) for row in islice(waiting, batch_size - len(flights))]
+            flights |= {(key := next(keys)): Flight(row, key) for row in islice(waiting, batch_size - len(flights))}
             if not flights:
                 return
-            _extend_all([flight for flight in flights if isinstance(flight.effect, Extend)], engine, thought, limits)
-            _look_all([flight for flight in flights if isinstance(flight.effect, Look)], engine, thought, limits)
-            _weigh_all([flight for flight in flights if isinstance(flight.effect, Weigh)], engine)
-            _score_all(flights, engine, monitor, thought)
-            finished = [flight for flight in flights if flight.verdict is not None]
-            flights = [flight for flight in flights if flight.verdict is None]
+            extending.advance(list(flights.values()))
+            _look_all(flights.values(), engine, thought, limits)
+            _weigh_all(flights.values(), engine)
+            _score_all(flights.values(), engine, monitor, thought)
+            finished = [flight for flight in flights.values() if flight.verdict is not None]
+            news = [each for flight in flights.values() for each in flight.take_accepted()]
             for flight in finished:
-                _release(flight, engine, monitor)
-            yield from [each for flight in (*finished, *flights) for each in flight.take_accepted()]
+                _release(flights.pop(flight.key), engine, monitor)
+            yield from news
             yield from [flight.finish() for flight in finished]
     finally:
-        for flight in flights:
+        for flight in flights.values():
             _release(flight, engine, monitor)
 
 
-class _Flight:
-    """A row whose defense is running: the effect it waits for, or its verdict."""
+class _Extending:
+    """The rows that the engine continues; some stop while others go on."""
 
-    def __init__(self, row: Row, key: int) -> None:
-        self.row = row
-        self.key = key
-        self.effect: Effect | None = None
-        self.verdict: Verdict | None = None
-        self.usage = Usage()
-        self.num_dropped = 0
-        self._grown: Tokens | None = None
-        self._looked_at: Tokens | None = None
-        self._own_at_start = 0
-        self._started = time.perf_counter()
-        self._accepted: list[Accepted] = []
-        self.answer(None)
+    def __init__(self, engine: ContinuousEngine, thought: Thought, limits: LimitsConfig) -> None:
+        self._engine = engine
+        self._thought = thought
+        self._limits = limits
+        self._under_way: dict[int, tuple[Flight, ExtendRequest, int]] = {}
 
-    def answer(self, result: Answer) -> None:
-        """Send the defense what it asked for and take its next effect; what it accepts is passed on."""
-        try:
-            # A generator that has not begun takes None, and nothing else.
-            self.effect = self.row.defense.send(result)
-            while isinstance(self.effect, Accept):
-                self._accepted.append(Accepted(self.row, self.effect, self.usage.sampled))
-                self.effect = self.row.defense.send(None)
-        except StopIteration as stop:
-            self.effect, self.verdict = None, stop.value
-        if isinstance(self.effect, Extend | Look | Weigh):
-            self._count_injected(self.effect)
-        if isinstance(self.effect, Extend):
-            self._notice_dropped(self.effect.tokens)
-
-    def take_accepted(self) -> list[Accepted]:
-        """What was accepted since this was last asked."""
-        taken, self._accepted = self._accepted, []
-        return taken
-
-    def extended(self, extension: Extension) -> None:
-        """Answer an `Extend`."""
-        assert isinstance(self.effect, Extend)
-        self._grown = self.effect.tokens + extension.tokens
-        self.usage = replace(self.usage, sampled=self.usage.sampled + len(extension.tokens))
-        self.answer(extension)
-
-    def looked(self, view: View) -> None:
-        """Answer a `Look`."""
-        assert isinstance(self.effect, Look)
-        self.usage = replace(self.usage, sampled=self.usage.sampled + bool(self.effect.top_k and view.room))
-        self.answer(view)
-
-    def _count_injected(self, effect: Extend | Look | Weigh) -> None:
-        """Count what is injected each time it is; a look at it before it is extended is the same injection."""
-        tokens = effect.tokens if isinstance(effect, Extend) else effect.trace
-        if tokens != self._looked_at:
-            self.usage = replace(self.usage, forced=self.usage.forced + _just_injected(tokens))
-        self._looked_at = None if isinstance(effect, Extend) else tokens
-
-    def _notice_dropped(self, tokens: Tokens) -> None:
-        """Count it when the defense goes on from anything but what was sampled last."""
-        if self._grown is None:
-            self._own_at_start = len(tokens.own())
-        elif tokens[: len(self._grown)] != self._grown:
-            self.num_dropped += 1
-
-    def scored(self, value: float, num_read: int | None) -> None:
-        """Answer a `Score`, for which the monitor read so many tokens."""
-        usage = self.usage
-        read = usage.monitor_tokens if num_read is None else (usage.monitor_tokens or 0) + num_read
-        self.usage = replace(usage, monitor_calls=usage.monitor_calls + 1, monitor_tokens=read)
-        self.answer(value)
-
-    def spent(self, engine_seconds: float = 0.0, monitor_seconds: float = 0.0) -> None:
-        """Count this row's part of a batch's time."""
-        self.usage = replace(
-            self.usage,
-            engine_seconds=self.usage.engine_seconds + engine_seconds,
-            monitor_seconds=self.usage.monitor_seconds + monitor_seconds,
-        )
-
-    def finish(self) -> Finished:
-        """What became of the row."""
-        assert self.verdict is not None, "still running"
-        output = self.verdict.trace + self.verdict.answer
-        usage = replace(
-            self.usage,
-            dropped=self.usage.sampled - (len(output.own()) - self._own_at_start),
-            forced=self.usage.forced + _just_injected(output),
-            seconds=time.perf_counter() - self._started,
-        )
-        return Finished(self.row, self.verdict, usage)
+    def advance(self, flights: Sequence[Flight]) -> None:
+        """Begin what is asked for, and answer those that the engine has done."""
+        new = [flight for flight in flights if isinstance(flight.effect, Extend) and flight.key not in self._under_way]
+        for flight in new:
+            room = _room(flight, flight.effect, self._thought, self._limits)
+            self._under_way[flight.key] = flight, _request(flight, room, self._thought, self._limits), room
+        started = time.perf_counter()
+        self._engine.submit([self._under_way[flight.key][1] for flight in new])
+        if not self._under_way:
+            return
+        extensions = self._engine.collect()
+        _share([flight for flight, _, _ in self._under_way.values()], started)
+        for key, extension in extensions.items():
+            flight, request, room = self._under_way.pop(key)
+            # A step that grew too long ends there; the thinking goes on.
+            cut = extension.stop == "length" and request.max_new_tokens < room
+            flight.extended(replace(extension, stop="step") if cut else _read(flight, extension, self._thought))
 
 
-def _just_injected(tokens: Tokens) -> int:
-    """Number of injected tokens at the end."""
-    return sum(1 for _ in takewhile(bool, reversed(tokens.forced)))
-
-
-def _extend_all(flights: Sequence[_Flight], engine: Engine, thought: Thought, limits: LimitsConfig) -> None:
-    if not flights:
-        return
-    rooms = [_room(flight, flight.effect, thought, limits) for flight in flights if isinstance(flight.effect, Extend)]
-    requests = [_request(flight, room, thought, limits) for flight, room in zip(flights, rooms, strict=True)]
-    started = time.perf_counter()
-    extensions = engine.extend(requests)
-    _share(flights, started)
-    for flight, room, request, extension in zip(flights, rooms, requests, extensions, strict=True):
-        # A step that grew too long ends there; the thinking goes on.
-        cut = extension.stop == "length" and request.max_new_tokens < room
-        flight.extended(replace(extension, stop="step") if cut else _read(flight, extension, thought))
-
-
-def _read(flight: _Flight, extension: Extension, thought: Thought) -> Extension:
+def _read(flight: Flight, extension: Extension, thought: Thought) -> Extension:
     """Say of closed thinking whether there is anything in it; a defense cannot read."""
     if extension.stop != "thought" or not isinstance(flight.effect, Extend):
         return extension
@@ -282,15 +128,16 @@ def _read(flight: _Flight, extension: Extension, thought: Thought) -> Extension:
     return replace(extension, unthought=not words.strip())
 
 
-def _share(flights: Sequence[_Flight], started: float, with_monitor: bool = False) -> None:
+def _share(flights: Sequence[Flight], started: float, with_monitor: bool = False) -> None:
     """Share the time since `started` among the rows of a batch, as the engine's or the monitor's."""
     part = (time.perf_counter() - started) / len(flights)
     for flight in flights:
         flight.spent(monitor_seconds=part) if with_monitor else flight.spent(engine_seconds=part)
 
 
-def _room(flight: _Flight, effect: Extend | Look, thought: Thought, limits: LimitsConfig) -> int:
+def _room(flight: Flight, effect: Effect | None, thought: Thought, limits: LimitsConfig) -> int:
     """Tokens that fit before the trace or answer limit, or the end of the context window."""
+    assert isinstance(effect, Extend | Look)
     num_trace, num_answer = len(effect.trace), len(effect.answer) if isinstance(effect, Extend) else 0
     answering = isinstance(effect, Extend) and effect.until in (Until.ANSWER, Until.ANSWER_STEP)
     room = limits.max_answer_tokens - num_answer if answering else limits.max_trace_tokens - num_trace
@@ -299,7 +146,7 @@ def _room(flight: _Flight, effect: Extend | Look, thought: Thought, limits: Limi
     return max(0, room)
 
 
-def _request(flight: _Flight, room: int, thought: Thought, limits: LimitsConfig) -> ExtendRequest:
+def _request(flight: Flight, room: int, thought: Thought, limits: LimitsConfig) -> ExtendRequest:
     assert isinstance(flight.effect, Extend)
     ids = flight.row.prompt_ids + flight.effect.tokens.ids
     by_step = flight.effect.until in (Until.STEP, Until.ANSWER_STEP)
@@ -313,7 +160,7 @@ def _request(flight: _Flight, room: int, thought: Thought, limits: LimitsConfig)
     )
 
 
-def _look_all(flights: Sequence[_Flight], engine: Engine, thought: Thought, limits: LimitsConfig) -> None:
+def _look_all(flights: Iterable[Flight], engine: Engine, thought: Thought, limits: LimitsConfig) -> None:
     asked = [(flight, flight.effect) for flight in flights if isinstance(flight.effect, Look)]
     if not asked:
         return
@@ -329,7 +176,7 @@ def _look_all(flights: Sequence[_Flight], engine: Engine, thought: Thought, limi
         flight.looked(replace(view, room=_room(flight, look, thought, limits)))
 
 
-def _weigh_all(flights: Sequence[_Flight], engine: Engine) -> None:
+def _weigh_all(flights: Iterable[Flight], engine: Engine) -> None:
     asked = [(flight, flight.effect) for flight in flights if isinstance(flight.effect, Weigh)]
     if not asked:
         return
@@ -344,26 +191,30 @@ def _weigh_all(flights: Sequence[_Flight], engine: Engine) -> None:
         flight.answer(log_probabilities)
 
 
-def _score_all(flights: Sequence[_Flight], engine: Engine, monitor: Monitor | None, thought: Thought) -> None:
+def _score_all(flights: Iterable[Flight], engine: Engine, monitor: Monitor | None, thought: Thought) -> None:
     asked = [(flight, flight.effect) for flight in flights if isinstance(flight.effect, Score)]
     if not asked:
         return
     assert monitor is not None, "a defense asks for scores but there is no monitor"
     states = _states(asked, engine, layer_read_by(monitor))
+    with_text = reads_text(monitor)
     requests = [
-        ScoreRequest(
-            flight.key, flight.row.prompt, thought.monitored(effect.trace, effect.answer, effect.sees_injected), state
-        )
+        ScoreRequest(flight.key, flight.row.prompt, _text(effect, thought) if with_text else "", state)
         for (flight, effect), state in zip(asked, states, strict=True)
     ]
     started = time.perf_counter()
     scores = checked.score(monitor, requests)
     _share([flight for flight, _ in asked], started, with_monitor=True)
+    counts = isinstance(monitor, CountingMonitor)
     for (flight, _), value in zip(asked, scores, strict=True):
-        flight.scored(value, tokens_read(monitor, flight.key))
+        flight.scored(value, monitor.tokens_read(flight.key) if counts else None)
 
 
-def _states(asked: Sequence[tuple[_Flight, Score]], engine: Engine, layer: int | None) -> Iterable[HiddenState | None]:
+def _text(effect: Score, thought: Thought) -> str:
+    return thought.monitored(effect.trace, effect.answer, effect.sees_injected)
+
+
+def _states(asked: Sequence[tuple[Flight, Score]], engine: Engine, layer: int | None) -> Iterable[HiddenState | None]:
     """What the reasoner's own `layer` holds where each trace ends; None for each where no layer is read."""
     if layer is None:
         return [None] * len(asked)
@@ -376,7 +227,7 @@ def _states(asked: Sequence[tuple[_Flight, Score]], engine: Engine, layer: int |
     return states
 
 
-def _release(flight: _Flight, engine: Engine, monitor: Monitor | None) -> None:
+def _release(flight: Flight, engine: Engine, monitor: Monitor | None) -> None:
     engine.release(flight.key)
     if monitor is not None:
         monitor.release(flight.key)

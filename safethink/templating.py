@@ -13,19 +13,24 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 from jinja2.exceptions import TemplateError
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
 from safethink.tokens import EXTENSION_TOKEN
 
+SHORT_CHARACTERS = 2000
+"""Texts up to this length are kept with their tokens."""
+NUM_SHORT = 512
+"""How many of them."""
 _EDGE = "\u2003"
 """Blank put around a placeholder: where the template trims a message, it goes."""
 _PLACEHOLDER = re.compile(f"({_EDGE}?)SafeThinkMessage([0-9]+)Placeholder({_EDGE}?)")
@@ -65,10 +70,20 @@ class ChatEncoder:
         self._control_ids = {token["content"].strip(): token["id"] for token in control}
         self._control_pattern = _any_of(control)
         self._plain = _without(control, state)
+        self._rendered: dict[tuple[object, ...], str] = {}
+        # A question is asked again with a longer trace, and the rest of it stays as it is.
+        self._encode_short = lru_cache(NUM_SHORT)(self._encode)
+
+    def encode(self, text: str) -> Encoding:
+        """Encode `text` as text, with the places of its tokens."""
+        return self._encode_short(text) if len(text) <= SHORT_CHARACTERS else self._encode(text)
+
+    def _encode(self, text: str) -> Encoding:
+        return self._plain.encode(text, add_special_tokens=False)
 
     def text(self, text: str) -> tuple[int, ...]:
         """Encode `text` as text: control strings in it are spelled out, never control tokens."""
-        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+        return tuple(self.encode(text).ids)
 
     def behind(self, before: str, text: str) -> tuple[int, ...]:
         """Encode `text` as it is encoded right behind `before`; on its own where the two would merge.
@@ -143,7 +158,7 @@ class ChatEncoder:
         return self._filled(rendered, [message.content for message in messages], names)
 
     def _filled(self, template: str, contents: Sequence[str], names: Sequence[str]) -> EncodedChat:
-        builder = _Builder(self._plain, len(contents))
+        builder = _Builder(self.encode, len(contents))
         end = 0
         for found in _PLACEHOLDER.finditer(template):
             self._add_template(builder, template[end : found.start()])
@@ -159,16 +174,20 @@ class ChatEncoder:
         return EncodedChat(tuple(builder.ids), tuple(span for span in builder.spans if span is not None))
 
     def _render(self, messages: Sequence[Message], template_args: dict[str, Any], as_parts: bool) -> str:
-        holes = [hole(index) for index in range(len(messages))]
+        """The template around holes: it sees roles alone, so equal roles give equal text."""
+        roles = tuple(message.role for message in messages)
+        key = (roles, as_parts, tuple(sorted(template_args.items())))
+        if key in self._rendered:
+            return self._rendered[key]
         turns = [
-            {"role": message.role, "content": [{"type": "text", "text": text}] if as_parts else text}
-            for message, text in zip(messages, holes, strict=True)
+            {"role": role, "content": [{"type": "text", "text": hole(index)}] if as_parts else hole(index)}
+            for index, role in enumerate(roles)
         ]
         try:
-            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **template_args))
+            rendered = str(self._tokenizer.apply_chat_template(turns, tokenize=False, **template_args))
         except (TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(message.role for message in messages)
-            raise PromptError(f"the chat template refuses the turns [{roles}]: {error}") from error
+            raise PromptError(f"the chat template refuses the turns [{', '.join(roles)}]: {error}") from error
+        return self._rendered.setdefault(key, rendered)
 
     def _add_template(self, builder: _Builder, piece: str) -> None:
         for part in self.parts(piece):
@@ -186,10 +205,10 @@ def hole(index: int) -> str:
 class _Builder:
     """Gathers text between control tokens and encodes each stretch as a whole, as the tokenizer itself would."""
 
-    def __init__(self, plain: Tokenizer, num_messages: int) -> None:
+    def __init__(self, encode: Callable[[str], Encoding], num_messages: int) -> None:
         self.ids: list[int] = []
         self.spans: list[range | None] = [None] * num_messages
-        self._plain = plain
+        self._encode = encode
         self._stretch = ""
         self._contents: list[tuple[int, int, int]] = []
 
@@ -205,7 +224,7 @@ class _Builder:
         self.ids.append(token_id)
 
     def flush(self) -> None:
-        encoding = self._plain.encode(self._stretch, add_special_tokens=False)
+        encoding = self._encode(self._stretch)
         offsets = encoding.offsets if self._contents else []
         for index, start, stop in self._contents:
             before = bisect_right(offsets, start, key=lambda token: token[1])

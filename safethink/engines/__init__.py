@@ -64,6 +64,19 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class ContinuousEngine(Protocol):
+    """Continues token ids; rows may come in while others are under way."""
+
+    def submit(self, requests: Sequence[ExtendRequest]) -> None:
+        """Begin to continue rows, each to its own stop."""
+        ...
+
+    def collect(self) -> dict[int, Extension]:
+        """Work until some of the rows under way have stopped; return what was produced, by row."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LookRequest:
     """One row that is looked at; see `Look`.

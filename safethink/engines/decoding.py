@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ from safethink.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
-DONE_SHARE = 0.2
+DONE_SHARE = 0.5
 """Rows that have stopped are handed back as soon as they make up this share of those under way."""
 
 
@@ -33,7 +34,6 @@ class _Decoding:
     ids: list[int] = field(init=False)
     text: list[int] = field(init=False)
     before: list[int] = field(init=False)
-    randoms: list[float] = field(init=False)
     stop: StopReason | None = None
 
     def __post_init__(self) -> None:
@@ -41,7 +41,6 @@ class _Decoding:
         self.ids = list(request.ids)
         self.text = self.ids[request.step_start :]
         self.before = self.ids[max(0, request.step_start - LOOK_BACK) : request.step_start]
-        self.randoms = uniforms(request.seed, len(request.ids), request.max_new_tokens).tolist()
         self.stop = "length" if request.max_new_tokens < 1 else None
 
     @property
@@ -58,6 +57,11 @@ class _Decoding:
     def may_resume(self) -> bool:
         """Whether anything can follow."""
         return self.stop != "end" and not (self.stop == "length" and self.request.until is Until.ANSWER)
+
+    @cached_property
+    def randoms(self) -> list[float]:
+        """The random number of each position that may be decoded."""
+        return uniforms(self.request.seed, len(self.request.ids), self.request.max_new_tokens).tolist()
 
     def next_random(self) -> float:
         """The random number of the next token's position."""
@@ -171,7 +175,9 @@ class Decoder:
         if not rows:
             return
         logits = self.possible(self._reader.logits(list(self._active)))
-        randoms = torch.tensor([row.next_random() for row in rows], dtype=torch.float64, device=logits.device)
+        greedy = self._sampling.temperature == 0
+        drawn = [0.0] * len(rows) if greedy else [row.next_random() for row in rows]
+        randoms = torch.tensor(drawn, dtype=torch.float64, device=logits.device)
         for row, token_id in zip(rows, choose(logits, randoms, self._sampling).tolist(), strict=True):
             row.append(token_id, self._stopper)
 

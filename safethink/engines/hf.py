@@ -123,9 +123,7 @@ class HfEngine:
         From the first call on they are kept as tokens are read, and cost no forward of their own.
         """
         started = time.perf_counter()
-        if self._reader.layer != layer:
-            self._reader.layer = layer
-            self._reader.clear()
+        self._reader.watch(layer)
         self._reader.open({request.row: request.ids for request in requests})
         states = self._reader.states([request.row for request in requests])
         self._count(started)

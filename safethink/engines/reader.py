@@ -52,6 +52,12 @@ class Reader:
         known = row in self._next and (self.layer is None or row in self._states)
         return known and self.store.length(row) == len(ids) == self.store.common(row, ids)
 
+    def watch(self, layer: int) -> None:
+        """Keep the hidden states at `layer` of every row's last token from now on."""
+        if self.layer != layer:
+            self.layer = layer
+            self._states.clear()
+
     def holds(self, row: int, ids: Sequence[int]) -> bool:
         """Whether `row` has been read to the end of `ids`, if it was ever opened with them."""
         return self.store.length(row) == len(ids)

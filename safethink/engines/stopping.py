@@ -35,7 +35,9 @@ class Stopper:
         self._eos_ids = frozenset(eos_ids)
         spelled = [tag.text for tag in (self._closer, self._opener) if tag.is_spelled]
         self._last_characters = {tag[-1] for tag in (*self._delimiters, *spelled) if tag}
-        self._may_complete: dict[int, bool] = {}
+        control = {tag.parts[-1] for tag in (self._closer, self._opener) if tag.is_control}
+        self._ending_ids = self._eos_ids | control
+        self._may_end: dict[int, bool] = {}
 
     def reason(self, ids: Sequence[int], until: Until, before: Sequence[int] = ()) -> StopReason | None:
         """Say why the last of `ids` ends the extension, or None.
@@ -46,6 +48,9 @@ class Stopper:
             before: tokens in front of them, where a closing tag of several tokens may have begun.
         """
         last = ids[-1]
+        # Decoding is the slow part, and few tokens can end anything.
+        if not self._may_end_something(last):
+            return None
         if last in self._eos_ids:
             return "end"
         answering = until in (Until.ANSWER, Until.ANSWER_STEP)
@@ -53,9 +58,6 @@ class Stopper:
         if tag.is_control and last == tag.parts[-1] and _ends(tag, ids, before):
             return found
         by_step = until in (Until.STEP, Until.ANSWER_STEP) and not self._counts_tokens
-        # Decoding is the slow part, and few tokens can end anything.
-        if not (by_step or tag.is_spelled) or not self._ends_a_tag(last):
-            return None
         if tag.is_spelled and _ends(tag, ids, before):
             return found
         return "step" if by_step and self._ends_a_step(ids) else None
@@ -86,14 +88,14 @@ class Stopper:
         by_sentence = self._sentences and _SENTENCE_END.search(text) is not None
         return by_sentence or any(delimiter in text for delimiter in self._delimiters)
 
-    def _ends_a_tag(self, token_id: int) -> bool:
-        known = self._may_complete.get(token_id)
+    def _may_end_something(self, token_id: int) -> bool:
+        known = self._may_end.get(token_id)
         if known is None:
             piece = self._thought.decode([token_id])
             # A piece of a character decodes to U+FFFD, and some decoders swallow blanks at the edges.
             doubtful = self._sentences or "\ufffd" in piece or " " in self._last_characters
-            known = doubtful or any(character in piece for character in self._last_characters)
-            self._may_complete[token_id] = known
+            known = doubtful or token_id in self._ending_ids or any(char in piece for char in self._last_characters)
+            self._may_end[token_id] = known
         return known
 
 

@@ -17,7 +17,8 @@ class ScoreRequest:
     Attributes:
         row: a stable key; the monitor may keep what it has read of this row under it between calls.
         prompt: what the reasoner was asked, attack text included.
-        trace: the partial trace as text, without opening or closing tags and without injected tokens.
+        trace: the partial trace as text, without opening or closing tags and without injected tokens; empty for a
+            monitor that reads none, see `WordlessMonitor`.
         state: the reasoner's hidden state at the last token of the trace, for a monitor that asks for it; see
             `StateMonitor`.
     """
@@ -68,6 +69,21 @@ class FittedMonitor(Monitor, Protocol):
             ArtifactError: it is another one.
         """
         ...
+
+
+@runtime_checkable
+class WordlessMonitor(Monitor, Protocol):
+    """A monitor that may do without the text of the trace."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it reads the text after all; where not, requests carry none."""
+        ...
+
+
+def reads_text(monitor: Monitor) -> bool:
+    """Whether `monitor` reads the text of the trace; all do but those that say otherwise."""
+    return not isinstance(monitor, WordlessMonitor) or monitor.reads_text
 
 
 def layer_read_by(monitor: Monitor | None) -> int | None:

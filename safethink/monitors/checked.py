@@ -69,6 +69,8 @@ def _checked(request: ScoreRequest, value: object) -> float:
 
 def _as_float(value: object) -> float:
     """`value` as a number; NaN where it is none, such as an array of several."""
+    if isinstance(value, float):
+        return value
     try:
         return float(value) if isinstance(value, SupportsFloat) else math.nan
     except (ArithmeticError, RuntimeError, TypeError, ValueError):

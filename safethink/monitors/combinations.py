@@ -8,7 +8,16 @@ from statistics import fmean
 
 from safethink.errors import ConfigError
 from safethink.fingerprints import json_hash
-from safethink.monitors import FittedMonitor, Monitor, ScoreRequest, checked, fingerprint_of, layer_read_by, tokens_read
+from safethink.monitors import (
+    FittedMonitor,
+    Monitor,
+    ScoreRequest,
+    checked,
+    fingerprint_of,
+    layer_read_by,
+    reads_text,
+    tokens_read,
+)
 
 
 class Combination:
@@ -35,6 +44,11 @@ class Combination:
             )
         self.members = tuple(members)
         self.layer = layers[0] if layers else None
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether any member reads the text of the trace."""
+        return any(map(reads_text, self.members))
 
     @cached_property
     def fingerprint(self) -> str | None:

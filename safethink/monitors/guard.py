@@ -91,7 +91,7 @@ class GuardMonitor:
         """Score by one policy."""
         readings = [self._reading(request, policy) for request in requests]
         scores = [0.0] * len(readings)
-        for group, lanes in self._reader.read(readings):
+        for group, lanes in self._reader.read(readings, self._verdicts.along):
             p_safe, mass = self._verdicts.weigh(lanes)
             self._check_mass(mass, lanes)
             for index, value in zip(group, (2 * p_safe - 1).tolist(), strict=True):
@@ -117,7 +117,7 @@ class GuardMonitor:
         if self._warned or not mass[worst] < MIN_VERDICT_MASS:
             return
         self._warned = True
-        likeliest = self._tokenizer.decode([int(lanes.logits[worst, -1].argmax())])
+        likeliest = self._tokenizer.decode([int(lanes.logits[worst, -len(self._verdicts.along) - 1].argmax())])
         logger.warning(
             "the guard gives its verdicts only %.2f of the probability; it would rather begin with %r: "
             "check its chat template and verdicts",

@@ -31,6 +31,11 @@ class ProbeMonitor:
         return self._probe.card.layer
 
     @property
+    def reads_text(self) -> bool:
+        """It reads states alone."""
+        return False
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the probe's head."""
         return self._probe.card.weights_sha256

@@ -42,8 +42,8 @@ class Lanes:
     """Conversations that have been read side by side.
 
     Attributes:
-        logits: after the last tokens of each; where more are asked for of one than of another, the others' first ones
-            mean nothing.
+        logits: after the last tokens of each, and after those that were read along; where more are asked for of one
+            than of another, the others' first ones mean nothing.
     """
 
     def __init__(self, reader: Reader, readings: Sequence[Reading], logits: Float[Tensor, "batch asked vocab"]) -> None:
@@ -85,13 +85,17 @@ class Reader:
         if limit is not None and num_tokens > limit:
             raise MonitorError(f"prompt {prompt_id!r}: the guard would read {num_tokens} tokens, of at most {limit}")
 
-    def read(self, readings: Sequence[Reading]) -> Iterator[tuple[list[int], Lanes]]:
+    def read(self, readings: Sequence[Reading], along: tuple[int, ...] = ()) -> Iterator[tuple[list[int], Lanes]]:
         """Read conversations in batches of about equally many unread tokens.
+
+        Args:
+            readings: the conversations.
+            along: tokens that are read behind each in the same forward, if it went on with them; none does.
 
         Yields:
             Which of `readings` were read together, and where they stand now.
         """
-        asked = [store.Reading(each.key, each.ids, each.num_asked) for each in readings]
+        asked = [store.Reading(each.key, each.ids + along, each.num_asked + len(along)) for each in readings]
         for each in asked:
             self._num_read[each.row] += store.num_missing(self._store, each)
         for group, result in store.read(self._store, asked, batch_size=self._batch_size):

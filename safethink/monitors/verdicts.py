@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from safethink.monitors.questions import Asker
 from safethink.monitors.reader import Lanes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verdicts:
     """A guard's verdicts as its token ids.
 
@@ -54,17 +55,20 @@ class Verdicts:
         safety = torch.tensor(self.safety, dtype=log_p.dtype, device=log_p.device)
         return (log_p.softmax(-1) * safety).sum(-1), log_p.exp().sum(-1)
 
+    @cached_property
+    def along(self) -> tuple[int, ...]:
+        """What is read behind a question together with it: the longest verdict but for its last token."""
+        return max(self.ids, key=len)[:-1]
+
     def _log_probabilities(self, lanes: Lanes) -> Float[Tensor, "batch verdicts"]:
-        first = lanes.logits[:, -1].double().log_softmax(-1)
-        # All but the last token of a verdict are read; verdicts that differ in the last alone are read once.
-        read: dict[tuple[int, ...], Tensor] = {}
+        """The log-probability of each verdict, where `along` was read behind each lane."""
+        read = {self.along: lanes.logits[:, -len(self.along) - 1 :].double().log_softmax(-1)}
         columns: list[Tensor] = []
         for verdict in self.ids:
-            body, rest = verdict[:-1], list(verdict[1:])
-            column = first[:, verdict[0]]
-            if body:
-                if body not in read:
-                    read[body] = lanes.ahead(body).double().log_softmax(-1)
-                column = column + read[body][:, torch.arange(len(rest)), rest].sum(-1)
-            columns.append(column)
+            body = verdict[:-1]
+            known = next((scores for ids, scores in read.items() if ids[: len(body)] == body), None)
+            if known is None:
+                first = read[self.along][:, :1]
+                known = read[body] = torch.cat([first, lanes.ahead(body).double().log_softmax(-1)], dim=1)
+            columns.append(known[:, torch.arange(len(verdict)), list(verdict)].sum(-1))
         return torch.stack(columns, dim=-1)

@@ -75,6 +75,12 @@ def speedup(
     return BenchRow(name, ratios[len(ratios) // 2], ratios[0], ratios[-1], target=target, exact=exact)
 
 
+def timed(run: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds that some runs take, in ascending order, after one that warms up."""
+    run()
+    return sorted(_seconds(run) for _ in range(repeats))
+
+
 def find(package: str, path: Iterable[str], wanted: Sequence[str] = ()) -> dict[str, Bench]:
     """The benches of a package, by name.
 

@@ -1,7 +1,7 @@
 """SafeThink as the paper's loop reads: one prompt at a time, and every step encodes and scores everything again.
 
-Nothing is kept from one step to the next. Inside a step the model's own cache serves, as in `generate`. Tokens are
-chosen by the same random numbers as in the runtime, so both decide the same.
+Nothing is kept from one step to the next. Inside a step transformers' `generate` decodes, with its own cache. Tokens
+are chosen by the same random numbers as in the runtime, so both decide the same.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
+from jaxtyping import Float64
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from safethink.config import LimitsConfig, SafeThinkConfig, SamplingConfig
 from safethink.defenses.effects import StopReason, Until
 from safethink.engines import Sampling
 from safethink.engines.sampling import choose, uniforms
+from safethink.engines.stopping import Stopper
 from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest
 from safethink.prompts import Prompt
@@ -86,22 +89,23 @@ class Naive:
 
     @torch.inference_mode()
     def _extend(self, prompt: Prompt, ids: Ids, until: Until, room: int, num_dropped: int) -> tuple[Ids, StopReason]:
-        """Read everything from the start and continue."""
+        """Read everything from the start and continue, by transformers' own loop."""
         guarded = self._guarded
+        if room < 1:
+            return (), "length"
         randoms = uniforms(stable_seed(guarded.seed, prompt.id, 0, num_dropped), len(ids), room)
-        never = list(guarded.model.generation_config.suppress_tokens or [])
-        cache, unread, new = DynamicCache(), list(ids), list[int]()
-        for random in randoms:
-            logits = guarded.model(
-                torch.tensor([unread]), past_key_values=cache, use_cache=True, logits_to_keep=1
-            ).logits
-            logits[..., never] = -torch.inf
-            unread = choose(logits[:, -1], random[None], self._sampling).tolist()
-            new += unread
-            stop = guarded.stopper.reason(new, until)
-            if stop is not None:
-                return tuple(new), stop
-        return tuple(new), "length"
+        stop = _Stop(guarded.stopper, len(ids), until)
+        out = guarded.model.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            do_sample=False,
+            temperature=None,
+            max_new_tokens=room,
+            pad_token_id=0,
+            logits_processor=LogitsProcessorList([_Chosen(randoms, len(ids), self._sampling)]),
+            stopping_criteria=StoppingCriteriaList([stop]),
+        )
+        return tuple(out[0, len(ids) :].tolist()), stop.reason or "length"
 
     def _score(self, prompt: Prompt, trace: Ids) -> float:
         """Put the whole question to the guard, as if it had never read any of it."""
@@ -111,3 +115,31 @@ class Naive:
         (score,) = monitor.score([ScoreRequest(-1, prompt, text)])
         monitor.release(-1)
         return score
+
+
+class _Chosen(LogitsProcessor):
+    """Leaves `generate` the one token that the runtime's random numbers choose."""
+
+    def __init__(self, randoms: Float64[Tensor, " new"], start: int, sampling: Sampling) -> None:
+        self._randoms = randoms
+        self._start = start
+        self._sampling = sampling
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        random = self._randoms[input_ids.shape[1] - self._start, None]
+        chosen = choose(scores, random, self._sampling)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+
+class _Stop(StoppingCriteria):
+    """Ends `generate` where the runtime ends an extension."""
+
+    def __init__(self, stopper: Stopper, start: int, until: Until) -> None:
+        self.reason: StopReason | None = None
+        self._stopper = stopper
+        self._start = start
+        self._until = until
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        self.reason = self._stopper.reason(input_ids[0, self._start :].tolist(), self._until)
+        return torch.tensor([self.reason is not None])

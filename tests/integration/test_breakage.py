@@ -247,9 +247,14 @@ def test_a_monitor_that_gives_nan_stops_every_command(command, tmp_path: Path) -
 
 
 def test_a_monitor_that_raises_leaves_what_was_written_and_no_unguarded_answer(command, tmp_path: Path) -> None:
-    broken = guard(tmp_path, template="{{ raise_exception('no') }}")
+    # It takes one turn of the user's, and no system message: the shipped template behind a check.
+    shipped = (folders().guard / "chat_template.jinja").read_text()
+    check = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    check += "{% if messages|length > 2 %}{{ raise_exception('no') }}{% endif %}"
+    broken = guard(tmp_path, template=check + shipped)
     mine = tmp_path / "mine.jsonl"
-    mine.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in (" ", ATTACK)))
+    turns = [{"role": role, "content": text} for role, text in (("user", "hi"), ("assistant", "yes"), ("user", ATTACK))]
+    mine.write_text("".join(json.dumps(line) + "\n" for line in ({"prompt": " "}, {"messages": turns})))
     values = EVALUATION | {
         "benchmarks": [{"kind": "jsonl", "path": "mine.jsonl", "prompts": "jailbreak"}],
         "judge": "refusal",

@@ -12,12 +12,13 @@ from safethink.cli import PROGRAM
 from safethink.config import EvalConfig, OracleMonitorConfig, RowConfig, SafeThinkConfig
 from safethink.errors import MissingFileError
 from safethink.evaluation import folder, lineage, predicted, records
-from safethink.evaluation.compare import COMPARISON, Comparison, compare, table
+from safethink.evaluation.compare import COMPARISON, Comparison, PairedColumn, compare, table
 from safethink.evaluation.execution import Reasoner
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.shipped import shipped_config
 from safethink.testbed.world import World
 from tests.integration import planted
+from tests.integration.timeless import SECONDS
 
 STRONG, WEAK = "doubt calm stop again", "Hmm, let me see"
 KINDS = ("jailbreak", "harmless")
@@ -70,18 +71,28 @@ def test_a_comparison_is_paired_and_counted(config: EvalConfig, reasoner: Reason
     assert (Path(b) / lineage.LOG).is_file()
 
 
+def content(line: bytes) -> str:
+    """A record as it is written, but for its seconds."""
+    return json.dumps({name: value for name, value in json.loads(line).items() if name not in SECONDS})
+
+
+def without_seconds(found: Comparison) -> dict[str, PairedColumn]:
+    return {name: column for name, column in found.columns.items() if name != "seconds"}
+
+
 def test_it_goes_on_where_it_was(config: EvalConfig, reasoner: Reasoner, tmp_path: Path) -> None:
     first = compare(f"text:{STRONG}", f"text:{WEAK}", config, tmp_path, reasoner)
     path = tmp_path / folder.RECORDS
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[: len(lines) // 2]))
-    assert compare(f"text:{STRONG}", f"text:{WEAK}", config, tmp_path, reasoner) == first
-    assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    again = compare(f"text:{STRONG}", f"text:{WEAK}", config, tmp_path, reasoner)
+    assert without_seconds(again) == without_seconds(first)
+    assert sorted(map(content, path.read_bytes().splitlines())) == sorted(map(content, lines))
 
 
 def test_a_prefix_is_no_better_than_itself(config: EvalConfig, reasoner: Reasoner, tmp_path: Path) -> None:
     found = compare(f"text:{WEAK}", f"text:{WEAK}", config, tmp_path, reasoner)
-    for column in found.columns.values():
+    for column in without_seconds(found).values():
         assert column.difference.value == 0
         assert column.test is None or (column.test.only_a, column.test.only_b, column.test.p_value) == (0, 0, 1.0)
     assert table(found).row_count == len(found.columns)

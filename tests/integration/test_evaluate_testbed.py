@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from safethink import loading
 from safethink.config import EvalConfig, NoneConfig, RowConfig, SafeThinkConfig, WorldConfig
 from safethink.errors import ConfigError
 from safethink.evaluation import predicted, records, runner
@@ -36,7 +37,9 @@ def test_the_shipped_models_are_evaluated(config: EvalConfig, tmp_path: Path) ->
 
 
 def test_another_prompts_seed_is_another_run(config: EvalConfig, tmp_path: Path) -> None:
-    runner.folder.claim(tmp_path, config)
+    thought = loading.thought_settings(config.run)
+    settled = config.model_copy(update={"run": config.run.model_copy(update={"thought": thought})})
+    runner.folder.claim(tmp_path, settled)
     (tmp_path / runner.folder.RECORDS).write_text("begun\n")
     fresh = config.model_copy(update={"world": WorldConfig(prompts_seed=7)})
     with pytest.raises(ConfigError, match=r"world\.prompts_seed is 0 there and 7 here"):

@@ -15,12 +15,14 @@ from optimize.cli import PROGRAM
 from safethink import prefix, yaml_config
 from safethink.config import EvalConfig, OracleMonitorConfig
 from safethink.evaluation import lineage, predicted, runner
+from safethink.evaluation.summary import Summary
 from safethink.fingerprints import chat_template_hash, tokenizer_hash
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.shipped import shipped_config
 from safethink.testbed.world import World
 from tests import stub_hub
 from tests.integration import planted
+from tests.integration.timeless import timeless
 from tests.stub_hub import StubHub
 
 TEXT = "doubt calm stop again"
@@ -94,10 +96,10 @@ def test_a_published_prefix_is_evaluated_and_the_look_counted(folder: Path, onli
     assert PROGRAM.main(["publish", str(folder), "--to", REPO, "--evaluation", str(run)]) == 0
     place = f"{REPO}@{online.repositories[REPO].commits[-1].oid}"
     again = evaluated(place, tmp_path / "again")
-    summary = json.loads((again / "summary.json").read_text())
-    assert summary["prefix"]["path"] == place
-    assert summary["prefix"]["test_evaluations"] == 2
-    assert summary["rows"] == json.loads((run / "summary.json").read_text())["rows"]
+    summary, before = (Summary.model_validate_json((each / "summary.json").read_text()) for each in (again, run))
+    assert summary.prefix.path == place
+    assert summary.prefix.test_evaluations == 2
+    assert timeless(summary)["rows"] == timeless(before)["rows"]
 
 
 def test_the_command_line_finds_the_hub_by_its_own_variables(folder: Path, online: StubHub, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -20,7 +19,9 @@ from safethink.cli import PROGRAM
 from safethink.config import ReasonerConfig
 from safethink.evaluation import folder, records
 from safethink.evaluation.records import Record
+from safethink.evaluation.summary import Summary
 from tests import vllm_double
+from tests.integration.timeless import timeless, timeless_record
 from tests.source import ROOT
 from tests.vllm_double import VllmDouble
 
@@ -57,7 +58,7 @@ def write(path: Path, *urls: str) -> Path:
 
 
 def recorded(out: Path) -> dict[Any, Record]:
-    return {record.key: record for record in records.read(out / folder.RECORDS)}
+    return {record.key: timeless_record(record) for record in records.read(out / folder.RECORDS)}
 
 
 def test_a_server_that_dies_costs_the_rows_in_flight_and_a_rerun_gives_the_same(
@@ -86,8 +87,8 @@ def test_a_server_that_dies_costs_the_rows_in_flight_and_a_rerun_gives_the_same(
     assert PROGRAM.main(["evaluate", str(config), "--out", str(out)]) == 0
     assert len(double.requests) < num_requests
     assert recorded(out) == expected
-    one, other = (json.loads((each / folder.SUMMARY).read_text()) for each in (whole, out))
-    assert one["rows"] == other["rows"]
+    one, other = (Summary.model_validate_json((each / folder.SUMMARY).read_text()) for each in (whole, out))
+    assert timeless(one)["rows"] == timeless(other)["rows"]
 
 
 def test_replicas_share_the_rows_and_one_may_die(double: VllmDouble, reasoner, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from safethink.evaluation.records import Record
 from safethink.evaluation.summary import Summary
 
 SECONDS: Final = {"engine_seconds", "monitor_seconds"}
@@ -16,3 +17,8 @@ def timeless(summary: Summary) -> dict[str, Any]:
     for cells in (*content["rows"].values(), *content["comparisons"].values()):
         del cells["seconds"]
     return content
+
+
+def timeless_record(record: Record) -> Record:
+    """A record without its seconds."""
+    return record.model_copy(update=dict.fromkeys(SECONDS))

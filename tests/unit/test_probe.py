@@ -224,7 +224,7 @@ def test_an_engine_without_hidden_states_is_refused() -> None:
 
 def test_a_run_is_made_with_this_probe_only(folder: Path) -> None:
     monitor = ProbeMonitor(probe.load(folder))
-    found = Reasoner.of(SafeThink(MODEL, chat_reasoner.tokenizer(), monitor=monitor)).models["probe"]
+    found = Reasoner.of(SafeThink(MODEL, chat_reasoner.tokenizer(), monitor=monitor)).models["guard"]
     assert found == hashlib.sha256((folder / "probe.safetensors").read_bytes()).hexdigest()
 
 

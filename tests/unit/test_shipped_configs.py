@@ -12,7 +12,7 @@ from optimize.config import CollectConfig, SearchConfig
 from optimize.monitors.config import TrainMonitorConfig
 from optimize.study.config import StudyConfig
 from safethink import prefix, yaml_config
-from safethink.config import EvalConfig, RunConfig
+from safethink.config import CombinationSection, EvalConfig, GuardMonitorConfig, RunConfig
 from safethink.errors import MissingFileError
 from safethink.shipped import configs_folder, shipped_config, shipped_names
 
@@ -38,6 +38,36 @@ def test_every_shipped_config_loads(name: str) -> None:
     run = holder if isinstance(holder, RunConfig) else holder.run
     assert run.reasoner.path in ("testbed", "testbed:null") or "/" in run.reasoner.path
     assert run.prefix in prefix.list_built_in()
+
+
+def _runs() -> dict[str, RunConfig]:
+    names = [name for name in shipped_names() if name.startswith("run/")]
+    return {name: yaml_config.load(RunConfig, shipped_config(name)) for name in names}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["DeepSeek-R1-Distill", "Qwen3-4B", "Thinking-2507", "QwQ", "Phi-4", "gpt-oss", "OpenThinker", "cot", "LlamaV-o1"],
+)
+def test_every_family_has_a_run_of_its_own(path: str) -> None:
+    assert any(path in config.reasoner.path for config in _runs().values())
+
+
+def test_every_guard_and_kind_of_monitor_has_a_run_of_its_own() -> None:
+    monitors = [config.monitor for config in _runs().values()]
+    members = [member for each in monitors if isinstance(each, CombinationSection) for member in each.members]
+    assert {"guard", "stream", "reward", "probe", "cascade"} <= {each.kind for each in monitors}
+    paths = [each.path for each in (*monitors, *members) if isinstance(each, GuardMonitorConfig)]
+    guards = (
+        "Llama-Guard-3-8B",
+        "3-11B-Vision",
+        "Llama-Guard-4",
+        "Qwen3Guard-Gen",
+        "wildguard",
+        "shieldgemma",
+        "safeguard",
+    )
+    assert [guard for guard in guards if not any(guard in path for path in paths)] == []
 
 
 @pytest.mark.parametrize("name", ["testbed", "run/testbed", "configs/run/testbed.yaml", "run/testbed.yaml"])

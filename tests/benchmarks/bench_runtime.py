@@ -1,0 +1,150 @@
+"""How fast a guarded reasoner is: against the paper's loop written naively, and against the reasoner alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from safethink.config import SafeThinkConfig, SamplingConfig
+from safethink.defenses.effects import Extension, Until
+from safethink.engines import ExtendRequest
+from safethink.guarded import SafeThink
+from safethink.monitors.constant import ConstantMonitor
+from safethink.prompts import Prompt
+from safethink.result import Result
+from safethink.scheduler import run
+from safethink.testbed.prompts import draw
+from safethink.tokens import Tokens
+from tests.benchmarks import testbed
+from tests.benchmarks.frame import BenchRow, speedup, timed
+from tests.benchmarks.naive import Naive, NaiveRun
+from tests.benchmarks.runtime_models import long_thinker, never_firing_probe
+
+NUM_PROMPTS = 64
+LONG_TRACE_TOKENS, STEP_TOKENS = 500, 16
+GREEDY = SamplingConfig(temperature=0.0)
+NUM_STEPS = 20
+REPEATS = 5
+
+
+def rows() -> Iterator[BenchRow]:
+    """Three ratios and the scheduler's own time."""
+    # The random guard of one bench has no use for verdicts, and says so.
+    logging.getLogger("safethink.monitors").setLevel(logging.ERROR)
+    watched = testbed.guarded("testbed")
+    yield _over_naive("guarded_over_naive_64_prompts", watched, _mixed_prompts(), SamplingConfig(), 25, repeats=3)
+    thinker = long_thinker(LONG_TRACE_TOKENS, STEP_TOKENS)
+    yield _over_naive("guarded_over_naive_one_long_trace", thinker, draw("harmless", "test", 1), GREEDY, 1.5, REPEATS)
+    yield _over_generate(watched)
+    yield _scheduler()
+
+
+def _mixed_prompts() -> list[Prompt]:
+    kinds = ("jailbreak", "harmful", "harmless", "borderline")
+    return [prompt for kind in kinds for prompt in draw(kind, "test", NUM_PROMPTS // len(kinds))]
+
+
+def _over_naive(
+    name: str, guarded: SafeThink, prompts: Sequence[Prompt], sampling: SamplingConfig, target: float, repeats: int
+) -> BenchRow:
+    """One prompt after the other, with nothing kept between steps, against the runtime."""
+    assert isinstance(guarded.defense, SafeThinkConfig)
+    naive = Naive(guarded, sampling, guarded.defense)
+    slow = [naive.run(prompt) for prompt in prompts]
+    fast = guarded.run(prompts)
+    exact = slow == [NaiveRun(each.trace_ids, each.answer_ids, len(each.interventions)) for each in fast]
+    return speedup(
+        name,
+        lambda: [naive.run(prompt) for prompt in prompts],
+        lambda: guarded.run(prompts),
+        target,
+        exact,
+        repeats,
+    )
+
+
+def _over_generate(watched: SafeThink) -> BenchRow:
+    """Harmless prompts, greedy, from text to text: watched by a probe, against plain batched `generate`."""
+    prompts = draw("harmless", "test", NUM_PROMPTS)
+    probed = SafeThink(
+        watched.model,
+        watched.tokenizer,
+        monitor=never_firing_probe(watched),
+        sampling=GREEDY,
+        limits=watched.limits,
+        batch_size=NUM_PROMPTS,
+    )
+    exact = _texts(probed.run(prompts)) == generate(probed, prompts)
+    ratio = speedup("", lambda: probed.run(prompts), lambda: generate(probed, prompts), 0, exact, 4 * REPEATS)
+    return BenchRow(
+        "guarded_by_a_probe_over_generate", ratio.value, ratio.low, ratio.high, 1.10, "at_most", exact, "time"
+    )
+
+
+def generate(reasoner: SafeThink, prompts: Sequence[Prompt]) -> list[str]:
+    """What transformers' own `generate` makes of a left-padded batch, as text without control tokens."""
+    opened = [reasoner.thought.open_prompt(prompt) for prompt in prompts]
+    width = max(map(len, opened))
+    ids, mask = _padded(opened, width, 0), _padded([(1,) * len(each) for each in opened], width, 0)
+    with torch.inference_mode():
+        out = reasoner.model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=False, temperature=None, max_new_tokens=256, pad_token_id=0
+        )
+    return [text.strip() for text in reasoner.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
+
+
+def _padded(rows: Sequence[tuple[int, ...]], width: int, fill: int) -> Int[Tensor, "rows width"]:
+    return torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
+
+
+def _texts(results: Sequence[Result]) -> list[str]:
+    """Trace and answer as `generate` would be read."""
+    written = [list(result.trace_ids + result.answer_ids) for result in results]
+    return [text.strip() for text in results[0].guarded.tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+
+class _Scripted:
+    """An engine that says the same short step again and again, and closes after some."""
+
+    def __init__(self, close: tuple[int, ...]) -> None:
+        self._close = close
+        self.num_effects = 0
+
+    def extend(self, requests: Sequence[ExtendRequest]) -> list[Extension]:
+        """One step for each."""
+        self.num_effects += len(requests)
+        return [self._one(request) for request in requests]
+
+    def release(self, row: int) -> None:
+        """Nothing is kept."""
+
+    def _one(self, request: ExtendRequest) -> Extension:
+        if request.until is Until.ANSWER:
+            return Extension(Tokens.sampled((5, 6)), "end")
+        if len(request.ids) > NUM_STEPS * 4:
+            return Extension(Tokens.sampled(self._close), "thought")
+        return Extension(Tokens.sampled((5, 6, 7, 8)), "step")
+
+
+def _scheduler() -> BenchRow:
+    """Microseconds that the scheduler spends on an effect, with an engine and a monitor that cost nothing."""
+    guarded = testbed.guarded("testbed")
+    prompts = draw("harmless", "test", NUM_PROMPTS)
+
+    def drive() -> int:
+        engine = _Scripted(guarded.thought.close_ids)
+        rows = [guarded.row(prompt) for prompt in prompts]
+        finished = list(run(rows, engine, ConstantMonitor(1.0), guarded.thought, guarded.limits, NUM_PROMPTS))
+        assert len(finished) == NUM_PROMPTS
+        # Every step is extended and scored.
+        return engine.num_effects + sum(each.usage.monitor_calls for each in finished)
+
+    num_effects = drive()
+    opening = timed(lambda: [guarded.row(prompt) for prompt in prompts], REPEATS)
+    times = sorted((seconds - opening[0]) / num_effects * 1e6 for seconds in timed(drive, REPEATS))
+    note = "microseconds, reading traces as text included"
+    return BenchRow("scheduler_per_effect_us", times[len(times) // 2], times[0], times[-1], 50, "at_most", None, note)
