@@ -27,6 +27,9 @@ from safethink.seeds import stable_seed
 from safethink.states import HiddenState
 from safethink.thought import Thought
 
+BATCH_SHARE = 0.5
+"""Steps are scored together as soon as this share of the rows under way has one."""
+
 __all__ = ["Accepted", "Finished", "Row", "Usage", "follow", "run"]
 
 
@@ -71,7 +74,9 @@ def follow(
     """
     waiting, keys = iter(rows), count()
     flights: dict[int, Flight] = {}
-    extending = _Extending(continuous(engine), thought, limits)
+    # A monitor that reads text is fast in batches; others have nothing to wait for.
+    share = BATCH_SHARE if monitor is not None and reads_text(monitor) else 0.0
+    extending = _Extending(continuous(engine), share, thought, limits)
     try:
         while True:
             flights |= {(key := next(keys)): Flight(row, key) for row in islice(waiting, batch_size - len(flights))}
@@ -95,8 +100,9 @@ def follow(
 class _Extending:
     """The rows that the engine continues; some stop while others go on."""
 
-    def __init__(self, engine: ContinuousEngine, thought: Thought, limits: LimitsConfig) -> None:
+    def __init__(self, engine: ContinuousEngine, share: float, thought: Thought, limits: LimitsConfig) -> None:
         self._engine = engine
+        self._share = share
         self._thought = thought
         self._limits = limits
         self._under_way: dict[int, tuple[Flight, ExtendRequest, int]] = {}
@@ -111,7 +117,7 @@ class _Extending:
         self._engine.submit([self._under_way[flight.key][1] for flight in new])
         if not self._under_way:
             return
-        extensions = self._engine.collect()
+        extensions = self._engine.collect(self._share)
         _share([flight for flight, _, _ in self._under_way.values()], started)
         for key, extension in extensions.items():
             flight, request, room = self._under_way.pop(key)

@@ -72,8 +72,8 @@ class ContinuousEngine(Protocol):
         """Begin to continue rows, each to its own stop."""
         ...
 
-    def collect(self) -> dict[int, Extension]:
-        """Work until some of the rows under way have stopped; return what was produced, by row."""
+    def collect(self, share: float = 1.0) -> dict[int, Extension]:
+        """Work until a share of the rows under way has stopped, at least one; return what was produced, by row."""
         ...
 
 

@@ -22,9 +22,6 @@ from safethink.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
-DONE_SHARE = 0.5
-"""Rows that have stopped are handed back as soon as they make up this share of those under way."""
-
 
 @dataclass
 class _Decoding:
@@ -112,8 +109,11 @@ class Decoder:
         """Begin to continue rows; `collect` says what came of them."""
         self._queue += map(_Decoding, requests)
 
-    def collect(self) -> dict[int, Extension]:
-        """Decode until so many rows have stopped that leaving them idle would waste more than handing them back.
+    def collect(self, share: float) -> dict[int, Extension]:
+        """Decode until a share of the rows under way has stopped, at least one.
+
+        Args:
+            share: in [0, 1]; at 0 every row is handed back as soon as it stops.
 
         Returns:
             What was produced, by row; empty only where nothing is under way.
@@ -124,7 +124,7 @@ class Decoder:
         done: dict[int, Extension] = {}
         while self._queue or self._active:
             done |= {row.row: Extension(Tokens.sampled(row.new), row.stop) for row in self._advance() if row.stop}
-            if not self._queue and len(done) >= DONE_SHARE * (len(done) + len(self._active)):
+            if done and not self._queue and len(done) >= share * (len(done) + len(self._active)):
                 break
         return done
 

@@ -79,10 +79,10 @@ class HfEngine:
         """Begin to continue rows; `collect` says what came of them."""
         self._decoder.submit(requests)
 
-    def collect(self) -> dict[int, Extension]:
-        """Decode until a good share of the rows under way has stopped; return what was produced, by row."""
+    def collect(self, share: float = 1.0) -> dict[int, Extension]:
+        """Decode until a share of the rows under way has stopped; return what was produced, by row."""
         started = time.perf_counter()
-        extensions = self._decoder.collect()
+        extensions = self._decoder.collect(share)
         self.stats.sampled += sum(len(extension.tokens) for extension in extensions.values())
         self._count(started)
         return extensions

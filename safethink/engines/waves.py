@@ -20,8 +20,8 @@ class Waves:
         """Put rows into the next wave."""
         self._submitted += requests
 
-    def collect(self) -> dict[int, Extension]:
-        """Continue the rows of this wave; return what was produced, by row."""
+    def collect(self, share: float = 1.0) -> dict[int, Extension]:
+        """Continue the rows of this wave to the last one, whatever `share`; return what was produced, by row."""
         wave, self._submitted = self._submitted, []
         return {request.row: extension for request, extension in zip(wave, self._engine.extend(wave), strict=True)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
@@ -15,31 +16,36 @@ from safethink.engines import ExtendRequest
 from safethink.guarded import SafeThink
 from safethink.monitors.constant import ConstantMonitor
 from safethink.prompts import Prompt
-from safethink.result import Result
 from safethink.scheduler import run
 from safethink.testbed.prompts import draw
 from safethink.tokens import Tokens
 from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow, speedup, timed
 from tests.benchmarks.naive import Naive, NaiveRun
-from tests.benchmarks.runtime_models import long_thinker, never_firing_probe
+from tests.benchmarks.runtime_models import WIDE, long_thinker, never_firing_probe
 
 NUM_PROMPTS = 64
 LONG_TRACE_TOKENS, STEP_TOKENS = 500, 16
 GREEDY = SamplingConfig(temperature=0.0)
+MAX_NEW_TOKENS = 256
+MAX_OVERHEAD = 1.10
+WIDE_TRACE_TOKENS = 64
 NUM_STEPS = 20
 REPEATS = 5
 
 
 def rows() -> Iterator[BenchRow]:
-    """Three ratios and the scheduler's own time."""
+    """Ratios to the naive loop and to the reasoner alone, and the scheduler's own time."""
     # The random guard of one bench has no use for verdicts, and says so.
     logging.getLogger("safethink.monitors").setLevel(logging.ERROR)
     watched = testbed.guarded("testbed")
     yield _over_naive("guarded_over_naive_64_prompts", watched, _mixed_prompts(), SamplingConfig(), 25, repeats=3)
     thinker = long_thinker(LONG_TRACE_TOKENS, STEP_TOKENS)
     yield _over_naive("guarded_over_naive_one_long_trace", thinker, draw("harmless", "test", 1), GREEDY, 1.5, REPEATS)
-    yield _over_generate(watched)
+    yield _over_generate("guarded_by_a_probe_over_generate", watched, 4 * REPEATS)
+    # The testbed's reasoner is so small that what is around it counts; here it is the model that takes the time.
+    wide = long_thinker(WIDE_TRACE_TOKENS, STEP_TOKENS, WIDE)
+    yield _over_generate("guarded_by_a_probe_over_generate_wide", wide, REPEATS)
     yield _scheduler()
 
 
@@ -67,44 +73,53 @@ def _over_naive(
     )
 
 
-def _over_generate(watched: SafeThink) -> BenchRow:
+def _over_generate(name: str, reasoner: SafeThink, repeats: int) -> BenchRow:
     """Harmless prompts, greedy, from text to text: watched by a probe, against plain batched `generate`."""
     prompts = draw("harmless", "test", NUM_PROMPTS)
     probed = SafeThink(
-        watched.model,
-        watched.tokenizer,
-        monitor=never_firing_probe(watched),
+        reasoner.model,
+        reasoner.tokenizer,
+        monitor=never_firing_probe(reasoner),
         sampling=GREEDY,
-        limits=watched.limits,
+        limits=reasoner.limits,
         batch_size=NUM_PROMPTS,
     )
-    exact = _texts(probed.run(prompts)) == generate(probed, prompts)
-    ratio = speedup("", lambda: probed.run(prompts), lambda: generate(probed, prompts), 0, exact, 4 * REPEATS)
-    return BenchRow(
-        "guarded_by_a_probe_over_generate", ratio.value, ratio.low, ratio.high, 1.10, "at_most", exact, "time"
+    exact = [text(each.guarded, each.trace_ids + each.answer_ids) for each in probed.run(prompts)]
+    ratio = speedup(
+        name,
+        lambda: probed.run(prompts),
+        lambda: generate(probed, prompts),
+        target=0,
+        exact=exact == generate(probed, prompts),
+        repeats=repeats,
     )
+    return replace(ratio, target=MAX_OVERHEAD, direction="at_most", note="time, from prompts to texts")
 
 
 def generate(reasoner: SafeThink, prompts: Sequence[Prompt]) -> list[str]:
-    """What transformers' own `generate` makes of a left-padded batch, as text without control tokens."""
+    """What transformers' own `generate` makes of a left-padded batch."""
     opened = [reasoner.thought.open_prompt(prompt) for prompt in prompts]
-    width = max(map(len, opened))
-    ids, mask = _padded(opened, width, 0), _padded([(1,) * len(each) for each in opened], width, 0)
+    width, limits = max(map(len, opened)), reasoner.limits
     with torch.inference_mode():
         out = reasoner.model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, temperature=None, max_new_tokens=256, pad_token_id=0
+            input_ids=_padded(opened, width, 0),
+            attention_mask=_padded([(1,) * len(each) for each in opened], width, 0),
+            do_sample=False,
+            temperature=None,
+            max_new_tokens=min(MAX_NEW_TOKENS, limits.max_trace_tokens),
+            pad_token_id=0,
         )
-    return [text.strip() for text in reasoner.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
+    return [text(reasoner, tuple(row)) for row in out[:, width:].tolist()]
+
+
+def text(reasoner: SafeThink, ids: tuple[int, ...]) -> str:
+    """Up to the end of the turn, tags included."""
+    end = reasoner.tokenizer.eos_token_id
+    return reasoner.thought.decode(ids[: ids.index(end)] if end in ids else ids)
 
 
 def _padded(rows: Sequence[tuple[int, ...]], width: int, fill: int) -> Int[Tensor, "rows width"]:
     return torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
-
-
-def _texts(results: Sequence[Result]) -> list[str]:
-    """Trace and answer as `generate` would be read."""
-    written = [list(result.trace_ids + result.answer_ids) for result in results]
-    return [text.strip() for text in results[0].guarded.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
 class _Scripted:

@@ -35,6 +35,8 @@ class Shape:
 
 REASONER = Shape(hidden=96, intermediate=288, layers=4, heads=4, kv_heads=2, head_dim=24)
 """About that of the testbed's reasoner."""
+WIDE = Shape(hidden=768, intermediate=2304, layers=8, heads=12, kv_heads=4, head_dim=64)
+"""Wide enough that the model takes the time, and not what is around it."""
 SMALL_GUARD = Shape(hidden=512, intermediate=1536, layers=8, heads=16, kv_heads=8, head_dim=32)
 GUARD = Shape(hidden=2048, intermediate=8192, layers=2, heads=32, kv_heads=8, head_dim=64)
 """Two of the sixteen layers of Llama-Guard-3-1B, the smallest guard of its family."""
@@ -69,10 +71,10 @@ def never_firing_probe(reasoner: SafeThink) -> ProbeMonitor:
     return ProbeMonitor(Probe(card, torch.zeros(hidden, dtype=torch.float64), torch.tensor(9.0, dtype=torch.float64)))
 
 
-def long_thinker(max_trace_tokens: int, step_tokens: int) -> SafeThink:
+def long_thinker(max_trace_tokens: int, step_tokens: int, shape: Shape = REASONER) -> SafeThink:
     """A random reasoner that thinks to its limit, watched by a random guard whose verdicts are never heard."""
     reasoner, guard = load_causal_lm(folders().reasoner), load_causal_lm(folders().guard)
-    model = random_model(reasoner.tokenizer, REASONER, seed=0)
+    model = random_model(reasoner.tokenizer, shape, seed=0)
     never = {reasoner.tokenizer.eos_token_id, *reasoner.tokenizer.added_tokens_decoder}
     model.generation_config.suppress_tokens = sorted(never)
     return SafeThink(
