@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from safethink import yaml_config
 from safethink.errors import ConfigError, SafeThinkError
-from safethink.shipped import first_config, shipped_config
+from safethink.shipped import example_config, shipped_config
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -162,7 +162,7 @@ def parse_with_config(
     place = next((index for index, word in enumerate(argv) if word not in _SWITCHES), len(argv))
     name = argv[place] if place < len(argv) else None
     if name in ("-h", "--help"):
-        name = first_config(section)
+        name = example_config(section)
     elif name is None or name.startswith("-"):
         raise ConfigError(f"{prog} takes a YAML file, or the name of a shipped one, before any other argument")
     else:

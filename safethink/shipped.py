@@ -33,9 +33,10 @@ def shipped_config(name: str, section: str = "run") -> Path:
     raise MissingFileError(f"no configuration {name!r}: neither a file nor one of {', '.join(known)}{hint}")
 
 
-def first_config(section: str) -> str:
-    """Name of the first shipped configuration of a section, whose values stand in for help's."""
-    return next(name for name in shipped_names() if name.startswith(f"{section}/"))
+def example_config(section: str) -> str:
+    """Name of the shipped configuration of a section whose values help shows: the testbed's, or its first."""
+    names = [name for name in shipped_names() if name.startswith(f"{section}/")]
+    return next((name for name in names if name == f"{section}/testbed"), names[0])
 
 
 def shipped_names() -> tuple[str, ...]:

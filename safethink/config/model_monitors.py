@@ -8,27 +8,15 @@ from pydantic import Field, model_validator
 
 from safethink.config.section import MonitorSection
 from safethink.config.server import GuardServerConfig
+from safethink.config.weights import WeightsSection
 
 PresetName = Literal["llama_guard", "qwen3guard", "wildguard", "shieldgemma", "gpt_oss_safeguard"]
 """The published ways to put the question to a guard; see `safethink.monitors.presets`."""
 
 
-class ModelSection(MonitorSection):
+class ModelSection(MonitorSection, WeightsSection):
     """A monitor that is a model of its own."""
 
-    path: str
-    """Folder or hub id."""
-    revision: str | None = None
-    """Commit of the hub repository."""
-    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
-    """Precision of the weights."""
-    device: str = "auto"
-    """`cpu`, `cuda`, ...; `auto` takes a GPU where there is one."""
-    device_map: str | None = None
-    """`auto`, `balanced` or `sequential` spread the layers over all devices, in place of `device`; None for one device.
-    Needs the extra `quantized`."""
-    quantization: Literal["8bit", "4bit"] | None = None
-    """Weights rounded by bitsandbytes while they are loaded; needs the extra `quantized`."""
     batch_size: int = Field(default=64, ge=1)
     """The most rows read side by side."""
 

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 from pydantic import Field, field_validator
 
 from safethink import families
 from safethink.config.section import Section
 from safethink.config.server import ServerConfig
+from safethink.config.weights import WeightsSection
 from safethink.families import AUTO, Family
 
 
-class ReasonerConfig(Section):
+class ReasonerConfig(WeightsSection):
     """The model being guarded."""
 
     path: str
     """Folder or hub id; `testbed` and `testbed:null` name the shipped reasoners."""
-    revision: str | None = None
-    """Commit of the hub repository."""
-    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
-    """Precision of the weights; `auto` keeps the checkpoint's own (float32 on a CPU)."""
-    device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one."""
-    device_map: str | None = None
-    """`auto`, `balanced` or `sequential` spread the layers over all devices, in place of `device`; None for one device.
-    Needs the extra `quantized`."""
-    quantization: Literal["8bit", "4bit"] | None = None
-    """Weights rounded by bitsandbytes while they are loaded; needs the extra `quantized`."""
     attn_implementation: str | None = None
     """Passed to transformers; None lets it choose. Others than `sdpa` and `eager` take rows one at a time."""
     compile_backend: str | None = None

@@ -7,9 +7,10 @@ import logging
 import torch
 from transformers import PreTrainedModel
 
+from safethink.engines.lane_store import LaneStore
 from safethink.engines.soft import RowTable
 from safethink.engines.solo import SoloStore
-from safethink.engines.store import LaneStore, Store
+from safethink.engines.store import Store
 
 logger = logging.getLogger(__name__)
 

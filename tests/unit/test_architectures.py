@@ -14,9 +14,9 @@ from safethink.defenses.effects import Until
 from safethink.engines import ExtendRequest, Sampling, StateRequest
 from safethink.engines.choose_store import choose_store
 from safethink.engines.hf import HfEngine
+from safethink.engines.lane_store import LaneStore
 from safethink.engines.solo import SoloStore
 from safethink.engines.stopping import Stopper
-from safethink.engines.store import LaneStore
 from safethink.thought import Thought
 from tests.unit import chat_reasoner
 from tests.unit.architectures import IN_LANES, ONE_BY_ONE, VOCABULARY, qwen3
