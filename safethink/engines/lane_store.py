@@ -68,6 +68,7 @@ class LaneStore:
         if not self._lanes:
             self.clear()
 
+    @torch.inference_mode()
     def share(self, source: int, targets: Sequence[int]) -> None:
         """Copy what was read of `source` to other rows."""
         self._make_room([source, *targets], self.length(source))
@@ -75,6 +76,7 @@ class LaneStore:
             self._cache.copy(self._lanes[source], self._lanes[target], self.length(source))
             self._ids[target] = list(self._ids[source])
 
+    @torch.inference_mode()
     def pack(self, rows: Sequence[int]) -> None:
         """Move rows to the first lanes where too many others lie between them."""
         lanes = [self._lanes[row] for row in rows]

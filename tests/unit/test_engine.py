@@ -115,6 +115,15 @@ def test_rows_with_equal_ids_are_read_once(model: Qwen3ForCausalLM) -> None:
     assert many.stats.forwarded == len(request.ids)
 
 
+def test_rows_with_equal_ids_may_take_the_lanes_of_others(model: Qwen3ForCausalLM) -> None:
+    used, (request, *_) = engine(model, SAMPLED), requests(1)
+    twins = [ExtendRequest(row, request.ids, len(request.ids), Until.ANSWER, 5, row) for row in range(50, 58)]
+    used.extend(requests(9))
+    for row in range(1, 9):
+        used.release(row)
+    assert used.extend(twins) == engine(model, SAMPLED).extend(twins)
+
+
 def test_a_released_row_is_read_again(model: Qwen3ForCausalLM) -> None:
     todo = requests(1, Until.STEP, 6)
     again = engine(model, SAMPLED)
