@@ -85,10 +85,11 @@ class Flight:
         num_dropped: how often it went on from anything but what was sampled last.
     """
 
-    def __init__(self, row: Row, key: int) -> None:
+    def __init__(self, row: Row) -> None:
         """Start the row's defense."""
         self.row = row
-        self.key = key
+        # No other row under way has it, in whatever run.
+        self.key = id(self)
         self.effect: Effect | None = None
         self.verdict: Verdict | None = None
         self.num_dropped = 0

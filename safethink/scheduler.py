@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import count, islice
+from itertools import islice
 
 from safethink.config import LimitsConfig
 from safethink.defenses.effects import Effect, Extend, Extension, Look, Score, Until, Weigh
@@ -72,14 +72,14 @@ def follow(
     Raises:
         MonitorError: if the monitor fails on a row; no row is ever answered without its guard.
     """
-    waiting, keys = iter(rows), count()
+    waiting = iter(rows)
     flights: dict[int, Flight] = {}
     # A monitor that reads text is fast in batches; others have nothing to wait for.
     share = BATCH_SHARE if monitor is not None and reads_text(monitor) else 0.0
     extending = _Extending(continuous(engine), share, thought, limits)
     try:
         while True:
-            flights |= {(key := next(keys)): Flight(row, key) for row in islice(waiting, batch_size - len(flights))}
+            flights |= {each.key: each for each in map(Flight, islice(waiting, batch_size - len(flights)))}
             if not flights:
                 return
             extending.advance(list(flights.values()))
@@ -117,7 +117,7 @@ class _Extending:
         self._engine.submit([self._under_way[flight.key][1] for flight in new])
         if not self._under_way:
             return
-        extensions = self._engine.collect(self._share)
+        extensions = self._engine.collect(list(self._under_way), self._share)
         _share([flight for flight, _, _ in self._under_way.values()], started)
         for key, extension in extensions.items():
             flight, request, room = self._under_way.pop(key)

@@ -23,14 +23,14 @@ class Until(Enum):
     THOUGHT = "thought"
     """To the end of the thinking."""
     ANSWER = "answer"
-    """To the end of the answer, from closed thinking; or to where the thinking opens again."""
+    """To the end of the answer, from closed thinking; or to where the thinking opens or closes again."""
     ANSWER_STEP = "answer_step"
     """To the end of the answer's current step, or of the answer if that comes first."""
 
 
 StopReason: TypeAlias = Literal["step", "thought", "end", "length", "reopened"]
-"""Why an extension ended: a step delimiter, the closing of the thinking, end of turn, a token limit, or an opening tag
-in the answer, behind which the reasoner thinks where nobody expects it."""
+"""Why an extension ended: a step delimiter, the closing of the thinking, end of turn, a token limit, or a tag of the
+thinking in the answer: the reasoner thinks, or has thought on, where nobody expects it."""
 
 Part: TypeAlias = Literal["trace", "answer"]
 """The two parts of an output."""

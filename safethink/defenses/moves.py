@@ -95,8 +95,8 @@ def unwatched(draft: Draft, whole: Until, streamed: bool) -> Move[Draft]:
 def open_answer(draft: Draft, watched: bool, streamed: bool) -> Move[Draft]:
     """Go from closed thinking into the answer, as far as nobody need watch.
 
-    Where the reasoner closed its thinking without having thought, or opens it again in the answer, its reasoning stands
-    outside the tags and is watched there.
+    Where the reasoner closed its thinking without having thought, or opens or closes it again in the answer, its
+    reasoning stands outside the tags and is watched from there on; the first score reads all of the answer till then.
 
     Args:
         draft: what stands; its thinking closed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -72,8 +72,8 @@ class ContinuousEngine(Protocol):
         """Begin to continue rows, each to its own stop."""
         ...
 
-    def collect(self, share: float = 1.0) -> dict[int, Extension]:
-        """Work until a share of the rows under way has stopped, at least one; return what was produced, by row."""
+    def collect(self, rows: Collection[int], share: float = 1.0) -> dict[int, Extension]:
+        """Work until a share of `rows` has stopped, at least one; return what was produced, by row."""
         ...
 
 

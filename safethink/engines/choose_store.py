@@ -18,6 +18,8 @@ LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers whose keys and values can be rolled back."""
 ATTENTIONS = {"eager", "sdpa"}
 """Implementations that take any mask."""
+VARYING_ROPES = {"longrope", "dynamic"}
+"""Rotary embeddings whose frequencies change with the length of what is read."""
 PROBE = ((3, 5, 7, 2, 11), (4, 6))
 """Token ids of two rows of different lengths; which ones does not matter."""
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
@@ -37,8 +39,15 @@ def choose_store(model: PreTrainedModel, table: RowTable | None = None, max_toke
     why = _obstacle(model)
     if why is None:
         return LaneStore(model, table, max_tokens)
-    logger.warning("rows are read one at a time, and again after a rollback: %s", why)
-    return SoloStore(model, table)
+    unbounded = "" if max_tokens is None else "; max_cached_tokens is not kept to"
+    logger.warning("rows are read one at a time, and again after a rollback: %s%s", why, unbounded)
+    return SoloStore(model, table, keeps_cache=rope_type(model) not in VARYING_ROPES)
+
+
+def rope_type(model: PreTrainedModel) -> str | None:
+    """Which rotary embedding the model has; None where it names none."""
+    parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return parameters.get("rope_type")
 
 
 def _obstacle(model: PreTrainedModel) -> str | None:
@@ -48,6 +57,9 @@ def _obstacle(model: PreTrainedModel) -> str | None:
     attention = getattr(model.config, "_attn_implementation", None)
     if attention not in ATTENTIONS:
         return f"attn_implementation {attention!r} takes no mask for rows of different lengths; 'sdpa' does"
+    rope = rope_type(model)
+    if rope in VARYING_ROPES:
+        return f"{name} turns positions by {rope!r}, which depends on the longest row beside them"
     kinds = set(getattr(config, "layer_types", None) or ()) - LAYERS
     if kinds:
         return f"{name} has layers of the kind {min(kinds)!r}, whose cache cannot roll back"

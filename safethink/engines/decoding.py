@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -104,33 +104,38 @@ class Decoder:
         self._max_rows = max_rows
         self._queue: deque[_Decoding] = deque()
         self._active: dict[int, _Decoding] = {}
+        self._done: dict[int, Extension] = {}
 
     def submit(self, requests: Sequence[ExtendRequest]) -> None:
         """Begin to continue rows; `collect` says what came of them."""
         self._queue += map(_Decoding, requests)
 
-    def collect(self, share: float) -> dict[int, Extension]:
-        """Decode until a share of the rows under way has stopped, at least one.
+    def collect(self, rows: Collection[int], share: float) -> dict[int, Extension]:
+        """Decode until a share of some rows has stopped, at least one.
 
         Args:
+            rows: those that are asked about; what comes of others is kept until it is asked for.
             share: in [0, 1]; at 0 every row is handed back as soon as it stops.
 
         Returns:
-            What was produced, by row; empty only where nothing is under way.
+            What was produced, by row; empty only where none of them is under way.
 
         Raises:
             CacheFullError: a single row does not fit into memory.
         """
-        done: dict[int, Extension] = {}
         while self._queue or self._active:
-            done |= {row.row: Extension(Tokens.sampled(row.new), row.stop) for row in self._advance() if row.stop}
-            if done and not self._queue and len(done) >= share * (len(done) + len(self._active)):
+            stopped = [row for row in rows if row in self._done]
+            if stopped and not self._queue and len(stopped) >= share * len(rows):
                 break
-        return done
+            for row in self._advance():
+                assert row.stop is not None, "still decoding"
+                self._done[row.row] = Extension(Tokens.sampled(row.new), row.stop)
+        return {row: self._done.pop(row) for row in rows if row in self._done}
 
     def release(self, row: int) -> None:
         """Stop continuing `row`, if it is under way."""
         self._active.pop(row, None)
+        self._done.pop(row, None)
         self._queue = deque(waiting for waiting in self._queue if waiting.row != row)
 
     def possible(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
@@ -147,6 +152,8 @@ class Decoder:
                 row for key, row in self._active.items() if key not in ready or not self._reader.holds(row.row, row.ids)
             ]
             self._reader.open({row.row: row.ids for row in behind})
+            if not all(self._reader.holds(row.row, row.ids) for row in self._active.values()):
+                raise CacheFullError("rows had to make room for each other")
             self._append_all()
             reading = [row for row in self._active.values() if row.may_resume]
             if reading:
@@ -188,6 +195,10 @@ class Decoder:
             CacheFullError: there is one row only, and it does not fit.
         """
         rows = list(self._active.values())
+        if len(rows) == 1 and self._reader.store.num_rows > 1:
+            # Rows that wait may be what fills it.
+            self._reader.clear()
+            return
         if len(rows) < 2:
             num_tokens = len(rows[0].ids) if rows else 0
             raise CacheFullError(f"a row of {num_tokens} tokens does not fit into memory: {error}") from error

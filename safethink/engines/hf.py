@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,8 +19,12 @@ from safethink.engines.decoding import Decoder
 from safethink.engines.reader import Reader
 from safethink.engines.stopping import Stopper
 from safethink.engines.store import Reading
+from safethink.errors import CacheFullError
 from safethink.fingerprints import model_hash
 from safethink.states import HiddenStates
+
+Request = TypeVar("Request")
+Seen = TypeVar("Seen")
 
 
 @dataclass
@@ -71,18 +76,18 @@ class HfEngine:
         """Continue every request to its own stop, in order."""
         self.submit(requests)
         extensions: dict[int, Extension] = {}
-        while any(request.row not in extensions for request in requests):
-            extensions |= self.collect()
+        while len(extensions) < len(requests):
+            extensions |= self.collect([request.row for request in requests if request.row not in extensions])
         return [extensions[request.row] for request in requests]
 
     def submit(self, requests: Sequence[ExtendRequest]) -> None:
         """Begin to continue rows; `collect` says what came of them."""
         self._decoder.submit(requests)
 
-    def collect(self, share: float = 1.0) -> dict[int, Extension]:
-        """Decode until a share of the rows under way has stopped; return what was produced, by row."""
+    def collect(self, rows: Collection[int], share: float = 1.0) -> dict[int, Extension]:
+        """Decode until a share of `rows`, which are under way, has stopped; return what was produced, by row."""
         started = time.perf_counter()
-        extensions = self._decoder.collect(share)
+        extensions = self._decoder.collect(rows, share)
         self.stats.sampled += sum(len(extension.tokens) for extension in extensions.values())
         self._count(started)
         return extensions
@@ -94,10 +99,8 @@ class HfEngine:
         views: dict[int, View] = {}
         for layer in {request.layer for request in requests}:
             asked = [request for request in requests if request.layer == layer]
-            logits, states = self._reader.look_back([Reading(each.row, each.ids) for each in asked], layer)
-            hidden = [tuple(state.tolist()) for state in states] or [()] * len(asked)
-            for request, row_logits, row_hidden in zip(asked, logits, hidden, strict=True):
-                views[request.row] = _view(self._decoder.possible(row_logits[-1]), request.top_k, row_hidden)
+            seen = self._in_halves(asked, lambda some, layer=layer: self._look(some, layer))
+            views |= zip((request.row for request in asked), seen, strict=True)
         self._count(started)
         return [views[request.row] for request in requests]
 
@@ -105,14 +108,7 @@ class HfEngine:
     def weigh(self, requests: Sequence[WeighRequest]) -> list[tuple[float, ...]]:
         """The log-probability of each token of each continuation, in nats, in order."""
         started = time.perf_counter()
-        # A token's probability stands at the token before it.
-        readings = [Reading(each.row, each.ids + each.continuation, len(each.continuation) + 1) for each in requests]
-        logits, _ = self._reader.look_back(readings)
-        weighed: list[tuple[float, ...]] = []
-        for request, row_logits in zip(requests, logits, strict=True):
-            scores = self._decoder.possible(row_logits[:-1]).double().log_softmax(-1)
-            tokens = torch.tensor(request.continuation, dtype=torch.long, device=scores.device)
-            weighed.append(tuple(scores.gather(1, tokens[:, None])[:, 0].tolist()))
+        weighed = self._in_halves(requests, self._weigh)
         self._count(started)
         return weighed
 
@@ -124,10 +120,48 @@ class HfEngine:
         """
         started = time.perf_counter()
         self._reader.watch(layer)
-        self._reader.open({request.row: request.ids for request in requests})
-        states = self._reader.states([request.row for request in requests])
+        states = self._in_halves(requests, self._states)
         self._count(started)
-        return states
+        return torch.stack(states)
+
+    def _look(self, requests: Sequence[LookRequest], layer: int | None) -> list[View]:
+        logits, states = self._reader.look_back([Reading(each.row, each.ids) for each in requests], layer)
+        hidden = [tuple(state.tolist()) for state in states] or [()] * len(requests)
+        return [
+            _view(self._decoder.possible(row_logits[-1]), request.top_k, row_hidden)
+            for request, row_logits, row_hidden in zip(requests, logits, hidden, strict=True)
+        ]
+
+    def _weigh(self, requests: Sequence[WeighRequest]) -> list[tuple[float, ...]]:
+        # A token's probability stands at the token before it.
+        readings = [Reading(each.row, each.ids + each.continuation, len(each.continuation) + 1) for each in requests]
+        logits, _ = self._reader.look_back(readings)
+        weighed: list[tuple[float, ...]] = []
+        for request, row_logits in zip(requests, logits, strict=True):
+            scores = self._decoder.possible(row_logits[:-1]).double().log_softmax(-1)
+            tokens = torch.tensor(request.continuation, dtype=torch.long, device=scores.device)
+            weighed.append(tuple(scores.gather(1, tokens[:, None])[:, 0].tolist()))
+        return weighed
+
+    def _states(self, requests: Sequence[StateRequest]) -> list[Float[Tensor, " hidden"]]:
+        self._reader.open({request.row: request.ids for request in requests})
+        return list(self._reader.states([request.row for request in requests]))
+
+    def _in_halves(self, requests: Sequence[Request], work: Callable[[Sequence[Request]], list[Seen]]) -> list[Seen]:
+        """Work on all requests, or on either half where memory is too small for all; what was read is forgotten then.
+
+        Raises:
+            CacheFullError: a single row does not fit into memory.
+        """
+        try:
+            return work(requests)
+        except (torch.OutOfMemoryError, CacheFullError):
+            if len(requests) < 2 and self._reader.store.num_rows < 2:
+                raise
+        self._reader.clear()
+        middle = (len(requests) + 1) // 2
+        halves = [half for half in (requests[:middle], requests[middle:]) if half]
+        return [each for half in halves for each in self._in_halves(half, work)]
 
     def release(self, row: int) -> None:
         """Forget what was read of `row`, and stop continuing it."""

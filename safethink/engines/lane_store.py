@@ -48,6 +48,11 @@ class LaneStore:
         self._ids: dict[int, list[int]] = {}
         self._used: dict[int, int] = {}
 
+    @property
+    def num_rows(self) -> int:
+        """Of how many rows something is kept."""
+        return len(self._lanes)
+
     def length(self, row: int) -> int:
         """How many tokens of `row` are kept."""
         return len(self._ids.get(row, ()))
@@ -82,7 +87,8 @@ class LaneStore:
         lanes = [self._lanes[row] for row in rows]
         if len(rows) >= (1 - MAX_IDLE_SHARE) * (max(lanes) + 1):
             return
-        kept = sorted(self._lanes, key=lambda row: row not in set(rows))
+        first = set(rows)
+        kept = sorted(self._lanes, key=lambda row: row not in first)
         self._cache.resize([self._lanes[row] for row in kept], self._size)
         self._lanes = {row: lane for lane, row in enumerate(kept)}
 
@@ -148,7 +154,7 @@ class LaneStore:
             logits_to_keep=num_logits,
             output_hidden_states=layer is not None,
         )
-        return Read(output.logits, None if layer is None else output.hidden_states[layer][:, -1])
+        return Read(output.logits, None if layer is None else output.hidden_states[layer][:, -1].clone())
 
     def _make_room(self, rows: Sequence[int], num_tokens: int) -> None:
         """Give every row a lane, and all lanes room for `num_tokens` and one column for what counts for nothing."""
@@ -184,6 +190,7 @@ class LaneStore:
         self._size = (lanes, columns)
         self._lanes = {row: lane for lane, row in enumerate(kept)}
         self._ids = {row: self._ids[row] for row in kept}
+        self._used = {row: self._used[row] for row in {*kept, *rows}}
 
 
 def _columns(num_tokens: int, current: int) -> int:

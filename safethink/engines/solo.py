@@ -28,17 +28,24 @@ class SoloStore:
     A row that goes on costs its new tokens alone; one that is rolled back is read again from its beginning.
     """
 
-    def __init__(self, model: PreTrainedModel, table: RowTable | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, table: RowTable | None = None, keeps_cache: bool = True) -> None:
         """Keep nothing yet.
 
         Args:
             model: any causal language model.
             table: where soft rows among the ids are looked up; None where there are none.
+            keeps_cache: whether what was read holds for a longer row; where not, all of a row is read every time.
         """
+        self._keeps_cache = keeps_cache
         self.num_forwarded = 0
         self._model = model
         self._table = table or RowTable(model)
         self._rows: dict[int, _Solo] = {}
+
+    @property
+    def num_rows(self) -> int:
+        """Of how many rows something is kept."""
+        return len(self._rows)
 
     def length(self, row: int) -> int:
         """How many tokens of `row` are kept."""
@@ -89,9 +96,9 @@ class SoloStore:
         output = self._model(
             **self._table.inputs(torch.tensor([ids], device=self._model.device)),
             **({} if solo.cache is None else {"past_key_values": solo.cache}),
-            use_cache=True,
+            use_cache=self._keeps_cache,
             output_hidden_states=layer is not None,
         )
-        solo.cache = getattr(output, "past_key_values", None)
+        solo.cache = getattr(output, "past_key_values", None) if self._keeps_cache else None
         self.num_forwarded += len(ids)
         return Read(output.logits[:, -num_logits:], None if layer is None else output.hidden_states[layer][:, -1])

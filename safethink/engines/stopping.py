@@ -22,7 +22,8 @@ class Stopper:
 
     A delimiter fused into a token ends the step with that token. Blank text is no step: a delimiter counts only after
     something else. What closes the thinking with control tokens is recognised by their ids alone, so that the same
-    characters spelled out stay text. What opens it ends an answer too: the reasoner thinks again behind it.
+    characters spelled out stay text. Either tag ends an answer too: behind what opens it the reasoner
+    thinks again, and before what closes it a second time it has thought on.
     """
 
     def __init__(self, thought: Thought, eos_ids: Collection[int]) -> None:
@@ -54,12 +55,10 @@ class Stopper:
         if last in self._eos_ids:
             return "end"
         answering = until in (Until.ANSWER, Until.ANSWER_STEP)
-        tag, found = (self._opener, "reopened") if answering else (self._closer, "thought")
-        if tag.is_control and last == tag.parts[-1] and _ends(tag, ids, before):
-            return found
+        tags = (self._opener, self._closer) if answering else (self._closer,)
+        if any(self._stands(tag, ids, before) for tag in tags):
+            return "reopened" if answering else "thought"
         by_step = until in (Until.STEP, Until.ANSWER_STEP) and not self._counts_tokens
-        if tag.is_spelled and _ends(tag, ids, before):
-            return found
         return "step" if by_step and self._ends_a_step(ids) else None
 
     def step_starts(self, trace: Tokens, max_step_tokens: int, first: int = 0) -> tuple[int, ...]:
@@ -83,6 +82,13 @@ class Stopper:
                 text_start = end
         return tuple(start for start in starts if start < len(trace)) or (first,)
 
+    def _stands(self, tag: Tag, ids: Sequence[int], before: Sequence[int]) -> bool:
+        """Whether the last of `ids` completes a tag."""
+        if tag.is_control and ids[-1] != tag.parts[-1]:
+            return False
+        near = before[-LOOK_BACK:]
+        return bool(tag.parts) and tag.ends((*near, *ids), len(near))
+
     def _ends_a_step(self, ids: Sequence[int]) -> bool:
         text = self._thought.decode(ids).lstrip()
         by_sentence = self._sentences and _SENTENCE_END.search(text) is not None
@@ -97,8 +103,3 @@ class Stopper:
             known = doubtful or token_id in self._ending_ids or any(char in piece for char in self._last_characters)
             self._may_end[token_id] = known
         return known
-
-
-def _ends(tag: Tag, ids: Sequence[int], before: Sequence[int]) -> bool:
-    near = before[-LOOK_BACK:]
-    return tag.ends((*near, *ids), len(near))

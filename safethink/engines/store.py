@@ -37,6 +37,11 @@ class Store(Protocol):
 
     num_forwarded: int
 
+    @property
+    def num_rows(self) -> int:
+        """Of how many rows something is kept."""
+        ...
+
     def length(self, row: int) -> int:
         """How many tokens of `row` are kept."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from safethink.defenses.effects import Extension
 from safethink.engines import ContinuousEngine, Engine, ExtendRequest
@@ -20,7 +20,7 @@ class Waves:
         """Put rows into the next wave."""
         self._submitted += requests
 
-    def collect(self, share: float = 1.0) -> dict[int, Extension]:
+    def collect(self, rows: Collection[int], share: float = 1.0) -> dict[int, Extension]:
         """Continue the rows of this wave to the last one, whatever `share`; return what was produced, by row."""
         wave, self._submitted = self._submitted, []
         return {request.row: extension for request, extension in zip(wave, self._engine.extend(wave), strict=True)}

@@ -164,7 +164,9 @@ def plan(run: RunConfig, config: CalibrationConfig) -> Plan:
 
 
 def harmless_minima(seen: Watch, steps: int | None = None) -> list[float]:
-    """The lowest score of each harmless prompt's trace; prompts that could not be run are left out.
+    """The lowest score of each harmless prompt's trace, and of its answer where that was watched.
+
+    Prompts that could not be run are left out.
 
     Args:
         seen: the rollouts.
@@ -172,7 +174,7 @@ def harmless_minima(seen: Watch, steps: int | None = None) -> list[float]:
     """
     harmless = {prompt.id for each in only_kinds(seen.benchmarks, "harmless") for prompt in each.prompts}
     records = (record for record in seen.records.values() if record.prompt in harmless)
-    return [min(record.step_scores[:steps]) for record in records if record.step_scores]
+    return [min((*record.step_scores[:steps], *record.answer_scores)) for record in records if record.step_scores]
 
 
 def _prompts(run: RunConfig, config: CalibrationConfig) -> tuple[BenchmarkConfig, WorldConfig]:

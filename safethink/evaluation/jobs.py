@@ -94,12 +94,20 @@ def watched_benchmarks(benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
     return attack_benchmarks(benchmarks) + only_kinds(benchmarks, "harmless", "borderline")
 
 
-def watch(threshold: float, benchmarks: Sequence[Benchmark], samples: int = 1) -> Iterator[Job]:
+def watch(
+    threshold: float, benchmarks: Sequence[Benchmark], samples: int = 1, monitor_answer: bool = False
+) -> Iterator[Job]:
     """The reasoner undefended while the monitor scores each step: shows where it would fire.
 
     Plain harmful requests are left out: nothing is injected into their traces later.
+
+    Args:
+        threshold: where it would.
+        benchmarks: the prompts.
+        samples: runs per prompt.
+        monitor_answer: whether the answers' steps are scored too.
     """
-    watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0)
+    watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0, monitor_answer=monitor_answer)
     for benchmark in watched_benchmarks(benchmarks):
         yield from _jobs("watch", WATCH, benchmark, watching, samples=samples)
 

@@ -16,6 +16,7 @@ from safethink.config import (
     RowConfig,
     RunConfig,
     SafeThinkConfig,
+    SteeringConfig,
     WorldConfig,
 )
 from safethink.evaluation import folder, jobs, records
@@ -56,9 +57,10 @@ def watching_config(
         world: the testbed's seeds.
         judge: says in the records what each output was.
     """
-    unsteered = run.model_copy(
-        update={"defense": SafeThinkConfig(), "prefix": RunConfig.model_fields["prefix"].default}
-    )
+    # What is watched decides what could be intervened on; how, does not matter here.
+    answers = isinstance(run.defense, SteeringConfig) and run.defense.monitor_answer
+    defense = SafeThinkConfig(monitor_answer=answers)
+    unsteered = run.model_copy(update={"defense": defense, "prefix": RunConfig.model_fields["prefix"].default})
     return EvalConfig(
         run=unsteered,
         benchmarks=tuple(prompts),
@@ -101,5 +103,7 @@ def watch(
     done = {record.key: record for record in records.read(out / folder.RECORDS)}
     with RecordWriter(out / folder.RECORDS) as writer:
         execution = Execution(config, reasoner, make_judge(config), writer, done)
-        execution.run(list(jobs.watch(SafeThinkConfig().threshold, loaded, samples)), description)
+        defense = config.run.defense
+        answers = isinstance(defense, SafeThinkConfig) and defense.monitor_answer
+        execution.run(list(jobs.watch(SafeThinkConfig().threshold, loaded, samples, answers)), description)
     return Watch(reasoner, loaded, done)

@@ -94,9 +94,14 @@ def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Moni
     asker = Asker(tokenizer, preset.form)
     verdicts = Verdicts.of(preset, asker)
     if server.api == "chat":
+        if preset.form.text is not None or preset.form.policies:
+            raise ConfigError(
+                f"guard {config.path!r} is asked in words or by policies of its own, which a chat server cannot be "
+                "told; use `api: completions`"
+            )
         control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
         words = [verdict.text for verdict in preset.verdicts]
-        return ChatGuard(server, dict(zip(words, verdicts.safety, strict=True)), control)
+        return ChatGuard(server, dict(zip(words, verdicts.safety, strict=True)), control, preset.form.forced)
 
     def questions(request: ScoreRequest) -> list[tuple[int, ...]]:
         return [asker.ask(request.prompt, request.trace, policy).ids for policy in range(asker.num_policies)]

@@ -158,13 +158,20 @@ class ChatGuard:
     they alternate, as most guards' templates demand.
     """
 
-    def __init__(self, config: GuardServerConfig, verdicts: Mapping[str, float], control: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        config: GuardServerConfig,
+        verdicts: Mapping[str, float],
+        control: Collection[str] = (),
+        forced: str = "",
+    ) -> None:
         """Connect to the server.
 
         Args:
             config: where it is, and how many verdicts to ask for.
             verdicts: each verdict as the guard words it, and its share of safe in [0, 1].
             control: the control strings of its tokenizer.
+            forced: words that may stand before the verdict, as `Safety:` does.
 
         Raises:
             ServerError: it cannot be reached.
@@ -175,7 +182,8 @@ class ChatGuard:
         self._samples = config.samples
         self._safety = {verdict.strip().casefold(): safety for verdict, safety in verdicts.items()}
         words = "|".join(re.escape(verdict) for verdict in sorted(self._safety, key=len, reverse=True))
-        self._verdict = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
+        # Where a reply begins: further on a verdict may be denied.
+        self._verdict = re.compile(rf"\W*(?:{re.escape(forced.strip())}\W*)?({words})(?!\w)", re.IGNORECASE)
         self._control = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")
 
     @property
@@ -210,11 +218,11 @@ class ChatGuard:
         return 2 * sum(shares) / len(shares) - 1
 
     def _share(self, reply: str) -> float:
-        """What the first verdict in a reply counts."""
-        found = self._verdict.search(reply)
+        """What the verdict at the beginning of a reply counts."""
+        found = self._verdict.match(reply)
         if found is None:
             raise ServerError(f"the guard's reply holds no verdict: {reply[:80]!r}")
-        return self._safety[found[0].casefold()]
+        return self._safety[found[1].casefold()]
 
     def _harmless(self, text: str) -> str:
         return self._control.sub(lambda found: f"{found[0][:1]}\u200b{found[0][1:]}", text)

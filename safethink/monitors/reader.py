@@ -5,6 +5,7 @@ The only place where a monitor touches a cache of keys and values.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from safethink.engines import store
 from safethink.engines.choose_store import choose_store
 from safethink.errors import MonitorError
 from safethink.loading import context_window
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,31 @@ class Reader:
         asked = [store.Reading(each.key, each.ids + along, each.num_asked + len(along)) for each in readings]
         for each in asked:
             self._num_read[each.row] += store.num_missing(self._store, each)
-        for group, result in store.read(self._store, asked, batch_size=self._batch_size):
-            chosen = [readings[index] for index in group]
-            yield group, Lanes(self, chosen, result.logits)
-            for each in chosen:
-                self._store.truncate(each.key, each.num_kept)
+        left, done = list(range(len(asked))), set[int]()
+        while left:
+            try:
+                for group, result in store.read(self._store, [asked[i] for i in left], batch_size=self._batch_size):
+                    indices = [left[place] for place in group]
+                    yield indices, Lanes(self, [readings[index] for index in indices], result.logits)
+                    for index in indices:
+                        self._store.truncate(readings[index].key, readings[index].num_kept)
+                    done |= set(indices)
+            except torch.OutOfMemoryError as error:
+                self._halve(len(left) - len(done.intersection(left)), error)
+            left = [index for index in left if index not in done]
+
+    def _halve(self, num_rows: int, error: torch.OutOfMemoryError) -> None:
+        """Read half as many side by side from now on; what was read is forgotten.
+
+        Raises:
+            OutOfMemoryError: it was one row.
+        """
+        size = min(self._batch_size, num_rows)
+        if size < 2:
+            raise error
+        self._store.clear()
+        self._batch_size = size // 2
+        logger.warning("memory is full; the monitor reads %d rows at once instead of %d", self._batch_size, size)
 
     def take_num_read(self, key: int) -> int:
         """How many tokens were read under `key` since this was last asked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -100,8 +101,9 @@ def generate(reasoner: SafeThink, prompts: Sequence[Prompt]) -> list[str]:
     """What transformers' own `generate` makes of a left-padded batch."""
     opened = [reasoner.thought.open_prompt(prompt) for prompt in prompts]
     width, limits = max(map(len, opened)), reasoner.limits
+    model: Any = reasoner.model
     with torch.inference_mode():
-        out = reasoner.model.generate(
+        out = model.generate(
             input_ids=_padded(opened, width, 0),
             attention_mask=_padded([(1,) * len(each) for each in opened], width, 0),
             do_sample=False,

@@ -7,6 +7,7 @@ are chosen by the same random numbers as in the runtime, so both decide the same
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float64
@@ -95,7 +96,8 @@ class Naive:
             return (), "length"
         randoms = uniforms(stable_seed(guarded.seed, prompt.id, 0, num_dropped), len(ids), room)
         stop = _Stop(guarded.stopper, len(ids), until)
-        out = guarded.model.generate(
+        model: Any = guarded.model
+        out = model.generate(
             torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),
             do_sample=False,
@@ -140,6 +142,6 @@ class _Stop(StoppingCriteria):
         self._start = start
         self._until = until
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: tuple[Tensor] | Tensor | None, **kwargs: object) -> torch.BoolTensor:
         self.reason = self._stopper.reason(input_ids[0, self._start :].tolist(), self._until)
-        return torch.tensor([self.reason is not None])
+        return cast(torch.BoolTensor, torch.tensor([self.reason is not None]))

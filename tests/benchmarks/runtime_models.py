@@ -75,8 +75,8 @@ def long_thinker(max_trace_tokens: int, step_tokens: int, shape: Shape = REASONE
     """A random reasoner that thinks to its limit, watched by a random guard whose verdicts are never heard."""
     reasoner, guard = load_causal_lm(folders().reasoner), load_causal_lm(folders().guard)
     model = random_model(reasoner.tokenizer, shape, seed=0)
-    never = {reasoner.tokenizer.eos_token_id, *reasoner.tokenizer.added_tokens_decoder}
-    model.generation_config.suppress_tokens = sorted(never)
+    # The end of turn and the closing tag are among them.
+    model.generation_config.suppress_tokens = sorted(reasoner.tokenizer.added_tokens_decoder)
     return SafeThink(
         model,
         reasoner.tokenizer,

@@ -100,7 +100,14 @@ def qwen3_next() -> PreTrainedModel:
     return _model(config, experts_implementation="eager")
 
 
+def phi3_longrope() -> PreTrainedModel:
+    """Rotary frequencies that change where a row outgrows the original window."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 24, **factors}
+    return _model(Phi3Config(**SIZES, rope_parameters=rope, original_max_position_embeddings=24))
+
+
 IN_LANES: list[Callable[[], PreTrainedModel]] = [
     qwen3, qwen2, qwen2_sliding, llama, phi3, phi3_sliding, mistral, gemma3, gpt_oss,
 ]  # fmt: skip
-ONE_BY_ONE: list[Callable[[], PreTrainedModel]] = [qwen3_next]
+ONE_BY_ONE: list[Callable[[], PreTrainedModel]] = [qwen3_next, phi3_longrope]

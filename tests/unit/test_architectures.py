@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Until
-from safethink.engines import ExtendRequest, Sampling, StateRequest
-from safethink.engines.choose_store import choose_store
+from safethink.engines import ExtendRequest, LookRequest, Sampling, StateRequest
+from safethink.engines.choose_store import VARYING_ROPES, choose_store, rope_type
 from safethink.engines.hf import HfEngine
 from safethink.engines.lane_store import LaneStore
 from safethink.engines.solo import SoloStore
@@ -39,6 +39,14 @@ def greedy(model: PreTrainedModel, ids: tuple[int, ...]) -> list[int]:
     """What one plain forward would say after each of `ids`."""
     with torch.inference_mode():
         return model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+
+
+def said(model: PreTrainedModel, ids: tuple[int, ...]) -> list[int]:
+    """What a plain forward over all before it says of each token of the last step."""
+    if rope_type(model) not in VARYING_ROPES:
+        return greedy(model, ids)[-STEP_TOKENS - 1 : -1]
+    # What comes later would turn what stands before.
+    return [greedy(model, ids[:end])[-1] for end in range(len(ids) - STEP_TOKENS, len(ids))]
 
 
 def request(row: int, ids: tuple[int, ...]) -> ExtendRequest:
@@ -69,7 +77,7 @@ def test_rollbacks_and_injections_equal_one_plain_forward(make_model: Callable[[
     model = make_model()
     for ends in run(engine(model)).values():
         for ids in ends:
-            assert list(ids[-STEP_TOKENS:]) == greedy(model, ids)[-STEP_TOKENS - 1 : -1]
+            assert list(ids[-STEP_TOKENS:]) == said(model, ids)
 
 
 @pytest.mark.parametrize("make_model", IN_LANES)
@@ -116,9 +124,8 @@ def test_a_cache_that_cannot_roll_back_is_said_once(
     with caplog.at_level(logging.WARNING):
         decoding = engine(make_model())
         run(decoding)
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "rows are read one at a time, and again after a rollback"
-    ]
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("safethink")]
+    assert [message.split(":")[0] for message in ours] == ["rows are read one at a time, and again after a rollback"]
     assert isinstance(choose_store(make_model()), SoloStore)
 
 
@@ -126,6 +133,40 @@ def test_a_cache_that_cannot_roll_back_is_said_once(
 def test_limits_change_no_token(limits: dict[str, int]) -> None:
     model = qwen3()
     assert run(engine(model, **limits)) == run(engine(model))
+
+
+LENGTHS = (40, 200, 9, 70, 120, 30, 64, 15)
+
+
+@pytest.mark.parametrize("max_cached_tokens", [320, 400, 700, 1500])
+def test_rows_that_push_each_other_out_give_the_same_tokens_and_states(max_cached_tokens: int) -> None:
+    model = qwen3()
+    ids = {
+        row: tuple((37 * row + 11 * place) % 290 + 3 for place in range(length)) for row, length in enumerate(LENGTHS)
+    }
+    seen = []
+    for decoding in (engine(model, max_cached_tokens=max_cached_tokens), engine(model)):
+        extensions = decoding.extend([request(row, row_ids) for row, row_ids in ids.items()])
+        grown = [StateRequest(row, ids[row] + each.tokens.ids) for row, each in enumerate(extensions)]
+        states = decoding.states(grown, layer=2)
+        views = decoding.look([LookRequest(each.row, each.ids, 1) for each in grown])
+        seen.append((extensions, states, [view.token_ids for view in views]))
+    (ours, our_states, our_views), (theirs, their_states, their_views) = seen
+    assert ours == theirs
+    assert our_views == their_views
+    torch.testing.assert_close(our_states, their_states, atol=1e-6, rtol=1e-5)
+
+
+def test_two_runs_may_share_an_engine() -> None:
+    model = qwen3()
+    shared, alone = engine(model), engine(model)
+    shared.submit([request(row, prompt(row)) for row in range(4)])
+    first = shared.collect(range(4), share=0.25)
+    inner = shared.extend([request(row, prompt(row)) for row in (7, 8)])
+    rest = {row for row in range(4) if row not in first}
+    outer = first | (shared.collect(rest, share=1.0) if rest else {})
+    assert inner == alone.extend([request(row, prompt(row)) for row in (7, 8)])
+    assert [outer[row] for row in range(4)] == alone.extend([request(row, prompt(row)) for row in range(4)])
 
 
 def test_a_row_that_exceeds_the_cache_by_itself_is_named() -> None:

@@ -87,6 +87,14 @@ def test_only_steered_steps_count_where_that_is_asked_for(capsys, models: Path, 
     assert first["threshold"] >= everything["threshold"]
 
 
+def test_watched_answers_count_too(capsys, models: Path, tmp_path: Path) -> None:
+    found = json.loads(calibrate(capsys, models, tmp_path, "--json", "--defense.monitor_answer")[1])
+    recorded = [record for record in records.read(tmp_path / folder.RECORDS) if record.step_scores]
+    assert any(record.answer_scores for record in recorded)
+    minima = [min((*record.step_scores, *record.answer_scores)) for record in recorded]
+    assert found["threshold"] == highest_threshold(minima, 0.3)
+
+
 def test_a_dry_run_rolls_nothing_out(capsys, models: Path, tmp_path: Path) -> None:
     status, out, _ = calibrate(capsys, models, tmp_path / "none", "--dry-run")
     *_, planned = yaml.safe_load_all(out)

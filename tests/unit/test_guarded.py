@@ -106,9 +106,8 @@ def test_the_json_says_everything(guarded: SafeThink) -> None:
     first = ["step", "score_before", "score_after", "resamples", "prefix", "outcome"]
     assert list(note) == [*first, "where", "position", "dropped_steps", "scores"]
     assert (note["where"], note["dropped_steps"], len(note["scores"])) == ("trace", 0, note["resamples"])
-    assert record["usage"]["monitor_calls"] == len(record["step_scores"]) + sum(
-        each["resamples"] for each in record["interventions"]
-    )
+    num_scored = len(record["step_scores"]) + len(record["answer_scores"])
+    assert record["usage"]["monitor_calls"] == num_scored + sum(each["resamples"] for each in record["interventions"])
     assert note["prefix"] == "Wait, think safely"
     assert note["score_before"] < 0
 
@@ -159,7 +158,8 @@ def test_a_fork_with_nothing_injected_continues_the_trace(guarded: SafeThink) ->
 def test_an_intervention_says_where_a_fork_begins(guarded: SafeThink) -> None:
     for result in guarded.variant(defense=SafeThinkConfig(keep_prefix=True)).run(PROMPTS):
         starts = guarded.stopper.step_starts(result.verdict.trace, LIMITS.max_step_tokens)
-        assert [note.position for note in result.interventions] == [starts[note.step] for note in result.interventions]
+        notes = [note for note in result.interventions if note.where == "trace"]
+        assert [note.position for note in notes] == [starts[note.step] for note in notes]
 
 
 def test_branches_run_as_one_batch_paired_by_seed(guarded: SafeThink) -> None:

@@ -185,7 +185,11 @@ def test_control_strings_are_broken_up_before_a_server_reads_them(double, path) 
 
 @pytest.mark.parametrize(
     ("replies", "complaint"),
-    [(["I cannot say"], "holds no verdict: 'I cannot say'"), (["safe", "safe"], "gave 2 verdicts of 1")],
+    [
+        (["I cannot say"], "holds no verdict: 'I cannot say'"),
+        (["not safe at all"], "holds no verdict"),
+        (["safe", "safe"], "gave 2 verdicts of 1"),
+    ],
 )
 def test_a_reply_without_its_verdict_fails_closed(double, path, replies, complaint) -> None:
     double.replies = lambda body: replies

@@ -120,7 +120,7 @@ def test_the_thinking_ends_with_its_tag_and_a_turn_with_its_token() -> None:
     assert stops(STOPPER, "zz</think>yy") == ("thought", "zz</think>")
     assert stops(STOPPER, "zz\n\nyy</think>", Until.THOUGHT) == ("thought", "zz\n\nyy</think>")
     assert stops(STOPPER, "zz<|im_end|>yy") == ("end", "zz<|im_end|>")
-    assert stops(STOPPER, "zz\n\n</think><|im_end|>", Until.ANSWER) == ("end", "zz\n\n</think><|im_end|>")
+    assert stops(STOPPER, "zz\n\nyy<|im_end|>", Until.ANSWER) == ("end", "zz\n\nyy<|im_end|>")
 
 
 def test_a_closing_tag_in_ordinary_tokens_is_text_unless_it_is_the_models_own() -> None:
@@ -138,10 +138,15 @@ def test_an_answer_is_cut_where_the_thinking_opens_again() -> None:
     assert stops(STOPPER, "zz<think>yy") == (None, "zz<think>yy")
 
 
+def test_an_answer_is_cut_where_the_thinking_closes_again() -> None:
+    for until in (Until.ANSWER, Until.ANSWER_STEP):
+        assert stops(STOPPER, "zz</think>yy", until) == ("reopened", "zz</think>")
+
+
 def test_an_answer_is_cut_into_steps_only_where_that_is_asked_for() -> None:
     assert stops(STOPPER, "\n\nzz\n\nyy", Until.ANSWER) == (None, "\n\nzz\n\nyy")
     assert stops(STOPPER, "\n\nzz\n\nyy", Until.ANSWER_STEP) == ("step", "\n\nzz\n\n")
-    assert stops(STOPPER, "zz</think>yy<|im_end|>", Until.ANSWER_STEP) == ("end", "zz</think>yy<|im_end|>")
+    assert stops(STOPPER, "zzyy<|im_end|>", Until.ANSWER_STEP) == ("end", "zzyy<|im_end|>")
 
 
 def test_steps_that_are_counted_in_tokens_have_no_delimiters() -> None:
