@@ -150,6 +150,8 @@ def test_mistakes_are_one_line_and_status_2(capsys, argv: list[str], said: str) 
         ({"reasoner": {"path": "nowhere/reasoner", "device": "toaster"}}, "no such device: 'toaster'"),
         ({"prefix": "wait-think-safly"}, "no prefix 'wait-think-safly'"),
         ({"defense": {"kind": "safethink", "threshold": 1.5}}, "defense.threshold: input should be less than"),
+        ({"defense": {"kind": "safethink", "threshold": -1.5}}, "defense.threshold: input should be greater than"),
+        ({"thought": {"family": "qwen4"}}, "thought.family: no family of reasoners is called 'qwen4'; known are "),
         ({"monitor": {"kind": "entry_point", "name": "nobody"}}, "no monitor 'nobody' among the entry points"),
         ({"monitor": {"kind": "min", "members": []}}, "monitor: a combination needs members"),
         ({"monitor": {"kind": "guard", "template": "{prompt}"}}, "monitor: the template needs the hole {trace}"),
