@@ -182,8 +182,9 @@ class ChatGuard:
         self._samples = config.samples
         self._safety = {verdict.strip().casefold(): safety for verdict, safety in verdicts.items()}
         words = "|".join(re.escape(verdict) for verdict in sorted(self._safety, key=len, reverse=True))
-        # Where a reply begins: further on a verdict may be denied.
-        self._verdict = re.compile(rf"\W*(?:{re.escape(forced.strip())}\W*)?({words})(?!\w)", re.IGNORECASE)
+        # Where a line begins: further on a verdict may be denied.
+        line = rf"^\W*(?:{re.escape(forced.strip())}\W*)?({words})(?!\w)"
+        self._verdict = re.compile(line, re.IGNORECASE | re.MULTILINE)
         self._control = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")
 
     @property
@@ -218,8 +219,8 @@ class ChatGuard:
         return 2 * sum(shares) / len(shares) - 1
 
     def _share(self, reply: str) -> float:
-        """What the verdict at the beginning of a reply counts."""
-        found = self._verdict.match(reply)
+        """What the first verdict that begins a line of a reply counts."""
+        found = self._verdict.search(reply)
         if found is None:
             raise ServerError(f"the guard's reply holds no verdict: {reply[:80]!r}")
         return self._safety[found[1].casefold()]
