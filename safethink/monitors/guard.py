@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safethink.fingerprints import model_hash
 from safethink.monitors import ScoreRequest
 from safethink.monitors.presets import LLAMA_GUARD, Preset
 from safethink.monitors.questions import Asker
-from safethink.monitors.reader import Lanes, Reader, Reading
+from safethink.monitors.reader import Lanes, Reading, ReadingMonitor
 from safethink.monitors.verdicts import Verdicts
 
 logger = logging.getLogger(__name__)
@@ -24,7 +22,7 @@ MIN_VERDICT_MASS = 0.5
 """Verdicts that are less likely together mean that the guard is not being asked in the way it was trained."""
 
 
-class GuardMonitor:
+class GuardMonitor(ReadingMonitor[PreTrainedModel]):
     """Scores 2 P(safe) - 1, with P(safe) from the log-probabilities of all verdicts in full.
 
     Where there are several policies, the worst score counts. What it has read of a row up to the end of the trace stays
@@ -50,22 +48,11 @@ class GuardMonitor:
         Raises:
             ConfigError: if the tokenizer cannot put the question so, or one verdict begins with another.
         """
-        self._model = model
+        super().__init__(model, batch_size)
         self._tokenizer = tokenizer
         self._asker = Asker(tokenizer, preset.form)
         self._verdicts = Verdicts.of(preset, self._asker)
-        self._reader = Reader(model, batch_size)
         self._warned = False
-
-    @property
-    def num_forwarded(self) -> int:
-        """Tokens sent through the guard so far, padding left out."""
-        return self._reader.num_forwarded
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the guard's weights."""
-        return model_hash(self._model)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """One score per request, in order: the same whatever else is in the batch and whatever was read before.

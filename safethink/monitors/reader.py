@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,10 @@ from transformers import PreTrainedModel
 from safethink.engines import store
 from safethink.engines.choose_store import choose_store
 from safethink.errors import MonitorError
+from safethink.fingerprints import model_hash
 from safethink.loading import context_window
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +115,7 @@ class Reader:
                         self._store.truncate(readings[index].key, readings[index].num_kept)
                     done |= set(indices)
             except torch.OutOfMemoryError as error:
-                self._halve(len(left) - len(done.intersection(left)), error)
+                self._halve(sum(index not in done for index in left), error)
             left = [index for index in left if index not in done]
 
     def _halve(self, num_rows: int, error: torch.OutOfMemoryError) -> None:
@@ -139,3 +143,22 @@ class Reader:
     @cached_property
     def _store(self) -> store.Store:
         return choose_store(self._model)
+
+
+class ReadingMonitor(Generic[Model]):
+    """What the monitors share that read conversations with a model of their own."""
+
+    def __init__(self, model: Model, batch_size: int) -> None:
+        """Read at most `batch_size` conversations side by side with `model`."""
+        self._model = model
+        self._reader = Reader(model, batch_size)
+
+    @property
+    def num_forwarded(self) -> int:
+        """Tokens sent through the model so far, padding left out."""
+        return self._reader.num_forwarded
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the model's weights."""
+        return model_hash(self._model)

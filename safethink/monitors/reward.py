@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from safethink.errors import MonitorError
-from safethink.fingerprints import model_hash
 from safethink.monitors import ScoreRequest
 from safethink.monitors.presets import Form
 from safethink.monitors.questions import Asker
-from safethink.monitors.reader import Reader, Reading
+from safethink.monitors.reader import Reading, ReadingMonitor
 from safethink.monitors.reward_models import BeaverScorer, SequenceScorer, UrmScorer
 
 CHAT: Final = Form(replies=False)
@@ -56,7 +54,7 @@ class Scale:
         return max(-1.0, min(1.0, x))
 
 
-class RewardMonitor:
+class RewardMonitor(ReadingMonitor[SequenceScorer | BeaverScorer | UrmScorer]):
     """Scores with a head on a causal language model, at the last token of the conversation so far.
 
     What it has read of a row up to the end of the trace stays cached. Whatever prompt and trace contain, control tokens
@@ -85,20 +83,9 @@ class RewardMonitor:
         Raises:
             ConfigError: if the tokenizer cannot write the conversation down so.
         """
-        self._model = model
+        super().__init__(model, batch_size)
         self._asker = Asker(tokenizer, form)
-        self._reader = Reader(model, batch_size)
         self._scale, self._label = scale, label
-
-    @property
-    def num_forwarded(self) -> int:
-        """Tokens sent through the model so far, padding left out."""
-        return self._reader.num_forwarded
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the model's weights."""
-        return model_hash(self._model)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """One score per request, in order: the same whatever else is in the batch and whatever was read before.

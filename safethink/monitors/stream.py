@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -13,11 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from safethink.errors import ConfigError
-from safethink.fingerprints import model_hash
 from safethink.monitors import ScoreRequest
 from safethink.monitors.presets import Form
 from safethink.monitors.questions import Asker
-from safethink.monitors.reader import Reader, Reading
+from safethink.monitors.reader import Reading, ReadingMonitor
 from safethink.monitors.stream_model import StreamGuard
 
 CONVERSATION = Form(replies=False)
@@ -51,7 +49,7 @@ class _Judged:
         return self.risks[start - self.start : max(0, same - self.start)]
 
 
-class StreamMonitor:
+class StreamMonitor(ReadingMonitor[StreamGuard]):
     """Scores 1 - 2 r, where r is the highest risk that `debounce` tokens of the trace in a row all reach.
 
     The risk of a token is P(Unsafe) + c P(Controversial), times the probability that its category counts. So the score
@@ -83,23 +81,12 @@ class StreamMonitor:
         Raises:
             ConfigError: if the model does not name a risk or category so, or the tokenizer has no chat template.
         """
-        self._model = model
+        super().__init__(model, batch_size)
         self._asker = Asker(tokenizer, CONVERSATION)
-        self._reader = Reader(model, batch_size)
         self._debounce = debounce
         self._weights = self._risk_weights(controversial)
         self._counted = self._counted_categories(ignored_categories)
         self._judged: dict[int, _Judged] = {}
-
-    @property
-    def num_forwarded(self) -> int:
-        """Tokens sent through the model so far, padding left out."""
-        return self._reader.num_forwarded
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the model's weights."""
-        return model_hash(self._model)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """One score per request, in order: the same whatever else is in the batch and whatever was read before.

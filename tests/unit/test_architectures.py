@@ -157,6 +157,14 @@ def test_rows_that_push_each_other_out_give_the_same_tokens_and_states(max_cache
     torch.testing.assert_close(our_states, their_states, atol=1e-6, rtol=1e-5)
 
 
+def test_a_row_that_goes_on_alone_takes_the_room_of_those_that_wait() -> None:
+    model = qwen3()
+    crowded, alone = engine(model, max_cached_tokens=512), engine(model)
+    crowded.extend([request(row, prompt(row)) for row in range(4)])
+    long = (prompt(0) * 40)[:300]
+    assert crowded.extend([request(0, long)]) == alone.extend([request(0, long)])
+
+
 def test_two_runs_may_share_an_engine() -> None:
     model = qwen3()
     shared, alone = engine(model), engine(model)

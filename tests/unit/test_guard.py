@@ -224,3 +224,22 @@ def test_build_names_a_missing_guard_and_a_missing_device(tmp_path) -> None:
         build(GuardMonitorConfig(path=str(tmp_path / "nowhere")))
     with pytest.raises(ConfigError, match="no-such-device"):
         build(GuardMonitorConfig(path=str(tmp_path), device="no-such-device"))
+
+
+def test_when_memory_runs_out_half_as_many_are_read(model: Qwen3ForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [request("".join(STEPS[: row % 3 + 1]), row) for row in range(8)]
+    expected = GuardMonitor(model, TOKENIZER).score(asked)
+    little = GuardMonitor(model, TOKENIZER)
+    little.score(asked[:1])
+    forward = model.forward
+
+    def at_most_three(*args, **kwargs):
+        if len(kwargs["input_ids"]) > 3:
+            raise torch.OutOfMemoryError("no memory for more than 3 rows")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", at_most_three)
+    assert little.score(asked) == pytest.approx(expected, abs=1e-6)
+    monkeypatch.setattr(model, "forward", lambda *args, **kwargs: at_most_three(input_ids=[0] * 4))
+    with pytest.raises(torch.OutOfMemoryError):
+        little.score([request("another trace")])

@@ -162,6 +162,17 @@ def test_an_intervention_says_where_a_fork_begins(guarded: SafeThink) -> None:
         assert [note.position for note in notes] == [starts[note.step] for note in notes]
 
 
+def test_a_run_within_a_run_leaves_both_as_they_are(guarded: SafeThink) -> None:
+    expected = {result.prompt.id: result.trace_ids for result in guarded.run(PROMPTS)}
+    forks = {prompt.id: guarded.fork(guarded.run([prompt])[0], 0, n=1)[0].trace_ids for prompt in PROMPTS[:3]}
+    seen = {}
+    for result in guarded.as_finished((prompt, 0) for prompt in PROMPTS):
+        seen[result.prompt.id] = result.trace_ids
+        if result.prompt.id in forks:
+            assert result.fork(0)[0].trace_ids == forks[result.prompt.id]
+    assert seen == expected
+
+
 def test_branches_run_as_one_batch_paired_by_seed(guarded: SafeThink) -> None:
     trace = Tokens.sampled(chat_reasoner.encode("Mix it.\n\n"))
     branches = [Branch(prompt, trace, (), sample) for prompt in PROMPTS[:3] for sample in range(2)]

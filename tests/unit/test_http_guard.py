@@ -11,7 +11,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 from safethink.config import GuardMonitorConfig, GuardServerConfig
-from safethink.errors import MonitorError, ServerError
+from safethink.errors import ConfigError, MonitorError, ServerError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.monitors.guard import GuardMonitor
@@ -196,3 +196,10 @@ def test_a_reply_without_its_verdict_fails_closed(double, path, replies, complai
     served = guard(double, path, api="chat")
     with pytest.raises(MonitorError, match=f"failed on prompt 'prompt': .*{complaint}"):
         served.score(requests()[:1])
+
+
+def test_a_policy_cannot_be_told_to_a_chat_server(double, path) -> None:
+    server = GuardServerConfig(urls=(double.url,), api="chat")
+    config = GuardMonitorConfig(path=path, template="Q: {prompt} A: {trace}", verdicts={"a": 1, "b": 0}, server=server)
+    with pytest.raises(ConfigError, match="which a chat server cannot be told; use `api: completions`"):
+        build(config)
