@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from safethink.config import SafeThinkConfig, SamplingConfig
-from safethink.defenses.effects import Extension, Until
+from safethink.defenses.effects import Extension, Until, Verdict
 from safethink.engines import ExtendRequest
 from safethink.guarded import SafeThink
 from safethink.monitors.constant import ConstantMonitor
@@ -152,16 +152,17 @@ def _scheduler() -> BenchRow:
     guarded = testbed.guarded("testbed")
     prompts = draw("harmless", "test", NUM_PROMPTS)
 
-    def drive() -> int:
+    def drive(batch_size: int = NUM_PROMPTS) -> tuple[int, dict[str, Verdict]]:
         engine = _Scripted(guarded.thought.close_ids)
         rows = [guarded.row(prompt) for prompt in prompts]
-        finished = list(run(rows, engine, ConstantMonitor(1.0), guarded.thought, guarded.limits, NUM_PROMPTS))
-        assert len(finished) == NUM_PROMPTS
+        finished = list(run(rows, engine, ConstantMonitor(1.0), guarded.thought, guarded.limits, batch_size))
         # Every step is extended and scored.
-        return engine.num_effects + sum(each.usage.monitor_calls for each in finished)
+        num_effects = engine.num_effects + sum(each.usage.monitor_calls for each in finished)
+        return num_effects, {each.row.prompt.id: each.verdict for each in finished}
 
-    num_effects = drive()
+    num_effects, verdicts = drive()
+    exact = len(verdicts) == NUM_PROMPTS and verdicts == drive(batch_size=1)[1]
     opening = timed(lambda: [guarded.row(prompt) for prompt in prompts], REPEATS)
     times = sorted((seconds - opening[0]) / num_effects * 1e6 for seconds in timed(drive, REPEATS))
     note = "microseconds, reading traces as text included"
-    return BenchRow("scheduler_per_effect_us", times[len(times) // 2], times[0], times[-1], 50, "at_most", None, note)
+    return BenchRow("scheduler_per_effect_us", times[len(times) // 2], times[0], times[-1], 50, "at_most", exact, note)
