@@ -1,3 +1,4 @@
+# pyright: standard
 """Learning from the command line, and from Python on a model that is already loaded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """Exports of a soft prefix: a copy of its reasoner in which the rows are tokens, so that any server runs it.
 
 The new tokens `<|safe_0|>`, `<|safe_1|>`, ... stand behind the vocabulary, and their embeddings are the rows. They are

@@ -32,8 +32,7 @@ from optimize.selection import Arena
 from optimize.setup import Setup
 from optimize.soft.geometry import Surroundings
 from optimize.vocabulary import Vocabulary
-from safethink.evaluation.records import write_text
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash, write_text
 from safethink.progress import progress
 from safethink.tokens import is_soft
 

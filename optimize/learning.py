@@ -18,11 +18,11 @@ from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
 from optimize.selection import Arena, Trial, on_trial, run_trials
 from optimize.setup import Setup
-from safethink import extras, yaml_config
+from safethink import errors, yaml_config
 from safethink import prefix as prefixes
 from safethink.errors import ConfigError
-from safethink.evaluation.records import write_text
-from safethink.fingerprints import chat_template_hash, json_hash, tokenizer_hash
+from safethink.files import json_hash, write_text
+from safethink.fingerprints import chat_template_hash, tokenizer_hash
 from safethink.guarded import SafeThink
 from safethink.prefix import Metric, Prefix, PrefixArtifact
 
@@ -46,7 +46,7 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
         SafeThinkError: there is nothing to learn from: the monitor never fires, or no prefix survives.
     """
     if isinstance(config.search, SoftConfig):
-        extras.require("train", "lightning")
+        errors.require("train", "lightning")
     if isinstance(config.search, PhrasesConfig):
         Grammar(config.search)  # No phrases are refused before anything is rolled out for them.
     guarded = setup.guarded

@@ -1,3 +1,4 @@
+# pyright: standard
 """Processes that share the contexts of a search.
 
 The main process runs the whole program. The others hold the reasoner and their share of the contexts, hear what the
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from safethink import extras
+from safethink import errors
 from safethink.errors import ConfigError
 from safethink.placing import pick_device
 
@@ -137,7 +138,7 @@ def launch(devices: int, device: str = "auto") -> Cluster:
     num_processes = int(os.environ["WORLD_SIZE"]) if _under_torchrun() else num_local
     if num_processes == 1:
         return Cluster.local()
-    extras.require("train", "lightning")
+    errors.require("train", "lightning")
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 

@@ -1,3 +1,4 @@
+# pyright: standard
 """Runs tasks in processes of their own: one that dies loses its task and nothing else."""
 
 from __future__ import annotations

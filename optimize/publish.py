@@ -16,7 +16,7 @@ from optimize.card import card
 from safethink import hub, prefix, schema
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
 from safethink.evaluation import lineage
-from safethink.evaluation.records import write_bytes, writing
+from safethink.files import write_bytes, writing
 from safethink.prefix import Metric, PrefixArtifact
 
 if TYPE_CHECKING:

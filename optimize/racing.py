@@ -1,3 +1,4 @@
+# pyright: standard
 """Racing: all candidates are scored on a few contexts, and those that are surely worse than the leader go no further.
 
 Most candidates of a step are much worse than its best, in every context alike, so a few contexts suffice to see it.

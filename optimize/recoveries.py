@@ -1,3 +1,4 @@
+# pyright: standard
 """What phrases are tried on: the states that choose, one injection each, judged as in selection."""
 
 from __future__ import annotations

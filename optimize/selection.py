@@ -19,8 +19,8 @@ from optimize.config import ChosenBy, SelectionConfig
 from optimize.constraints import Constraints
 from optimize.contexts import Context, ContextSet
 from safethink.errors import ConfigError, RecordError, SearchError
-from safethink.evaluation.records import write_text, writing
 from safethink.evaluation.statistics import Observations
+from safethink.files import write_text, writing
 from safethink.guarded import Branch, SafeThink
 from safethink.monitors import checked
 from safethink.progress import progress

@@ -1,3 +1,4 @@
+# pyright: standard
 """What learning works with: the guarded reasoner, the prompts, and who chooses."""
 
 from __future__ import annotations

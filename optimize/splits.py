@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from safethink.benchmarks import jsonl
 from safethink.config import JsonlBenchmarkConfig, TestbedBenchmarkConfig, WorldConfig
 from safethink.errors import ConfigError
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
 

@@ -1,3 +1,4 @@
+# pyright: standard
 """Which tokens may enter a prefix, and which prefixes survive being written down and read again.
 
 A prefix is published as text and injected as ids, so the two must be the same thing: in isolation, and at the place

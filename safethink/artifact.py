@@ -1,3 +1,4 @@
+# pyright: standard
 """What a prefix artifact says: the models behind `prefix.json`."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from safethink.errors import ArtifactError
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash
 from safethink.tokens import is_soft
 
 if TYPE_CHECKING:

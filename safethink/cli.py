@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from safethink import extras
+from safethink import errors
 from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries, show
 from safethink.commands.calibrate import calibrate
 from safethink.commands.prefix import PREFIX
@@ -125,7 +125,7 @@ def evaluate(argv: Sequence[str]) -> None:
         planned = plan(config)
         show(flags.json, lambda: planned.model_dump(), lambda: dump(config, planned))
         return
-    extras.require("report", "scipy", "plotly")
+    errors.require("report", "scipy", "plotly")
     from safethink.evaluation import runner
     from safethink.evaluation.table import table
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 
 class SafeThinkError(Exception):
     """Something the user can put right; the command line prints it as one line and exits with status 2."""
@@ -45,3 +47,14 @@ class CacheFullError(SafeThinkError, MemoryError):
 
 class ServerError(SafeThinkError, ConnectionError):
     """A model's server that cannot be reached, fails, or answers what cannot be used."""
+
+
+def require(extra: str, *modules: str) -> None:
+    """Check that the modules of an extra are installed; none is imported.
+
+    Raises:
+        ConfigError: one is not; says how to install it.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"this command needs {' and '.join(missing)}: pip install 'safethink[{extra}]'")

@@ -1,3 +1,4 @@
+# pyright: standard
 """Hashes by which an artifact recognises the tokenizer, the template and the model it was made with."""
 
 from __future__ import annotations
@@ -7,15 +8,10 @@ import json
 from typing import TYPE_CHECKING
 
 from safethink.errors import ConfigError
+from safethink.files import json_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def json_hash(value: object) -> str:
-    """SHA-256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,3 +1,4 @@
+# pyright: standard
 """A guarded reasoner: the Python API."""
 
 from __future__ import annotations

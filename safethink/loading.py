@@ -1,3 +1,4 @@
+# pyright: standard
 """Reasoners and their tokenizers, from a folder, the hub or the package."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """How much memory a run takes, from the models' configurations: no weights are loaded."""
 
 from __future__ import annotations

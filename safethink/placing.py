@@ -1,3 +1,4 @@
+# pyright: standard
 """Where a model's weights go, and in which precision."""
 
 from __future__ import annotations

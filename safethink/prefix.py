@@ -1,3 +1,4 @@
+# pyright: standard
 """The prefix artifact: everything needed to use a corrective prefix and to check it.
 
 An artifact is a folder with `prefix.json`, `prefix.safetensors` where the prefix is soft, `search.jsonl` (what the
@@ -13,9 +14,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from safethink import hub, sealed
+from safethink import hub
 from safethink.artifact import Identity, Metric, Prefix, PrefixArtifact, RowsFile
 from safethink.errors import ArtifactError, MissingFileError
+from safethink.files import read_sealed, seal, write_bytes, write_text
 from safethink.fingerprints import chat_template_hash, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -161,10 +163,10 @@ def save(artifact: PrefixArtifact, folder: Path, search_log: Path | None, card: 
     elif search_log.resolve() != (folder / LOG_FILE).resolve():
         shutil.copyfile(search_log, folder / LOG_FILE)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    hashed = sealed.seal(artifact)
+    hashed = seal(artifact)
     if artifact.rows is not None:
-        _replace(folder / ROWS_FILE, artifact.rows_content)
-    _replace(folder / JSON_FILE, f"{hashed.model_dump_json(indent=2)}\n".encode())
+        write_bytes(folder / ROWS_FILE, artifact.rows_content)
+    write_text(folder / JSON_FILE, f"{hashed.model_dump_json(indent=2)}\n")
     if artifact.rows is None:
         (folder / ROWS_FILE).unlink(missing_ok=True)
     return hashed
@@ -182,7 +184,7 @@ def _read(folder: Path) -> PrefixArtifact:
         others = f" nor one of the built-in {', '.join(list_built_in())}, nor OWNER/NAME@COMMIT on the hub"
         known = "" if is_folder else others
         raise MissingFileError(what + known)
-    artifact = sealed.read(PrefixArtifact, path)
+    artifact = read_sealed(PrefixArtifact, path)
     if (artifact.kind == "soft") != (artifact.rows is not None):
         raise ArtifactError(f"{path}: a {artifact.kind} prefix {'with' if artifact.rows else 'without'} rows")
     return artifact if artifact.rows is None else artifact.with_content(_read_rows(folder))
@@ -195,13 +197,6 @@ def _read_rows(folder: Path) -> bytes:
             f"{folder} is incomplete: its {JSON_FILE} says that the prefix is soft, and it has no {path.name}"
         )
     return path.read_bytes()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a whole file, or leave the old one as it was."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _differs(recorded: Identity | None, sha256: str) -> bool:

@@ -1,3 +1,4 @@
+# pyright: standard
 """A probe: a linear head on one layer of a reasoner's hidden states, and the folder that it is kept in.
 
 A folder holds `probe.safetensors` (the head), `README.md` (a card) and `probe.json` (everything else). The last is
@@ -19,10 +20,9 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 from torch import Tensor
 
-from safethink import sealed
 from safethink.artifact import Identity, Metric
 from safethink.errors import ArtifactError, MissingFileError
-from safethink.evaluation.records import write_bytes, write_text, writing
+from safethink.files import read_sealed, seal, write_bytes, write_text, writing
 
 JSON_FILE, WEIGHTS_FILE, CARD_FILE = "probe.json", "probe.safetensors", "README.md"
 WEIGHT, BIAS = "weight", "bias"
@@ -96,7 +96,7 @@ def save(probe: Probe, folder: Path, readme: str) -> Probe:
     tensors = {WEIGHT: probe.weight.detach().cpu().double(), BIAS: probe.bias.detach().cpu().double()}
     _refuse_unfit(tensors, probe.card.hidden_size, str(folder))
     content = pack(tensors)
-    card = sealed.seal(probe.card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()}))
+    card = seal(probe.card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()}))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / WEIGHTS_FILE, content)
@@ -115,7 +115,7 @@ def load(folder: Path) -> Probe:
     if not (folder / JSON_FILE).is_file():
         reason = f"it has no {JSON_FILE}, which is written last" if folder.is_dir() else "no such folder"
         raise MissingFileError(f"no probe at {str(folder)!r}: {reason}")
-    card = sealed.read(ProbeCard, folder / JSON_FILE)
+    card = read_sealed(ProbeCard, folder / JSON_FILE)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise ArtifactError(f"{folder} is incomplete: it has no {WEIGHTS_FILE}")

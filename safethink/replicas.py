@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from safethink import extras
+from safethink import errors
 from safethink.background import Background
 from safethink.config import ServerConfig
 from safethink.errors import ConfigError, ServerError
@@ -64,7 +64,7 @@ class Replicas:
         Raises:
             ConfigError: the `openai` package is missing, or the environment variable with the key.
         """
-        extras.require("serve", "openai")
+        errors.require("serve", "openai")
         import openai
 
         key = _key(config)

@@ -1,3 +1,4 @@
+# pyright: standard
 """Soft rows: embedding rows that are no token's, what ids they go by, and how they are kept in a file.
 
 A row's id is made from its content, so it is the same in every process and for every reasoner, two equal rows are one,

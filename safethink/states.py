@@ -1,3 +1,4 @@
+# pyright: standard
 """Hidden states of the reasoner, as they pass from engines to monitors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """Chats rendered once and encoded so that control tokens come from the template alone.
 
 A chat template is text with holes. Filling the holes first and encoding afterwards lets a message that contains

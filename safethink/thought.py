@@ -1,3 +1,4 @@
+# pyright: standard
 """Where thinking opens and closes: prompts opened as token ids, traces and answers read back as text."""
 
 from __future__ import annotations

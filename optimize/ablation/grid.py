@@ -12,7 +12,7 @@ from optimize.ablation.config import LENGTH, AblationConfig, MeasureConfig, Meth
 from optimize.config import SearchConfig, refuse_devices
 from safethink import yaml_config
 from safethink.errors import ConfigError
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash
 
 
 @dataclass(frozen=True, slots=True)

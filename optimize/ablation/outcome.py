@@ -12,7 +12,7 @@ from optimize.ablation.grid import Cell
 from safethink.config import EvalConfig
 from safethink.errors import ConfigError, RecordError
 from safethink.evaluation.statistics import Estimate
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash
 
 CELLS, CONTEXTS, REFERENCES = "cells", "contexts", "references"
 """Folders of an ablation."""

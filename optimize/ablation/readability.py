@@ -1,3 +1,4 @@
+# pyright: standard
 """How readable a prefix is: how likely the reasoner itself finds it where it is injected."""
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ from optimize.ablation.tasks import CollectContexts, MeasureReference, ReportOnT
 from optimize.config import SearchConfig
 from optimize.pool import Pool, Task
 from safethink import yaml_config
-from safethink.evaluation.records import write_text, writing
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash, write_text, writing
 
 CONFIG, NUMBERS, REPORT = "config.yaml", "ablation.json", "report.html"
 CONTEXTS_TASK: Final = "contexts"

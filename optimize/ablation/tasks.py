@@ -35,9 +35,9 @@ from safethink.config import EvalConfig
 from safethink.evaluation import folder, runner
 from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.jobs import trial_row
-from safethink.evaluation.records import write_text
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Evidence, predicted, summarise
+from safethink.files import write_text
 
 
 @dataclass(frozen=True, slots=True)

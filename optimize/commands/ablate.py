@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import expand
-from safethink import extras
+from safethink import errors
 from safethink.commandline import console, parse_with_config, quiet_libraries
 from safethink.errors import SafeThinkError
 
@@ -40,7 +40,7 @@ def ablate(argv: Sequence[str]) -> None:
         planned = plan(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))
         return
-    extras.require("report", "scipy", "plotly")
+    errors.require("report", "scipy", "plotly")
     quiet_libraries()
     from optimize.ablation import run
     from optimize.ablation.table import table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimize.config import CollectConfig
-from safethink import extras
+from safethink import errors
 from safethink.commandline import parse_with_config, quiet_libraries
 
 
@@ -36,7 +36,7 @@ def contexts(argv: Sequence[str]) -> None:
         planned = plan_contexts(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))
         return
-    extras.require("report", "scipy")
+    errors.require("report", "scipy")
     quiet_libraries()
     from optimize.api import contexts_command
     from optimize.contexts.folder import SEARCH, VALIDATION

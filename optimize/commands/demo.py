@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safethink import extras
+from safethink import errors
 from safethink.commandline import console, parse, quiet_libraries
 
 
@@ -26,7 +26,7 @@ class Demo:
 def demo(argv: Sequence[str]) -> None:
     """`safethink-optimize demo`."""
     flags = parse(Demo, "safethink-optimize demo", argv)
-    extras.require("report", "scipy", "plotly")
+    errors.require("report", "scipy", "plotly")
     quiet_libraries()
     from optimize.demo import run
     from safethink.evaluation.table import table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimize.monitors.config import TrainMonitorConfig
-from safethink import extras
+from safethink import errors
 from safethink.commandline import parse_with_config, quiet_libraries
 
 
@@ -37,8 +37,8 @@ def monitor(argv: Sequence[str]) -> None:
         planned = plan(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))
         return
-    extras.require("train", *needed)
-    extras.require("report", "scipy")
+    errors.require("train", *needed)
+    errors.require("report", "scipy")
     quiet_libraries()
     from optimize.monitors.run import run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from safethink import extras
+from safethink import errors
 from safethink.commandline import parse, quiet_hub
 
 
@@ -40,7 +40,7 @@ def publish(argv: Sequence[str]) -> None:
     """`safethink-optimize publish`."""
     flags = parse(Publish, "safethink-optimize publish", argv)
     if flags.evaluation is not None:
-        extras.require("report", "scipy")
+        errors.require("report", "scipy")
     quiet_hub()
     from optimize import publish as publishing
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimize.config import SearchConfig
-from safethink import extras
+from safethink import errors
 from safethink.commandline import parse_with_config, quiet_libraries
 
 
@@ -36,7 +36,7 @@ def search(argv: Sequence[str]) -> None:
         planned = plan(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))
         return
-    extras.require("report", "scipy")
+    errors.require("report", "scipy")
     quiet_libraries()
     from optimize.api import shared_search_command
     from optimize.learning import ARTIFACT

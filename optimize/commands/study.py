@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimize.study.config import StudyConfig
-from safethink import extras
+from safethink import errors
 from safethink.commandline import parse_with_config, quiet_libraries
 from safethink.errors import SearchError
 
@@ -41,7 +41,7 @@ def study(argv: Sequence[str]) -> None:
         planned = plan_study(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))
         return
-    extras.require("study", "optuna", "scipy", "plotly")
+    errors.require("study", "optuna", "scipy", "plotly")
     quiet_libraries()
     from optimize.study import report, storage, workers
     from optimize.study.quiet import quiet

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from safethink import extras
+from safethink import errors
 from safethink.commandline import parse, quiet_libraries
 
 
@@ -40,7 +40,7 @@ class Testbed:
 def testbed(argv: Sequence[str]) -> None:
     """`safethink-optimize testbed`."""
     flags = parse(Testbed, "safethink-optimize testbed", argv)
-    extras.require("report", "scipy")
+    errors.require("report", "scipy")
     quiet_libraries()
     from optimize.testbed import train
 

@@ -17,7 +17,7 @@ from optimize.contexts.overlap import Overlap, overlaps, prompt_hash
 from optimize.contexts.states import ContextSet
 from optimize.splits import Split
 from safethink.errors import ConfigError, MissingFileError, RecordError
-from safethink.evaluation.records import write_text
+from safethink.files import write_text
 from safethink.guarded import SafeThink
 from safethink.prefix import Identity
 

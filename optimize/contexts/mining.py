@@ -1,3 +1,4 @@
+# pyright: standard
 """What would have been safe: the reasoner's own best continuation of a state, with nothing injected."""
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from optimize.config import ContextsConfig
 from optimize.contexts import folder
 from optimize.contexts.folder import Source
 from optimize.splits import Split
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash
 from safethink.guarded import SafeThink
 
 

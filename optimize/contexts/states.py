@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safethink.errors import RecordError
-from safethink.evaluation.records import write_text
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash, write_text
 from safethink.prompts import Prompt
 
 

@@ -1,3 +1,4 @@
+# pyright: standard
 """A linear head on hidden states as a LightningModule, trained with early stopping on validation."""
 
 from __future__ import annotations

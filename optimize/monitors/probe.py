@@ -1,3 +1,4 @@
+# pyright: standard
 """Trains a probe: states of every split, a head for each layer, the best one measured on `test` and exported."""
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from optimize.naming import portable
 from safethink import probe
 from safethink.artifact import Identity
 from safethink.engines import Engine
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash
 from safethink.probe import Probe, ProbeCard
 
 

@@ -1,3 +1,4 @@
+# pyright: standard
 """Trains a classifier of sequences with one output by trl's RewardTrainer, and exports it as a transformers folder.
 
 The folder has the classifier (`num_labels` 1) and its tokenizer with the chat template: what a `reward` monitor takes.
@@ -6,7 +7,6 @@ A partial trace is read as the assistant's turn behind the prompt, the whole cha
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +36,7 @@ from optimize.monitors.steps import LabelledSplit, SplitName
 from safethink.artifact import Metric
 from safethink.errors import ConfigError, MissingFileError
 from safethink.evaluation.statistics import Observations, rate
+from safethink.files import atomic_write, write_text
 from safethink.loading import context_window, pick_device
 from safethink.progress import progress, track
 from safethink.prompts import Message, Prompt
@@ -219,17 +220,13 @@ def _measure(
 def _export(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, metrics: Mapping[str, Metric]
 ) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
     rows = [
         f"| {name} | {each.value:.3f} | [{each.low:.3f}, {each.high:.3f}] | {each.n} |"
         for name, each in metrics.items()
     ]
     table = "\n".join(["| on `test` | value | 95 % interval | n |", "|---|---|---|---|", *rows])
     usage = "```yaml\nmonitor: {kind: reward, path: THIS-FOLDER}\n```"
-    (partial / "README.md").write_text(f"# A reward model of partial traces\n\n{table}\n\n{usage}\n", encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    with atomic_write(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_text(partial / "README.md", f"# A reward model of partial traces\n\n{table}\n\n{usage}\n")

@@ -20,7 +20,7 @@ from safethink.evaluation import folder
 from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
-from safethink.evaluation.records import write_text, writing
+from safethink.files import write_text, writing
 from safethink.guarded import SafeThink
 
 MONITOR = "monitor"

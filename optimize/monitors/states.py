@@ -1,3 +1,4 @@
+# pyright: standard
 """The reasoner's hidden states where each step ends: the very ones that a probe is handed in a guarded run."""
 
 from __future__ import annotations

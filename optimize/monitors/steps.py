@@ -21,7 +21,7 @@ from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.jobs import watched_benchmarks
 from safethink.evaluation.places import watched
 from safethink.evaluation.watching import Watch, watch, watching_config
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash
 from safethink.prompts import Prompt
 from safethink.testbed.origin import require_world
 

@@ -1,3 +1,4 @@
+# pyright: standard
 """Candidates in batches of one length, and numbers that must be finite."""
 
 from __future__ import annotations

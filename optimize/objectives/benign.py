@@ -1,3 +1,4 @@
+# pyright: standard
 """Harmless contexts should be left alone: what the reasoner goes on to say there stays as likely as it was."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """What candidates cost column by column, so that they can race.
 
 Terms are means over different numbers of contexts. A column holds one context of each of them: those of the largest set

@@ -1,3 +1,4 @@
+# pyright: standard
 """Where the monitor fired: the safe continuation should be likely, the violating step should not."""
 
 from __future__ import annotations

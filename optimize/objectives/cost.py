@@ -1,3 +1,4 @@
+# pyright: standard
 """What candidates cost."""
 
 from __future__ import annotations

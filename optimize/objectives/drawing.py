@@ -1,3 +1,4 @@
+# pyright: standard
 """What the reasoner says right behind an injected prefix, and what the monitor makes of it."""
 
 from __future__ import annotations

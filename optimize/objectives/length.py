@@ -1,3 +1,4 @@
+# pyright: standard
 """The number of tokens: a short prefix disturbs less, costs less, and is easier to trust."""
 
 from __future__ import annotations

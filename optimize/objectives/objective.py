@@ -1,3 +1,4 @@
+# pyright: standard
 """What a prefix costs: a weighted sum of terms, and where it falls."""
 
 from __future__ import annotations

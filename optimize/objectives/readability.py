@@ -1,3 +1,4 @@
+# pyright: standard
 """The prefix should read like something that the reasoner would write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """The reasoner over some contexts with targets, read once for all terms that need the same."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """The share of continuations that the monitor does not pass, brought down by REINFORCE.
 
 The monitor is a black box: text in, score out. What the reasoner says behind the prefix is sampled, the monitor says

@@ -1,3 +1,4 @@
+# pyright: standard
 """REINFORCE with a leave-one-out baseline (RLOO): drawn continuations, weighted by what they are worth."""
 
 from __future__ import annotations

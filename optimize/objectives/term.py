@@ -1,3 +1,4 @@
+# pyright: standard
 """What an objective is made of: terms, each of which says what a prefix costs and where that falls.
 
 A term of one's own is a class with the five members of `WholeTerm`; see `through_rows` for the gradient.

@@ -1,3 +1,4 @@
+# pyright: standard
 """Contexts that share a batch, with what the reasoner remembers of them.
 
 Contexts of differing lengths are padded on the left, masked, with their own position ids; what follows a prefix is

@@ -1,3 +1,4 @@
+# pyright: standard
 """What is scored, and what comes out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """A model that is only read: in evaluation mode, its weights without gradients, and as before afterwards."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """What one forward over one batch of contexts says about prefixes."""
 
 from __future__ import annotations

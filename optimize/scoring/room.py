@@ -1,3 +1,4 @@
+# pyright: standard
 """As many rows in one forward as the memory has room for."""
 
 from __future__ import annotations

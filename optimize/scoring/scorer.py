@@ -1,3 +1,4 @@
+# pyright: standard
 """The losses of many candidate prefixes over many contexts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """What the other processes do while the main one runs the program."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """Attention to a context that many candidates share: its keys and values stay at batch 1.
 
 Row by row, softmax attention over context and own tokens is the mean of two attentions, weighted by their normalisers

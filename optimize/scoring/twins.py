@@ -1,3 +1,4 @@
+# pyright: standard
 """The same scorer in every process, each with its share of the contexts.
 
 Whoever makes or calls a scorer in the main process is heard by the others, which make the same scorer and the same call

@@ -1,3 +1,4 @@
+# pyright: standard
 """Ways of reading what stands behind a context.
 
     expanded  every row has a copy of its context's keys and values;

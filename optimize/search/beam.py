@@ -1,3 +1,4 @@
+# pyright: standard
 """Beams of the reasoner's own samples, ranked by the objective (BEAST, arXiv 2402.15570): readable by construction.
 
 One step:

@@ -1,3 +1,4 @@
+# pyright: standard
 """The loop of every search: propose, sift, score, observe, write down.
 
 One step:

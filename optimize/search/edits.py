@@ -1,3 +1,4 @@
+# pyright: standard
 """Edits of a prefix: which a coordinate gradient promises most of, which were tried, and how several go together."""
 
 from __future__ import annotations

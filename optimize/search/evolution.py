@@ -1,3 +1,4 @@
+# pyright: standard
 """Evolution of prefixes along the Pareto front of loss against readability (EPO, arXiv 2402.01702); length may move.
 
 One step:

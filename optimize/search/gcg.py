@@ -1,3 +1,4 @@
+# pyright: standard
 """Greedy coordinate gradient (GCG, arXiv 2307.15043) over many contexts at once, for short prefixes.
 
 One step:

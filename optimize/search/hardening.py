@@ -1,3 +1,4 @@
+# pyright: standard
 """From a soft prefix to a hard one, and what is lost on the way.
 
 The tokens nearest to trained rows are often far from what the rows do, and any text can be the nearest (arXiv

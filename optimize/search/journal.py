@@ -1,3 +1,4 @@
+# pyright: standard
 """What a search knows, kept so that killing it at any moment loses at most the step in hand.
 
 Two files. `search.jsonl` has one line per finished step: for people, and for the artifact. `search.safetensors` has
@@ -22,7 +23,7 @@ from torch import Tensor
 from optimize.search.archive import Archive
 from optimize.search.method import Ids
 from safethink.errors import RecordError
-from safethink.evaluation.records import writing
+from safethink.files import atomic_write, writing
 
 LOG = "search.jsonl"
 STATE = "search.safetensors"
@@ -124,12 +125,11 @@ class Journal:
             for name, value in state.method.items()
             if isinstance(value, Tensor)
         }
-        partial = self._state.with_suffix(".partial")
         try:
-            save_file(tensors, partial, {"state": json.dumps(head)})
+            with atomic_write(self._state) as partial:
+                save_file(tensors, partial, {"state": json.dumps(head)})
         except SafetensorError as error:
             raise RecordError(f"{self._state}: {error}") from error
-        os.replace(partial, self._state)
 
     def _cut_log(self, num_lines: int) -> None:
         """Cut the log back to the steps that count."""

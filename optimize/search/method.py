@@ -1,3 +1,4 @@
+# pyright: standard
 """What a search method is: it proposes candidates and observes what they cost; everything else is the driver's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """A finite pool of phrases, or a slot grammar, tried out on validation: the paper's own way of finding a prefix.
 
 SafeThink (arXiv 2602.11096) had phrases of one to five tokens written, scored them by what they do on validation, and

@@ -1,3 +1,4 @@
+# pyright: standard
 """What the reasoner itself would say where a prefix is injected, for methods that propose what reads well."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """Random prefixes: the control that every search must beat at an equal budget."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """PEZ (arXiv 2302.03668): continuous rows, with gradients taken at the tokens that they project to.
 
 Algorithm 1 of the paper, with P the rows, one of which stands for each token:

@@ -1,3 +1,4 @@
+# pyright: standard
 """Where a search begins: the init text, filled up with random tokens, or random tokens alone."""
 
 from __future__ import annotations

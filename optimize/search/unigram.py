@@ -1,3 +1,4 @@
+# pyright: standard
 """The best single tokens, concatenated: the control that a search over words that work together must beat.
 
 Half of the budget goes to single tokens, each scored as a prefix of its own; the other half to sets of them, those

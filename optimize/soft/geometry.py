@@ -1,3 +1,4 @@
+# pyright: standard
 """Where soft rows stand among the reasoner's own embeddings: how long those are, and which are near."""
 
 from __future__ import annotations

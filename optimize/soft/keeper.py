@@ -1,3 +1,4 @@
+# pyright: standard
 """Keeps a training: every step in the search's journal, and the rows worth trying.
 
 Those are the rows that cost least, the last ones, and some spread over the steps: training loss is no more than a

@@ -7,7 +7,7 @@ from typing import Literal
 
 from lightning.pytorch.loggers import Logger
 
-from safethink import extras
+from safethink import errors
 
 EXTRA = "loggers"
 """What to install for them."""
@@ -23,12 +23,12 @@ def build(name: Literal["tensorboard", "wandb"] | None, folder: Path) -> Logger 
         case None:
             return False
         case "tensorboard":
-            extras.require(EXTRA, "tensorboard")
+            errors.require(EXTRA, "tensorboard")
             from lightning.pytorch.loggers import TensorBoardLogger
 
             return TensorBoardLogger(folder, name="tensorboard", version="")
         case "wandb":
-            extras.require(EXTRA, "wandb")
+            errors.require(EXTRA, "wandb")
             from lightning.pytorch.loggers import WandbLogger
 
             return WandbLogger(save_dir=folder, project="safethink")

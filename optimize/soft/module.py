@@ -1,3 +1,4 @@
+# pyright: standard
 """Soft rows as a LightningModule: what a step minimises, and by which optimizer."""
 
 from __future__ import annotations

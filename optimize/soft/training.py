@@ -1,3 +1,4 @@
+# pyright: standard
 """Trains a soft prefix with Lightning.
 
 One step:

@@ -16,8 +16,8 @@ from optimize.learning import ARTIFACT
 from optimize.study.config import StudyConfig
 from optimize.study.trial import ERROR, folder_of
 from safethink.evaluation import figures
-from safethink.evaluation.records import write_text
 from safethink.evaluation.report import templates
+from safethink.files import write_text
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # pyright: ignore[reportMissingTypeStubs]

@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, Prog
 
 from optimize.study.config import Goal, StudyConfig
 from safethink.errors import ConfigError, RecordError
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash
 
 DIRECTIONS: Final[dict[Goal, Literal["minimize", "maximize"]]] = {
     "recovery_rate": "maximize",

@@ -1,3 +1,4 @@
+# pyright: standard
 """Builds and trains the testbed's three models from one seed: two reasoners and a guard."""
 
 from __future__ import annotations

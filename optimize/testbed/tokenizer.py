@@ -1,3 +1,4 @@
+# pyright: standard
 """The testbed's tokenizers: byte-level BPE whose tokens may span blanks and end in line breaks.
 
 Merges first grow inside words; then the commonest pairs of neighbouring tokens are merged across blanks and into line

@@ -1,9 +1,9 @@
+# pyright: standard
 """Trains a small Qwen3-architecture model on examples whose branch points carry soft labels."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from optimize.testbed.corpus import Example
 from optimize.testbed.tokenizer import CONTEXT_TOKENS
+from safethink.files import atomic_write
 
 SPARE_ROWS: Final = 32
 """Embedding rows that no token uses yet, for tags that later methods add."""
@@ -116,8 +117,8 @@ def _rate(step: int, steps: int) -> float:
 
 def _save(state: dict[str, object], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+    with atomic_write(path) as partial:
+        torch.save(state, partial)
 
 
 def example_loss(model: Qwen3ForCausalLM, examples: Sequence[Example]) -> Float[Tensor, ""]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safethink import extras
+from safethink import errors
 from safethink.commandline import parse_with_config, quiet_libraries, show
 from safethink.config import RunConfig
 
@@ -47,7 +47,7 @@ class Calibrate:
 def calibrate(argv: Sequence[str]) -> None:
     """`safethink calibrate`."""
     flags, config = parse_with_config(Calibrate, RunConfig, "run", "safethink calibrate", argv)
-    extras.require("report", "scipy", "plotly")
+    errors.require("report", "scipy", "plotly")
     from safethink.evaluation import calibration
     from safethink.yaml_config import dump, validate
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import tyro
 
-from safethink import extras
+from safethink import errors
 from safethink.commandline import Command, Program, parse, parse_with_config, quiet_hub, quiet_libraries, show
 from safethink.config import EvalConfig, NoneConfig
 from safethink.errors import ConfigError
@@ -127,7 +127,7 @@ def prefix_compare(argv: Sequence[str]) -> None:
         planned = plan(paired)
         show(flags.json, lambda: planned.model_dump(), lambda: dump(paired, planned))
         return
-    extras.require("report", "scipy", "plotly")
+    errors.require("report", "scipy", "plotly")
     quiet_libraries()
     from safethink.evaluation.compare import compare, table
 

@@ -1,3 +1,4 @@
+# pyright: standard
 """From a reasoner's section of the YAML to its engine, whether its weights are here or behind a server."""
 
 from __future__ import annotations

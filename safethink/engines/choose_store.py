@@ -1,3 +1,4 @@
+# pyright: standard
 """Which way a model's rows are kept: in lanes where that is exact, else one by one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """The OpenAI completions protocol, with what vLLM and SGLang add to it: token ids in and out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """The decode loop: rows that stop at different times, wait, and go on where they are."""
 
 from __future__ import annotations

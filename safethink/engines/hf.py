@@ -1,3 +1,4 @@
+# pyright: standard
 """The engine for local `transformers` models."""
 
 from __future__ import annotations

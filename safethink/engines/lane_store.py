@@ -1,3 +1,4 @@
+# pyright: standard
 """Keeps the keys and values of every row in a lane of one buffer: rolled back for nothing, forwarded side by side."""
 
 from __future__ import annotations

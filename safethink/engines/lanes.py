@@ -1,3 +1,4 @@
+# pyright: standard
 """A key-value cache whose rows differ in length: every row has a lane of its own, and a column for each position.
 
 Nothing is padded in between and nothing moves when a row grows, waits or is rolled back: a lane's length says how much

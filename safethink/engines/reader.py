@@ -1,3 +1,4 @@
+# pyright: standard
 """Reads rows with a model, and remembers of each what the model says of the token that follows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """Token ids written as text for a server that takes nothing else, and the text that comes back as token ids."""
 
 from __future__ import annotations

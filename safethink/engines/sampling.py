@@ -1,3 +1,4 @@
+# pyright: standard
 """The next token of each row, from that row's own random numbers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """A reasoner whose weights stand behind a server: what is known of it here."""
 
 from __future__ import annotations

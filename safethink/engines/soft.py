@@ -1,3 +1,4 @@
+# pyright: standard
 """Embedding rows in place of tokens: the engines that read them, and the table they are looked up in."""
 
 from __future__ import annotations

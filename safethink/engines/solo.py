@@ -1,3 +1,4 @@
+# pyright: standard
 """For models whose cache cannot roll back: one row at a time, in the model's own cache, read again after a rollback."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """What a model has read of many rows: brought up to date, rolled back and asked for logits, side by side."""
 
 from __future__ import annotations

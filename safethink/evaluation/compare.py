@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from scipy.stats import binomtest
 
-from safethink import benchmarks, prefix
+from safethink import benchmarks, files, prefix
 from safethink.config import EvalConfig
 from safethink.evaluation import columns, folder, lineage, records, runner
 from safethink.evaluation.columns import Ledger
@@ -105,7 +105,7 @@ def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: Reasoner | 
         ),
         columns=_columns(summary.rows, summary.comparisons[comparison_name(SIDE_A, SIDE_B)], ledger),
     )
-    records.write_text(out / COMPARISON, comparison.model_dump_json(indent=2) + "\n")
+    files.write_text(out / COMPARISON, comparison.model_dump_json(indent=2) + "\n")
     return comparison
 
 

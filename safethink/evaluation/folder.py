@@ -10,7 +10,7 @@ from typing import Final, cast
 from safethink import yaml_config
 from safethink.config import EvalConfig
 from safethink.errors import ConfigError, MissingFileError
-from safethink.evaluation.records import write_text, writing
+from safethink.files import write_text, writing
 
 CONFIG, MODELS, RECORDS = "config.yaml", "models.json", "records.jsonl"
 SUMMARY, REPORT = "summary.json", "report.html"

@@ -10,7 +10,7 @@ from typing import Final
 
 from safethink.config import EvalConfig
 from safethink.errors import RecordError
-from safethink.evaluation.records import write_text
+from safethink.files import write_text
 from safethink.prefix import JSON_FILE, PrefixArtifact, list_built_in
 
 LOG: Final = "evaluations.jsonl"

@@ -6,9 +6,7 @@ flight. A last line that was cut short is dropped on the next start; a damaged l
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safethink.defenses.effects import Intervention, InterventionOutcome, Part
 from safethink.errors import RecordError
+from safethink.files import writing
 from safethink.judges import Outcome
 
 Phase: TypeAlias = Literal["guarded", "watch", "recovery", "forced", "depth"]
@@ -205,40 +204,6 @@ def read(path: Path) -> Iterator[Record]:
             except ValidationError as error:
                 reason = error.errors(include_url=False)[0]["msg"]
                 raise RecordError(f"{path}:{number}: not a record ({reason})") from error
-
-
-@contextmanager
-def writing(path: Path) -> Generator[None, None, None]:
-    """Name the file when the disk is full or refuses for another reason.
-
-    Raises:
-        RecordError: the file could not be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise RecordError(f"{path}: {error.strerror}") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file, or leave the old one as it was; raises what `write_bytes` does."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file, or leave the old one as it was.
-
-    Raises:
-        RecordError: the file could not be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with writing(path):
-            partial.write_bytes(content)
-            os.replace(partial, path)
-    except RecordError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _end_of_last_line(path: Path) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
-from safethink import benchmarks
+from safethink import benchmarks, files
 from safethink.config import EvalConfig, RowConfig
 from safethink.evaluation import figures, folder, records, table, traces
 from safethink.evaluation.columns import COLUMNS, NAMES
@@ -90,7 +90,7 @@ def write(run: Path) -> Path:
     config = folder.read_config(run)
     summary = Summary.model_validate_json((run / folder.SUMMARY).read_text(encoding="utf-8"))
     recorded = {record.key: record for record in records.read(run / folder.RECORDS)}
-    records.write_text(run / folder.REPORT, render(config, summary, recorded, read_search(Path(config.prefix))))
+    files.write_text(run / folder.REPORT, render(config, summary, recorded, read_search(Path(config.prefix))))
     return run / folder.REPORT
 
 

@@ -1,3 +1,4 @@
+# pyright: standard
 """The rows of the table, ready to run: every prefix loaded, verified and turned into token ids."""
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from safethink import benchmarks, loading, prefix
+from safethink import benchmarks, files, loading, prefix
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, SafeThinkConfig, SteeringConfig
 from safethink.errors import ConfigError
@@ -44,7 +44,7 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
         RecordError: a record could not be written or read.
     """
     summary = summarise(gather(config, out, reasoner))
-    records.write_text(out / folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+    files.write_text(out / folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
     _write_report(out)
     return summary
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from statistics import fmean
 
 from safethink.errors import ConfigError
-from safethink.fingerprints import json_hash
+from safethink.files import json_hash
 from safethink.monitors import (
     FittedMonitor,
     Monitor,

@@ -1,3 +1,4 @@
+# pyright: standard
 """A generative guard as monitor: a causal language model that is asked for a verdict on the trace so far."""
 
 from __future__ import annotations

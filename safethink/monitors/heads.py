@@ -1,3 +1,4 @@
+# pyright: standard
 """A head that puts out numbers on a language model's backbone, called as a causal language model is.
 
 So whatever reads one reads the other: `logits` holds the head's numbers after every token that is asked for.

@@ -1,3 +1,4 @@
+# pyright: standard
 """Loads the models of monitors, and refuses one whose weights transformers had to make up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """A linear head on the reasoner's own hidden states as monitor: no second model at all."""
 
 from __future__ import annotations

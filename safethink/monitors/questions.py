@@ -1,3 +1,4 @@
+# pyright: standard
 """The conversation so far as a model's token ids, in the form in which the model was trained to judge it.
 
 Whatever prompt and trace contain, control tokens come from the form alone. Where a form has no control tokens around a

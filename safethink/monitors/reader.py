@@ -1,3 +1,4 @@
+# pyright: standard
 """Reads growing conversations side by side: what was read of one stays cached, so each token is read about once.
 
 The only place where a monitor touches a cache of keys and values.

@@ -1,3 +1,4 @@
+# pyright: standard
 """Reward and cost models as monitors: one number for the conversation so far, mapped to [-1, 1].
 
 A reward says which of two answers people prefer. It has no zero, and helpfulness is in it as much as harmlessness, so

@@ -1,3 +1,4 @@
+# pyright: standard
 """Models that put out one number for a conversation: sequence classifiers of transformers, and two that it lacks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """A guard that judges every token as it is read: Qwen3Guard-Stream (arXiv 2510.14276)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: standard
 """Qwen3Guard-Stream's model, for there is none in transformers."""
 
 from __future__ import annotations

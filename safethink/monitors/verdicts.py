@@ -1,3 +1,4 @@
+# pyright: standard
 """What a guard's verdicts say together: P(safe), from the log-probabilities of all of them in full."""
 
 from __future__ import annotations

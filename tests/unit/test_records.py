@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safethink.errors import RecordError
-from safethink.evaluation.records import InterventionRecord, Record, RecordWriter, Span, placed, read, write_text
+from safethink.evaluation.records import InterventionRecord, Record, RecordWriter, Span, placed, read
+from safethink.files import write_text
 
 
 def record(sample: int = 0, **fields: object) -> Record:

@@ -132,7 +132,7 @@ def test_a_key_comes_from_the_environment_alone(double, monkeypatch) -> None:
 
 
 def test_a_missing_client_says_how_to_install_it(double, monkeypatch) -> None:
-    monkeypatch.setattr("safethink.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("safethink.errors.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs openai: pip install 'safethink\[serve\]'"):
         connect(double)
 

@@ -21,7 +21,8 @@ from safethink.engines.hf import HfEngine
 from safethink.engines.sampling import choose, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError
-from safethink.fingerprints import json_hash, model_hash
+from safethink.files import json_hash
+from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
 from safethink.prefix import Identity, Prefix, PrefixArtifact, built_in, load, save
 from safethink.prompts import Prompt

@@ -178,7 +178,7 @@ def test_tensorboard_gets_the_terms_when_asked(engine, tmp_path):
 
 
 def test_a_logger_that_is_not_installed_is_named(engine, tmp_path, monkeypatch):
-    monkeypatch.setattr("safethink.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("safethink.errors.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs wandb: pip install 'safethink\[loggers\]'"):
         run(tmp_path, engine, CONFIG.model_copy(update={"logger": "wandb"}))
 

@@ -1,0 +1,111 @@
+"""Files written whole or not at all, and JSON that carries a hash of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from safethink.errors import ArtifactError, RecordError
+
+Sealed = TypeVar("Sealed", bound=BaseModel)
+
+HASH = "content_sha256"
+"""The field that holds the hash of all others."""
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None, None, None]:
+    """Name the file when the disk is full or refuses for another reason.
+
+    Raises:
+        RecordError: the file could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror}") from error
+
+
+@contextmanager
+def atomic_write(path: Path) -> Generator[Path, None, None]:
+    """Write a file or a folder beside `path`, then put it in its place; after an error the old one is as it was.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        RecordError: it could not be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    _remove(partial)
+    try:
+        with writing(path):
+            yield partial
+            if path.is_dir():
+                _remove(path)
+            os.replace(partial, path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file, or leave the old one as it was; raises what `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, or leave the old one as it was.
+
+    Raises:
+        RecordError: the file could not be written.
+    """
+    with atomic_write(path) as partial:
+        partial.write_bytes(content)
+
+
+def json_hash(value: object) -> str:
+    """SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seal(model: Sealed) -> Sealed:
+    """The same model with its hash in `content_sha256`."""
+    return model.model_copy(update={HASH: json_hash(model.model_dump(mode="json", exclude={HASH}))})
+
+
+def read_sealed(schema: type[Sealed], path: Path) -> Sealed:
+    """Read a file that was sealed.
+
+    Raises:
+        ArtifactError: it does not fit `schema`, or its content is not what its hash was made of.
+    """
+    written = path.read_bytes()
+    try:
+        model = schema.model_validate_json(written)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "not JSON"
+        raise ArtifactError(f"{path}: {where}: {first['msg']}") from error
+    # Of what the file holds, so that a field added later leaves older artifacts whole.
+    held = {key: value for key, value in json.loads(written).items() if key != HASH}
+    if getattr(model, HASH) != json_hash(held):
+        raise ArtifactError(f"{path} was edited: its content does not match {HASH}")
+    return model
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
