@@ -23,7 +23,7 @@ from safethink.config import (
     ThoughtConfig,
 )
 from safethink.defenses.effects import Task
-from safethink.engines import Engine, Sampling, build, refuse_unfit
+from safethink.engines import Engine, Sampling, build
 from safethink.engines.served import ServedModel
 from safethink.engines.soft import LocalEngine
 from safethink.engines.stopping import Stopper
@@ -32,7 +32,7 @@ from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt, refuse_duplicates
 from safethink.result import Branch, Result
-from safethink.scheduler import Accepted, Finished, Row
+from safethink.scheduler import Accepted, Finished, Row, refuse_unfit
 from safethink.seeds import stable_seed
 from safethink.streaming import Event, Transcript
 from safethink.thought import Thought

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 
-from safethink.config import LimitsConfig
+from safethink.config import DefenseSection, LimitsConfig
 from safethink.defenses.effects import Effect, Extend, Extension, Look, Score, Until, Weigh
 from safethink.engines import (
     ContinuousEngine,
@@ -20,9 +20,11 @@ from safethink.engines import (
     TokenLevelEngine,
     WeighRequest,
 )
+from safethink.engines.soft import LocalEngine
 from safethink.engines.waves import continuous
+from safethink.errors import ConfigError
 from safethink.flight import Accepted, Finished, Flight, Row, Usage
-from safethink.monitors import CountingMonitor, Monitor, ScoreRequest, checked, layer_read_by, reads_text
+from safethink.monitors import CountingMonitor, FittedMonitor, Monitor, ScoreRequest, checked, layer_read_by, reads_text
 from safethink.seeds import stable_seed
 from safethink.states import HiddenState
 from safethink.thought import Thought
@@ -237,3 +239,21 @@ def _release(flight: Flight, engine: Engine, monitor: Monitor | None) -> None:
     engine.release(flight.key)
     if monitor is not None:
         monitor.release(flight.key)
+
+
+def refuse_unfit(engine: Engine, defense: DefenseSection, monitor: Monitor | None = None) -> None:
+    """Refuse a defense or a monitor that asks for what only other engines offer.
+
+    Raises:
+        ConfigError: naming the culprit.
+        ArtifactError: the monitor was trained on another reasoner.
+    """
+    if layer_read_by(monitor) is not None and not isinstance(engine, StateEngine):
+        raise ConfigError(
+            f"{type(monitor).__name__} reads the reasoner's hidden states, and {type(engine).__name__} shows none"
+        )
+    if isinstance(monitor, FittedMonitor):
+        monitor.refuse_other(engine.is_reasoner if isinstance(engine, LocalEngine) else lambda _: False)
+    if defense.token_level and not isinstance(engine, TokenLevelEngine):
+        kind = getattr(defense, "kind", type(defense).__name__)
+        raise ConfigError(f"defense {kind!r} looks at single tokens, and {type(engine).__name__} does not show them")

@@ -43,11 +43,11 @@ def study(argv: Sequence[str]) -> None:
         return
     errors.require("study", "optuna", "scipy", "plotly")
     quiet_libraries()
+    from optimize.quiet import quiet_optuna
     from optimize.study import report, storage, workers
-    from optimize.study.quiet import quiet
 
     flags.out.mkdir(parents=True, exist_ok=True)
-    with quiet(), storage.reachable(config, flags.out):
+    with quiet_optuna(), storage.reachable(config, flags.out):
         finished = workers.run(config, flags.out)
         winners = report.winners(finished, flags.out)
         page = report.write(finished, config, flags.out)

@@ -19,7 +19,7 @@ from torch.optim import AdamW
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from optimize.monitors.config import ProbeTrainingConfig
-from optimize.trainers import quiet
+from optimize.quiet import quiet_lightning
 from safethink.progress import track
 
 LOSS = "validation_loss"
@@ -119,7 +119,7 @@ def fit(train: States, validation: States, config: ProbeTrainingConfig, seed: in
     spread = torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
     parts = [States((part.hidden - mean) / spread, part.safe) for part in (train, validation)]
     module = LinearHead(train.hidden.shape[1], config)
-    with quiet(), track(what, config.max_epochs) as advance:
+    with quiet_lightning(), track(what, config.max_epochs) as advance:
         best = _Best(advance)
         trainer = Trainer(
             max_epochs=config.max_epochs,

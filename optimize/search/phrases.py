@@ -26,12 +26,12 @@ from optuna.trial import TrialState, create_trial
 
 from optimize.config import PhrasesConfig
 from optimize.objectives import Cost
+from optimize.quiet import quiet_optuna
 from optimize.search.archive import Archive
 from optimize.search.driver import search
 from optimize.search.grammar import POOL, Choice, Grammar
 from optimize.search.journal import Journal
 from optimize.search.method import Alphabet, Ids, Scored
-from optimize.study.quiet import quiet
 from safethink.errors import ConfigError, SearchError
 from safethink.seeds import stable_seed
 
@@ -226,7 +226,7 @@ class Phrases:
     def _suggested(self, generator: torch.Generator) -> list[Ids]:
         """Optuna's choice, or a neighbour of it where that was tried: the sampler likes to repeat what was good."""
         seed = int(torch.randint(2**31, (), generator=generator))
-        with quiet():
+        with quiet_optuna():
             study = self._study(TPESampler(seed=seed))
             for _ in range(MAX_ASKS):
                 trial = study.ask(self._distributions())
@@ -242,7 +242,7 @@ class Phrases:
         if self._exhaustive:
             return [1.0 - share for share in self._measured.recovered(ids, self._order)]
         failures: list[float] = []
-        with quiet():
+        with quiet_optuna():
             trial = self._study(TPESampler()).ask()
             while len(failures) < len(self._order):
                 block = self._order[len(failures) :][:BLOCK]

@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from optimize.config import SoftConfig
+from optimize.quiet import quiet_lightning
 from optimize.search.archive import Archive
 from optimize.search.driver import is_over
 from optimize.search.journal import Journal
@@ -27,7 +28,6 @@ from optimize.soft import loggers
 from optimize.soft.geometry import Surroundings
 from optimize.soft.keeper import Keeper
 from optimize.soft.module import SoftPrefix, Trainable
-from optimize.trainers import quiet
 from safethink.engines.soft import LocalEngine
 from safethink.progress import track
 from safethink.seeds import stable_seed
@@ -103,7 +103,7 @@ def _fit(module: SoftPrefix, keeper: Keeper, advance: Callable[[int], None], con
             advance(1)
             trainer.should_stop = is_over(keeper.state, config)
 
-    with quiet():
+    with quiet_lightning():
         trainer = Trainer(
             max_epochs=1,
             accelerator="gpu" if device.type == "cuda" else "cpu",

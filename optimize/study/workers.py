@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optimize.models import Models
 from optimize.pool import Pool, explain
+from optimize.quiet import quiet_optuna
 from optimize.study import storage
 from optimize.study.config import StudyConfig
-from optimize.study.quiet import quiet
 from optimize.study.trial import Objective
 from safethink.errors import SafeThinkError
 from safethink.progress import track
@@ -53,7 +53,7 @@ class Worker:
 
     def run(self, models: Models) -> None:
         """Take trials."""
-        with quiet():
+        with quiet_optuna():
             _work(self.config, self.out, self.index, models)
 
 

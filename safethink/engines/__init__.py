@@ -146,23 +146,3 @@ class StateEngine(Engine, Protocol):
     def states(self, requests: Sequence[StateRequest], layer: int) -> HiddenStates:
         """The hidden state of each request's last token, in order, at `layer` as transformers counts them."""
         ...
-
-
-def refuse_unfit(engine: Engine, defense: DefenseSection, monitor: Monitor | None = None) -> None:
-    """Refuse a defense or a monitor that asks for what only other engines offer.
-
-    Raises:
-        ConfigError: naming the culprit.
-        ArtifactError: the monitor was trained on another reasoner.
-    """
-    if layer_read_by(monitor) is not None and not isinstance(engine, StateEngine):
-        raise ConfigError(
-            f"{type(monitor).__name__} reads the reasoner's hidden states, and {type(engine).__name__} shows none"
-        )
-    if isinstance(monitor, FittedMonitor):
-        from safethink.engines.soft import LocalEngine
-
-        monitor.refuse_other(engine.is_reasoner if isinstance(engine, LocalEngine) else lambda _: False)
-    if defense.token_level and not isinstance(engine, TokenLevelEngine):
-        kind = getattr(defense, "kind", type(defense).__name__)
-        raise ConfigError(f"defense {kind!r} looks at single tokens, and {type(engine).__name__} does not show them")

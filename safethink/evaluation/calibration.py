@@ -29,9 +29,9 @@ from safethink.evaluation.jobs import only_kinds
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.evaluation.report import templates
+from safethink.evaluation.threshold_test import Calibration, Candidate, calibrate, num_needed, refuse_too_few
 from safethink.evaluation.watching import Watch, watch, watching_config
 from safethink.files import write_text
-from safethink.monitors.calibrate import Calibration, Candidate, calibrate, num_needed, refuse_too_few
 from safethink.testbed.origin import origin
 
 JSON_FILE, REPORT = "calibration.json", "calibration.html"

@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from safethink import prefix
 from safethink.config import AlwaysConfig, DefenseConfig, EvalConfig, ResampleOnlyConfig, RowConfig, SafeThinkConfig
-from safethink.engines import Engine, refuse_unfit
+from safethink.engines import Engine
 from safethink.errors import ConfigError
 from safethink.prefix import Prefix, PrefixArtifact
+from safethink.scheduler import refuse_unfit
 from safethink.seeds import stable_seed
 
 RANDOM: Final = "random"

@@ -14,8 +14,8 @@ from scipy.stats import binom
 from safethink.config import RunConfig
 from safethink.evaluation.calibration import CalibrationConfig, harmless_minima, resolve
 from safethink.evaluation.statistics import clopper_pearson
+from safethink.evaluation.threshold_test import highest_threshold
 from safethink.evaluation.watching import watch
-from safethink.monitors.calibrate import highest_threshold
 from safethink.shipped import shipped_config
 from safethink.yaml_config import load
 from tests.benchmarks.frame import BenchRow

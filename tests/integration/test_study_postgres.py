@@ -16,9 +16,9 @@ import optuna
 import pytest
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 
+from optimize.quiet import quiet_optuna
 from optimize.study import storage
 from optimize.study.config import StudyConfig
-from optimize.study.quiet import quiet
 from optimize.study.workers import num_finished
 from safethink import yaml_config
 
@@ -101,7 +101,7 @@ def test_a_killed_worker_loses_its_trial_only(postgres, tmp_path):
 
 def kill_one(config: Path, out: Path, postgres: str, workers: list[subprocess.Popen[bytes]]) -> None:
     asked = yaml_config.load(StudyConfig, config).model_copy(update={"storage": postgres})
-    with quiet():
+    with quiet_optuna():
         victim = killed_in_the_middle(asked, out, workers)
         assert workers[1 - victim].wait(timeout=240) == 0
         study = storage.open_study(asked, out)

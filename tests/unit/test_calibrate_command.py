@@ -13,7 +13,7 @@ from safethink.cli import PROGRAM
 from safethink.config import RunConfig
 from safethink.evaluation import folder, records
 from safethink.evaluation.calibration import JSON_FILE, REPORT, CalibrationConfig, resolve
-from safethink.monitors.calibrate import highest_threshold
+from safethink.evaluation.threshold_test import highest_threshold
 from tests.unit import chat_reasoner, tiny_guard
 
 NUM_PROMPTS = 24

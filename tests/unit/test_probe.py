@@ -25,7 +25,7 @@ from safethink.config import (
     RunConfig,
     SafeThinkConfig,
 )
-from safethink.engines import StateRequest, refuse_unfit
+from safethink.engines import StateRequest
 from safethink.engines.hf import HfEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, MonitorError
 from safethink.evaluation import jobs
@@ -42,6 +42,7 @@ from safethink.monitors.probe import ProbeMonitor
 from safethink.monitors.recording import RecordingMonitor
 from safethink.probe import Probe, ProbeCard
 from safethink.prompts import Prompt
+from safethink.scheduler import refuse_unfit
 from safethink.states import HiddenStates
 from safethink.tokens import Tokens
 from tests.unit import chat_reasoner

@@ -20,7 +20,6 @@ from safethink.config import (
     SamplingConfig,
     ServerConfig,
 )
-from safethink.engines import refuse_unfit
 from safethink.engines.http import HttpEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, ServerError
 from safethink.fingerprints import model_hash
@@ -28,6 +27,7 @@ from safethink.guarded import SafeThink
 from safethink.memory import decoding_gib
 from safethink.monitors import ScoreRequest
 from safethink.prefix import Identity, Prefix, PrefixArtifact
+from safethink.scheduler import refuse_unfit
 from safethink.yaml_config import dump
 from tests import vllm_double
 from tests.unit import chat_reasoner

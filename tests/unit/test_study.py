@@ -9,9 +9,9 @@ import pytest
 from plotly.graph_objects import Figure
 
 from optimize import learning
+from optimize.quiet import quiet_optuna
 from optimize.study import report, storage, workers
 from optimize.study.config import StudyConfig
-from optimize.study.quiet import quiet
 from optimize.study.trial import suggest
 from safethink import yaml_config
 from safethink.errors import ConfigError, MissingFileError, RecordError, SafeThinkError, SearchError
@@ -27,7 +27,7 @@ def config(**changes: object) -> StudyConfig:
 
 @pytest.fixture(autouse=True)
 def without_notices():
-    with quiet():
+    with quiet_optuna():
         yield
 
 

@@ -13,7 +13,7 @@ from safethink.config import EvalConfig, LimitsConfig, NoneConfig, RowConfig, Th
 from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until, View
 from safethink.defenses.moves import answer, extend, look, score, weigh
-from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest, refuse_unfit
+from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest
 from safethink.engines.build import end_ids
 from safethink.engines.hf import HfEngine
 from safethink.engines.stopping import Stopper
@@ -23,7 +23,7 @@ from safethink.guarded import SafeThink
 from safethink.monitors.function import FunctionMonitor
 from safethink.prefix import built_in
 from safethink.prompts import Prompt
-from safethink.scheduler import Row, run
+from safethink.scheduler import Row, refuse_unfit, run
 from safethink.thought import Thought
 from safethink.tokens import FIRST_SOFT_ID, Tokens
 from tests.source import ROOT

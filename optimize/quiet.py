@@ -1,4 +1,4 @@
-"""What trainings by Lightning share: it keeps quiet, since a command shows its own progress."""
+"""Silences the notices of Lightning and Optuna, since a command shows its own progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ADVICE = ".*does not have many workers.*"
 
 
 @contextmanager
-def quiet() -> Generator[None, None, None]:
+def quiet_lightning() -> Generator[None, None, None]:
     """No notices of Lightning's, and no warnings of what it does itself."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
@@ -26,3 +26,21 @@ def quiet() -> Generator[None, None, None]:
             yield
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def quiet_optuna() -> Generator[None, None, None]:
+    """Silence what Optuna says of the heartbeat being experimental, and its line per trial."""
+    import optuna
+    from optuna.exceptions import ExperimentalWarning
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        # Of trials too few, or too much alike, to say which parameter matters.
+        warnings.filterwarnings("ignore", message="Target and region quantiles")
+        try:
+            yield
+        finally:
+            optuna.logging.set_verbosity(before)
