@@ -6,10 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from safethink.config import DefenseSection
 from safethink.defenses.effects import Extension, Until, View
-from safethink.errors import ConfigError
-from safethink.monitors import FittedMonitor, Monitor, layer_read_by
 from safethink.states import HiddenStates
 from safethink.tokens import is_soft
 

@@ -19,9 +19,9 @@ from safethink.engines import ExtendRequest, LookRequest, Sampling, StateRequest
 from safethink.engines.decoding import Decoder
 from safethink.engines.reader import Reader
 from safethink.engines.stopping import Stopper
-from safethink.engines.store import Reading
 from safethink.errors import CacheFullError
 from safethink.fingerprints import model_hash
+from safethink.kv_cache import Reading
 from safethink.states import HiddenStates
 
 Request = TypeVar("Request")

@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safethink.engines import store
-from safethink.engines.choose_store import choose_store
+from safethink import kv_cache
 from safethink.errors import MonitorError
 from safethink.fingerprints import model_hash
+from safethink.kv_cache.choose import choose_store
 from safethink.loading import context_window
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -103,13 +103,13 @@ class Reader:
         Yields:
             Which of `readings` were read together, and where they stand now.
         """
-        asked = [store.Reading(each.key, each.ids + along, each.num_asked + len(along)) for each in readings]
+        asked = [kv_cache.Reading(each.key, each.ids + along, each.num_asked + len(along)) for each in readings]
         for each in asked:
-            self._num_read[each.row] += store.num_missing(self._store, each)
+            self._num_read[each.row] += kv_cache.num_missing(self._store, each)
         left, done = list(range(len(asked))), set[int]()
         while left:
             try:
-                for group, result in store.read(self._store, [asked[i] for i in left], batch_size=self._batch_size):
+                for group, result in kv_cache.read(self._store, [asked[i] for i in left], batch_size=self._batch_size):
                     indices = [left[place] for place in group]
                     yield indices, Lanes(self, [readings[index] for index in indices], result.logits)
                     for index in indices:
@@ -142,7 +142,7 @@ class Reader:
         self._num_read.pop(key, None)
 
     @cached_property
-    def _store(self) -> store.Store:
+    def _store(self) -> kv_cache.Store:
         return choose_store(self._model)
 
 

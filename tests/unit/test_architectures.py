@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Until
 from safethink.engines import ExtendRequest, LookRequest, Sampling, StateRequest
-from safethink.engines.choose_store import VARYING_ROPES, choose_store, rope_type
 from safethink.engines.hf import HfEngine
-from safethink.engines.lane_store import LaneStore
-from safethink.engines.solo import SoloStore
 from safethink.engines.stopping import Stopper
+from safethink.kv_cache.choose import VARYING_ROPES, choose_store, rope_type
+from safethink.kv_cache.lane_store import LaneStore
+from safethink.kv_cache.per_row import SoloStore
 from safethink.thought import Thought
 from tests.unit import chat_reasoner
 from tests.unit.architectures import IN_LANES, ONE_BY_ONE, VOCABULARY, qwen3

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from safethink.engines.soft import RowTable
-from safethink.engines.store import Read, common_length
+from safethink.kv_cache import Read, common_length
 
 
 @dataclass

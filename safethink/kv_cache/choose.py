@@ -8,10 +8,10 @@ import logging
 import torch
 from transformers import PreTrainedModel
 
-from safethink.engines.lane_store import LaneStore
 from safethink.engines.soft import RowTable
-from safethink.engines.solo import SoloStore
-from safethink.engines.store import Store
+from safethink.kv_cache import Store
+from safethink.kv_cache.lane_store import LaneStore
+from safethink.kv_cache.per_row import SoloStore
 
 logger = logging.getLogger(__name__)
 
