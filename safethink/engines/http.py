@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 
 from safethink.defenses.effects import Extension, StopReason, Until
 from safethink.engines import ExtendRequest, Sampling
-from safethink.engines.completions import Completions
 from safethink.engines.stopping import LOOK_BACK, Stopper
 from safethink.errors import ConfigError
 from safethink.seeds import stable_seed
+from safethink.servers.completions import Completions
 from safethink.thought import Thought
 from safethink.tokens import Tokens
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from safethink.config import ReasonerConfig
-from safethink.engines.completions import Completions
 from safethink.loading import found, load_tokenizer
+from safethink.servers.completions import Completions
 from safethink.testbed import locate
 
 

@@ -80,13 +80,13 @@ def _guard(config: GuardMonitorConfig) -> Monitor:
 
 
 def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Monitor:
-    from safethink.engines.completions import Completions
     from safethink.loading import load_model_type, load_tokenizer
     from safethink.monitors.http_guard import ChatGuard, CompletionsGuard
     from safethink.monitors.loading import chat_template, guard_path
     from safethink.monitors.presets import choose
     from safethink.monitors.questions import Asker
     from safethink.monitors.verdicts import Verdicts
+    from safethink.servers.completions import Completions
 
     path = guard_path(config)
     tokenizer = load_tokenizer(path, config.revision)

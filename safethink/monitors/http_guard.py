@@ -11,15 +11,15 @@ from typing import Final
 from pydantic import BaseModel, Field
 
 from safethink.config import GuardServerConfig
-from safethink.engines.completions import Choice, Completions, refuse_other_model, served_model
 from safethink.engines.http import SEEDS
 from safethink.errors import MonitorError, ServerError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.guard import MIN_VERDICT_MASS
 from safethink.monitors.questions import alternating
 from safethink.prompts import Message
-from safethink.replicas import Replicas
 from safethink.seeds import stable_seed
+from safethink.servers.completions import Choice, Completions, refuse_other_model, served_model
+from safethink.servers.replicas import Replicas
 
 logger = logging.getLogger(__name__)
 

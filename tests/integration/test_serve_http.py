@@ -21,7 +21,6 @@ from safethink.config import (
     WorldConfig,
 )
 from safethink.defenses.effects import Intervention
-from safethink.engines.completions import Form
 from safethink.engines.http import HttpEngine
 from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest
@@ -29,6 +28,7 @@ from safethink.monitors.build import build
 from safethink.monitors.http_guard import CompletionsGuard
 from safethink.prompts import Prompt
 from safethink.result import Result
+from safethink.servers.completions import Form
 from safethink.testbed import folders
 from tests.transformers_serve import serving
 from tests.vllm_double import VllmDouble

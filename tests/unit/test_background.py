@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from safethink.background import Background
+from safethink.servers.event_loop import Background
 
 
 async def after(seconds: float, value: int) -> int:

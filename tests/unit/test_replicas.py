@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from safethink.config import ServerConfig
-from safethink.engines.completions import Completions
 from safethink.errors import ConfigError, ServerError
+from safethink.servers.completions import Completions
 from tests import vllm_double
 from tests.unit import tiny_reasoner
 from tests.vllm_double import Fault, VllmDouble

@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field
 from transformers import PreTrainedTokenizerBase
 
 from safethink.config import ServerConfig
-from safethink.engines.retokenising import InPlace
 from safethink.errors import ConfigError, ServerError
-from safethink.replicas import RefusedError, Replicas
+from safethink.servers.replicas import RefusedError, Replicas
+from safethink.servers.retokenising import InPlace
 
 logger = logging.getLogger(__name__)
 

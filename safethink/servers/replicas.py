@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from safethink import errors
-from safethink.background import Background
 from safethink.config import ServerConfig
 from safethink.errors import ConfigError, ServerError
 from safethink.seeds import stable_seed
+from safethink.servers.event_loop import Background
 
 if TYPE_CHECKING:
     import openai
