@@ -28,9 +28,9 @@ from optimize.parallel import launch
 from optimize.scoring import frozen, serve
 from optimize.setup import Setup
 from optimize.splits import Split
-from safethink import loading
 from safethink.config import LimitsConfig, ReasonerConfig, RunConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
 from safethink.guarded import as_prompt
+from safethink.models import loading
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact

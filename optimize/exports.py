@@ -19,13 +19,13 @@ from torch.nn import Module
 from transformers import AddedToken, AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from optimize.card import card
-from safethink import loading
 from safethink import prefix as prefixes
 from safethink.config import NoneConfig
 from safethink.errors import ArtifactError, ConfigError
-from safethink.fingerprints import chat_template_hash, model_hash, tokenizer_hash
 from safethink.guarded import SafeThink
-from safethink.loading import CausalLM
+from safethink.models import loading
+from safethink.models.hashes import chat_template_hash, model_hash, tokenizer_hash
+from safethink.models.loading import CausalLM
 from safethink.prefix import LOG_FILE, Identity, Prefix, PrefixArtifact
 from safethink.testbed import locate
 

@@ -22,8 +22,8 @@ from safethink import errors, yaml_config
 from safethink import prefix as prefixes
 from safethink.errors import ConfigError
 from safethink.files import json_hash, write_text
-from safethink.fingerprints import chat_template_hash, tokenizer_hash
 from safethink.guarded import SafeThink
+from safethink.models.hashes import chat_template_hash, tokenizer_hash
 from safethink.prefix import Metric, Prefix, PrefixArtifact
 
 Ids = tuple[int, ...]

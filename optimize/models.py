@@ -5,9 +5,9 @@ from __future__ import annotations
 from optimize import setup
 from optimize.config import SearchConfig
 from optimize.setup import Setup
-from safethink import loading
 from safethink.config import MonitorConfig, ReasonerConfig
-from safethink.loading import CausalLM
+from safethink.models import loading
+from safethink.models.loading import CausalLM
 from safethink.monitors import Monitor
 from safethink.monitors.build import build
 

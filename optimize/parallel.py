@@ -28,7 +28,7 @@ from torch import Tensor
 
 from safethink import errors
 from safethink.errors import ConfigError
-from safethink.placing import pick_device
+from safethink.models.placement import pick_device
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -23,7 +23,7 @@ from optimize.finding import NUM_MEASURED
 from optimize.study.config import StudyConfig
 from safethink.config import RunConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
-from safethink.memory import PROMPT_TOKENS, decoding_gib, footprint, gib
+from safethink.models.memory import PROMPT_TOKENS, decoding_gib, footprint, gib
 from safethink.testbed.origin import is_testbed
 
 TESTBED_SCORED_TOKENS_PER_S: Final = 40_000

@@ -16,12 +16,12 @@ from optimize.naming import short
 from optimize.objectives import Weighted
 from optimize.parallel import Cluster
 from optimize.splits import Split
-from safethink import loading
 from safethink.config import ModelSection, MonitorSection, ProbeMonitorConfig, RunConfig, SteeringConfig
 from safethink.errors import ConfigError
-from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
-from safethink.loading import CausalLM
+from safethink.models import loading
+from safethink.models.hashes import model_hash
+from safethink.models.loading import CausalLM
 from safethink.monitors import Monitor, fingerprint_of, layer_read_by
 from safethink.monitors.build import build
 from safethink.monitors.coerce import MonitorLike, as_monitor

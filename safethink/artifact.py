@@ -94,7 +94,7 @@ class PrefixArtifact(_Part):
     """Where it is injected: directly after the accepted trace; `thought.prefix_separator` follows it."""
     reasoner: Identity | None = None
     """The reasoner it was learned on. Its hash is that of the weights, rounded to bfloat16 or as they are; see
-    `safethink.fingerprints.model_hash`."""
+    `safethink.models.hashes.model_hash`."""
     tokenizer: Identity | None = None
     """The tokenizer of `token_ids`; None where the text is all there is."""
     chat_template: Identity | None = None
@@ -138,9 +138,9 @@ class PrefixArtifact(_Part):
     @property
     def soft_rows(self) -> tuple[Tensor, ...]:
         """The rows of each prefix of a soft portfolio, each `Float[Tensor, "rows hidden"]`; none for a hard one."""
-        from safethink import soft
+        from safethink.models import soft_rows
 
-        return soft.unpack(self._rows_content) if self._rows_content else ()
+        return soft_rows.unpack(self._rows_content) if self._rows_content else ()
 
     @property
     def token_ids(self) -> tuple[tuple[int, ...], ...]:
@@ -162,11 +162,11 @@ class PrefixArtifact(_Part):
         Raises:
             ArtifactError: if a row has values that are not finite.
         """
-        from safethink import soft
+        from safethink.models import soft_rows
 
-        content = soft.pack(portfolio)
+        content = soft_rows.pack(portfolio)
         pairs = zip(portfolio, texts, strict=True)
-        prefixes = tuple(Prefix(text=text, token_ids=soft.row_ids(rows)) for rows, text in pairs)
+        prefixes = tuple(Prefix(text=text, token_ids=soft_rows.row_ids(rows)) for rows, text in pairs)
         file = RowsFile(sha256=hashlib.sha256(content).hexdigest(), hidden_size=portfolio[0].shape[1])
         return self.model_copy(update={"kind": "soft", "prefixes": prefixes, "rows": file}).with_content(content)
 
@@ -176,13 +176,13 @@ class PrefixArtifact(_Part):
         Raises:
             ArtifactError: if that is not what the artifact names.
         """
-        from safethink import soft
+        from safethink.models import soft_rows
 
         if self.rows is None or hashlib.sha256(content).hexdigest() != self.rows.sha256:
             raise ArtifactError(f"the rows of soft prefix {self.name!r} were edited: they do not match their sha256")
         try:
-            portfolio = soft.unpack(content)
-            ids = tuple(map(soft.row_ids, portfolio))
+            portfolio = soft_rows.unpack(content)
+            ids = tuple(map(soft_rows.row_ids, portfolio))
         except ArtifactError as error:
             raise ArtifactError(f"the rows of soft prefix {self.name!r}: {error}") from error
         if ids != self.token_ids or {rows.shape[1] for rows in portfolio} != {self.rows.hidden_size}:

@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack, overload
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safethink import defenses, loading, scheduler
+from safethink import defenses, scheduler
 from safethink import prefix as prefixes
 from safethink.config import (
     DefenseConfig,
@@ -23,11 +23,11 @@ from safethink.config import (
     ThoughtConfig,
 )
 from safethink.defenses.effects import Task
-from safethink.engines import Engine, Sampling, build
+from safethink.engines import Engine, LocalEngine, Sampling, build
 from safethink.engines.served import ServedModel
-from safethink.engines.soft import LocalEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
+from safethink.models import loading
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt, refuse_duplicates

@@ -18,13 +18,12 @@ from safethink import hub
 from safethink.artifact import Identity, Metric, Prefix, PrefixArtifact, RowsFile
 from safethink.errors import ArtifactError, MissingFileError
 from safethink.files import read_sealed, seal, write_bytes, write_text
-from safethink.fingerprints import chat_template_hash, tokenizer_hash
+from safethink.models.hashes import chat_template_hash, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from safethink.engines import Engine
-    from safethink.engines.soft import LocalEngine
+    from safethink.engines import Engine, LocalEngine
 
 __all__ = [
     "Identity",
@@ -110,7 +109,7 @@ def bind(artifact: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: E
     Raises:
         ArtifactError: naming what does not match.
     """
-    from safethink.engines.soft import LocalEngine
+    from safethink.engines import LocalEngine
     from safethink.templating import ChatEncoder
 
     local = engine if isinstance(engine, LocalEngine) else None

@@ -43,7 +43,7 @@ class ProbeCard(BaseModel):
     """Length of a hidden state."""
     reasoner: Identity
     """Whose hidden states they are. Its hash is that of the weights, rounded to bfloat16 or as they are; see
-    `safethink.fingerprints.model_hash`."""
+    `safethink.models.hashes.model_hash`."""
     labelled_by: Identity
     """Who said which partial traces are safe: a guard, or a judge of the testbed."""
     label_threshold: float = 0.0

@@ -14,19 +14,19 @@ from safethink.engines import (
     ContinuousEngine,
     Engine,
     ExtendRequest,
+    HiddenState,
+    LocalEngine,
     LookRequest,
     StateEngine,
     StateRequest,
     TokenLevelEngine,
     WeighRequest,
 )
-from safethink.engines.soft import LocalEngine
 from safethink.engines.waves import continuous
 from safethink.errors import ConfigError
 from safethink.flight import Accepted, Finished, Flight, Row, Usage
 from safethink.monitors import CountingMonitor, FittedMonitor, Monitor, ScoreRequest, checked, layer_read_by, reads_text
 from safethink.seeds import stable_seed
-from safethink.states import HiddenState
 from safethink.thought import Thought
 
 BATCH_SHARE = 0.5

@@ -37,7 +37,7 @@ from safethink.artifact import Metric
 from safethink.errors import ConfigError, MissingFileError
 from safethink.evaluation.statistics import Observations, rate
 from safethink.files import atomic_write, write_text
-from safethink.loading import context_window, pick_device
+from safethink.models.loading import context_window, pick_device
 from safethink.progress import progress, track
 from safethink.prompts import Message, Prompt
 from safethink.templating import ChatEncoder

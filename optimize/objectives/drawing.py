@@ -14,9 +14,8 @@ from optimize.objectives.batches import Ids
 from safethink import scheduler
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
-from safethink.engines import Engine, Sampling
+from safethink.engines import Engine, LocalEngine, Sampling
 from safethink.engines.hf import HfEngine
-from safethink.engines.soft import LocalEngine
 from safethink.guarded import SafeThink
 from safethink.monitors import Monitor, ScoreRequest, checked
 from safethink.scheduler import Row

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from safethink.engines.soft import LocalEngine
+from safethink.engines import LocalEngine
 
 CHUNK = 8192
 """Tokens whose embeddings are looked up at once."""

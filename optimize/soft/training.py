@@ -28,7 +28,7 @@ from optimize.soft import loggers
 from optimize.soft.geometry import Surroundings
 from optimize.soft.keeper import Keeper
 from optimize.soft.module import SoftPrefix, Trainable
-from safethink.engines.soft import LocalEngine
+from safethink.engines import LocalEngine
 from safethink.progress import track
 from safethink.seeds import stable_seed
 

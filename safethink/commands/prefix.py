@@ -155,6 +155,6 @@ def _bound(artifact: PrefixArtifact, reasoner: str) -> PrefixArtifact:
 
         return SafeThink.from_pretrained(reasoner, prefix=artifact, defense=NoneConfig()).prefix
     from safethink import prefix
-    from safethink.loading import load_tokenizer
+    from safethink.models.loading import load_tokenizer
 
     return prefix.bind(artifact, load_tokenizer(reasoner))

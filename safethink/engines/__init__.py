@@ -1,14 +1,22 @@
+# pyright: standard
 """Engines produce the reasoner's tokens: ids in, ids out."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
 
 from safethink.defenses.effects import Extension, Until, View
-from safethink.states import HiddenStates
 from safethink.tokens import is_soft
+
+HiddenState: TypeAlias = Float[Tensor, " hidden"]
+"""The hidden state of one token."""
+HiddenStates: TypeAlias = Float[Tensor, "rows hidden"]
+"""The hidden state of one token of each of several rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +150,21 @@ class StateEngine(Engine, Protocol):
 
     def states(self, requests: Sequence[StateRequest], layer: int) -> HiddenStates:
         """The hidden state of each request's last token, in order, at `layer` as transformers counts them."""
+        ...
+
+
+@runtime_checkable
+class LocalEngine(Engine, Protocol):
+    """An engine that has the reasoner's weights."""
+
+    def is_reasoner(self, sha256: str) -> bool:
+        """Whether `sha256` is the hash of these weights, see `models.hashes.model_hash`, rounded or not."""
+        ...
+
+    def add_rows(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
+        """Make embedding rows readable and return their token ids; see `RowTable.add`."""
+        ...
+
+    def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
+        """What the reasoner's layers read for token ids; see `RowTable.rows`."""
         ...

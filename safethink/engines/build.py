@@ -7,13 +7,13 @@ from typing import TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safethink import loading
 from safethink.config import ReasonerConfig
 from safethink.engines import Engine, Sampling
 from safethink.engines.served import ServedLM, ServedModel, load_served
 from safethink.engines.stopping import Stopper
-from safethink.fingerprints import model_hash
-from safethink.loading import CausalLM
+from safethink.models import loading
+from safethink.models.hashes import model_hash
+from safethink.models.loading import CausalLM
 from safethink.thought import Thought
 
 Model: TypeAlias = PreTrainedModel | ServedModel

@@ -15,14 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safethink.defenses.effects import Extension, View
-from safethink.engines import ExtendRequest, LookRequest, Sampling, StateRequest, WeighRequest
+from safethink.engines import ExtendRequest, HiddenStates, LookRequest, Sampling, StateRequest, WeighRequest
 from safethink.engines.decoding import Decoder
 from safethink.engines.reader import Reader
 from safethink.engines.stopping import Stopper
 from safethink.errors import CacheFullError
-from safethink.fingerprints import model_hash
 from safethink.kv_cache import Reading
-from safethink.states import HiddenStates
+from safethink.models.hashes import model_hash
 
 Request = TypeVar("Request")
 Seen = TypeVar("Seen")

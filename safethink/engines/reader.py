@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safethink.engines.soft import RowTable
 from safethink.kv_cache import Reading, Store, read
 from safethink.kv_cache.choose import choose_store
+from safethink.models.soft_rows import RowTable
 
 _Line: TypeAlias = tuple[Tensor, int]
 """A line of a `Float[Tensor, "rows width"]` that several rows share; cutting each out costs more than it is worth."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from safethink.config import ReasonerConfig
-from safethink.loading import found, load_tokenizer
+from safethink.models.loading import found, load_tokenizer
 from safethink.servers.completions import Completions
 from safethink.testbed import locate
 

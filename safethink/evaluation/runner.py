@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from safethink import benchmarks, files, loading, prefix
+from safethink import benchmarks, files, prefix
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, SafeThinkConfig, SteeringConfig
 from safethink.errors import ConfigError
@@ -19,6 +19,7 @@ from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.rows import TableRow
 from safethink.evaluation.summary import Evidence, PrefixSummary, Summary, summarise
 from safethink.judges import Judge
+from safethink.models import loading
 from safethink.thought import Thought
 
 

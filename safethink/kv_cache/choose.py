@@ -8,10 +8,10 @@ import logging
 import torch
 from transformers import PreTrainedModel
 
-from safethink.engines.soft import RowTable
 from safethink.kv_cache import Store
 from safethink.kv_cache.lane_store import LaneStore
 from safethink.kv_cache.per_row import SoloStore
+from safethink.models.soft_rows import RowTable
 
 logger = logging.getLogger(__name__)
 

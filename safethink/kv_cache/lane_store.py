@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Int
 from transformers import PreTrainedModel
 
-from safethink.engines.soft import RowTable
 from safethink.errors import CacheFullError
 from safethink.kv_cache import Read, common_length
 from safethink.kv_cache.lanes import COLUMN_BLOCK, LaneCache, Placement, masks
+from safethink.models.soft_rows import RowTable
 
 MAX_IDLE_SHARE = 0.5
 """Lanes that wait are forwarded along with the others until they make up this share; to leave them out costs a copy."""

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from safethink.engines.soft import RowTable
 from safethink.kv_cache import Read, common_length
+from safethink.models.soft_rows import RowTable
 
 
 @dataclass

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from safethink.engines import HiddenState
 from safethink.prompts import Prompt
-from safethink.states import HiddenState
 
 
 @dataclass(frozen=True, slots=True)

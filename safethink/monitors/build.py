@@ -80,7 +80,7 @@ def _guard(config: GuardMonitorConfig) -> Monitor:
 
 
 def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Monitor:
-    from safethink.loading import load_model_type, load_tokenizer
+    from safethink.models.loading import load_model_type, load_tokenizer
     from safethink.monitors.http_guard import ChatGuard, CompletionsGuard
     from safethink.monitors.loading import chat_template, guard_path
     from safethink.monitors.presets import choose

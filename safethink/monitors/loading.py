@@ -20,10 +20,10 @@ from transformers import (
 
 from safethink.config import GuardMonitorConfig, ModelSection, RewardMonitorConfig, StreamMonitorConfig
 from safethink.errors import ConfigError
-from safethink.loading import found
+from safethink.models.loading import found
+from safethink.models.placement import installed, pick_device, placed, put
 from safethink.monitors.reward_models import BeaverScorer, SequenceScorer, UrmScorer
 from safethink.monitors.stream_model import StreamGuard
-from safethink.placing import installed, pick_device, placed, put
 from safethink.testbed import folders
 
 Model = TypeVar("Model", bound=PreTrainedModel, covariant=True)

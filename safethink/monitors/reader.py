@@ -20,9 +20,9 @@ from transformers import PreTrainedModel
 
 from safethink import kv_cache
 from safethink.errors import MonitorError
-from safethink.fingerprints import model_hash
 from safethink.kv_cache.choose import choose_store
-from safethink.loading import context_window
+from safethink.models.hashes import model_hash
+from safethink.models.loading import context_window
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

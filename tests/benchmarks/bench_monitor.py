@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from safethink.loading import CausalLM, load_causal_lm
+from safethink.models.loading import CausalLM, load_causal_lm
 from safethink.monitors import ScoreRequest
 from safethink.monitors.guard import GuardMonitor
 from safethink.monitors.presets import LLAMA_GUARD

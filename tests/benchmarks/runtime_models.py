@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from safethink.config import LimitsConfig, SafeThinkConfig, SamplingConfig
 from safethink.guarded import SafeThink
-from safethink.loading import load_causal_lm
+from safethink.models.loading import load_causal_lm
 from safethink.monitors.guard import GuardMonitor
 from safethink.monitors.probe import ProbeMonitor
 from safethink.prefix import Identity

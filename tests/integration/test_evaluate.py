@@ -29,7 +29,7 @@ from safethink.evaluation.plan import plan
 from safethink.evaluation.records import Record
 from safethink.evaluation.rows import random_prefix
 from safethink.evaluation.summary import Summary
-from safethink.fingerprints import model_hash
+from safethink.models.hashes import model_hash
 from safethink.monitors import ScoreRequest
 from safethink.monitors.guard import GuardMonitor
 from safethink.monitors.oracle import OracleMonitor

@@ -16,7 +16,7 @@ from safethink import prefix, yaml_config
 from safethink.config import EvalConfig, OracleMonitorConfig
 from safethink.evaluation import lineage, predicted, runner
 from safethink.evaluation.summary import Summary
-from safethink.fingerprints import chat_template_hash, tokenizer_hash
+from safethink.models.hashes import chat_template_hash, tokenizer_hash
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.shipped import shipped_config
 from safethink.testbed.world import World

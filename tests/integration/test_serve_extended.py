@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from optimize.exports import extend_vocabulary
-from safethink import loading
 from safethink import prefix as prefixes
 from safethink.config import NoneConfig, ReasonerConfig, SamplingConfig
 from safethink.defenses.effects import Until
 from safethink.engines import ExtendRequest
-from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
+from safethink.models import loading
+from safethink.models.hashes import model_hash
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.prompts import Prompt
 from tests.transformers_serve import serving

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from safethink import loading
 from safethink.cli import PROGRAM
 from safethink.config import ReasonerConfig
 from safethink.evaluation import folder, records
 from safethink.evaluation.records import Record
 from safethink.evaluation.summary import Summary
+from safethink.models import loading
 from tests import vllm_double
 from tests.integration.timeless import timeless, timeless_record
 from tests.source import ROOT

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from safethink import benchmarks, loading
+from safethink import benchmarks
 from safethink.config import (
     GuardMonitorConfig,
     GuardServerConfig,
@@ -23,6 +23,7 @@ from safethink.config import (
 from safethink.defenses.effects import Intervention
 from safethink.engines.http import HttpEngine
 from safethink.guarded import SafeThink
+from safethink.models import loading
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.monitors.http_guard import CompletionsGuard

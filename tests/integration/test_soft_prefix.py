@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 
-from safethink import cli, loading, prefix
+from safethink import cli, prefix
 from safethink.config import ReasonerConfig
 from safethink.evaluation import folder, records
-from safethink.fingerprints import chat_template_hash, model_hash, tokenizer_hash
-from safethink.loading import CausalLM
+from safethink.models import loading
+from safethink.models.hashes import chat_template_hash, model_hash, tokenizer_hash
+from safethink.models.loading import CausalLM
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.testbed import folders
 

@@ -26,8 +26,8 @@ from safethink.config import (
 )
 from safethink.errors import ArtifactError
 from safethink.evaluation import folder
-from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
+from safethink.models.hashes import model_hash
 from safethink.prompts import Message
 from safethink.templating import ChatEncoder
 from safethink.testbed import language, oracle

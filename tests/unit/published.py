@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safethink.fingerprints import chat_template_hash, tokenizer_hash
+from safethink.models.hashes import chat_template_hash, tokenizer_hash
 from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact
 from tests.unit import chat_reasoner
 

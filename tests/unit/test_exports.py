@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from optimize.cli import PROGRAM
 from optimize.exports import extend_vocabulary
-from safethink import loading
 from safethink import prefix as prefixes
 from safethink.config import AlwaysConfig, LimitsConfig, SamplingConfig
 from safethink.defenses.effects import Until
@@ -22,9 +21,10 @@ from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest
 from safethink.engines.hf import HfEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError, ConfigError
-from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
-from safethink.loading import CausalLM
+from safethink.models import loading
+from safethink.models.hashes import model_hash
+from safethink.models.loading import CausalLM
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.prompts import Message, Prompt
 from safethink.templating import ChatEncoder

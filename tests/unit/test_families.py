@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safethink import families, loading
+from safethink import families
 from safethink.config import (
     LimitsConfig,
     ReasonerConfig,
@@ -22,6 +22,7 @@ from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.families import FAMILIES, Family, Traits
 from safethink.guarded import SafeThink
+from safethink.models import loading
 from safethink.prompts import Prompt
 from safethink.result import Result
 from safethink.tags import Tag

@@ -22,8 +22,8 @@ from safethink.config import (
     SamplingConfig,
 )
 from safethink.errors import ConfigError, MissingFileError, MonitorError, PromptError
-from safethink.loading import context_window, load
-from safethink.placing import pick_device
+from safethink.models.loading import context_window, load
+from safethink.models.placement import pick_device
 from safethink.prompts import Message
 from safethink.tokens import Tokens
 from tests.unit import chat_reasoner

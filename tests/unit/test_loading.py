@@ -11,7 +11,7 @@ import torch
 from safethink.config import ConstantMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig, SamplingConfig
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
-from safethink.loading import load
+from safethink.models.loading import load
 from safethink.result import Result
 from safethink.testbed.prompts import draw
 from tests.unit import tiny_reasoner

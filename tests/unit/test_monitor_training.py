@@ -21,11 +21,12 @@ from optimize.monitors.pairs import pairs
 from optimize.monitors.probe import safe_probabilities
 from optimize.monitors.run import plan
 from optimize.monitors.steps import LabelledSplit, Step
-from safethink import loading, probe, yaml_config
+from safethink import probe, yaml_config
 from safethink.artifact import Identity
 from safethink.config import ReasonerConfig
 from safethink.errors import SearchError
-from safethink.fingerprints import model_hash
+from safethink.models import loading
+from safethink.models.hashes import model_hash
 from safethink.probe import Probe, ProbeCard
 from safethink.prompts import Prompt
 from safethink.shipped import shipped_config

@@ -13,7 +13,7 @@ from safethink.engines import Sampling
 from safethink.engines.hf import HfEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError, MissingFileError
-from safethink.fingerprints import chat_template_hash, model_hash, tokenizer_hash
+from safethink.models.hashes import chat_template_hash, model_hash, tokenizer_hash
 from safethink.prefix import (
     Identity,
     Metric,

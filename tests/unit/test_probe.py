@@ -25,16 +25,16 @@ from safethink.config import (
     RunConfig,
     SafeThinkConfig,
 )
-from safethink.engines import StateRequest
+from safethink.engines import HiddenStates, StateRequest
 from safethink.engines.hf import HfEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, MonitorError
 from safethink.evaluation import jobs
 from safethink.evaluation.execution import Execution, Reasoner
 from safethink.evaluation.records import RecordWriter, read
 from safethink.evaluation.rows import TableRow
-from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
 from safethink.judges.refusal import RefusalJudge
+from safethink.models.hashes import model_hash
 from safethink.monitors import ScoreRequest, layer_read_by
 from safethink.monitors.build import build
 from safethink.monitors.constant import ConstantMonitor
@@ -43,7 +43,6 @@ from safethink.monitors.recording import RecordingMonitor
 from safethink.probe import Probe, ProbeCard
 from safethink.prompts import Prompt
 from safethink.scheduler import refuse_unfit
-from safethink.states import HiddenStates
 from safethink.tokens import Tokens
 from tests.unit import chat_reasoner
 

@@ -22,9 +22,9 @@ from safethink.config import (
 )
 from safethink.engines.http import HttpEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, ServerError
-from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
-from safethink.memory import decoding_gib
+from safethink.models.hashes import model_hash
+from safethink.models.memory import decoding_gib
 from safethink.monitors import ScoreRequest
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.scheduler import refuse_unfit

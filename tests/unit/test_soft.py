@@ -22,11 +22,11 @@ from safethink.engines.sampling import choose, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError
 from safethink.files import json_hash
-from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
+from safethink.models.hashes import model_hash
+from safethink.models.soft_rows import row_ids
 from safethink.prefix import Identity, Prefix, PrefixArtifact, built_in, load, save
 from safethink.prompts import Prompt
-from safethink.soft import row_ids
 from safethink.thought import Thought
 from safethink.tokens import Tokens, is_soft
 from tests.unit import chat_reasoner

@@ -26,8 +26,8 @@ from safethink.engines import Sampling
 from safethink.engines.hf import HfEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
-from safethink.fingerprints import model_hash
 from safethink.guarded import SafeThink
+from safethink.models.hashes import model_hash
 from safethink.thought import Thought
 from tests.unit import tiny_reasoner
 from tests.unit.test_learning import ATTACKS, SECTIONS, TASKS, by_length, contents, small_model

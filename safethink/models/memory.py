@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from safethink.config import GuardMonitorConfig, ModelSection, ReasonerConfig, RunConfig
 from safethink.config.monitors import models_of
-from safethink.placing import pick_device, pick_dtype
+from safethink.models.placement import pick_device, pick_dtype
 from safethink.testbed import folders, locate
 
 PROMPT_TOKENS: Final = 512

@@ -20,7 +20,7 @@ from transformers import (
 
 from safethink.config import ReasonerConfig, RunConfig, ThoughtConfig
 from safethink.errors import MissingFileError, SafeThinkError
-from safethink.placing import compile_forward, installed, pick_device, placed, put
+from safethink.models.placement import compile_forward, installed, pick_device, placed, put
 from safethink.testbed import locate
 from safethink.thought import Thought
 
