@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from optimize.contexts import ContextSet
 from safethink.engines.build import end_ids
 from safethink.guarded import SafeThink
-from safethink.templating import ChatEncoder
+from safethink.thinking.chat import ChatEncoder
 
 TAIL_TOKENS = 8
 """How much of a context is put before a prefix when it is read again; merges do not reach further."""

@@ -35,7 +35,7 @@ from safethink.result import Branch, Result
 from safethink.scheduler import Accepted, Finished, Row, refuse_unfit
 from safethink.seeds import stable_seed
 from safethink.streaming import Event, Transcript
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 
 DEFAULT = RunConfig(reasoner=ReasonerConfig(path=""))
 """The settings' defaults are those of the YAML file."""

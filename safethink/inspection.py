@@ -18,7 +18,7 @@ from safethink.tokens import Tokens
 if TYPE_CHECKING:
     from safethink.monitors.recording import Recorded
     from safethink.result import Result
-    from safethink.thought import Thought
+    from safethink.thinking.format import Thought
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text."""

@@ -110,7 +110,7 @@ def bind(artifact: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: E
         ArtifactError: naming what does not match.
     """
     from safethink.engines import LocalEngine
-    from safethink.templating import ChatEncoder
+    from safethink.thinking.chat import ChatEncoder
 
     local = engine if isinstance(engine, LocalEngine) else None
     retokenised = _differs(artifact.tokenizer, tokenizer_hash(tokenizer))

@@ -27,7 +27,7 @@ from safethink.errors import ConfigError
 from safethink.flight import Accepted, Finished, Flight, Row, Usage
 from safethink.monitors import CountingMonitor, FittedMonitor, Monitor, ScoreRequest, checked, layer_read_by, reads_text
 from safethink.seeds import stable_seed
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 
 BATCH_SHARE = 0.5
 """Steps are scored together as soon as this share of the rows under way has one."""

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from safethink.defenses.effects import Accept, Intervention, Part
 from safethink.result import Result
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
 EventKind: TypeAlias = Literal["trace", "answer", "intervention", "done"]

@@ -40,8 +40,8 @@ from safethink.files import atomic_write, write_text
 from safethink.models.loading import context_window, pick_device
 from safethink.progress import progress, track
 from safethink.prompts import Message, Prompt
-from safethink.templating import ChatEncoder
 from safethink.testbed import folders
+from safethink.thinking.chat import ChatEncoder
 
 CHECKPOINTS = "checkpoints"
 """Folder of the training's own state; a killed training goes on from it."""

@@ -23,9 +23,9 @@ from optimize.testbed.stories import Story, Storyteller
 from optimize.testbed.training import TrainingPlan, build_model, fit
 from safethink.progress import track
 from safethink.prompts import Message, Prompt
-from safethink.templating import ChatEncoder
 from safethink.testbed.prompts import catalogues
 from safethink.testbed.world import World, WorldKind, words
+from safethink.thinking.chat import ChatEncoder
 
 Name = Literal["reasoner", "reasoner_null", "guard"]
 

@@ -14,7 +14,7 @@ from safethink.engines.stopping import Stopper
 from safethink.models import loading
 from safethink.models.hashes import model_hash
 from safethink.models.loading import CausalLM
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 
 Model: TypeAlias = PreTrainedModel | ServedModel
 """A reasoner's weights, or what stands where they would."""

@@ -11,7 +11,7 @@ from safethink.engines.stopping import LOOK_BACK, Stopper
 from safethink.errors import ConfigError
 from safethink.seeds import stable_seed
 from safethink.servers.completions import Completions
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
 NEVER_BIAS: Final = -100.0

@@ -6,10 +6,10 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from safethink import stages
 from safethink.defenses.effects import StopReason, Until
-from safethink.tags import Tag
-from safethink.thought import Thought
+from safethink.thinking import turns
+from safethink.thinking.delimiters import Tag
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
 _SENTENCE_END: Final = re.compile(r"[.!?][\"')\]]*\s|[。！？]")
@@ -78,7 +78,7 @@ class Stopper:
             reason = self.reason(trace.ids[text_start:end], Until.STEP, trace.ids[:text_start])
             if reason or end - text_start == max_step_tokens:
                 # The question that follows a turn of the reasoner belongs to the step that ended it.
-                starts.append(end + stages.turn_length(trace, end, self._thought.turns))
+                starts.append(end + turns.turn_length(trace, end, self._thought.turns))
                 text_start = end
         return tuple(start for start in starts if start < len(trace)) or (first,)
 

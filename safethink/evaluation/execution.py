@@ -19,7 +19,7 @@ from safethink.monitors import Monitor, fingerprint_of, layer_read_by
 from safethink.progress import track
 from safethink.scheduler import Row, Usage
 from safethink.seeds import stable_seed
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 
 if TYPE_CHECKING:
     from safethink.guarded import SafeThink

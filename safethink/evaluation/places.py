@@ -12,7 +12,7 @@ from safethink.evaluation.records import Key, Record
 from safethink.judges import Judge
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
 

@@ -12,7 +12,7 @@ from safethink.testbed import oracle
 from safethink.testbed.origin import origin, require_world
 from safethink.testbed.process import MonitorRates, predict_asr
 from safethink.testbed.world import World
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from safethink.evaluation.rows import TableRow
 from safethink.evaluation.summary import Evidence, PrefixSummary, Summary, summarise
 from safethink.judges import Judge
 from safethink.models import loading
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 
 
 def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) -> Summary:

@@ -22,7 +22,7 @@ from safethink.config import ReasonerConfig, RunConfig, ThoughtConfig
 from safethink.errors import MissingFileError, SafeThinkError
 from safethink.models.placement import compile_forward, installed, pick_device, placed, put
 from safethink.testbed import locate
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 
 
 @dataclass(frozen=True, slots=True)

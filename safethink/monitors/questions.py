@@ -19,7 +19,7 @@ from safethink.errors import ConfigError, MonitorError, PromptError
 from safethink.monitors.function import transcript
 from safethink.monitors.presets import Form
 from safethink.prompts import Message, Prompt
-from safethink.templating import ChatEncoder, EncodedChat, hole
+from safethink.thinking.chat import ChatEncoder, EncodedChat, hole
 
 _HOLE: Final = re.compile(r"\{(prompt|trace|policy|bos|eos)\}")
 _SAMPLE: Final = Prompt.from_text("x")

@@ -25,7 +25,7 @@ from safethink.testbed.features import Attack, Hazard
 from safethink.testbed.process import drift_probability
 from safethink.testbed.prompts import apply, pick, sum_step
 from safethink.testbed.world import ANSWER_FLIP, COVERT_SHARE, N_STEPS, World
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
 SEED = 0

@@ -29,8 +29,8 @@ from safethink.evaluation import folder
 from safethink.guarded import SafeThink
 from safethink.models.hashes import model_hash
 from safethink.prompts import Message
-from safethink.templating import ChatEncoder
 from safethink.testbed import language, oracle
+from safethink.thinking.chat import ChatEncoder
 
 LIMITS = {"max_step_tokens": 48, "max_trace_tokens": 128, "max_answer_tokens": 32}
 CONFIG = {

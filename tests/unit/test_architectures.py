@@ -17,7 +17,7 @@ from safethink.engines.stopping import Stopper
 from safethink.kv_cache.choose import VARYING_ROPES, choose_store, rope_type
 from safethink.kv_cache.lane_store import LaneStore
 from safethink.kv_cache.per_row import SoloStore
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from tests.unit import chat_reasoner
 from tests.unit.architectures import IN_LANES, ONE_BY_ONE, VOCABULARY, qwen3
 

@@ -17,7 +17,7 @@ from optimize.card import card
 from safethink.config import RunConfig, ThoughtConfig
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.prompts import Prompt
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from tests.unit import chat_reasoner, published
 
 

@@ -12,7 +12,7 @@ from safethink.engines.hf import HfEngine
 from safethink.engines.sampling import choose, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.prompts import Prompt
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from tests.unit import chat_reasoner
 
 TOKENIZER = chat_reasoner.tokenizer()

@@ -27,7 +27,7 @@ from safethink.models.hashes import model_hash
 from safethink.models.loading import CausalLM
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.prompts import Message, Prompt
-from safethink.templating import ChatEncoder
+from safethink.thinking.chat import ChatEncoder
 from tests.unit import chat_reasoner, tiny_reasoner
 from tests.unit.test_soft import THOUGHT, noise, scaled_model
 

@@ -24,9 +24,10 @@ from safethink.families import FAMILIES, Family, Traits
 from safethink.guarded import SafeThink
 from safethink.models import loading
 from safethink.prompts import Prompt
+from safethink.refusals import REFUSAL
 from safethink.result import Result
-from safethink.tags import Tag
-from safethink.thought import REFUSAL, Thought
+from safethink.thinking.delimiters import Tag
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 from tests.unit.published_families import NAMED, PUBLISHED, steer
 

@@ -19,7 +19,7 @@ from safethink.engines.http import HttpEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError, ServerError
 from safethink.servers.completions import Completions, Form
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 from tests.unit import tiny_reasoner
 from tests.vllm_double import VllmDouble

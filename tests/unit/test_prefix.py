@@ -26,7 +26,7 @@ from safethink.prefix import (
     round_trips,
     save,
 )
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from tests.unit import chat_reasoner
 
 TOKENIZER = chat_reasoner.tokenizer()

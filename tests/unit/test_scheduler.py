@@ -18,7 +18,7 @@ from safethink.monitors.function import FunctionMonitor
 from safethink.prompts import Message, Prompt, Role
 from safethink.scheduler import Accepted, Finished, Row, follow, run
 from safethink.seeds import stable_seed
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 from tests.unit import chat_reasoner
 

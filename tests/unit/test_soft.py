@@ -27,7 +27,7 @@ from safethink.models.hashes import model_hash
 from safethink.models.soft_rows import row_ids
 from safethink.prefix import Identity, Prefix, PrefixArtifact, built_in, load, save
 from safethink.prompts import Prompt
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens, is_soft
 from tests.unit import chat_reasoner
 

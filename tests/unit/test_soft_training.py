@@ -28,7 +28,7 @@ from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
 from safethink.models.hashes import model_hash
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from tests.unit import tiny_reasoner
 from tests.unit.test_learning import ATTACKS, SECTIONS, TASKS, by_length, contents, small_model
 from tests.unit.toy_search import Killed

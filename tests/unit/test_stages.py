@@ -21,8 +21,8 @@ from safethink.defenses.effects import (
     Verdict,
 )
 from safethink.engines.stopping import Stopper
-from safethink.stages import in_turns
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
+from safethink.thinking.turns import in_turns
 from safethink.tokens import Tokens
 from tests.unit.published_families import PUBLISHED
 

@@ -25,7 +25,7 @@ from safethink.engines.hf import HfEngine
 from safethink.errors import MonitorError, PromptError
 from safethink.live import play
 from safethink.streaming import Transcript
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 from tests.unit import chat_reasoner
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from safethink.errors import PromptError
 from safethink.prompts import Message
-from safethink.templating import ChatEncoder
+from safethink.thinking.chat import ChatEncoder
 from tests.unit import tiny_guard
 
 TOKENIZER = tiny_guard.tokenizer()

@@ -19,11 +19,11 @@ from optimize.testbed.corpus import (
 from optimize.testbed.stories import Beat, Fork, Story, Storyteller
 from optimize.testbed.training import SPARE_ROWS, TrainingPlan, build_model, example_loss, fit
 from safethink.prompts import Message, Prompt
-from safethink.templating import ChatEncoder
 from safethink.testbed import language, oracle
 from safethink.testbed.features import Attack
 from safethink.testbed.process import drift_probability
 from safethink.testbed.world import World, words
+from safethink.thinking.chat import ChatEncoder
 
 WORLD = World.make(0)
 

@@ -9,7 +9,8 @@ from safethink.defenses.effects import Until
 from safethink.engines.stopping import Stopper
 from safethink.errors import PromptError
 from safethink.prompts import Message, Prompt
-from safethink.thought import REFUSAL, Thought
+from safethink.refusals import REFUSAL
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 from tests.unit import chat_reasoner
 from tests.unit.chat_reasoner import encode

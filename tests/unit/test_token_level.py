@@ -24,7 +24,7 @@ from safethink.monitors.function import FunctionMonitor
 from safethink.prefix import built_in
 from safethink.prompts import Prompt
 from safethink.scheduler import Row, refuse_unfit, run
-from safethink.thought import Thought
+from safethink.thinking.format import Thought
 from safethink.tokens import FIRST_SOFT_ID, Tokens
 from tests.source import ROOT
 from tests.unit import chat_reasoner

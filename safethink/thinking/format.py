@@ -10,18 +10,18 @@ from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
-from safethink import families, stages
+from safethink import families
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Defense
 from safethink.errors import PromptError
 from safethink.families import Family, Traits
 from safethink.prompts import Message, Prompt
-from safethink.tags import Tag
-from safethink.templating import ChatEncoder
+from safethink.refusals import REFUSAL
+from safethink.thinking import turns
+from safethink.thinking.chat import ChatEncoder
+from safethink.thinking.delimiters import Tag
 from safethink.tokens import Tokens, is_soft, placeholder
 
-REFUSAL = "I cannot help with that."
-"""What a defense answers when it refuses in the reasoner's place."""
 _HEADER_TOKENS = 16
 """No header of a message is longer."""
 
@@ -114,7 +114,7 @@ class Thought:
 
     def in_turns(self, defense: Defense) -> Defense:
         """A defense that has not begun, as it runs on this reasoner: over all turns and messages of its thinking."""
-        return stages.in_turns(defense, self.turns, self.is_between_messages) if self.family.message_breaks else defense
+        return turns.in_turns(defense, self.turns, self.is_between_messages) if self.family.message_breaks else defense
 
     def is_between_messages(self, ids: tuple[int, ...]) -> bool:
         """Whether a trace ends in the header of a message, which is neither the message before nor the one to come.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from safethink.templating import ChatEncoder
+from safethink.thinking.chat import ChatEncoder
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, control tokens spelled out."""

@@ -1,0 +1,1 @@
+"""How a reasoner's thinking is written: format, delimiters, turns, chat."""
