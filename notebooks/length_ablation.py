@@ -29,10 +29,10 @@ from optimize.ablation.config import AblationConfig
 from optimize.ablation.plan import plan
 from optimize.ablation.run import ablate
 from optimize.ablation.table import table
-from safethink import yaml_config
+from safethink.config import yaml_config
+from safethink.config.shipped import shipped_config
 from safethink.errors import ConfigError
 from safethink.evaluation.figures import plotly_js, to_html
-from safethink.shipped import shipped_config
 
 TINY = os.environ.get("SAFETHINK_TINY") == "1"
 OUT = Path("runs/length-ablation")

@@ -27,13 +27,13 @@ from optimize.api import search_command
 from optimize.config import SearchConfig
 from optimize.publish import publish
 from optimize.reporting import report_run
-from safethink import SafeThink, prefix, yaml_config
-from safethink.config import EvalConfig, WorldConfig
+from safethink import SafeThink, prefix
+from safethink.config import EvalConfig, WorldConfig, yaml_config
+from safethink.config.shipped import shipped_config
 from safethink.errors import ArtifactError
 from safethink.evaluation.compare import compare, table
 from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.runner import evaluate
-from safethink.shipped import shipped_config
 from safethink.testbed.prompts import draw
 
 TINY = os.environ.get("SAFETHINK_TINY") == "1"

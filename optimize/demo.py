@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from optimize.config import SearchConfig
-from safethink import yaml_config
-from safethink.config import EvalConfig
-from safethink.shipped import shipped_config
+from safethink.config import EvalConfig, yaml_config
+from safethink.config.shipped import shipped_config
 
 if TYPE_CHECKING:
     from safethink.evaluation.summary import Summary

@@ -18,8 +18,9 @@ from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
 from optimize.selection import Arena, Trial, on_trial, run_trials
 from optimize.setup import Setup
-from safethink import errors, yaml_config
+from safethink import errors
 from safethink import prefix as prefixes
+from safethink.config import yaml_config
 from safethink.errors import ConfigError
 from safethink.files import json_hash, write_text
 from safethink.guarded import SafeThink

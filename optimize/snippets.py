@@ -6,9 +6,8 @@ from typing import Any, Final
 
 import yaml
 
-from safethink import families
-from safethink.config import LimitsConfig, SamplingConfig, ThoughtConfig
-from safethink.families import Family
+from safethink.config import LimitsConfig, SamplingConfig, ThoughtConfig, families
+from safethink.config.families import Family
 from safethink.prefix import Identity, PrefixArtifact
 from safethink.testbed import is_shipped
 from safethink.tokens import EXTENSION_TOKEN

@@ -119,8 +119,8 @@ def evaluate(argv: Sequence[str]) -> None:
     """`safethink evaluate`."""
     flags, config = parse_with_config(Evaluate, EvalConfig, "eval", "safethink evaluate", argv)
     if flags.dry_run:
+        from safethink.config.yaml_config import dump
         from safethink.evaluation.plan import plan
-        from safethink.yaml_config import dump
 
         planned = plan(config)
         show(flags.json, lambda: planned.model_dump(), lambda: dump(config, planned))

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 from pydantic import BaseModel, ValidationError
 
-from safethink import yaml_config
+from safethink.config import yaml_config
+from safethink.config.shipped import example_config, shipped_config
 from safethink.errors import ConfigError, SafeThinkError
-from safethink.shipped import example_config, shipped_config
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from safethink.families import Family
+from safethink.config.families import Family
 from safethink.tokens import Tokens
 
 if TYPE_CHECKING:

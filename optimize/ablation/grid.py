@@ -10,7 +10,7 @@ from typing import Any
 
 from optimize.ablation.config import LENGTH, AblationConfig, MeasureConfig, MethodVariant
 from optimize.config import SearchConfig, refuse_devices
-from safethink import yaml_config
+from safethink.config import yaml_config
 from safethink.errors import ConfigError
 from safethink.files import json_hash
 

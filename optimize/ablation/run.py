@@ -15,7 +15,7 @@ from optimize.ablation.results import Ablation
 from optimize.ablation.tasks import CollectContexts, MeasureReference, ReportOnTest, RunCell
 from optimize.config import SearchConfig
 from optimize.pool import Pool, Task
-from safethink import yaml_config
+from safethink.config import yaml_config
 from safethink.files import json_hash, write_text, writing
 
 CONFIG, NUMBERS, REPORT = "config.yaml", "ablation.json", "report.html"

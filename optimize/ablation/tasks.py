@@ -30,8 +30,7 @@ from optimize.reporting import report_run
 from optimize.search import journal
 from optimize.setup import Setup
 from safethink import prefix as prefixes
-from safethink import yaml_config
-from safethink.config import EvalConfig
+from safethink.config import EvalConfig, yaml_config
 from safethink.evaluation import folder, runner
 from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.jobs import trial_row

@@ -35,7 +35,7 @@ def ablate(argv: Sequence[str]) -> None:
     expand(config)  # A mistake in the grid is named before anything loads.
     if flags.dry_run:
         from optimize.ablation.plan import plan
-        from safethink.yaml_config import dump
+        from safethink.config.yaml_config import dump
 
         planned = plan(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))

@@ -31,7 +31,7 @@ def contexts(argv: Sequence[str]) -> None:
     flags, config = parse_with_config(Contexts, CollectConfig, "contexts", "safethink-optimize contexts", argv)
     if flags.dry_run:
         from optimize.plan import plan_contexts
-        from safethink.yaml_config import dump
+        from safethink.config.yaml_config import dump
 
         planned = plan_contexts(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))

@@ -32,7 +32,7 @@ def monitor(argv: Sequence[str]) -> None:
     needed = ("lightning",) if config.monitor.kind == "probe" else ("trl", "datasets")
     if flags.dry_run:
         from optimize.monitors.run import plan
-        from safethink.yaml_config import dump
+        from safethink.config.yaml_config import dump
 
         planned = plan(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))

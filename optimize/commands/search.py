@@ -31,7 +31,7 @@ def search(argv: Sequence[str]) -> None:
     flags, config = parse_with_config(Search, SearchConfig, "search", "safethink-optimize search", argv)
     if flags.dry_run:
         from optimize.plan import plan
-        from safethink.yaml_config import dump
+        from safethink.config.yaml_config import dump
 
         planned = plan(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))

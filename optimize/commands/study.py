@@ -36,7 +36,7 @@ def study(argv: Sequence[str]) -> None:
     flags, config = parse_with_config(Study, StudyConfig, "study", "safethink-optimize study", argv)
     if flags.dry_run:
         from optimize.plan import plan_study
-        from safethink.yaml_config import dump
+        from safethink.config.yaml_config import dump
 
         planned = plan_study(config)
         print(planned.model_dump_json() if flags.json else dump(config, planned))

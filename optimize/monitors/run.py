@@ -13,8 +13,8 @@ from optimize.monitors import steps
 from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.probe import Origin
 from optimize.monitors.steps import SPLITS
-from safethink import yaml_config
 from safethink.artifact import Metric
+from safethink.config import yaml_config
 from safethink.errors import ConfigError
 from safethink.evaluation import folder
 from safethink.evaluation.execution import Reasoner

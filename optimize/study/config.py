@@ -8,8 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from optimize.config import SearchConfig, refuse_devices
-from safethink import yaml_config
-from safethink.config import Section
+from safethink.config import Section, yaml_config
 from safethink.errors import ConfigError
 
 Value: TypeAlias = str | int | float | bool | None

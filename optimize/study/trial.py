@@ -18,8 +18,7 @@ from optimize.metrics import of_estimate
 from optimize.models import Models
 from optimize.setup import Setup
 from optimize.study.config import Choice, Goal, IntRange, StudyConfig, Value
-from safethink import yaml_config
-from safethink.config import NoneConfig
+from safethink.config import NoneConfig, yaml_config
 from safethink.errors import ConfigError, SafeThinkError, SearchError
 from safethink.evaluation.statistics import Observations, paired_difference, rate
 from safethink.guarded import SafeThink

@@ -48,8 +48,8 @@ def calibrate(argv: Sequence[str]) -> None:
     """`safethink calibrate`."""
     flags, config = parse_with_config(Calibrate, RunConfig, "run", "safethink calibrate", argv)
     errors.require("report", "scipy", "plotly")
+    from safethink.config.yaml_config import dump, validate
     from safethink.evaluation import calibration
-    from safethink.yaml_config import dump, validate
 
     names = calibration.CalibrationConfig.model_fields
     wanted = validate(calibration.CalibrationConfig, {name: getattr(flags, name) for name in names}, "flags")

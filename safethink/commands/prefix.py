@@ -80,7 +80,7 @@ def prefix_list(argv: Sequence[str]) -> None:
 def prefix_show(argv: Sequence[str]) -> None:
     """`safethink prefix show`."""
     from safethink import prefix
-    from safethink.yaml_config import dump
+    from safethink.config.yaml_config import dump
 
     flags = parse(PrefixShow, "safethink prefix show", argv)
     quiet_hub()
@@ -120,8 +120,8 @@ def prefix_compare(argv: Sequence[str]) -> None:
     rest = [*(config_name or [EVALUATION]), *argv[len(words) :]]
     flags, config = parse_with_config(PrefixCompare, EvalConfig, "eval", "safethink prefix compare A B", rest)
     if flags.dry_run:
+        from safethink.config.yaml_config import dump
         from safethink.evaluation.plan import paired_config, plan
-        from safethink.yaml_config import dump
 
         paired = paired_config(a, b, config)
         planned = plan(paired)

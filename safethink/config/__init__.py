@@ -20,23 +20,26 @@ from safethink.config.evaluation import (
     RowConfig,
     TestbedBenchmarkConfig,
 )
-from safethink.config.model_monitors import GuardMonitorConfig, ModelSection, RewardMonitorConfig, StreamMonitorConfig
 from safethink.config.monitors import (
     CascadeMonitorConfig,
     CombinationSection,
     ConstantMonitorConfig,
     EntryPointMonitorConfig,
+    GuardMonitorConfig,
     KeywordMonitorConfig,
     MeanMonitorConfig,
     MinMonitorConfig,
+    ModelSection,
     MonitorConfig,
     OracleMonitorConfig,
     ProbeMonitorConfig,
+    RewardMonitorConfig,
+    StreamMonitorConfig,
 )
 from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
 from safethink.config.run import RunConfig, WorldConfig
 from safethink.config.section import MonitorSection, Section
-from safethink.config.server import GuardServerConfig, ServerConfig
+from safethink.config.weights import GuardServerConfig, ServerConfig
 
 __all__ = [
     "AlwaysConfig",

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 from pydantic import Field, field_validator
 
-from safethink import families
+from safethink.config import families
+from safethink.config.families import AUTO, Family
 from safethink.config.section import Section
-from safethink.config.server import ServerConfig
-from safethink.config.weights import WeightsSection
-from safethink.families import AUTO, Family
+from safethink.config.weights import ServerConfig, WeightsSection
 
 
 class ReasonerConfig(WeightsSection):

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from safethink.config.defenses import DefenseConfig, SafeThinkConfig
-from safethink.config.model_monitors import GuardMonitorConfig
-from safethink.config.monitors import MonitorConfig
+from safethink.config.monitors import GuardMonitorConfig, MonitorConfig
 from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
 from safethink.config.section import Section
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, cast
 
-from safethink import yaml_config
-from safethink.config import EvalConfig
+from safethink.config import EvalConfig, yaml_config
 from safethink.errors import ConfigError, MissingFileError
 from safethink.files import write_text, writing
 

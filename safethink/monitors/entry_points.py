@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, cast
 
+from safethink.config.yaml_config import did_you_mean
 from safethink.errors import ConfigError
 from safethink.monitors import Monitor
-from safethink.yaml_config import did_you_mean
 
 GROUP: Final = "safethink.monitors"
 """Where packages announce their monitors, in `[project.entry-points."safethink.monitors"]` of pyproject.toml."""

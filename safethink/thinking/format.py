@@ -10,11 +10,10 @@ from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
-from safethink import families
-from safethink.config import ThoughtConfig
+from safethink.config import ThoughtConfig, families
+from safethink.config.families import Family, Traits
 from safethink.defenses.effects import Defense
 from safethink.errors import PromptError
-from safethink.families import Family, Traits
 from safethink.prompts import Message, Prompt
 from safethink.refusals import REFUSAL
 from safethink.thinking import turns

@@ -37,6 +37,8 @@ from safethink.config import (
     TestbedBenchmarkConfig,
     WorldConfig,
 )
+from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import load as load_yaml
 from safethink.evaluation import columns, folder, jobs, places
 from safethink.evaluation.execution import Execution, Reasoner
 from safethink.evaluation.jobs import Place
@@ -46,8 +48,6 @@ from safethink.evaluation.statistics import Observations
 from safethink.guarded import SafeThink
 from safethink.judges.testbed import TestbedJudge
 from safethink.prefix import Prefix
-from safethink.shipped import shipped_config
-from safethink.yaml_config import load as load_yaml
 
 THRESHOLD = 0.0
 

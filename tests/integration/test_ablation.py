@@ -17,7 +17,8 @@ import yaml
 from optimize.ablation import run
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.results import Ablation
-from safethink import prefix, yaml_config
+from safethink import prefix
+from safethink.config import yaml_config
 from safethink.errors import ConfigError, RecordError
 from safethink.evaluation import records
 from tests.source import ROOT

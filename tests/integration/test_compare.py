@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from safethink import prefix, yaml_config
+from safethink import prefix
 from safethink.cli import PROGRAM
-from safethink.config import EvalConfig, OracleMonitorConfig, RowConfig, SafeThinkConfig
+from safethink.config import EvalConfig, OracleMonitorConfig, RowConfig, SafeThinkConfig, yaml_config
+from safethink.config.shipped import shipped_config
 from safethink.errors import MissingFileError
 from safethink.evaluation import folder, lineage, predicted, records
 from safethink.evaluation.compare import COMPARISON, Comparison, PairedColumn, compare, table
 from safethink.evaluation.execution import Reasoner
 from safethink.prefix import Prefix, PrefixArtifact
-from safethink.shipped import shipped_config
 from safethink.testbed.world import World
 from tests.integration import planted
 from tests.integration.timeless import SECONDS

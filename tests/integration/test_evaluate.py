@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from safethink import SafeThink, families, prefix
-from safethink.config import EvalConfig, OracleMonitorConfig
+from safethink import SafeThink, prefix
+from safethink.config import EvalConfig, OracleMonitorConfig, families
+from safethink.config.yaml_config import load
 from safethink.defenses.effects import Extension
 from safethink.engines import ExtendRequest
 from safethink.errors import ConfigError, MonitorError, RecordError
@@ -37,7 +38,6 @@ from safethink.prefix import Prefix, PrefixArtifact
 from safethink.prompts import Prompt
 from safethink.testbed.world import World
 from safethink.tokens import Tokens
-from safethink.yaml_config import load
 from tests.integration import planted
 from tests.integration.timeless import timeless
 from tests.source import ROOT

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from safethink.config import EvalConfig, NoneConfig, RowConfig, SafeThinkConfig, WorldConfig
+from safethink.config.yaml_config import load
 from safethink.errors import ConfigError
 from safethink.evaluation import predicted, records, runner
 from safethink.models import loading
-from safethink.yaml_config import load
 from tests.source import ROOT
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from optimize.cli import PROGRAM
-from safethink import prefix, yaml_config
-from safethink.config import EvalConfig, OracleMonitorConfig
+from safethink import prefix
+from safethink.config import EvalConfig, OracleMonitorConfig, yaml_config
+from safethink.config.shipped import shipped_config
 from safethink.evaluation import lineage, predicted, runner
 from safethink.evaluation.summary import Summary
 from safethink.models.hashes import chat_template_hash, tokenizer_hash
 from safethink.prefix import Identity, Prefix, PrefixArtifact
-from safethink.shipped import shipped_config
 from safethink.testbed.world import World
 from tests import stub_hub
 from tests.integration import planted

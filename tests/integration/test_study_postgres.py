@@ -20,7 +20,7 @@ from optimize.quiet import quiet_optuna
 from optimize.study import storage
 from optimize.study.config import StudyConfig
 from optimize.study.workers import num_finished
-from safethink import yaml_config
+from safethink.config import yaml_config
 
 TRIALS = 4
 STUDY = """

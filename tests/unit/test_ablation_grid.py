@@ -11,8 +11,7 @@ from optimize.ablation.config import AblationConfig, MeasureConfig
 from optimize.ablation.grid import Cell, expand
 from optimize.ablation.measure import ON_TRIAL, Seen, pool, reference, trial
 from optimize.ablation.plan import plan
-from safethink import yaml_config
-from safethink.config import ResampleOnlyConfig
+from safethink.config import ResampleOnlyConfig, yaml_config
 from safethink.errors import ConfigError
 from safethink.evaluation.runner import threshold
 from safethink.evaluation.statistics import Observations

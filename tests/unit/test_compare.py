@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safethink import yaml_config
-from safethink.config import EvalConfig
+from safethink.config import EvalConfig, yaml_config
+from safethink.config.shipped import shipped_config
 from safethink.evaluation.compare import mcnemar
 from safethink.evaluation.plan import paired_config, row_on_trial
 from safethink.evaluation.statistics import Observations
-from safethink.shipped import shipped_config
 
 
 def seen(values: list[bool] | list[float], units: list[str] | None = None) -> Observations:

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize.config import PhrasesConfig, SearchConfig
-from safethink import yaml_config
 from safethink.commandline import parse_with_config
-from safethink.config import EvalConfig, GuardRefuseConfig, ResampleOnlyConfig, RunConfig, SafeThinkConfig
+from safethink.config import EvalConfig, GuardRefuseConfig, ResampleOnlyConfig, RunConfig, SafeThinkConfig, yaml_config
 from safethink.errors import ConfigError, MissingFileError
 
 RUN = {"reasoner": {"path": "somewhere"}, "defense": {"kind": "resample_only", "max_resamples": 2}}

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safethink import families
 from safethink.config import (
     LimitsConfig,
     ReasonerConfig,
@@ -16,11 +15,12 @@ from safethink.config import (
     SafeThinkConfig,
     SamplingConfig,
     ThoughtConfig,
+    families,
 )
+from safethink.config.families import FAMILIES, Family, Traits
 from safethink.defenses.effects import Until
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
-from safethink.families import FAMILIES, Family, Traits
 from safethink.guarded import SafeThink
 from safethink.models import loading
 from safethink.prompts import Prompt

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from safethink import families
+from safethink.config import families
 from safethink.inspection import (
     CLOSE_MARK,
     INJECTED_STYLE,

@@ -16,9 +16,8 @@ from optimize.contexts import folder
 from optimize.naming import portable
 from optimize.plan import plan
 from optimize.selection import Arena
-from safethink import families, yaml_config
 from safethink import prefix as prefixes
-from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig, ThoughtConfig
+from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig, ThoughtConfig, families, yaml_config
 from safethink.errors import ConfigError, PromptError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.prefix import PrefixArtifact

@@ -21,15 +21,15 @@ from optimize.monitors.pairs import pairs
 from optimize.monitors.probe import safe_probabilities
 from optimize.monitors.run import plan
 from optimize.monitors.steps import LabelledSplit, Step
-from safethink import probe, yaml_config
+from safethink import probe
 from safethink.artifact import Identity
-from safethink.config import ReasonerConfig
+from safethink.config import ReasonerConfig, yaml_config
+from safethink.config.shipped import shipped_config
 from safethink.errors import SearchError
 from safethink.models import loading
 from safethink.models.hashes import model_hash
 from safethink.probe import Probe, ProbeCard
 from safethink.prompts import Prompt
-from safethink.shipped import shipped_config
 
 
 def step(prompt: str, trace: str, score: float, depth: int = 0) -> Step:

@@ -12,8 +12,8 @@ import yaml
 from optimize.cli import PROGRAM
 from optimize.config import BeamConfig, RelaxedConfig, SearchConfig
 from optimize.plan import plan
-from safethink import yaml_config
-from safethink.shipped import shipped_config
+from safethink.config import yaml_config
+from safethink.config.shipped import shipped_config
 
 
 @pytest.fixture

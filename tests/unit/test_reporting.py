@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from optimize import reporting
-from safethink import prefix, yaml_config
-from safethink.config import EvalConfig
+from safethink import prefix
+from safethink.config import EvalConfig, yaml_config
+from safethink.config.shipped import shipped_config
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
 from safethink.evaluation import folder
 from safethink.evaluation.columns import NAMES
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import ContextCounts, PrefixSummary, Summary
 from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact
-from safethink.shipped import shipped_config
 
 VALIDATION = Metric(value=0.9, low=0.86, high=0.93, n=100)
 

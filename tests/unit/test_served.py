@@ -20,6 +20,7 @@ from safethink.config import (
     SamplingConfig,
     ServerConfig,
 )
+from safethink.config.yaml_config import dump
 from safethink.engines.http import HttpEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, ServerError
 from safethink.guarded import SafeThink
@@ -28,7 +29,6 @@ from safethink.models.memory import decoding_gib
 from safethink.monitors import ScoreRequest
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.scheduler import refuse_unfit
-from safethink.yaml_config import dump
 from tests import vllm_double
 from tests.unit import chat_reasoner
 from tests.vllm_double import VllmDouble

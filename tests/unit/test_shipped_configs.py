@@ -11,10 +11,10 @@ from optimize.ablation.grid import expand
 from optimize.config import CollectConfig, SearchConfig
 from optimize.monitors.config import TrainMonitorConfig
 from optimize.study.config import StudyConfig
-from safethink import prefix, yaml_config
-from safethink.config import CombinationSection, EvalConfig, GuardMonitorConfig, RunConfig
+from safethink import prefix
+from safethink.config import CombinationSection, EvalConfig, GuardMonitorConfig, RunConfig, yaml_config
+from safethink.config.shipped import configs_folder, shipped_config, shipped_names
 from safethink.errors import MissingFileError
-from safethink.shipped import configs_folder, shipped_config, shipped_names
 
 Config = RunConfig | EvalConfig | CollectConfig | SearchConfig | AblationConfig | StudyConfig | TrainMonitorConfig
 
@@ -98,6 +98,6 @@ def test_configs_are_found_inside_an_installed_package(tmp_path: Path, monkeypat
     package = tmp_path / "site-packages" / "safethink"
     (package / "configs" / "run").mkdir(parents=True)
     (package / "configs" / "run" / "only.yaml").write_text("reasoner: {path: p}", encoding="utf-8")
-    monkeypatch.setattr("safethink.shipped.__file__", str(package / "shipped.py"))
+    monkeypatch.setattr("safethink.config.shipped.__file__", str(package / "shipped.py"))
     assert shipped_names() == ("run/only",)
     assert shipped_config("only") == package / "configs" / "run" / "only.yaml"

@@ -13,7 +13,7 @@ from optimize.quiet import quiet_optuna
 from optimize.study import report, storage, workers
 from optimize.study.config import StudyConfig
 from optimize.study.trial import suggest
-from safethink import yaml_config
+from safethink.config import yaml_config
 from safethink.errors import ConfigError, MissingFileError, RecordError, SafeThinkError, SearchError
 from safethink.evaluation import figures
 

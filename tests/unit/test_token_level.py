@@ -8,8 +8,7 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from safethink import yaml_config
-from safethink.config import EvalConfig, LimitsConfig, NoneConfig, RowConfig, ThoughtConfig
+from safethink.config import EvalConfig, LimitsConfig, NoneConfig, RowConfig, ThoughtConfig, yaml_config
 from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until, View
 from safethink.defenses.moves import answer, extend, look, score, weigh

@@ -47,5 +47,5 @@ def shipped_names() -> tuple[str, ...]:
 
 def configs_folder() -> Path:
     """Where the shipped configurations lie: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     return next((path for path in (package / "configs", package.parent / "configs") if path.is_dir()), package)
