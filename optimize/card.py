@@ -11,8 +11,8 @@ from huggingface_hub import ModelCardData
 
 from optimize import snippets
 from optimize.constraints import Constraints
-from safethink.hub import is_repo_id
 from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact
+from safethink.prefix.hub import is_repo_id
 from safethink.testbed import is_shipped
 
 TAGS: Final = ("safethink", "corrective-prefix", "ai-safety", "reasoning", "jailbreak-defense")

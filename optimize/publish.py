@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from optimize.card import card
-from safethink import hub, prefix, schema
+from safethink import prefix
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
 from safethink.evaluation import lineage
 from safethink.files import write_bytes, writing
-from safethink.prefix import Metric, PrefixArtifact
+from safethink.prefix import Metric, PrefixArtifact, hub
+from safethink.prefix.artifact import SCHEMA_FILE, shipped_schema
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -116,7 +117,7 @@ def bundle(artifact: PrefixArtifact, folder: Path) -> Files:
         staged = Path(scratch)
         prefix.save(artifact, staged, log if log.is_file() else None, card(artifact))
         files = {path.name: path.read_bytes() for path in sorted(staged.iterdir())}
-    files[schema.SCHEMA_FILE] = schema.shipped().encode()
+    files[SCHEMA_FILE] = shipped_schema().encode()
     # With it, evaluations of what is published go on being counted.
     if (folder / lineage.LOG).is_file():
         files[lineage.LOG] = (folder / lineage.LOG).read_bytes()

@@ -20,9 +20,9 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 from torch import Tensor
 
-from safethink.artifact import Identity, Metric
 from safethink.errors import ArtifactError, MissingFileError
 from safethink.files import read_sealed, seal, write_bytes, write_text, writing
+from safethink.prefix.artifact import Identity, Metric
 
 JSON_FILE, WEIGHTS_FILE, CARD_FILE = "probe.json", "probe.safetensors", "README.md"
 WEIGHT, BIAS = "weight", "bias"

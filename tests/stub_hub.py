@@ -18,7 +18,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, constants
 
-from safethink import hub
+from safethink.prefix import hub
 
 TOKEN = "hf_stub"
 Files = dict[str, bytes]

@@ -17,9 +17,9 @@ from optimize.monitors.head import Head, States, fit
 from optimize.monitors.steps import LabelledSplit, SplitName
 from optimize.naming import portable
 from safethink import probe
-from safethink.artifact import Identity
 from safethink.engines import Engine
 from safethink.files import json_hash
+from safethink.prefix.artifact import Identity
 from safethink.probe import Probe, ProbeCard
 
 

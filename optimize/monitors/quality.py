@@ -14,8 +14,8 @@ from numpy import ndarray
 
 from optimize.metrics import of_estimate
 from optimize.monitors.steps import LabelledSplit, Step
-from safethink.artifact import Metric
 from safethink.evaluation.statistics import Observations, resampled
+from safethink.prefix.artifact import Metric
 from safethink.testbed import oracle
 
 ROWS_AT_ONCE = 100

@@ -33,11 +33,11 @@ from optimize.monitors import quality
 from optimize.monitors.config import RewardTrainingConfig, TrainMonitorConfig
 from optimize.monitors.pairs import Pair, pairs
 from optimize.monitors.steps import LabelledSplit, SplitName
-from safethink.artifact import Metric
 from safethink.errors import ConfigError, MissingFileError
 from safethink.evaluation.statistics import Observations, rate
 from safethink.files import atomic_write, write_text
 from safethink.models.loading import context_window, pick_device
+from safethink.prefix.artifact import Metric
 from safethink.progress import progress, track
 from safethink.prompts import Message, Prompt
 from safethink.testbed import folders

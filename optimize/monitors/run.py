@@ -13,7 +13,6 @@ from optimize.monitors import steps
 from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.probe import Origin
 from optimize.monitors.steps import SPLITS
-from safethink.artifact import Metric
 from safethink.config import yaml_config
 from safethink.errors import ConfigError
 from safethink.evaluation import folder
@@ -22,6 +21,7 @@ from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.files import write_text, writing
 from safethink.guarded import SafeThink
+from safethink.prefix.artifact import Metric
 
 MONITOR = "monitor"
 """The exported monitor, in a training's folder; what `monitor.path` takes."""

@@ -13,10 +13,10 @@ from huggingface_hub import HfApi, constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safethink import hub, prefix
+from safethink import prefix
 from safethink.errors import ArtifactError, ConfigError, HubError, MissingFileError
-from safethink.hub import HubPlace
-from safethink.prefix import Prefix, PrefixArtifact
+from safethink.prefix import Prefix, PrefixArtifact, hub
+from safethink.prefix.hub import HubPlace
 from tests import stub_hub
 from tests.stub_hub import Repository, StubHub
 
@@ -130,5 +130,5 @@ def test_an_id_that_the_hub_would_not_take_is_one_line(online: StubHub) -> None:
 
 
 def test_importing_it_does_not_import_the_client() -> None:
-    code = "import sys, safethink.hub; assert not {'huggingface_hub', 'torch'} & set(sys.modules)"
+    code = "import sys, safethink.prefix.hub; assert not {'huggingface_hub', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

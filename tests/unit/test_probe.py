@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from safethink import benchmarks, probe
-from safethink.artifact import Identity
 from safethink.cli import PROGRAM
 from safethink.config import (
     EvalConfig,
@@ -40,6 +39,7 @@ from safethink.monitors.build import build
 from safethink.monitors.constant import ConstantMonitor
 from safethink.monitors.probe import ProbeMonitor
 from safethink.monitors.recording import RecordingMonitor
+from safethink.prefix.artifact import Identity
 from safethink.probe import Probe, ProbeCard
 from safethink.prompts import Prompt
 from safethink.scheduler import refuse_unfit

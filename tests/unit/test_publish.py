@@ -15,9 +15,10 @@ from optimize import publish as publishing
 from optimize.card import card
 from optimize.cli import PROGRAM
 from optimize.publish import publish
-from safethink import hub, prefix, schema
+from safethink import prefix
 from safethink.errors import ArtifactError, ConfigError, HubError, MissingFileError
 from safethink.evaluation import lineage
+from safethink.prefix import artifact, hub
 from tests import stub_hub
 from tests.stub_hub import StubHub
 from tests.unit import chat_reasoner, published
@@ -53,7 +54,7 @@ def test_a_published_folder_is_whole(folder: Path, tmp_path: Path) -> None:
     assert prefix.load(tmp_path / "public", chat_reasoner.tokenizer()).texts == published.TEXTS
     assert held["README.md"].decode() == card(published.artifact())
     assert held["search.jsonl"] == (folder / "search.jsonl").read_bytes()
-    assert json.loads(held["prefix.schema.json"]) == json.loads(schema.generate())
+    assert json.loads(held["prefix.schema.json"]) == json.loads(artifact.json_schema())
 
 
 def test_publishing_again_changes_nothing(folder: Path, tmp_path: Path) -> None:

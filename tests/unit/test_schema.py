@@ -8,8 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from safethink import schema
-from safethink.prefix import JSON_FILE, Metric, Prefix, PrefixArtifact, list_built_in
+from safethink.prefix import JSON_FILE, Metric, Prefix, PrefixArtifact, artifact, list_built_in
 from tests.source import ROOT
 
 ARTIFACT = PrefixArtifact(
@@ -22,17 +21,17 @@ ARTIFACT = PrefixArtifact(
 
 
 def holds(content: dict[str, Any]) -> bool:
-    validator = jsonschema.Draft202012Validator(json.loads(schema.shipped()))
+    validator = jsonschema.Draft202012Validator(json.loads(artifact.shipped_schema()))
     return not list(validator.iter_errors(content))
 
 
 def test_it_is_what_the_models_say() -> None:
-    command = "python -m safethink.schema > safethink/prefix.schema.json"
-    assert json.loads(schema.shipped()) == json.loads(schema.generate()), f"run: {command}"
+    command = "python -c 'from safethink.prefix.artifact import json_schema; print(json_schema(), end=str())' > safethink/prefix/prefix.schema.json"
+    assert json.loads(artifact.shipped_schema()) == json.loads(artifact.json_schema()), f"run: {command}"
 
 
 def test_it_is_a_schema() -> None:
-    jsonschema.Draft202012Validator.check_schema(json.loads(schema.shipped()))
+    jsonschema.Draft202012Validator.check_schema(json.loads(artifact.shipped_schema()))
 
 
 def test_what_is_saved_fits_it() -> None:

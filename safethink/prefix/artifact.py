@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -205,3 +207,17 @@ class PrefixArtifact(_Part):
         """Hash what was learned and on what; it stays the same when numbers are reported or the licence changes."""
         added_later = {"metrics", "reported_by", "test_evaluations", "license", "content_sha256"}
         return json_hash(self.model_dump(mode="json", exclude=added_later, exclude_defaults=True))
+
+
+SCHEMA_FILE: Final = "prefix.schema.json"
+"""The JSON Schema of `prefix.json` as it ships, for readers that are not this package; `json_schema` writes it."""
+
+
+def json_schema() -> str:
+    """The schema of what `PrefixArtifact` reads, as JSON."""
+    return json.dumps(PrefixArtifact.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def shipped_schema() -> str:
+    """The schema as it ships with the package."""
+    return (resources.files("safethink") / "prefix" / SCHEMA_FILE).read_text(encoding="utf-8")

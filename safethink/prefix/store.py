@@ -14,11 +14,11 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from safethink import hub
-from safethink.artifact import Identity, Metric, Prefix, PrefixArtifact, RowsFile
 from safethink.errors import ArtifactError, MissingFileError
 from safethink.files import read_sealed, seal, write_bytes, write_text
 from safethink.models.hashes import chat_template_hash, tokenizer_hash
+from safethink.prefix import hub
+from safethink.prefix.artifact import Identity, Metric, Prefix, PrefixArtifact, RowsFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -172,7 +172,7 @@ def save(artifact: PrefixArtifact, folder: Path, search_log: Path | None, card: 
 
 
 def _shipped() -> Traversable:
-    return resources.files("safethink") / "prefixes"
+    return resources.files("safethink") / "prefix" / "built_in"
 
 
 def _read(folder: Path) -> PrefixArtifact:
