@@ -12,7 +12,7 @@ from safethink.judges import Judgement
 from safethink.judges.refusal import RefusalJudge, refuses
 from safethink.monitors import Monitor, checked
 from safethink.prompts import Prompt
-from safethink.result import Result
+from safethink.runtime.result import Result
 
 
 @runtime_checkable

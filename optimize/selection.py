@@ -25,7 +25,7 @@ from safethink.guarded import Branch, SafeThink
 from safethink.monitors import checked
 from safethink.progress import progress
 from safethink.prompts import Prompt
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.tokens import Tokens
 
 Ids = tuple[int, ...]

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from safethink.prefix import PrefixArtifact as PrefixArtifact
     from safethink.prompts import Message as Message
     from safethink.prompts import Prompt as Prompt
-    from safethink.result import Branch as Branch
-    from safethink.result import Result as Result
-    from safethink.streaming import Event as Event
+    from safethink.runtime.result import Branch as Branch
+    from safethink.runtime.result import Result as Result
+    from safethink.runtime.streaming import Event as Event
 
 _HOMES = {
-    "Branch": "safethink.result",
-    "Event": "safethink.streaming",
+    "Branch": "safethink.runtime.result",
+    "Event": "safethink.runtime.streaming",
     "Message": "safethink.prompts",
     "PrefixArtifact": "safethink.prefix",
     "Prompt": "safethink.prompts",
-    "Result": "safethink.result",
+    "Result": "safethink.runtime.result",
     "SafeThink": "safethink.guarded",
     "SafeThinkError": "safethink.errors",
 }

@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack, overload
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safethink import defenses, scheduler
+from safethink import defenses
 from safethink import prefix as prefixes
 from safethink.config import (
     DefenseConfig,
@@ -31,10 +31,11 @@ from safethink.models import loading
 from safethink.monitors.coerce import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt, refuse_duplicates
-from safethink.result import Branch, Result
-from safethink.scheduler import Accepted, Finished, Row, refuse_unfit
+from safethink.runtime import scheduler
+from safethink.runtime.result import Branch, Result
+from safethink.runtime.scheduler import Accepted, Finished, Row, refuse_unfit
+from safethink.runtime.streaming import Event, Transcript
 from safethink.seeds import stable_seed
-from safethink.streaming import Event, Transcript
 from safethink.thinking.format import Thought
 
 DEFAULT = RunConfig(reasoner=ReasonerConfig(path=""))

@@ -17,7 +17,7 @@ from safethink.tokens import Tokens
 
 if TYPE_CHECKING:
     from safethink.monitors.recording import Recorded
-    from safethink.result import Result
+    from safethink.runtime.result import Result
     from safethink.thinking.format import Thought
 
 Decode = Callable[[Sequence[int]], str]

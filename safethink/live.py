@@ -9,8 +9,8 @@ from rich.text import Text
 
 from safethink.defenses.effects import Intervention
 from safethink.inspection import INJECTED_STYLE, interventions, visible
-from safethink.result import Result
-from safethink.streaming import Event
+from safethink.runtime.result import Result
+from safethink.runtime.streaming import Event
 
 
 def play(events: Iterable[Event], console: Console) -> None:

@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 
 from optimize.config import ContextsConfig
 from optimize.contexts.states import Context
-from safethink import scheduler
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
 from safethink.guarded import SafeThink
 from safethink.progress import progress
-from safethink.scheduler import Row
+from safethink.runtime import scheduler
+from safethink.runtime.scheduler import Row
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 

@@ -17,7 +17,7 @@ from optimize.contexts.states import Context, ContextSet, spread
 from optimize.splits import Split
 from safethink.guarded import SafeThink
 from safethink.monitors import checked
-from safethink.result import Branch
+from safethink.runtime.result import Branch
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 

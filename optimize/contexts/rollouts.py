@@ -11,7 +11,7 @@ from safethink.errors import SearchError
 from safethink.guarded import SafeThink
 from safethink.progress import progress
 from safethink.prompts import Prompt
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 

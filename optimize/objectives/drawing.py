@@ -11,14 +11,14 @@ from torch import Tensor
 
 from optimize.contexts import Context
 from optimize.objectives.batches import Ids
-from safethink import scheduler
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
 from safethink.engines import Engine, LocalEngine, Sampling
 from safethink.engines.hf import HfEngine
 from safethink.guarded import SafeThink
 from safethink.monitors import Monitor, ScoreRequest, checked
-from safethink.scheduler import Row
+from safethink.runtime import scheduler
+from safethink.runtime.scheduler import Row
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 

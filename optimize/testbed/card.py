@@ -28,7 +28,7 @@ from optimize.testbed.rows import (
 from safethink.config import GuardMonitorConfig, NoneConfig, ReasonerConfig, RunConfig, SafeThinkConfig
 from safethink.guarded import Branch, SafeThink
 from safethink.prompts import Prompt
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.testbed import Folders, language
 from safethink.testbed.features import Attack
 from safethink.testbed.process import MonitorRates, recovery_probability, refusal_probability

@@ -11,7 +11,7 @@ from safethink.evaluation.statistics import Observations, rate
 from safethink.guarded import Branch, SafeThink
 from safethink.monitors import checked
 from safethink.prompts import Prompt
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.testbed import oracle
 from safethink.testbed.features import Attack
 from safethink.testbed.process import (

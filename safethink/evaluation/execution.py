@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from safethink import defenses, scheduler
+from safethink import defenses
 from safethink.config import EvalConfig, SafeThinkConfig
 from safethink.defenses.effects import Task, Verdict
 from safethink.engines import Engine
@@ -17,7 +17,8 @@ from safethink.evaluation.records import InterventionRecord, Key, Record, Record
 from safethink.judges import Judge
 from safethink.monitors import Monitor, fingerprint_of, layer_read_by
 from safethink.progress import track
-from safethink.scheduler import Row, Usage
+from safethink.runtime import scheduler
+from safethink.runtime.scheduler import Row, Usage
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
 

@@ -16,7 +16,7 @@ from safethink.config import AlwaysConfig, DefenseConfig, EvalConfig, ResampleOn
 from safethink.engines import Engine
 from safethink.errors import ConfigError
 from safethink.prefix import Prefix, PrefixArtifact
-from safethink.scheduler import refuse_unfit
+from safethink.runtime.scheduler import refuse_unfit
 from safethink.seeds import stable_seed
 
 RANDOM: Final = "random"

@@ -26,7 +26,6 @@ import numpy as np
 from optimize.api import search_command
 from optimize.config import SearchConfig
 from optimize.selection import Ids
-from safethink import scheduler
 from safethink.config import SafeThinkConfig, WorldConfig
 from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until
@@ -36,7 +35,8 @@ from safethink.evaluation.jobs import Place
 from safethink.evaluation.statistics import Estimate, Observations, mean, paired_difference, rate
 from safethink.guarded import SafeThink
 from safethink.judges.testbed import TestbedJudge
-from safethink.scheduler import Row
+from safethink.runtime import scheduler
+from safethink.runtime.scheduler import Row
 from safethink.seeds import stable_seed
 from safethink.testbed.features import Attack
 from safethink.testbed.process import drift_probability, recovery_probability

@@ -17,7 +17,7 @@ from safethink.engines import ExtendRequest
 from safethink.guarded import SafeThink
 from safethink.monitors.constant import ConstantMonitor
 from safethink.prompts import Prompt
-from safethink.scheduler import run
+from safethink.runtime.scheduler import run
 from safethink.testbed.prompts import draw
 from safethink.tokens import Tokens
 from tests.benchmarks import testbed

@@ -21,7 +21,7 @@ from safethink.config import (
 )
 from safethink.guarded import SafeThink
 from safethink.prompts import Prompt
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.testbed import folders
 from safethink.testbed.prompts import draw
 

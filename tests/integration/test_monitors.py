@@ -18,7 +18,7 @@ from safethink.config import (
 )
 from safethink.guarded import SafeThink
 from safethink.prompts import Prompt
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.testbed.prompts import draw
 
 ORACLE = OracleMonitorConfig(f1=0.8, drifted_share=0.3, seed=5)

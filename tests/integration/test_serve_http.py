@@ -28,7 +28,7 @@ from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.monitors.http_guard import CompletionsGuard
 from safethink.prompts import Prompt
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.servers.completions import Form
 from safethink.testbed import folders
 from tests.transformers_serve import serving

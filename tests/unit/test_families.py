@@ -25,7 +25,7 @@ from safethink.guarded import SafeThink
 from safethink.models import loading
 from safethink.prompts import Prompt
 from safethink.refusals import REFUSAL
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.thinking.delimiters import Tag
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens

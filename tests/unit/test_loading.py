@@ -12,7 +12,7 @@ from safethink.config import ConstantMonitorConfig, LimitsConfig, ReasonerConfig
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
 from safethink.models.loading import load
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.testbed.prompts import draw
 from tests.unit import tiny_reasoner
 

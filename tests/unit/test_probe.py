@@ -42,7 +42,7 @@ from safethink.monitors.recording import RecordingMonitor
 from safethink.prefix.artifact import Identity
 from safethink.probe import Probe, ProbeCard
 from safethink.prompts import Prompt
-from safethink.scheduler import refuse_unfit
+from safethink.runtime.scheduler import refuse_unfit
 from safethink.tokens import Tokens
 from tests.unit import chat_reasoner
 

@@ -28,7 +28,7 @@ from safethink.models.hashes import model_hash
 from safethink.models.memory import decoding_gib
 from safethink.monitors import ScoreRequest
 from safethink.prefix import Identity, Prefix, PrefixArtifact
-from safethink.scheduler import refuse_unfit
+from safethink.runtime.scheduler import refuse_unfit
 from tests import vllm_double
 from tests.unit import chat_reasoner
 from tests.vllm_double import VllmDouble

@@ -24,7 +24,7 @@ from safethink.defenses.effects import Accept
 from safethink.engines.hf import HfEngine
 from safethink.errors import MonitorError, PromptError
 from safethink.live import play
-from safethink.streaming import Transcript
+from safethink.runtime.streaming import Transcript
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 from tests.unit import chat_reasoner

@@ -22,7 +22,7 @@ from safethink.guarded import SafeThink
 from safethink.monitors.function import FunctionMonitor
 from safethink.prefix import built_in
 from safethink.prompts import Prompt
-from safethink.scheduler import Row, refuse_unfit, run
+from safethink.runtime.scheduler import Row, refuse_unfit, run
 from safethink.thinking.format import Thought
 from safethink.tokens import FIRST_SOFT_ID, Tokens
 from tests.source import ROOT

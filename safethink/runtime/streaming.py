@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from safethink.defenses.effects import Accept, Intervention, Part
-from safethink.result import Result
+from safethink.runtime.result import Result
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -22,12 +22,35 @@ from safethink.engines import (
     TokenLevelEngine,
     WeighRequest,
 )
-from safethink.engines.waves import continuous
 from safethink.errors import ConfigError
-from safethink.flight import Accepted, Finished, Flight, Row, Usage
 from safethink.monitors import CountingMonitor, FittedMonitor, Monitor, ScoreRequest, checked, layer_read_by, reads_text
+from safethink.runtime.row import Accepted, Finished, Flight, Row, Usage
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
+
+
+class Waves:
+    """Continues all rows that were submitted together, and hands them back when the last one has stopped."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Continue with `engine`."""
+        self._engine = engine
+        self._submitted: list[ExtendRequest] = []
+
+    def submit(self, requests: Sequence[ExtendRequest]) -> None:
+        """Put rows into the next wave."""
+        self._submitted += requests
+
+    def collect(self, rows: Collection[int], share: float = 1.0) -> dict[int, Extension]:
+        """Continue the rows of this wave to the last one, whatever `share`; return what was produced, by row."""
+        wave, self._submitted = self._submitted, []
+        return {request.row: extension for request, extension in zip(wave, self._engine.extend(wave), strict=True)}
+
+
+def continuous(engine: Engine) -> ContinuousEngine:
+    """The engine itself where rows may enter it at any time, else in waves."""
+    return engine if isinstance(engine, ContinuousEngine) else Waves(engine)
+
 
 BATCH_SHARE = 0.5
 """Steps are scored together as soon as this share of the rows under way has one."""

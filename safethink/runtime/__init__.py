@@ -1,0 +1,1 @@
+"""Runs guarded rows: many defenses at once, their results and their streams."""
