@@ -22,6 +22,7 @@ import os
 import rich
 
 from safethink import Result, SafeThink
+from safethink.cli.views import outcome
 from safethink.config import (
     GuardRefuseConfig,
     LimitsConfig,
@@ -30,7 +31,6 @@ from safethink.config import (
     SafeThinkConfig,
 )
 from safethink.evaluation.statistics import Observations, paired_difference, rate
-from safethink.inspection import outcome
 from safethink.judges.testbed import TestbedJudge
 from safethink.testbed.prompts import draw
 

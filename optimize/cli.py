@@ -13,7 +13,7 @@ from optimize.commands.publish import publish
 from optimize.commands.search import search
 from optimize.commands.study import study
 from optimize.commands.testbed import testbed
-from safethink.commandline import Command, Program
+from safethink.cli.program import Command, Program
 
 EXAMPLES = """examples:
   safethink-optimize contexts testbed --out runs/contexts

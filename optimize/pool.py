@@ -186,7 +186,7 @@ def _serve(pipe: Connection) -> None:
     import torch
 
     from optimize.models import Models
-    from safethink.commandline import quiet_libraries
+    from safethink.cli.program import quiet_libraries
 
     torch.set_num_threads(1)
     quiet_libraries()

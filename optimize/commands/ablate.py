@@ -9,7 +9,7 @@ from pathlib import Path
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import expand
 from safethink import errors
-from safethink.commandline import console, parse_with_config, quiet_libraries
+from safethink.cli.program import console, parse_with_config, quiet_libraries
 from safethink.errors import SafeThinkError
 
 

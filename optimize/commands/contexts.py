@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optimize.config import CollectConfig
 from safethink import errors
-from safethink.commandline import parse_with_config, quiet_libraries
+from safethink.cli.program import parse_with_config, quiet_libraries
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safethink import errors
-from safethink.commandline import console, parse, quiet_libraries
+from safethink.cli.program import console, parse, quiet_libraries
 
 
 @dataclass(frozen=True)

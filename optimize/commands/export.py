@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from safethink.commandline import parse, quiet_libraries
+from safethink.cli.program import parse, quiet_libraries
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from safethink import errors
-from safethink.commandline import parse, quiet_hub
+from safethink.cli.program import parse, quiet_hub
 
 
 @dataclass(frozen=True)

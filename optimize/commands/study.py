@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from optimize.study.config import StudyConfig
 from safethink import errors
-from safethink.commandline import parse_with_config, quiet_libraries
+from safethink.cli.program import parse_with_config, quiet_libraries
 from safethink.errors import SearchError
 
 if TYPE_CHECKING:

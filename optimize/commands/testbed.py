@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from safethink import errors
-from safethink.commandline import parse, quiet_libraries
+from safethink.cli.program import parse, quiet_libraries
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from optimize import cli as learning
 from optimize.choosers import MonitorJudge
 from optimize.search.journal import LOG, Journal, SearchState
-from safethink import cli as running
 from safethink import prefix
+from safethink.cli import main as running
 from safethink.config import ThoughtConfig
 from safethink.errors import MonitorError, RecordError
 from safethink.evaluation import folder, records
@@ -130,7 +130,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def safethink(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    code = "from safethink.cli import main; main()"
+    code = "from safethink.cli.main import main; main()"
     return subprocess.run([sys.executable, "-c", code, *argv], cwd=cwd, capture_output=True, text=True, check=False)
 
 

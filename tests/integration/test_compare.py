@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safethink import prefix
-from safethink.cli import PROGRAM
+from safethink.cli.main import PROGRAM
 from safethink.config import EvalConfig, OracleMonitorConfig, RowConfig, SafeThinkConfig, yaml_config
 from safethink.config.shipped import shipped_config
 from safethink.errors import MissingFileError

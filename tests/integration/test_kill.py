@@ -48,9 +48,9 @@ SEARCH = {
     "search": {"kind": "gcg", "init": None, "length": 3, "steps": 16, "candidates": 24, "top_k": 12},
     "selection": {"finalists": 6, "spread": 2, "contexts": 4, "samples": 1, "forced_prompts": 2},
 }
-EVALUATE = "from safethink.cli import main; main()", "evaluate"
+EVALUATE = "from safethink.cli.main import main; main()", "evaluate"
 LEARN = "from optimize.cli import main; main()", "search"
-CALIBRATE = "from safethink.cli import main; main()", "calibrate"
+CALIBRATE = "from safethink.cli.main import main; main()", "calibrate"
 TRAIN = "from optimize.cli import main; main()", "monitor"
 TRAINING = {"run": RUN, "attacks": 32, "borderline": 0, "harmless": 8, "monitor": {"kind": "probe", "max_epochs": 20}}
 TIMEOUT_S = 500

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from safethink.cli import PROGRAM
+from safethink.cli.main import PROGRAM
 from safethink.config import ReasonerConfig
 from safethink.evaluation import folder, records
 from safethink.evaluation.records import Record
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_server(double: VllmDouble, tmp_path:
     config, out = write(tmp_path / "config.yaml", double.url), tmp_path / "out"
     # The first request asks for the form of prompts.
     double.faults.extend([lambda: vllm_double.returns(double_answer())(), *[vllm_double.slow(60)] * 8])
-    command = [sys.executable, "-c", "from safethink.cli import main; main()", "evaluate", config, "--out", out]
+    command = [sys.executable, "-c", "from safethink.cli.main import main; main()", "evaluate", config, "--out", out]
     child = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
     try:
         deadline_s = time.monotonic() + 120

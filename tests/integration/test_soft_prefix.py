@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from safethink import cli, prefix
+from safethink import prefix
+from safethink.cli import main
 from safethink.config import ReasonerConfig
 from safethink.evaluation import folder, records
 from safethink.models import loading
@@ -88,7 +89,7 @@ def said(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     def said(*words: str | Path) -> tuple[object, str, str]:
         monkeypatch.setattr(sys, "argv", ["safethink", *map(str, words)])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            main.main()
         captured = capsys.readouterr()
         return end.value.code, captured.out, captured.err
 

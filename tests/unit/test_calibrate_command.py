@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from safethink.cli import PROGRAM
+from safethink.cli.main import PROGRAM
 from safethink.config import RunConfig
 from safethink.evaluation import folder, records
 from safethink.evaluation.calibration import JSON_FILE, REPORT, CalibrationConfig, resolve

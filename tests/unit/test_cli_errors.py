@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from safethink import prefix
-from safethink.cli import PROGRAM
-from safethink.commandline import INTERRUPTED, Command, Program
+from safethink.cli.main import PROGRAM
+from safethink.cli.program import INTERRUPTED, Command, Program
 from tests.unit import chat_reasoner, tiny_guard
 
 
@@ -227,7 +227,7 @@ def test_help_names_every_command_and_explains_by_example(capsys) -> None:
 @pytest.mark.parametrize("argv", [["--help"], ["generate", "--help"], ["evaluate", "testbed", "--help"], ["prefix"]])
 def test_help_and_mistakes_load_no_torch(argv: list[str]) -> None:
     code = (
-        "import sys\nfrom safethink.cli import PROGRAM\n"
+        "import sys\nfrom safethink.cli.main import PROGRAM\n"
         "try:\n    PROGRAM.main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize.config import PhrasesConfig, SearchConfig
-from safethink.commandline import parse_with_config
+from safethink.cli.program import parse_with_config
 from safethink.config import EvalConfig, GuardRefuseConfig, ResampleOnlyConfig, RunConfig, SafeThinkConfig, yaml_config
 from safethink.errors import ConfigError, MissingFileError
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from optimize.cli import PROGRAM as LEARNING
-from safethink.cli import PROGRAM as RUNNING
-from safethink.commandline import Program
+from safethink.cli.main import PROGRAM as RUNNING
+from safethink.cli.program import Program
 
 
 @pytest.mark.parametrize(

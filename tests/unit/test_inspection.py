@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from safethink.cli.views import CLOSE_MARK, INJECTED_STYLE, OPEN_MARK, coloured, fed, visible, written_down
 from safethink.config import families
-from safethink.inspection import (
-    CLOSE_MARK,
-    INJECTED_STYLE,
-    OPEN_MARK,
-    coloured,
-    fed,
-    visible,
-    written_down,
-)
 from safethink.monitors import ScoreRequest
 from safethink.monitors.constant import ConstantMonitor
 from safethink.monitors.recording import Recorded, RecordingMonitor

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from safethink import benchmarks, probe
-from safethink.cli import PROGRAM
+from safethink.cli.main import PROGRAM
 from safethink.config import (
     EvalConfig,
     JsonlBenchmarkConfig,

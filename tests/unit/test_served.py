@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from safethink.cli import PROGRAM
+from safethink.cli.main import PROGRAM
 from safethink.config import (
     ConstantMonitorConfig,
     DefenseSection,

@@ -11,6 +11,7 @@ from rich.console import Console
 from transformers import Qwen3ForCausalLM
 
 from safethink import Event, Prompt, SafeThink
+from safethink.cli.views import play
 from safethink.config import (
     AlwaysConfig,
     DefenseConfig,
@@ -23,7 +24,6 @@ from safethink.config import (
 from safethink.defenses.effects import Accept
 from safethink.engines.hf import HfEngine
 from safethink.errors import MonitorError, PromptError
-from safethink.live import play
 from safethink.runtime.streaming import Transcript
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import tyro
 
 from safethink import errors
-from safethink.commandline import Command, Program, parse, parse_with_config, quiet_hub, quiet_libraries, show
+from safethink.cli.program import Command, Program, parse, parse_with_config, quiet_hub, quiet_libraries, show
 from safethink.config import EvalConfig, NoneConfig
 from safethink.errors import ConfigError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safethink import errors
-from safethink.commandline import parse_with_config, quiet_libraries, show
+from safethink.cli.program import parse_with_config, quiet_libraries, show
 from safethink.config import RunConfig
 
 if TYPE_CHECKING:

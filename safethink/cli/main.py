@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import tyro
 
 from safethink import errors
-from safethink.commandline import Command, Program, console, parse, parse_with_config, quiet_libraries, show
-from safethink.commands.calibrate import calibrate
-from safethink.commands.prefix import PREFIX
+from safethink.cli.calibrate import calibrate
+from safethink.cli.prefix import PREFIX
+from safethink.cli.program import Command, Program, console, parse, parse_with_config, quiet_libraries, show
 from safethink.config import EvalConfig, RunConfig
 
 if TYPE_CHECKING:
@@ -83,12 +83,12 @@ class Testbed:
 def generate(argv: Sequence[str]) -> None:
     """`safethink generate`."""
     flags, config = parse_with_config(Generate, RunConfig, "run", "safethink generate", argv)
-    from safethink.inspection import outcome
+    from safethink.cli.views import outcome
 
     guarded = _guarded(config)
     terminal = console()
     if terminal.is_terminal and not flags.json:
-        from safethink.live import play
+        from safethink.cli.views import play
 
         play(guarded.stream(flags.prompt), terminal)
         return
@@ -99,7 +99,7 @@ def generate(argv: Sequence[str]) -> None:
 def inspect(argv: Sequence[str]) -> None:
     """`safethink inspect`."""
     flags, config = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
-    from safethink.inspection import inspection
+    from safethink.cli.views import inspection
     from safethink.monitors.recording import RecordingMonitor
 
     guarded = _guarded(config)
