@@ -31,8 +31,7 @@ from optimize.splits import Split
 from safethink.config import LimitsConfig, ReasonerConfig, RunConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
 from safethink.guarded import as_prompt
 from safethink.models import loading
-from safethink.monitors.build import build
-from safethink.monitors.coerce import MonitorLike, as_monitor
+from safethink.monitors.build import MonitorLike, as_monitor, build
 from safethink.prefix import PrefixArtifact
 from safethink.prompts import Prompt, refuse_duplicates
 

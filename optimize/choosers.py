@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from safethink.judges import Judgement
 from safethink.judges.refusal import RefusalJudge, refuses
-from safethink.monitors import Monitor, checked
+from safethink.monitors import Monitor, fail_closed
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
 
@@ -92,4 +92,4 @@ class MonitorJudge:
         return Judgement("harmful" if harmful else safe, trace_harmful=harmful, correct=by_phrase.correct)
 
     def _unsafe(self, texts: Sequence[tuple[Prompt, str]]) -> list[bool]:
-        return [score < self._threshold for score in checked.score_texts(self._monitor, texts)]
+        return [score < self._threshold for score in fail_closed.score_texts(self._monitor, texts)]

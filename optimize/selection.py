@@ -22,7 +22,7 @@ from safethink.errors import ConfigError, RecordError, SearchError
 from safethink.evaluation.statistics import Observations
 from safethink.files import write_text, writing
 from safethink.guarded import Branch, SafeThink
-from safethink.monitors import checked
+from safethink.monitors import fail_closed
 from safethink.progress import progress
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
@@ -155,7 +155,7 @@ class Arena:
     def _accepts(self, texts: Sequence[tuple[Prompt, str]]) -> list[bool]:
         monitor = self.guarded.monitor
         assert monitor is not None, "a search has a monitor"
-        return [score >= self.threshold for score in checked.score_texts(monitor, texts)]
+        return [score >= self.threshold for score in fail_closed.score_texts(monitor, texts)]
 
     def _first_step(self, context: Context, result: Result) -> tuple[Prompt, str]:
         """Prompt and trace up to the end of the step behind the injection."""

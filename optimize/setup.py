@@ -23,8 +23,7 @@ from safethink.models import loading
 from safethink.models.hashes import model_hash
 from safethink.models.loading import CausalLM
 from safethink.monitors import Monitor, fingerprint_of, layer_read_by
-from safethink.monitors.build import build
-from safethink.monitors.coerce import MonitorLike, as_monitor
+from safethink.monitors.build import MonitorLike, as_monitor, build
 from safethink.prefix import Identity
 from safethink.testbed.origin import require_world
 

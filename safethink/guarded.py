@@ -28,7 +28,7 @@ from safethink.engines.served import ServedModel
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.models import loading
-from safethink.monitors.coerce import MonitorLike, as_monitor
+from safethink.monitors.build import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt, refuse_duplicates
 from safethink.runtime import scheduler

@@ -16,7 +16,7 @@ from optimize.contexts.rollouts import firings, harmless_states
 from optimize.contexts.states import Context, ContextSet, spread
 from optimize.splits import Split
 from safethink.guarded import SafeThink
-from safethink.monitors import checked
+from safethink.monitors import fail_closed
 from safethink.runtime.result import Branch
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
@@ -74,7 +74,7 @@ def solved(
         Branch(context.prompt, Tokens.sampled(context.trace_ids), prefix_ids) for context in contexts
     )
     texts = [(result.prompt, result.own_trace) for result in results]
-    return [score >= threshold for score in checked.score_texts(guarded.monitor, texts)]
+    return [score >= threshold for score in fail_closed.score_texts(guarded.monitor, texts)]
 
 
 def _hardest_first(

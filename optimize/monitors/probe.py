@@ -16,11 +16,11 @@ from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.head import Head, States, fit
 from optimize.monitors.steps import LabelledSplit, SplitName
 from optimize.naming import portable
-from safethink import probe
 from safethink.engines import Engine
 from safethink.files import json_hash
+from safethink.monitors import probe
+from safethink.monitors.probe import Probe, ProbeCard
 from safethink.prefix.artifact import Identity
-from safethink.probe import Probe, ProbeCard
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from safethink.defenses.moves import extend, score
 from safethink.engines import Engine, LocalEngine, Sampling
 from safethink.engines.hf import HfEngine
 from safethink.guarded import SafeThink
-from safethink.monitors import Monitor, ScoreRequest, checked
+from safethink.monitors import Monitor, ScoreRequest, fail_closed
 from safethink.runtime import scheduler
 from safethink.runtime.scheduler import Row
 from safethink.seeds import stable_seed
@@ -127,7 +127,7 @@ class RememberingMonitor:
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """One score per request, in order."""
         fresh = {_key(request): request for request in requests if _key(request) not in self._scores}
-        scores = checked.score(self._monitor, list(fresh.values())) if fresh else []
+        scores = fail_closed.score(self._monitor, list(fresh.values())) if fresh else []
         self._scores |= dict(zip(fresh, scores, strict=True))
         return [self._scores[_key(request)] for request in requests]
 

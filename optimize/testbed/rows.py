@@ -9,7 +9,7 @@ from statistics import fmean
 from safethink.config import DefenseConfig
 from safethink.evaluation.statistics import Observations, rate
 from safethink.guarded import Branch, SafeThink
-from safethink.monitors import checked
+from safethink.monitors import fail_closed
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
 from safethink.testbed import oracle
@@ -171,7 +171,7 @@ def acceptance_row(
     """The share of traces behind `phrase` that the guard passes, whatever they lead to."""
     results = subject.inject(places.branches, phrase)
     assert subject.guarded.monitor is not None, "a testbed has a guard"
-    scores = checked.score_texts(subject.guarded.monitor, [(each.prompt, each.own_trace) for each in results])
+    scores = fail_closed.score_texts(subject.guarded.monitor, [(each.prompt, each.own_trace) for each in results])
     planted = places.mean(
         lambda attack, step, state: acceptance_probability(subject.world, attack, step, state, phrase, rates)
     )

@@ -11,7 +11,7 @@ from safethink.config.section import MonitorSection
 from safethink.config.weights import GuardServerConfig, WeightsSection
 
 PresetName = Literal["llama_guard", "qwen3guard", "wildguard", "shieldgemma", "gpt_oss_safeguard"]
-"""The published ways to put the question to a guard; see `safethink.monitors.presets`."""
+"""The published ways to put the question to a guard; see `safethink.monitors.guards.presets`."""
 
 
 class ModelSection(MonitorSection, WeightsSection):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from safethink.config import (
     CascadeMonitorConfig,
@@ -13,6 +15,7 @@ from safethink.config import (
     GuardServerConfig,
     KeywordMonitorConfig,
     MinMonitorConfig,
+    MonitorConfig,
     MonitorSection,
     OracleMonitorConfig,
     ProbeMonitorConfig,
@@ -21,6 +24,7 @@ from safethink.config import (
 )
 from safethink.errors import ConfigError
 from safethink.monitors import Monitor, ScoreRequest
+from safethink.monitors.function import FunctionMonitor
 
 
 def build(config: MonitorSection) -> Monitor:
@@ -49,11 +53,11 @@ def build(config: MonitorSection) -> Monitor:
 
             return OracleMonitor(*config.rates, config.seed)
         case ConstantMonitorConfig():
-            from safethink.monitors.constant import ConstantMonitor
+            from safethink.monitors.function import ConstantMonitor
 
             return ConstantMonitor(config.value)
         case ProbeMonitorConfig():
-            from safethink import probe
+            from safethink.monitors import probe
             from safethink.monitors.probe import ProbeMonitor
 
             return ProbeMonitor(probe.load(Path(config.path)))
@@ -68,9 +72,9 @@ def build(config: MonitorSection) -> Monitor:
 
 
 def _guard(config: GuardMonitorConfig) -> Monitor:
-    from safethink.monitors.guard import GuardMonitor
+    from safethink.monitors.guards.generative import GuardMonitor
+    from safethink.monitors.guards.presets import choose
     from safethink.monitors.loading import chat_template, load_guard
-    from safethink.monitors.presets import choose
 
     if config.server is not None:
         return _served_guard(config, config.server)
@@ -81,11 +85,11 @@ def _guard(config: GuardMonitorConfig) -> Monitor:
 
 def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Monitor:
     from safethink.models.loading import load_model_type, load_tokenizer
-    from safethink.monitors.http_guard import ChatGuard, CompletionsGuard
+    from safethink.monitors.guards.generative import Verdicts
+    from safethink.monitors.guards.presets import choose
+    from safethink.monitors.guards.questions import Asker
+    from safethink.monitors.guards.served import ChatGuard, CompletionsGuard
     from safethink.monitors.loading import chat_template, guard_path
-    from safethink.monitors.presets import choose
-    from safethink.monitors.questions import Asker
-    from safethink.monitors.verdicts import Verdicts
     from safethink.servers.completions import Completions
 
     path = guard_path(config)
@@ -110,8 +114,8 @@ def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Moni
 
 
 def _stream(config: StreamMonitorConfig) -> Monitor:
+    from safethink.monitors.guards.stream import StreamMonitor
     from safethink.monitors.loading import load_stream
-    from safethink.monitors.stream import StreamMonitor
 
     loaded = load_stream(config)
     return StreamMonitor(
@@ -125,8 +129,8 @@ def _stream(config: StreamMonitorConfig) -> Monitor:
 
 
 def _reward(config: RewardMonitorConfig) -> Monitor:
+    from safethink.monitors.guards.presets import Form
     from safethink.monitors.loading import load_scorer
-    from safethink.monitors.presets import Form
     from safethink.monitors.reward import BEAVER, CHAT, RewardMonitor, Scale
     from safethink.monitors.reward_models import BeaverScorer
 
@@ -152,3 +156,18 @@ def _combination(config: CombinationSection) -> Monitor:
     if isinstance(config, CascadeMonitorConfig):
         return CascadeMonitor(members, config.low, config.high)
     return MinMonitor(members) if isinstance(config, MinMonitorConfig) else MeanMonitor(members)
+
+
+MonitorLike: TypeAlias = str | MonitorConfig | Monitor | Callable[[str, str], float]
+"""A guard's path, a configuration, a monitor, or a callable (prompt, trace) -> [-1, 1]."""
+
+
+def as_monitor(monitor: MonitorLike) -> Monitor:
+    """Build the monitor, or wrap the callable, that was given."""
+    if isinstance(monitor, Monitor):
+        return monitor
+    if isinstance(monitor, str):
+        return build(GuardMonitorConfig(path=monitor))
+    if isinstance(monitor, MonitorSection):
+        return build(monitor)
+    return FunctionMonitor(monitor)

@@ -12,7 +12,7 @@ from safethink.monitors import (
     FittedMonitor,
     Monitor,
     ScoreRequest,
-    checked,
+    fail_closed,
     fingerprint_of,
     layer_read_by,
     reads_text,
@@ -132,7 +132,7 @@ class CascadeMonitor(Combination):
         for member in self.members:
             if not unsure:
                 break
-            asked = checked.score(member, [requests[index] for index in unsure])
+            asked = fail_closed.score(member, [requests[index] for index in unsure])
             scores |= dict(zip(unsure, asked, strict=True))
             unsure = [index for index in unsure if self._low <= scores[index] <= self._high]
         return list(scores.values())
@@ -140,4 +140,4 @@ class CascadeMonitor(Combination):
 
 def _all_scores(members: Sequence[Monitor], requests: Sequence[ScoreRequest]) -> list[list[float]]:
     """Every member's scores, checked: a NaN would get lost among others."""
-    return [checked.score(member, requests) for member in members]
+    return [fail_closed.score(member, requests) for member in members]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from safethink.errors import MonitorError
 from safethink.monitors import ScoreRequest
@@ -45,3 +46,21 @@ def transcript(prompt: Prompt) -> str:
     if len(prompt.messages) == 1:
         return prompt.messages[0].content
     return "\n\n".join(f"{message.role}: {message.content}" for message in prompt.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantMonitor:
+    """Scores everything with `value`, for comparisons and tests.
+
+    Attributes:
+        value: the score, in [-1, 1].
+    """
+
+    value: float = 1.0
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """One `value` per request."""
+        return [self.value] * len(requests)
+
+    def release(self, row: int) -> None:
+        """Nothing is cached."""

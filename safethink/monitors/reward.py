@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from safethink.errors import MonitorError
 from safethink.monitors import ScoreRequest
-from safethink.monitors.presets import Form
-from safethink.monitors.questions import Asker
+from safethink.monitors.guards.presets import Form
+from safethink.monitors.guards.questions import Asker
 from safethink.monitors.reader import Reading, ReadingMonitor
 from safethink.monitors.reward_models import BeaverScorer, SequenceScorer, UrmScorer
 

@@ -1,8 +1,13 @@
 # pyright: standard
-"""Models that put out one number for a conversation: sequence classifiers of transformers, and two that it lacks."""
+"""Models that put out one number for a conversation: sequence classifiers of transformers, and two that it lacks.
+
+Each is a head on a language model's backbone, called as a causal language model is, so whatever reads one reads the
+other: `logits` holds the head's numbers after every token that is asked for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +18,25 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from safethink.errors import ConfigError
-from safethink.monitors import heads
+
+
+def read_with_head(
+    backbone: nn.Module, head: Callable[[Tensor], Tensor], logits_to_keep: int, inputs: dict[str, Any]
+) -> CausalLMOutputWithPast:
+    """Read `inputs` and apply the head to the last `logits_to_keep` tokens, or to all for 0.
+
+    Args:
+        backbone: a base model of transformers, without a head.
+        head: takes final hidden states, `Float[Tensor, "batch new hidden"]`, to numbers.
+        logits_to_keep: how many tokens are asked for.
+        inputs: what the backbone takes.
+    """
+    output = backbone(**inputs)
+    return CausalLMOutputWithPast(
+        logits=head(output.last_hidden_state[:, -logits_to_keep:]),
+        past_key_values=output.past_key_values,
+        hidden_states=output.hidden_states,
+    )
 
 
 class SequenceScorer(PreTrainedModel):
@@ -45,7 +68,7 @@ class SequenceScorer(PreTrainedModel):
 
     def forward(self, logits_to_keep: int = 0, **inputs: Any) -> CausalLMOutputWithPast:
         """Score after each of the last `logits_to_keep` tokens; after all for 0."""
-        return heads.read(self.backbone, self.score, logits_to_keep, inputs)
+        return read_with_head(self.backbone, self.score, logits_to_keep, inputs)
 
 
 class BeaverScorer(LlamaPreTrainedModel):
@@ -77,7 +100,7 @@ class BeaverScorer(LlamaPreTrainedModel):
 
     def forward(self, logits_to_keep: int = 0, **inputs: Any) -> CausalLMOutputWithPast:
         """Score after each of the last `logits_to_keep` tokens; after all for 0."""
-        return heads.read(self.model, self._score, logits_to_keep, inputs)
+        return read_with_head(self.model, self._score, logits_to_keep, inputs)
 
     def _score(self, states: Float[Tensor, "batch new hidden"]) -> Float[Tensor, "batch new scores"]:
         scores = self.score_head(states)
@@ -126,7 +149,7 @@ class UrmScorer(LlamaPreTrainedModel):
 
     def forward(self, logits_to_keep: int = 0, **inputs: Any) -> CausalLMOutputWithPast:
         """Score after each of the last `logits_to_keep` tokens; after all for 0."""
-        return heads.read(self.model, self._score, logits_to_keep, inputs)
+        return read_with_head(self.model, self._score, logits_to_keep, inputs)
 
     def _score(self, states: Float[Tensor, "batch new hidden"]) -> Float[Tensor, "batch new 1"]:
         means = self.score(states)[..., 0::2]

@@ -23,7 +23,15 @@ from safethink.engines import (
     WeighRequest,
 )
 from safethink.errors import ConfigError
-from safethink.monitors import CountingMonitor, FittedMonitor, Monitor, ScoreRequest, checked, layer_read_by, reads_text
+from safethink.monitors import (
+    CountingMonitor,
+    FittedMonitor,
+    Monitor,
+    ScoreRequest,
+    fail_closed,
+    layer_read_by,
+    reads_text,
+)
 from safethink.runtime.row import Accepted, Finished, Flight, Row, Usage
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
@@ -234,7 +242,7 @@ def _score_all(flights: Iterable[Flight], engine: Engine, monitor: Monitor | Non
         for (flight, effect), state in zip(asked, states, strict=True)
     ]
     started = time.perf_counter()
-    scores = checked.score(monitor, requests)
+    scores = fail_closed.score(monitor, requests)
     _share([flight for flight, _ in asked], started, with_monitor=True)
     counts = isinstance(monitor, CountingMonitor)
     for (flight, _), value in zip(asked, scores, strict=True):

@@ -13,10 +13,9 @@ from statistics import median
 
 from safethink.models.loading import CausalLM, load_causal_lm
 from safethink.monitors import ScoreRequest
-from safethink.monitors.guard import GuardMonitor
-from safethink.monitors.presets import LLAMA_GUARD
-from safethink.monitors.questions import Asker
-from safethink.monitors.verdicts import Verdicts
+from safethink.monitors.guards.generative import GuardMonitor, Verdicts
+from safethink.monitors.guards.presets import LLAMA_GUARD
+from safethink.monitors.guards.questions import Asker
 from safethink.prompts import Prompt
 from safethink.testbed import folders
 from tests.benchmarks.frame import BenchRow

@@ -15,7 +15,7 @@ from safethink.config import SafeThinkConfig, SamplingConfig
 from safethink.defenses.effects import Extension, Until, Verdict
 from safethink.engines import ExtendRequest
 from safethink.guarded import SafeThink
-from safethink.monitors.constant import ConstantMonitor
+from safethink.monitors.function import ConstantMonitor
 from safethink.prompts import Prompt
 from safethink.runtime.scheduler import run
 from safethink.testbed.prompts import draw

@@ -11,10 +11,9 @@ from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 from safethink.config import LimitsConfig, SafeThinkConfig, SamplingConfig
 from safethink.guarded import SafeThink
 from safethink.models.loading import load_causal_lm
-from safethink.monitors.guard import GuardMonitor
-from safethink.monitors.probe import ProbeMonitor
+from safethink.monitors.guards.generative import GuardMonitor
+from safethink.monitors.probe import Probe, ProbeCard, ProbeMonitor
 from safethink.prefix import Identity
-from safethink.probe import Probe, ProbeCard
 from safethink.testbed import folders
 
 POSITIONS = 4096

@@ -32,7 +32,7 @@ from safethink.evaluation.rows import random_prefix
 from safethink.evaluation.summary import Summary
 from safethink.models.hashes import model_hash
 from safethink.monitors import ScoreRequest
-from safethink.monitors.guard import GuardMonitor
+from safethink.monitors.guards.generative import GuardMonitor
 from safethink.monitors.oracle import OracleMonitor
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.prompts import Prompt

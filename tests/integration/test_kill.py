@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from safethink import probe
 from safethink.errors import MissingFileError
 from safethink.evaluation import calibration, folder, records
 from safethink.evaluation.summary import Summary
+from safethink.monitors import probe
 from tests.integration.timeless import SECONDS, timeless
 from tests.source import ROOT
 

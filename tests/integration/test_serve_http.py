@@ -26,7 +26,7 @@ from safethink.guarded import SafeThink
 from safethink.models import loading
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
-from safethink.monitors.http_guard import CompletionsGuard
+from safethink.monitors.guards.served import CompletionsGuard
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
 from safethink.servers.completions import Form

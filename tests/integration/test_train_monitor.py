@@ -13,7 +13,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Qwen
 
 from optimize.cli import PROGRAM
 from optimize.monitors.run import MONITOR, SUMMARY
-from safethink import probe
 from safethink.benchmarks.testbed import load
 from safethink.config import (
     LimitsConfig,
@@ -28,6 +27,7 @@ from safethink.errors import ArtifactError
 from safethink.evaluation import folder
 from safethink.guarded import SafeThink
 from safethink.models.hashes import model_hash
+from safethink.monitors import probe
 from safethink.prompts import Message
 from safethink.testbed import language, oracle
 from safethink.thinking.chat import ChatEncoder

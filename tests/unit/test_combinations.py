@@ -10,10 +10,9 @@ import pytest
 from safethink.config import CascadeMonitorConfig, ConstantMonitorConfig, MeanMonitorConfig, MinMonitorConfig
 from safethink.errors import ConfigError, MonitorError
 from safethink.monitors import Monitor, ScoreRequest, StateMonitor, fingerprint_of, layer_read_by
-from safethink.monitors.build import build
-from safethink.monitors.coerce import as_monitor
+from safethink.monitors.build import as_monitor, build
 from safethink.monitors.combinations import CascadeMonitor, MeanMonitor, MinMonitor
-from safethink.monitors.constant import ConstantMonitor
+from safethink.monitors.function import ConstantMonitor
 from safethink.prompts import Prompt
 
 

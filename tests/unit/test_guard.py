@@ -14,11 +14,11 @@ from safethink.config import ConstantMonitorConfig, GuardMonitorConfig, OracleMo
 from safethink.errors import ConfigError, MissingFileError, MonitorError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
-from safethink.monitors.constant import ConstantMonitor
-from safethink.monitors.guard import GuardMonitor
+from safethink.monitors.function import ConstantMonitor
+from safethink.monitors.guards.generative import GuardMonitor
+from safethink.monitors.guards.presets import LLAMA_GUARD, Preset, Verdict
+from safethink.monitors.guards.questions import alternating
 from safethink.monitors.oracle import OracleMonitor
-from safethink.monitors.presets import LLAMA_GUARD, Preset, Verdict
-from safethink.monitors.questions import alternating
 from safethink.prompts import Message, Prompt
 from tests.unit import tiny_guard
 
@@ -169,7 +169,7 @@ def test_little_mass_on_the_verdicts_warns_once(guard: GuardMonitor, caplog: pyt
     with caplog.at_level(logging.WARNING):
         guard.score([request("a"), request("b", row=1)])
         guard.score([request("c")])
-    assert [record.name for record in caplog.records] == ["safethink.monitors.guard"]
+    assert [record.name for record in caplog.records] == ["safethink.monitors.guards.generative"]
     assert "would rather begin with" in caplog.text
 
 

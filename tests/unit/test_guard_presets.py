@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from safethink.config import GuardMonitorConfig
 from safethink.errors import ConfigError, MonitorError
-from safethink.monitors import ScoreRequest, checked
+from safethink.monitors import ScoreRequest, fail_closed
 from safethink.monitors.build import build
-from safethink.monitors.guard import GuardMonitor
-from safethink.monitors.presets import PRESETS, SHIELDGEMMA, choose
+from safethink.monitors.guards.generative import GuardMonitor
+from safethink.monitors.guards.presets import PRESETS, SHIELDGEMMA, choose
 from safethink.prompts import Message, Prompt
 from tests.unit import tiny_guards
 from tests.unit.tiny_guards import GUARDS
@@ -350,4 +350,4 @@ def test_a_nan_is_not_lost_among_policies(name: str, folders: dict[str, str]) ->
     guard: Any = build(config(name, folders[name]))
     guard._model.get_output_embeddings().weight.data[:] = torch.nan
     with pytest.raises(MonitorError, match="'prompt' nan"):
-        checked.score(guard, requests("a"))
+        fail_closed.score(guard, requests("a"))

@@ -14,10 +14,10 @@ from safethink.config import GuardMonitorConfig, GuardServerConfig
 from safethink.errors import ConfigError, MonitorError, ServerError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
-from safethink.monitors.guard import GuardMonitor
-from safethink.monitors.http_guard import ChatGuard, CompletionsGuard
-from safethink.monitors.presets import LLAMA_GUARD, choose
-from safethink.monitors.questions import Asker
+from safethink.monitors.guards.generative import GuardMonitor
+from safethink.monitors.guards.presets import LLAMA_GUARD, choose
+from safethink.monitors.guards.questions import Asker
+from safethink.monitors.guards.served import ChatGuard, CompletionsGuard
 from safethink.prompts import Message, Prompt
 from tests import vllm_double
 from tests.unit import tiny_guard
@@ -118,7 +118,7 @@ def test_little_mass_on_the_verdicts_warns_once(double, path, caplog) -> None:
         served = guard(double, path)
         served.score(requests())
         served.score(requests())
-    assert [record.name for record in caplog.records] == ["safethink.monitors.http_guard"]
+    assert [record.name for record in caplog.records] == ["safethink.monitors.guards.served"]
 
 
 @pytest.mark.parametrize(

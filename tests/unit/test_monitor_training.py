@@ -21,14 +21,14 @@ from optimize.monitors.pairs import pairs
 from optimize.monitors.probe import safe_probabilities
 from optimize.monitors.run import plan
 from optimize.monitors.steps import LabelledSplit, Step
-from safethink import probe
 from safethink.config import ReasonerConfig, yaml_config
 from safethink.config.shipped import shipped_config
 from safethink.errors import SearchError
 from safethink.models import loading
 from safethink.models.hashes import model_hash
+from safethink.monitors import probe
+from safethink.monitors.probe import Probe, ProbeCard
 from safethink.prefix.artifact import Identity
-from safethink.probe import Probe, ProbeCard
 from safethink.prompts import Prompt
 
 

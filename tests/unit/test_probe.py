@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from safethink import benchmarks, probe
+from safethink import benchmarks
 from safethink.cli.main import PROGRAM
 from safethink.config import (
     EvalConfig,
@@ -34,13 +34,12 @@ from safethink.evaluation.rows import TableRow
 from safethink.guarded import SafeThink
 from safethink.judges.refusal import RefusalJudge
 from safethink.models.hashes import model_hash
-from safethink.monitors import ScoreRequest, layer_read_by
+from safethink.monitors import ScoreRequest, layer_read_by, probe
 from safethink.monitors.build import build
-from safethink.monitors.constant import ConstantMonitor
-from safethink.monitors.probe import ProbeMonitor
+from safethink.monitors.function import ConstantMonitor
+from safethink.monitors.probe import Probe, ProbeCard, ProbeMonitor
 from safethink.monitors.recording import RecordingMonitor
 from safethink.prefix.artifact import Identity
-from safethink.probe import Probe, ProbeCard
 from safethink.prompts import Prompt
 from safethink.runtime.scheduler import refuse_unfit
 from safethink.tokens import Tokens

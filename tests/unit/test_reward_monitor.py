@@ -26,7 +26,7 @@ from transformers import (
 
 from safethink.config import GuardMonitorConfig, RewardMonitorConfig
 from safethink.errors import ConfigError, MissingFileError, MonitorError
-from safethink.monitors import ScoreRequest, checked, fingerprint_of
+from safethink.monitors import ScoreRequest, fail_closed, fingerprint_of
 from safethink.monitors.build import build
 from safethink.monitors.reward import RewardMonitor, Scale
 from safethink.prompts import Prompt
@@ -265,7 +265,7 @@ def test_what_cannot_be_read_is_named(skywork: dict[str, Path], tmp_path: Path) 
     monitor: Any = build(config(skywork["llama"]))
     monitor._model.score.weight.data[:] = torch.nan
     with pytest.raises(MonitorError, match="nan"):
-        checked.score(monitor, requests("a"))
+        fail_closed.score(monitor, requests("a"))
 
 
 def test_its_weights_are_told_from_others(skywork: dict[str, Path]) -> None:

@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
 
 from safethink.config import StreamMonitorConfig
 from safethink.errors import ConfigError, MonitorError
-from safethink.monitors import ScoreRequest, checked, fingerprint_of
+from safethink.monitors import ScoreRequest, fail_closed, fingerprint_of
 from safethink.monitors.build import build
-from safethink.monitors.stream import StreamMonitor
+from safethink.monitors.guards.stream import StreamMonitor
 from safethink.prompts import Prompt
 from tests.unit import tiny_guards
 
@@ -168,7 +168,7 @@ def test_a_nan_is_not_lost_between_windows(folder: Path) -> None:
     monitor: Any = build(config(folder))
     monitor._model.risk_level_head.weight.data[:] = torch.nan
     with pytest.raises(MonitorError, match="nan"):
-        checked.score(monitor, requests(STEPS[0]))
+        fail_closed.score(monitor, requests(STEPS[0]))
 
 
 def test_its_weights_are_told_from_others(folder: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safethink.errors import ConfigError, MonitorError, PromptError
 from safethink.monitors.function import transcript
-from safethink.monitors.presets import Form
+from safethink.monitors.guards.presets import Form
 from safethink.prompts import Message, Prompt
 from safethink.thinking.chat import ChatEncoder, EncodedChat, hole
 

@@ -14,8 +14,8 @@ from safethink.config import GuardServerConfig
 from safethink.engines.http import SEEDS
 from safethink.errors import MonitorError, ServerError
 from safethink.monitors import ScoreRequest
-from safethink.monitors.guard import MIN_VERDICT_MASS
-from safethink.monitors.questions import alternating
+from safethink.monitors.guards.generative import MIN_VERDICT_MASS
+from safethink.monitors.guards.questions import alternating
 from safethink.prompts import Message
 from safethink.seeds import stable_seed
 from safethink.servers.completions import Choice, Completions, refuse_other_model, served_model

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen3.modeling_qwen3 import Qwen3PreTrainedModel, Qwen3RMSNorm
 
 from safethink.errors import ConfigError
-from safethink.monitors import heads
+from safethink.monitors.reward_models import read_with_head
 
 HEAD_SIZES: Final = ("guard_inner_size", "num_risk_level", "num_category")
 """What the published configuration calls the sizes of the heads."""
@@ -57,7 +57,7 @@ class StreamGuard(Qwen3PreTrainedModel):
 
     def forward(self, logits_to_keep: int = 0, **inputs: Any) -> CausalLMOutputWithPast:
         """Judge each of the last `logits_to_keep` tokens; all for 0."""
-        return heads.read(self.model, self._judge, logits_to_keep, inputs)
+        return read_with_head(self.model, self._judge, logits_to_keep, inputs)
 
     def _judge(self, states: Float[Tensor, "batch new hidden"]) -> Float[Tensor, "batch new labels"]:
         inner = self.risk_level_category_layernorm(self.risk_level_category_pre(states))

@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from safethink.errors import ConfigError
 from safethink.monitors import ScoreRequest
-from safethink.monitors.presets import Form
-from safethink.monitors.questions import Asker
+from safethink.monitors.guards.presets import Form
+from safethink.monitors.guards.questions import Asker
+from safethink.monitors.guards.stream_model import StreamGuard
 from safethink.monitors.reader import Reading, ReadingMonitor
-from safethink.monitors.stream_model import StreamGuard
 
 CONVERSATION = Form(replies=False)
 """The chat template around the turns, with the trace as the assistant's; nothing is asked."""

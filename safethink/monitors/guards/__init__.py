@@ -1,0 +1,1 @@
+"""Guards: language models that say whether a text is safe."""
