@@ -32,8 +32,8 @@ from safethink.config import EvalConfig, WorldConfig, yaml_config
 from safethink.config.shipped import shipped_config
 from safethink.errors import ArtifactError
 from safethink.evaluation.compare import compare, table
-from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.runner import evaluate
+from safethink.evaluation.worker import Reasoner
 from safethink.testbed.prompts import draw
 
 TINY = os.environ.get("SAFETHINK_TINY") == "1"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from optimize.card import card
 from safethink import prefix
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
-from safethink.evaluation import lineage
+from safethink.evaluation import test_looks
 from safethink.files import write_bytes, writing
 from safethink.prefix import Metric, PrefixArtifact, hub
 from safethink.prefix.artifact import SCHEMA_FILE, shipped_schema
@@ -119,8 +119,8 @@ def bundle(artifact: PrefixArtifact, folder: Path) -> Files:
         files = {path.name: path.read_bytes() for path in sorted(staged.iterdir())}
     files[SCHEMA_FILE] = shipped_schema().encode()
     # With it, evaluations of what is published go on being counted.
-    if (folder / lineage.LOG).is_file():
-        files[lineage.LOG] = (folder / lineage.LOG).read_bytes()
+    if (folder / test_looks.LOG).is_file():
+        files[test_looks.LOG] = (folder / test_looks.LOG).read_bytes()
     return files | {prefix.JSON_FILE: files.pop(prefix.JSON_FILE)}
 
 

@@ -24,7 +24,7 @@ from safethink.config import (
 )
 from safethink.defenses.effects import Task
 from safethink.engines import Engine, LocalEngine, Sampling, build
-from safethink.engines.served import ServedModel
+from safethink.engines.build import ServedModel
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.models import loading

@@ -26,9 +26,9 @@ from safethink.config import (
     SteeringConfig,
     TestbedBenchmarkConfig,
 )
-from safethink.evaluation import columns
-from safethink.evaluation.columns import COLUMNS, Ledger
+from safethink.evaluation import metrics
 from safethink.evaluation.jobs import NOTHING
+from safethink.evaluation.metrics import COLUMNS, Ledger
 from safethink.evaluation.statistics import Estimate, Observations, mean, paired_difference, rate
 
 SplitName: TypeAlias = Literal["validation", "test"]
@@ -121,7 +121,7 @@ def observe(ledger: Ledger, name: str) -> dict[str, Seen]:
         if (own := seen[column.name]) is not None and own.denominators.sum()
     }
     against = {
-        change: ledger.observations(columns.named(column), other)
+        change: ledger.observations(metrics.named(column), other)
         for change, (column, other) in CHANGES.items()
         if column in plain and name != other
     }

@@ -19,8 +19,8 @@ from safethink import benchmarks
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig
 from safethink.evaluation import folder, records
-from safethink.evaluation.columns import Ledger
 from safethink.evaluation.jobs import NOTHING
+from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.records import Key, Record
 from safethink.evaluation.statistics import Estimate
 

@@ -32,10 +32,10 @@ from optimize.setup import Setup
 from safethink import prefix as prefixes
 from safethink.config import EvalConfig, yaml_config
 from safethink.evaluation import folder, runner
-from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.jobs import trial_row
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Evidence, predicted, summarise
+from safethink.evaluation.worker import Reasoner
 from safethink.files import write_text
 
 

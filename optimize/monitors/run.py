@@ -16,9 +16,9 @@ from optimize.monitors.steps import SPLITS
 from safethink.config import yaml_config
 from safethink.errors import ConfigError
 from safethink.evaluation import folder
-from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
+from safethink.evaluation.worker import Reasoner
 from safethink.files import write_text, writing
 from safethink.guarded import SafeThink
 from safethink.prefix.artifact import Metric

@@ -17,10 +17,10 @@ from safethink.config import (
     TestbedBenchmarkConfig,
 )
 from safethink.errors import SearchError
-from safethink.evaluation.execution import Reasoner
+from safethink.evaluation.injection_sites import watched
 from safethink.evaluation.jobs import watched_benchmarks
-from safethink.evaluation.places import watched
-from safethink.evaluation.watching import Watch, watch, watching_config
+from safethink.evaluation.monitored_rollouts import Watch, watch, watching_config
+from safethink.evaluation.worker import Reasoner
 from safethink.files import json_hash
 from safethink.prompts import Prompt
 from safethink.testbed.origin import require_world

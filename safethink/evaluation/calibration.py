@@ -24,13 +24,13 @@ from safethink.config import (
 )
 from safethink.errors import ConfigError
 from safethink.evaluation import figures
-from safethink.evaluation.execution import Reasoner
 from safethink.evaluation.jobs import only_kinds
+from safethink.evaluation.monitored_rollouts import Watch, watch, watching_config
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.evaluation.report import templates
 from safethink.evaluation.threshold_test import Calibration, Candidate, calibrate, num_needed, refuse_too_few
-from safethink.evaluation.watching import Watch, watch, watching_config
+from safethink.evaluation.worker import Reasoner
 from safethink.files import write_text
 from safethink.testbed.origin import origin
 

@@ -13,13 +13,13 @@ from scipy.stats import binomtest
 
 from safethink import benchmarks, files, prefix
 from safethink.config import EvalConfig
-from safethink.evaluation import columns, folder, lineage, records, runner
-from safethink.evaluation.columns import Ledger
-from safethink.evaluation.execution import Reasoner
+from safethink.evaluation import folder, metrics, records, runner, test_looks
+from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.plan import SIDE_A, SIDE_B, paired_config
 from safethink.evaluation.statistics import Estimate, Observations
 from safethink.evaluation.summary import comparison_name
 from safethink.evaluation.table import HEADINGS, interval, number
+from safethink.evaluation.worker import Reasoner
 
 COMPARISON: Final = "comparison.json"
 SIGNED: Final = "lift"
@@ -101,7 +101,7 @@ def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: Reasoner | 
         b=Side(
             path=b,
             texts=on_trial.texts,
-            test_evaluations=lineage.count_evaluation(paired.model_copy(update={"prefix": b}), on_trial),
+            test_evaluations=test_looks.count_evaluation(paired.model_copy(update={"prefix": b}), on_trial),
         ),
         columns=_columns(summary.rows, summary.comparisons[comparison_name(SIDE_A, SIDE_B)], ledger),
     )
@@ -153,7 +153,7 @@ def _columns(
     out: dict[str, PairedColumn] = {}
     for name, difference in differences.items():
         a, b = rows[SIDE_A][name], rows[SIDE_B][name]
-        column = columns.named(name)
+        column = metrics.named(name)
         seen = [ledger.observations(column, row) for row in (SIDE_A, SIDE_B)]
         if a is not None and b is not None and difference is not None:
             out[name] = PairedColumn(a=a, b=b, difference=difference, test=_test(seen))

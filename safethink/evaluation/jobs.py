@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from safethink.benchmarks import Benchmark
 from safethink.config import AlwaysConfig, DefenseConfig, EvalConfig, NoneConfig, SafeThinkConfig
 from safethink.evaluation.records import Key, Phase
-from safethink.evaluation.rows import TableRow
+from safethink.evaluation.variants import TableRow
 from safethink.prompts import Prompt
 from safethink.tokens import Tokens
 

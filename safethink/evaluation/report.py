@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from safethink import benchmarks, files
 from safethink.config import EvalConfig, RowConfig
 from safethink.evaluation import figures, folder, records, table, traces
-from safethink.evaluation.columns import COLUMNS, NAMES
 from safethink.evaluation.figures import SearchStep
+from safethink.evaluation.metrics import COLUMNS, NAMES
 from safethink.evaluation.records import Key, Record
-from safethink.evaluation.rows import RANDOM
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary
+from safethink.evaluation.variants import RANDOM
 from safethink.prefix import LOG_FILE
 from safethink.testbed.origin import is_testbed
 

@@ -10,14 +10,14 @@ from safethink import benchmarks, files, prefix
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, SafeThinkConfig, SteeringConfig
 from safethink.errors import ConfigError
-from safethink.evaluation import folder, jobs, lineage, places, predicted, records, rows
-from safethink.evaluation.columns import Ledger
-from safethink.evaluation.execution import Execution, Reasoner
+from safethink.evaluation import exact_asr, folder, injection_sites, jobs, records, test_looks, variants
+from safethink.evaluation.injection_sites import Contexts
 from safethink.evaluation.jobs import Job
-from safethink.evaluation.places import Contexts
+from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.records import Key, Record, RecordWriter
-from safethink.evaluation.rows import TableRow
 from safethink.evaluation.summary import Evidence, PrefixSummary, Summary, summarise
+from safethink.evaluation.variants import TableRow
+from safethink.evaluation.worker import Execution, Reasoner
 from safethink.judges import Judge
 from safethink.models import loading
 from safethink.thinking.format import Thought
@@ -67,16 +67,16 @@ def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shar
         SafeThinkError: as `evaluate`; or `shared` is a run over something else.
     """
     loaded = tuple(benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks)
-    world = predicted.make_world(config)
+    world = exact_asr.make_world(config)
     artifact = prefix.load(config.prefix)
     config = _complete(config, reasoner)
     folder.claim(out, config)
     reasoner = reasoner or Reasoner.load(config)
     folder.claim_models(out, reasoner.models)
     on_trial = prefix.bind(artifact, reasoner.thought.tokenizer, reasoner.engine)
-    table = rows.load(config, on_trial, reasoner.thought.tokenizer, reasoner.engine)
+    table = variants.load(config, on_trial, reasoner.thought.tokenizer, reasoner.engine)
     known = {} if shared is None else _known(shared, config, table, reasoner)
-    test_evaluations = lineage.count_evaluation(config, on_trial)
+    test_evaluations = test_looks.count_evaluation(config, on_trial)
     done, contexts = run(config, table, loaded, reasoner, out, known)
     return Evidence(
         config=config,
@@ -127,8 +127,10 @@ def run(
         execution = Execution(config, reasoner, judge, writer, done)
         fires_below, cut = threshold(table), config.run.limits.max_step_tokens
         execution.run(_openly(config, table, loaded, fires_below), "guarded runs")
-        contexts = places.find_contexts(loaded, done, reasoner.thought, judge, fires_below, cut)
-        forced = places.random_steps(loaded, done, reasoner.thought, config.run.seed, config.forced_samples, cut)
+        contexts = injection_sites.find_contexts(loaded, done, reasoner.thought, judge, fires_below, cut)
+        forced = injection_sites.random_steps(
+            loaded, done, reasoner.thought, config.run.seed, config.forced_samples, cut
+        )
         branches = [
             *jobs.injections("recovery", table, contexts.places, config.recovery_samples),
             *jobs.injections("forced", table, forced, samples=1),
@@ -198,14 +200,14 @@ def _known(shared: Path, config: EvalConfig, table: tuple[TableRow, ...], reason
 
 def _forecast(
     config: EvalConfig,
-    world: predicted.World,
+    world: exact_asr.World,
     loaded: tuple[Benchmark, ...],
     done: dict[Key, Record],
     table: tuple[TableRow, ...],
     thought: Thought,
-) -> predicted.Forecast:
-    traces = places.watched(jobs.attack_benchmarks(loaded), done, thought, config.run.limits.max_step_tokens)
-    return predicted.Forecast(world, predicted.monitor_rates(traces, threshold(table), thought))
+) -> exact_asr.Forecast:
+    traces = injection_sites.watched(jobs.attack_benchmarks(loaded), done, thought, config.run.limits.max_step_tokens)
+    return exact_asr.Forecast(world, exact_asr.monitor_rates(traces, threshold(table), thought))
 
 
 def _write_report(out: Path) -> None:

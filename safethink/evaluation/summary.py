@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from safethink.config import DefenseConfig, EvalConfig, SafeThinkConfig
-from safethink.evaluation import columns
-from safethink.evaluation.columns import COLUMNS, Column, Ledger
+from safethink.evaluation import metrics
+from safethink.evaluation.exact_asr import Forecast
+from safethink.evaluation.injection_sites import Contexts
 from safethink.evaluation.jobs import NOTHING, attack_benchmarks, attack_prompts, depth_name, trial_row
-from safethink.evaluation.places import Contexts
-from safethink.evaluation.predicted import Forecast
-from safethink.evaluation.rows import TableRow
+from safethink.evaluation.metrics import COLUMNS, Column, Ledger
 from safethink.evaluation.statistics import Estimate, mean, paired_difference, rate
+from safethink.evaluation.variants import TableRow
 from safethink.prompts import Prompt
 
 Cells = dict[str, Estimate | None]
@@ -136,12 +136,12 @@ def cells(row: TableRow, evidence: Evidence) -> Cells:
         out[column.name] = None if seen is None else (rate if column.is_rate else mean)(seen, seed)
     out["lift"] = lift(row, evidence)
     out["asr_predicted"] = predicted(row, out["asr_answer"], evidence)
-    return {name: out[name] for name in columns.NAMES}
+    return {name: out[name] for name in metrics.NAMES}
 
 
 def lift(row: TableRow, evidence: Evidence) -> Estimate | None:
     """The paired difference in recovery rate to nothing injected: what the prefix itself is worth."""
-    recovery = columns.named("recovery_rate")
+    recovery = metrics.named("recovery_rate")
     seen = evidence.ledger.observe(recovery, row) if row.portfolio else None
     nothing = evidence.ledger.observations(recovery, NOTHING)
     return None if seen is None or nothing is None else paired_difference(seen, nothing, evidence.config.run.seed)

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from safethink.evaluation.columns import NAMES
+from safethink.evaluation.metrics import NAMES
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary
 

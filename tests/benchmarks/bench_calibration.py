@@ -15,9 +15,9 @@ from safethink.config import RunConfig
 from safethink.config.shipped import shipped_config
 from safethink.config.yaml_config import load
 from safethink.evaluation.calibration import CalibrationConfig, harmless_minima, resolve
+from safethink.evaluation.monitored_rollouts import watch
 from safethink.evaluation.statistics import clopper_pearson
 from safethink.evaluation.threshold_test import highest_threshold
-from safethink.evaluation.watching import watch
 from tests.benchmarks.frame import BenchRow
 
 POOL, DRAWS, DRAWN = 20_000, 100, 1_000

@@ -39,12 +39,12 @@ from safethink.config import (
 )
 from safethink.config.shipped import shipped_config
 from safethink.config.yaml_config import load as load_yaml
-from safethink.evaluation import columns, folder, jobs, places
-from safethink.evaluation.execution import Execution, Reasoner
+from safethink.evaluation import folder, injection_sites, jobs, metrics
 from safethink.evaluation.jobs import Place
 from safethink.evaluation.records import Key, Record, RecordWriter
-from safethink.evaluation.rows import TableRow
 from safethink.evaluation.statistics import Observations
+from safethink.evaluation.variants import TableRow
+from safethink.evaluation.worker import Execution, Reasoner
 from safethink.guarded import SafeThink
 from safethink.judges.testbed import TestbedJudge
 from safethink.prefix import Prefix
@@ -125,8 +125,8 @@ def test_recoveries(
     table = tuple(TableRow(str(i), SafeThinkConfig(), (_prefix(reasoner, ids),)) for i, ids in enumerate(prefixes))
     with _on_test(reasoner, table, world, num_prompts) as test:
         test.execution.run(list(jobs.injections("recovery", table, test.places, samples)), "injecting on test")
-    ledger = columns.Ledger(test.loaded, test.done)
-    seen = [ledger.observe(columns.named("recovery_rate"), row) for row in table]
+    ledger = metrics.Ledger(test.loaded, test.done)
+    seen = [ledger.observe(metrics.named("recovery_rate"), row) for row in table]
     return [each for each in seen if each is not None]
 
 
@@ -160,7 +160,7 @@ def _on_test(reasoner: SafeThink, table: Sequence[TableRow], world: WorldConfig,
         execution = Execution(config, Reasoner.of(reasoner), judge, writer, done)
         execution.run(list(jobs.watch(THRESHOLD, loaded)), "watching test prompts")
         cut = config.run.limits.max_step_tokens
-        contexts = places.find_contexts(loaded, done, reasoner.thought, judge, THRESHOLD, cut)
+        contexts = injection_sites.find_contexts(loaded, done, reasoner.thought, judge, THRESHOLD, cut)
         yield _OnTest(loaded, done, execution, contexts.places)
 
 

@@ -16,7 +16,7 @@ from optimize.testbed.stories import Storyteller
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Extension, StopReason, Until
 from safethink.engines import ExtendRequest
-from safethink.evaluation.execution import Reasoner
+from safethink.evaluation.worker import Reasoner
 from safethink.monitors import Monitor
 from safethink.monitors.oracle import OracleMonitor
 from safethink.prompts import Prompt

@@ -12,9 +12,9 @@ from safethink.cli.main import PROGRAM
 from safethink.config import EvalConfig, OracleMonitorConfig, RowConfig, SafeThinkConfig, yaml_config
 from safethink.config.shipped import shipped_config
 from safethink.errors import MissingFileError
-from safethink.evaluation import folder, lineage, predicted, records
+from safethink.evaluation import exact_asr, folder, records, test_looks
 from safethink.evaluation.compare import COMPARISON, Comparison, PairedColumn, compare, table
-from safethink.evaluation.execution import Reasoner
+from safethink.evaluation.worker import Reasoner
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.testbed.world import World
 from tests.integration import planted
@@ -38,7 +38,7 @@ def config() -> EvalConfig:
 
 @pytest.fixture
 def reasoner(monkeypatch: pytest.MonkeyPatch) -> Reasoner:
-    monkeypatch.setattr(predicted, "make_world", lambda config: World.make(planted.SEED))
+    monkeypatch.setattr(exact_asr, "make_world", lambda config: World.make(planted.SEED))
     return planted.reasoner((STRONG, WEAK))
 
 
@@ -67,8 +67,8 @@ def test_a_comparison_is_paired_and_counted(config: EvalConfig, reasoner: Reason
     assert found.columns["recovery_rate"].test is None, "a context has several seeds"
     assert found.columns["recovery_rate"].difference.low > 0
     assert (found.a.test_evaluations, found.b.test_evaluations) == (1, 1)
-    assert (Path(a) / lineage.LOG).is_file()
-    assert (Path(b) / lineage.LOG).is_file()
+    assert (Path(a) / test_looks.LOG).is_file()
+    assert (Path(b) / test_looks.LOG).is_file()
 
 
 def content(line: bytes) -> str:

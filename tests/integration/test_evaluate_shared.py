@@ -8,7 +8,7 @@ import pytest
 
 from safethink.config import EvalConfig
 from safethink.errors import ConfigError
-from safethink.evaluation import folder, predicted, records, runner
+from safethink.evaluation import exact_asr, folder, records, runner
 from safethink.evaluation.summary import Summary, summarise
 from safethink.testbed.world import World
 from tests.integration import planted
@@ -21,7 +21,7 @@ ROWS = ("undefended", "guard_refuse", "safethink_learned")
 @pytest.fixture(autouse=True)
 def world(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted engine needs no weights, so there is no card to ask for the world's seed."""
-    monkeypatch.setattr(predicted, "make_world", lambda config: World.make(planted.SEED))
+    monkeypatch.setattr(exact_asr, "make_world", lambda config: World.make(planted.SEED))
 
 
 def config(*rows: str, **changes: object) -> EvalConfig:

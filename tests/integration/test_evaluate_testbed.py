@@ -9,7 +9,7 @@ import pytest
 from safethink.config import EvalConfig, NoneConfig, RowConfig, SafeThinkConfig, WorldConfig
 from safethink.config.yaml_config import load
 from safethink.errors import ConfigError
-from safethink.evaluation import predicted, records, runner
+from safethink.evaluation import exact_asr, records, runner
 from safethink.models import loading
 from tests.source import ROOT
 
@@ -55,14 +55,14 @@ def test_the_world_must_be_the_one_the_weights_know(config: EvalConfig, tmp_path
 
 def test_each_reasoner_has_its_world(config: EvalConfig) -> None:
     null = config.run.model_copy(update={"reasoner": config.run.reasoner.model_copy(update={"path": "testbed:null"})})
-    worlds = [predicted.make_world(each) for each in (config, config.model_copy(update={"run": null}))]
+    worlds = [exact_asr.make_world(each) for each in (config, config.model_copy(update={"run": null}))]
     assert [world.kind for world in worlds if world is not None] == ["planted", "null"]
 
 
 def test_where_steps_are_counted_in_tokens_no_process_is_known(config: EvalConfig) -> None:
     thought = config.run.thought.model_copy(update={"step_tokens": 8})
     counted = config.model_copy(update={"run": config.run.model_copy(update={"thought": thought})})
-    assert predicted.make_world(counted) is None
+    assert exact_asr.make_world(counted) is None
 
 
 def test_rollbacks_and_watched_answers_are_recorded(config: EvalConfig, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from optimize.cli import PROGRAM
 from safethink import prefix
 from safethink.config import EvalConfig, OracleMonitorConfig, yaml_config
 from safethink.config.shipped import shipped_config
-from safethink.evaluation import lineage, predicted, runner
+from safethink.evaluation import exact_asr, runner, test_looks
 from safethink.evaluation.summary import Summary
 from safethink.models.hashes import chat_template_hash, tokenizer_hash
 from safethink.prefix import Identity, Prefix, PrefixArtifact
@@ -31,7 +31,7 @@ REPO = "ada/kind-words"
 
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StubHub]:
-    monkeypatch.setattr(predicted, "make_world", lambda config: World.make(planted.SEED))
+    monkeypatch.setattr(exact_asr, "make_world", lambda config: World.make(planted.SEED))
     with stub_hub.reached(monkeypatch, tmp_path / "cache") as served:
         yield served
 
@@ -79,7 +79,7 @@ def test_what_was_measured_is_published_and_loads_again(folder: Path, online: St
     assert PROGRAM.main(argv) == 0
     assert json.loads(capsys.readouterr().out) == {
         "to": REPO,
-        "files": ["README.md", "search.jsonl", "prefix.schema.json", lineage.LOG, "prefix.json"],
+        "files": ["README.md", "search.jsonl", "prefix.schema.json", test_looks.LOG, "prefix.json"],
         "changed": [],
         "commit": commit,
     }

@@ -121,7 +121,7 @@ def test_cells_share_a_reference_unless_the_monitor_fires_elsewhere() -> None:
 
 
 def test_where_nothing_is_injected_the_monitor_still_fires_at_the_threshold() -> None:
-    from safethink.evaluation.rows import TableRow
+    from safethink.evaluation.variants import TableRow
 
     axes = {"run.defense.threshold": [0.5]}
     bare = {"bare": {"learn": False, "set": {"run.defense.kind": "resample_only"}}}

@@ -28,9 +28,9 @@ from safethink.engines import HiddenStates, StateRequest
 from safethink.engines.hf import HfEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, MonitorError
 from safethink.evaluation import jobs
-from safethink.evaluation.execution import Execution, Reasoner
 from safethink.evaluation.records import RecordWriter, read
-from safethink.evaluation.rows import TableRow
+from safethink.evaluation.variants import TableRow
+from safethink.evaluation.worker import Execution, Reasoner
 from safethink.guarded import SafeThink
 from safethink.judges.refusal import RefusalJudge
 from safethink.models.hashes import model_hash

@@ -13,8 +13,8 @@ from rich.console import Console
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig
 from safethink.evaluation import report, table, traces
-from safethink.evaluation.columns import COLUMNS, NAMES
 from safethink.evaluation.figures import SearchStep
+from safethink.evaluation.metrics import COLUMNS, NAMES
 from safethink.evaluation.records import InterventionRecord, Key, Record, Span
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import ContextCounts, DepthPoint, PrefixSummary, Summary

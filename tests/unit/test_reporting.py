@@ -13,7 +13,7 @@ from safethink.config import EvalConfig, yaml_config
 from safethink.config.shipped import shipped_config
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
 from safethink.evaluation import folder
-from safethink.evaluation.columns import NAMES
+from safethink.evaluation.metrics import NAMES
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import ContextCounts, PrefixSummary, Summary
 from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact

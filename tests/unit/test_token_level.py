@@ -17,7 +17,7 @@ from safethink.engines.build import end_ids
 from safethink.engines.hf import HfEngine
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
-from safethink.evaluation import rows
+from safethink.evaluation import variants
 from safethink.guarded import SafeThink
 from safethink.monitors.function import FunctionMonitor
 from safethink.prefix import built_in
@@ -263,4 +263,4 @@ def test_an_evaluation_refuses_it_before_anything_runs() -> None:
     row = RowConfig.model_construct(name="following", defense=FollowConfig(), prefix=None)
     config = yaml_config.load(EvalConfig, ROOT / "configs/eval/testbed.yaml").model_copy(update={"rows": (row,)})
     with pytest.raises(ConfigError, match="PlainEngine does not show them"):
-        rows.load(config, built_in("wait-think-safely"), TOKENIZER, PlainEngine())
+        variants.load(config, built_in("wait-think-safely"), TOKENIZER, PlainEngine())

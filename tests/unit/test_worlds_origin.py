@@ -17,7 +17,7 @@ from safethink.config import (
     WorldConfig,
 )
 from safethink.errors import ConfigError
-from safethink.evaluation.predicted import make_world
+from safethink.evaluation.exact_asr import make_world
 from safethink.testbed import folders
 from safethink.testbed.origin import Origin, is_testbed, origin, require_world
 from safethink.testbed.world import World

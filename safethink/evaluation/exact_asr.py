@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from safethink.config import DefenseConfig, EvalConfig
-from safethink.evaluation.places import Watched
+from safethink.evaluation.injection_sites import Watched
 from safethink.prompts import Prompt
 from safethink.testbed import oracle
 from safethink.testbed.origin import origin, require_world

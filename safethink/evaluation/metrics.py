@@ -9,8 +9,8 @@ from typing import Final
 from safethink.benchmarks import Benchmark
 from safethink.evaluation.jobs import NOTHING, attack_benchmarks, only_kinds
 from safethink.evaluation.records import Key, Phase, Record
-from safethink.evaluation.rows import TableRow
 from safethink.evaluation.statistics import Observations
+from safethink.evaluation.variants import TableRow
 from safethink.prompts import Prompt
 
 Benchmarks = Sequence[Benchmark]

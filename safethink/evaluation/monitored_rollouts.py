@@ -20,9 +20,9 @@ from safethink.config import (
     WorldConfig,
 )
 from safethink.evaluation import folder, jobs, records
-from safethink.evaluation.execution import Execution, Reasoner
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.runner import make_judge
+from safethink.evaluation.worker import Execution, Reasoner
 
 PromptKind: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
 KINDS: Final[tuple[PromptKind, ...]] = get_args(PromptKind)
