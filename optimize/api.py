@@ -24,7 +24,7 @@ from optimize.contexts.folder import Manifest
 from optimize.learning import run
 from optimize.naming import short
 from optimize.objectives import Weighted
-from optimize.parallel import launch
+from optimize.parallel.cluster import launch
 from optimize.scoring import frozen, serve
 from optimize.setup import Setup
 from optimize.splits import Split

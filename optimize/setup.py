@@ -14,7 +14,7 @@ from optimize.config import CollectConfig, SearchConfig
 from optimize.contexts.folder import Source
 from optimize.naming import short
 from optimize.objectives import Weighted
-from optimize.parallel import Cluster
+from optimize.parallel.cluster import Cluster
 from optimize.splits import Split
 from safethink.config import ModelSection, MonitorSection, ProbeMonitorConfig, RunConfig, SteeringConfig
 from safethink.errors import ConfigError

@@ -16,7 +16,7 @@ from optimize.objectives.readability import Readability
 from optimize.objectives.reading import Reading
 from optimize.objectives.reward import ExpectedReward
 from optimize.objectives.term import Weighted
-from optimize.parallel import Cluster
+from optimize.parallel.cluster import Cluster
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
 

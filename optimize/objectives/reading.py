@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optimize.config import ObjectiveConfig
 from optimize.contexts import Context
-from optimize.parallel import Cluster
+from optimize.parallel.cluster import Cluster
 from optimize.scoring import Example, Losses, Scorer
 from safethink.guarded import SafeThink
 

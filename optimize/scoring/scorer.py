@@ -11,14 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimize.parallel import Cluster
+from optimize.parallel.cluster import Cluster
+from optimize.parallel.lockstep import Twins
 from optimize.scoring.batches import Batch, lay_out
 from optimize.scoring.examples import Example, Losses, NllGradient
 from optimize.scoring.modes import inference
 from optimize.scoring.probe import Wanted, choose
 from optimize.scoring.reader import LogProbs, Reader
 from optimize.scoring.room import Measure, Room
-from optimize.scoring.twins import Twins
 
 Values = Float[Tensor, "kinds candidates contexts"]
 SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]

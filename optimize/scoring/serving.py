@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimize.parallel import Cluster
+from optimize.parallel.cluster import Cluster
+from optimize.parallel.lockstep import Called, FlowsBack, Made
 from optimize.scoring.scorer import Scorer
-from optimize.scoring.twins import Called, FlowsBack, Made
 from safethink.errors import ConfigError
 
 

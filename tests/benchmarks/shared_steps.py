@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from optimize.parallel import launch
+from optimize.parallel.cluster import launch
 from optimize.scoring import Example, Scorer, serve
 from tests.benchmarks import testbed
 from tests.benchmarks.worker import answer

@@ -23,7 +23,7 @@ from optimize.objectives import (
     Unlikelihood,
     Weighted,
 )
-from optimize.parallel import Cluster, launch
+from optimize.parallel.cluster import Cluster, launch
 from optimize.scoring import Example, Scorer, serve
 from optimize.search import driver, methods
 from optimize.search.journal import LOG, Journal

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from optimize.parallel import Cluster, launch
+from optimize.parallel.cluster import Cluster, launch
 from safethink.errors import ConfigError
 
 MODULE = "tests.unit.shared_search"

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from optimize.parallel import Cluster
+from optimize.parallel.cluster import Cluster
 
 
 @dataclass(frozen=True, slots=True)
