@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from optimize import snippets
-from optimize.constraints import Constraints
+from optimize.selection.constraints import Constraints
 from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact
 from safethink.prefix.hub import is_repo_id
 from safethink.testbed import is_shipped

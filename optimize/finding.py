@@ -19,7 +19,6 @@ from optimize import objectives
 from optimize.config import MethodConfig, PhrasesConfig, RelaxedConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet
 from optimize.contexts.refresh import refresh, solved
-from optimize.metrics import rank_correlation
 from optimize.objectives import Reading
 from optimize.recoveries import Recoveries
 from optimize.search import methods
@@ -28,7 +27,8 @@ from optimize.search.driver import search
 from optimize.search.journal import LOG, Journal
 from optimize.search.method import Ids
 from optimize.search.proposals import NUM_CONTEXTS, Proposals
-from optimize.selection import Arena
+from optimize.selection.metrics import rank_correlation
+from optimize.selection.trials import Arena
 from optimize.setup import Setup
 from optimize.soft.geometry import Surroundings
 from optimize.vocabulary import Vocabulary

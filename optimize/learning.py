@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimize import metrics, portfolio
 from optimize.card import card
 from optimize.config import MethodConfig, PhrasesConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet, folder
@@ -16,7 +15,8 @@ from optimize.naming import portable
 from optimize.search.grammar import Grammar
 from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
-from optimize.selection import Arena, Trial, on_trial, run_trials
+from optimize.selection import metrics, portfolio
+from optimize.selection.trials import Arena, Trial, on_trial, run_trials
 from optimize.setup import Setup
 from safethink import errors
 from safethink import prefix as prefixes

@@ -10,7 +10,7 @@ import torch
 from optimize.config import ObjectiveConfig
 from optimize.objectives import Reading
 from optimize.search.method import Ids
-from optimize.selection import Arena
+from optimize.selection.trials import Arena
 
 
 class Recoveries:

@@ -11,7 +11,7 @@ from typing import Final, cast
 from pydantic import ValidationError
 
 from optimize.card import card
-from optimize.metrics import of_estimate
+from optimize.selection.metrics import of_estimate
 from safethink import prefix
 from safethink.config import EvalConfig
 from safethink.errors import ArtifactError, ConfigError, MissingFileError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from optimize.ablation.grid import Cell
 from optimize.ablation.outcome import CELL, CELLS, Result, finished
-from optimize.constraints import Constraints
-from optimize.selection import choose
+from optimize.selection.constraints import Constraints
+from optimize.selection.trials import choose
 from safethink.evaluation.statistics import Estimate
 
 

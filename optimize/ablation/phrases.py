@@ -7,7 +7,7 @@ from pathlib import Path
 from optimize.ablation.config import LENGTH
 from optimize.ablation.grid import Cell
 from optimize.contexts import folder
-from optimize.selection import Arena, best, run_trials
+from optimize.selection.trials import Arena, best, run_trials
 from optimize.setup import Setup
 from safethink.errors import SafeThinkError
 from safethink.prefix import LITERAL

@@ -9,7 +9,7 @@ from optimize.ablation.columns import CHOSEN, REFERENCES, TEST, VALIDATION, Colu
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import shown
 from optimize.ablation.results import Ablation, Point
-from optimize.constraints import Constraints
+from optimize.selection.constraints import Constraints
 from safethink.evaluation.figures import plotly_js, to_html
 from safethink.evaluation.report import templates
 from safethink.evaluation.statistics import Estimate

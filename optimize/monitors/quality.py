@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from optimize.metrics import of_estimate
 from optimize.monitors.steps import LabelledSplit, Step
+from optimize.selection.metrics import of_estimate
 from safethink.evaluation.statistics import Observations, resampled
 from safethink.prefix.artifact import Metric
 from safethink.testbed import oracle

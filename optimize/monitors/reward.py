@@ -28,11 +28,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
-from optimize.metrics import of_estimate
 from optimize.monitors import quality
 from optimize.monitors.config import RewardTrainingConfig, TrainMonitorConfig
 from optimize.monitors.pairs import Pair, pairs
 from optimize.monitors.steps import LabelledSplit, SplitName
+from optimize.selection.metrics import of_estimate
 from safethink.errors import ConfigError, MissingFileError
 from safethink.evaluation.statistics import Observations, rate
 from safethink.files import atomic_write, write_text

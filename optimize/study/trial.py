@@ -12,10 +12,10 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import BaseTrial, FrozenTrial
 
 from optimize import learning
-from optimize.constraints import Constraints
 from optimize.contexts.shared import shared
-from optimize.metrics import of_estimate
 from optimize.models import Models
+from optimize.selection.constraints import Constraints
+from optimize.selection.metrics import of_estimate
 from optimize.setup import Setup
 from optimize.study.config import Choice, Goal, IntRange, StudyConfig, Value
 from safethink.config import NoneConfig, yaml_config

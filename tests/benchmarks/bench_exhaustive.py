@@ -26,7 +26,7 @@ from optimize.objectives import Cost, Objective
 from optimize.search import methods
 from optimize.search.driver import search
 from optimize.search.journal import Journal
-from optimize.selection import Ids
+from optimize.selection.trials import Ids
 from optimize.vocabulary import Vocabulary
 from safethink.config import WorldConfig
 from tests.benchmarks import testbed

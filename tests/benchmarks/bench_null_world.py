@@ -19,7 +19,7 @@ import numpy as np
 
 from optimize.api import search_command
 from optimize.config import SearchConfig
-from optimize.selection import choose
+from optimize.selection.trials import choose
 from optimize.testbed.phrases import held_out
 from safethink.config import WorldConfig
 from safethink.evaluation.statistics import Estimate, Observations, clopper_pearson, paired_difference

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from optimize.selection import Trial, choose
+from optimize.selection.trials import Trial, choose
 from optimize.testbed.phrases import held_out
 from safethink.config import WorldConfig
 from safethink.evaluation.statistics import Observations, clopper_pearson, paired_difference

@@ -25,7 +25,7 @@ import numpy as np
 
 from optimize.api import search_command
 from optimize.config import SearchConfig
-from optimize.selection import Ids
+from optimize.selection.trials import Ids
 from safethink.config import SafeThinkConfig, WorldConfig
 from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until

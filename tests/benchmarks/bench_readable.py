@@ -25,7 +25,7 @@ from optimize.search import methods
 from optimize.search.driver import search
 from optimize.search.journal import Journal
 from optimize.search.proposals import NUM_CONTEXTS, Proposals
-from optimize.selection import Ids, Trial, best, on_trial
+from optimize.selection.trials import Ids, Trial, best, on_trial
 from optimize.soft.geometry import Surroundings
 from optimize.vocabulary import Vocabulary
 from safethink.config import WorldConfig

@@ -1,6 +1,6 @@
 """What the benches on the testbed share: its reasoners, the arena that chooses, and the injections that report.
 
-Choosing and reporting are the pipeline's own: `optimize.selection` on validation, `safethink.evaluation` on test.
+Choosing and reporting are the pipeline's own: `optimize.selection.trials` on validation, `safethink.evaluation` on test.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from transformers.utils import logging
 
 from optimize import splits
-from optimize.choosers import DevJudge
 from optimize.config import SearchConfig, SelectionConfig
 from optimize.contexts import ContextSet, collect_validation
-from optimize.selection import Arena, Ids
+from optimize.selection.judges import DevJudge
+from optimize.selection.trials import Arena, Ids
 from optimize.vocabulary import Vocabulary, allowed_ids, tails
 from safethink.benchmarks import Benchmark
 from safethink.benchmarks.testbed import load

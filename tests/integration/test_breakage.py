@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from optimize import cli as learning
-from optimize.choosers import MonitorJudge
 from optimize.search.journal import LOG, Journal, SearchState
+from optimize.selection.judges import MonitorJudge
 from safethink import prefix
 from safethink.cli import main as running
 from safethink.config import ThoughtConfig

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimize.constraints import Constraints
-from optimize.selection import choose
+from optimize.selection.constraints import Constraints
+from optimize.selection.trials import choose
 from safethink.prefix import Metric
 
 SHARES = st.floats(-1, 1)

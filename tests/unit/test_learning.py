@@ -15,7 +15,7 @@ from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionCo
 from optimize.contexts import folder
 from optimize.naming import portable
 from optimize.plan import plan
-from optimize.selection import Arena
+from optimize.selection.trials import Arena
 from safethink import prefix as prefixes
 from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig, ThoughtConfig, families, yaml_config
 from safethink.errors import ConfigError, PromptError, SafeThinkError

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from optimize.config import SelectionConfig
-from optimize.portfolio import greedy, walks
-from optimize.selection import Trial
+from optimize.selection.portfolio import greedy, walks
+from optimize.selection.trials import Trial
 
 SAMPLES = 2
 

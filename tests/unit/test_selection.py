@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from optimize import metrics, portfolio
-from optimize.choosers import DevJudge, MonitorJudge
 from optimize.config import SelectionConfig
 from optimize.contexts import Context, ContextSet
-from optimize.selection import Arena, Trial, on_trial, run_trials
+from optimize.selection import metrics, portfolio
+from optimize.selection.judges import DevJudge, MonitorJudge
+from optimize.selection.trials import Arena, Trial, on_trial, run_trials
 from safethink.config import LimitsConfig
 from safethink.errors import ConfigError, RecordError, SafeThinkError
 from safethink.guarded import SafeThink

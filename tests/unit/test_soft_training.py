@@ -16,7 +16,7 @@ from optimize import finding
 from optimize.config import SoftConfig
 from optimize.search.archive import Archive
 from optimize.search.journal import Journal
-from optimize.selection import Arena
+from optimize.selection.trials import Arena
 from optimize.soft import keeper as keeping
 from optimize.soft.geometry import Surroundings
 from optimize.soft.training import train

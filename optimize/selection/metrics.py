@@ -12,8 +12,8 @@ from scipy.stats import rankdata
 
 from optimize.contexts import ContextSet
 from optimize.contexts.folder import Manifest
-from optimize.portfolio import recovery_within
-from optimize.selection import Arena, Trial
+from optimize.selection.portfolio import recovery_within
+from optimize.selection.trials import Arena, Trial
 from safethink.evaluation.statistics import Estimate, Observations, clopper_pearson, paired_difference, rate
 from safethink.prefix import Metric
 

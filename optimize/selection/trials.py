@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from optimize.choosers import Chooser
 from optimize.config import ChosenBy, SelectionConfig
-from optimize.constraints import Constraints
 from optimize.contexts import Context, ContextSet
+from optimize.selection.constraints import Constraints
+from optimize.selection.judges import Chooser
 from safethink.errors import ConfigError, RecordError, SearchError
 from safethink.evaluation.statistics import Observations
 from safethink.files import write_text, writing

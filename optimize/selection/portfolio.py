@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optimize.config import ChosenBy, SelectionConfig
-from optimize.selection import Arena, Trial, best
+from optimize.selection.trials import Arena, Trial, best
 from safethink.evaluation.statistics import Observations
 
 

@@ -1,0 +1,1 @@
+"""Chooses on validation by what a prefix does."""
