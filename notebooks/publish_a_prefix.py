@@ -25,8 +25,8 @@ from IPython.display import Markdown
 
 from optimize.api import search_command
 from optimize.config import SearchConfig
-from optimize.publish import publish
-from optimize.reporting import report_run
+from optimize.publishing.publish import publish
+from optimize.publishing.test_report import report_run
 from safethink import SafeThink, prefix
 from safethink.config import EvalConfig, WorldConfig, yaml_config
 from safethink.config.shipped import shipped_config

@@ -28,7 +28,7 @@ def run(out: Path) -> Summary:
     """
     from optimize.api import search_command
     from optimize.learning import ARTIFACT
-    from optimize.reporting import report_run
+    from optimize.publishing.test_report import report_run
     from safethink.evaluation.runner import evaluate
 
     artifact = out / LEARNING / ARTIFACT

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimize.card import card
 from optimize.config import MethodConfig, PhrasesConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
 from optimize.finding import ROUNDS, Found, find
 from optimize.naming import portable
+from optimize.publishing.model_card import card
 from optimize.search.grammar import Grammar
 from optimize.search.journal import LOG
 from optimize.search.starts import start_ids

@@ -26,7 +26,7 @@ from optimize.ablation.readability import readability
 from optimize.config import SearchConfig
 from optimize.contexts.shared import shared
 from optimize.models import Models
-from optimize.reporting import report_run
+from optimize.publishing.test_report import report_run
 from optimize.search import journal
 from optimize.setup import Setup
 from safethink import prefix as prefixes

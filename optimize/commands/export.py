@@ -32,7 +32,7 @@ def export(argv: Sequence[str]) -> None:
     """`safethink-optimize export`."""
     flags = parse(Export, "safethink-optimize export", argv)
     quiet_libraries()
-    from optimize.exports import extend_vocabulary
+    from optimize.publishing.extend_vocabulary import extend_vocabulary
 
     artifact = extend_vocabulary(flags.path, flags.reasoner, flags.out)
     if flags.json:

@@ -42,7 +42,7 @@ def publish(argv: Sequence[str]) -> None:
     if flags.evaluation is not None:
         errors.require("report", "scipy")
     quiet_hub()
-    from optimize import publish as publishing
+    from optimize.publishing import publish as publishing
 
     done = publishing.publish(
         flags.path,

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import torch
 
-from optimize.exports import extend_vocabulary
+from optimize.publishing.extend_vocabulary import extend_vocabulary
 from safethink import prefix as prefixes
 from safethink.config import NoneConfig, ReasonerConfig, SamplingConfig
 from safethink.defenses.effects import Until

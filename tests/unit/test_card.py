@@ -12,8 +12,8 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from optimize import snippets
-from optimize.card import card
+from optimize.publishing import snippets
+from optimize.publishing.model_card import card
 from safethink.config import RunConfig, ThoughtConfig
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.prompts import Prompt

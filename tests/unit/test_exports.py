@@ -13,7 +13,7 @@ from torch.nn import Module
 from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from optimize.cli import PROGRAM
-from optimize.exports import extend_vocabulary
+from optimize.publishing.extend_vocabulary import extend_vocabulary
 from safethink import prefix as prefixes
 from safethink.config import AlwaysConfig, LimitsConfig, SamplingConfig
 from safethink.defenses.effects import Until

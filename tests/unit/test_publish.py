@@ -11,10 +11,10 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 
-from optimize import publish as publishing
-from optimize.card import card
 from optimize.cli import PROGRAM
-from optimize.publish import publish
+from optimize.publishing import publish as publishing
+from optimize.publishing.model_card import card
+from optimize.publishing.publish import publish
 from safethink import prefix
 from safethink.errors import ArtifactError, ConfigError, HubError, MissingFileError
 from safethink.evaluation import test_looks

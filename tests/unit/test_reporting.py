@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optimize import reporting
+from optimize.publishing import test_report
 from safethink import prefix
 from safethink.config import EvalConfig, yaml_config
 from safethink.config.shipped import shipped_config
@@ -76,7 +76,7 @@ def run(config: EvalConfig, artifact: PrefixArtifact, tmp_path: Path) -> Path:
 
 
 def test_a_finished_test_is_written_down_whole(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
-    reported = reporting.report_run(tmp_path / "artifact", run)
+    reported = test_report.report_run(tmp_path / "artifact", run)
     assert prefix.load(tmp_path / "artifact") == reported
     assert (reported.test_evaluations, reported.reported_by) == (2, "testbed")
     assert reported.metrics["recovery_rate"] == VALIDATION
@@ -104,22 +104,22 @@ def test_a_finished_test_is_written_down_whole(artifact: PrefixArtifact, run: Pa
 
 
 def test_reporting_again_changes_nothing(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
-    first = reporting.report_run(tmp_path / "artifact", run)
-    assert reporting.report_run(tmp_path / "artifact", run) == first
+    first = test_report.report_run(tmp_path / "artifact", run)
+    assert test_report.report_run(tmp_path / "artifact", run) == first
 
 
 def test_numbers_of_another_artifact_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
     other = artifact.model_copy(update={"prefixes": (Prefix(text="Hmm", token_ids=(4,)),), "name": "other"})
     prefix.save(other, tmp_path / "other", None, "a card")
     with pytest.raises(ArtifactError, match="evaluated another artifact: 'artifact', not 'other'"):
-        reporting.report_run(tmp_path / "other", run)
+        test_report.report_run(tmp_path / "other", run)
 
 
 def test_numbers_of_another_guard_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
     (run / folder.MODELS).write_text(json.dumps({"reasoner": "a" * 64, "guard": "c" * 64}))
     before = (tmp_path / "artifact" / "prefix.json").read_bytes()
     with pytest.raises(ArtifactError, match="under another guard than it was learned with"):
-        reporting.report_run(tmp_path / "artifact", run)
+        test_report.report_run(tmp_path / "artifact", run)
     assert (tmp_path / "artifact" / "prefix.json").read_bytes() == before
 
 
@@ -128,25 +128,25 @@ def test_numbers_on_another_reasoner_are_refused(artifact: PrefixArtifact, run: 
     elsewhere = found.prefix.model_copy(update={"transferred": True})
     (run / folder.SUMMARY).write_text(found.model_copy(update={"prefix": elsewhere}).model_dump_json())
     with pytest.raises(ArtifactError, match="on another reasoner than it was learned on"):
-        reporting.report_run(tmp_path / "artifact", run)
+        test_report.report_run(tmp_path / "artifact", run)
 
 
 def test_validation_is_no_test(config: EvalConfig, artifact: PrefixArtifact) -> None:
     benchmarks = tuple(each.model_copy(update={"split": "validation"}) for each in config.benchmarks)
     seen = config.model_copy(update={"benchmarks": benchmarks})
     with pytest.raises(ConfigError, match="benchmark 'jailbreak' has the split 'validation'"):
-        reporting.with_test(artifact, seen, summary(config, artifact))
+        test_report.with_test(artifact, seen, summary(config, artifact))
 
 
 def test_an_evaluation_without_the_prefix_says_nothing_of_it(config: EvalConfig, artifact: PrefixArtifact) -> None:
     others = tuple(row for row in config.rows if row.name != "safethink_learned" and row.defense.kind != "always")
     with pytest.raises(ConfigError, match="no safethink row has the prefix on trial"):
-        reporting.with_test(artifact, config.model_copy(update={"rows": others}), summary(config, artifact))
+        test_report.with_test(artifact, config.model_copy(update={"rows": others}), summary(config, artifact))
 
 
 def test_without_an_undefended_row_only_the_guarded_one_is_known(config: EvalConfig, artifact: PrefixArtifact) -> None:
     guarded = tuple(row for row in config.rows if row.defense.kind != "none")
-    found = reporting.with_test(artifact, config.model_copy(update={"rows": guarded}), summary(config, artifact))
+    found = test_report.with_test(artifact, config.model_copy(update={"rows": guarded}), summary(config, artifact))
     assert "asr_test" in found.metrics
     assert not [name for name in found.metrics if "undefended" in name or "change" in name]
 
@@ -154,7 +154,7 @@ def test_without_an_undefended_row_only_the_guarded_one_is_known(config: EvalCon
 def test_a_run_that_is_not_finished_is_named(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
     (run / folder.SUMMARY).write_text("{}")
     with pytest.raises(ArtifactError, match=r"summary\.json: not a summary"):
-        reporting.report_run(tmp_path / "artifact", run)
+        test_report.report_run(tmp_path / "artifact", run)
     (run / folder.SUMMARY).unlink()
     with pytest.raises(MissingFileError, match=r"no finished evaluation: it has no summary\.json"):
-        reporting.report_run(tmp_path / "artifact", run)
+        test_report.report_run(tmp_path / "artifact", run)

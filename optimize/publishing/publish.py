@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from optimize.card import card
+from optimize.publishing.model_card import card
 from safethink import prefix
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
 from safethink.evaluation import test_looks
@@ -141,7 +141,7 @@ def repository(to: str) -> str | None:
 
 
 def _with_run(artifact: PrefixArtifact, folder: Path, run: Path, dry_run: bool) -> PrefixArtifact:
-    from optimize.reporting import report_run, with_run
+    from optimize.publishing.test_report import report_run, with_run
 
     return with_run(artifact, run) if dry_run else report_run(folder, run)
 

@@ -9,7 +9,7 @@ from typing import Final
 import yaml
 from huggingface_hub import ModelCardData
 
-from optimize import snippets
+from optimize.publishing import snippets
 from optimize.selection.constraints import Constraints
 from safethink.prefix import Identity, Metric, Prefix, PrefixArtifact
 from safethink.prefix.hub import is_repo_id

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import AddedToken, AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from optimize.card import card
+from optimize.publishing.model_card import card
 from safethink import prefix as prefixes
 from safethink.config import NoneConfig
 from safethink.errors import ArtifactError, ConfigError

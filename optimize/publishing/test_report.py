@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from pydantic import ValidationError
 
-from optimize.card import card
+from optimize.publishing.model_card import card
 from optimize.selection.metrics import of_estimate
 from safethink import prefix
 from safethink.config import EvalConfig

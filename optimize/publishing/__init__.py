@@ -1,0 +1,1 @@
+"""Cards, uploads and vocabularies of what was learned."""
