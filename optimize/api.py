@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from optimize import setup, splits
+from optimize import setup
 from optimize.config import (
     CollectConfig,
     ContextsConfig,
@@ -19,15 +19,15 @@ from optimize.config import (
     SearchConfig,
     SelectionConfig,
 )
-from optimize.contexts import folder
+from optimize.contexts import folder, splits
 from optimize.contexts.folder import Manifest
+from optimize.contexts.splits import Split
 from optimize.learning import run
 from optimize.naming import short
 from optimize.objectives import Weighted
 from optimize.parallel.cluster import launch
 from optimize.scoring import frozen, serve
 from optimize.setup import Setup
-from optimize.splits import Split
 from safethink.config import LimitsConfig, ReasonerConfig, RunConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
 from safethink.guarded import as_prompt
 from safethink.models import loading

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from optimize import splits
 from optimize.config import CollectConfig, SearchConfig
+from optimize.contexts import splits
 from optimize.contexts.folder import Source
+from optimize.contexts.splits import Split
 from optimize.naming import short
 from optimize.objectives import Weighted
 from optimize.parallel.cluster import Cluster
 from optimize.selection.judges import Chooser, DevJudge, MonitorJudge
-from optimize.splits import Split
 from safethink.config import ModelSection, MonitorSection, ProbeMonitorConfig, RunConfig, SteeringConfig
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink

@@ -39,8 +39,8 @@ def contexts(argv: Sequence[str]) -> None:
     errors.require("report", "scipy")
     quiet_libraries()
     from optimize.api import contexts_command
+    from optimize.contexts.context import ContextSet
     from optimize.contexts.folder import SEARCH, VALIDATION
-    from optimize.contexts.states import ContextSet
 
     manifest = contexts_command(config, flags.out)
     if flags.json:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from optimize.contexts.collection import collect_search, collect_validation
-from optimize.contexts.states import Context, ContextSet, spread
+from optimize.contexts.context import Context, ContextSet, spread
 
 __all__ = ["Context", "ContextSet", "collect_search", "collect_validation", "spread"]

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from optimize.config import ContextsConfig
-from optimize.contexts.states import Context
+from optimize.contexts.context import Context
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
 from safethink.guarded import SafeThink

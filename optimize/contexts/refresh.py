@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optimize.config import ContextsConfig
-from optimize.contexts.collection import clearest
+from optimize.contexts.collection import clearest, firings, harmless_states
+from optimize.contexts.context import Context, ContextSet, spread
 from optimize.contexts.mining import mine, without_flukes
-from optimize.contexts.rollouts import firings, harmless_states
-from optimize.contexts.states import Context, ContextSet, spread
-from optimize.splits import Split
+from optimize.contexts.splits import Split
 from safethink.guarded import SafeThink
 from safethink.monitors import fail_closed
 from safethink.runtime.result import Branch

@@ -9,7 +9,7 @@ from filelock import FileLock
 from optimize.config import ContextsConfig
 from optimize.contexts import folder
 from optimize.contexts.folder import Source
-from optimize.splits import Split
+from optimize.contexts.splits import Split
 from safethink.files import json_hash
 from safethink.guarded import SafeThink
 

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optimize import objectives, splits
+from optimize import objectives
 from optimize.config import ContextsConfig
-from optimize.contexts import collect_search
+from optimize.contexts import collect_search, splits
 from optimize.objectives import Cost, Objective
 from optimize.search import methods
 from optimize.search.driver import search

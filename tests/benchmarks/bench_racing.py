@@ -13,9 +13,8 @@ from tempfile import TemporaryDirectory
 
 from transformers import PreTrainedModel
 
-from optimize import splits
 from optimize.config import ContextsConfig, GcgConfig, RacingConfig
-from optimize.contexts import ContextSet, collect_search
+from optimize.contexts import ContextSet, collect_search, splits
 from optimize.objectives import Cost, Objective, Weighted, terms
 from optimize.search import methods
 from optimize.search.driver import search

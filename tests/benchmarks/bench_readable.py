@@ -17,9 +17,9 @@ from typing import Final
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optimize import objectives, splits
+from optimize import objectives
 from optimize.config import BeamConfig, EvolutionConfig, GcgConfig, ObjectiveConfig
-from optimize.contexts import ContextSet, collect_search
+from optimize.contexts import ContextSet, collect_search, splits
 from optimize.objectives import Cost, Objective, Reading
 from optimize.search import methods
 from optimize.search.driver import search

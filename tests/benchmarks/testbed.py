@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from optimize import splits
 from optimize.config import SearchConfig, SelectionConfig
-from optimize.contexts import ContextSet, collect_validation
+from optimize.contexts import ContextSet, collect_validation, splits
 from optimize.selection.judges import DevJudge
 from optimize.selection.trials import Arena, Ids
 from optimize.vocabulary import Vocabulary, allowed_ids, tails

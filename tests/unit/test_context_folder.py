@@ -8,9 +8,8 @@ import pytest
 
 from optimize.config import ContextsConfig
 from optimize.contexts import folder
-from optimize.contexts.folder import Manifest, Source
-from optimize.contexts.overlap import overlaps, prompt_hash
-from optimize.splits import Split
+from optimize.contexts.folder import Manifest, Source, overlaps, prompt_hash
+from optimize.contexts.splits import Split
 from safethink.config import LimitsConfig
 from safethink.errors import ConfigError, MissingFileError, RecordError
 from safethink.guarded import SafeThink

@@ -12,7 +12,7 @@ from torch.nn import functional
 from optimize.config import ContextsConfig
 from optimize.contexts import Context, ContextSet, collect_search, collect_validation, spread
 from optimize.contexts.mining import best_of, without_flukes
-from optimize.splits import Split, of_file, of_prompts, of_testbed
+from optimize.contexts.splits import Split, of_file, of_prompts, of_testbed
 from safethink.config import LimitsConfig, WorldConfig
 from safethink.defenses.effects import Extend, Extension, Score, Task, Until
 from safethink.errors import ConfigError, SafeThinkError

@@ -7,7 +7,7 @@ import pytest
 from optimize.config import ContextsConfig
 from optimize.contexts import ContextSet, collect_search, spread
 from optimize.contexts.refresh import refresh, solved
-from optimize.splits import Split
+from optimize.contexts.splits import Split
 from safethink.config import LimitsConfig
 from safethink.guarded import SafeThink
 from safethink.prompts import Prompt
