@@ -6,16 +6,13 @@ from outside. No term lowers safety.
 
 from __future__ import annotations
 
+from optimize.objectives.batches import Cost
 from optimize.objectives.benign import BenignDivergence, BenignLikelihood
 from optimize.objectives.build import build, terms
+from optimize.objectives.cached_scorer import Reading
 from optimize.objectives.continuation import SafeContinuation, Unlikelihood
-from optimize.objectives.cost import Cost
-from optimize.objectives.length import Length
 from optimize.objectives.objective import Objective
-from optimize.objectives.readability import Readability
-from optimize.objectives.reading import Reading
-from optimize.objectives.reward import ExpectedReward
-from optimize.objectives.term import (
+from optimize.objectives.protocols import (
     ContextTerm,
     Meter,
     OnPolicyTerm,
@@ -25,6 +22,8 @@ from optimize.objectives.term import (
     WholeTerm,
     through_rows,
 )
+from optimize.objectives.readability import Length, Readability
+from optimize.objectives.reward import ExpectedReward
 
 __all__ = [
     "BenignDivergence",

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optimize.objectives.reading import Reading
-from optimize.objectives.term import TermGradient, through_rows
+from optimize.objectives.cached_scorer import Reading
+from optimize.objectives.protocols import TermGradient, through_rows
 
 
 class BenignLikelihood:

@@ -8,14 +8,13 @@ from functools import partial
 from optimize.config import ObjectiveConfig
 from optimize.contexts import ContextSet
 from optimize.objectives.benign import BenignDivergence, BenignLikelihood
+from optimize.objectives.cached_scorer import Reading
 from optimize.objectives.continuation import SafeContinuation, Unlikelihood
-from optimize.objectives.drawing import Sampler
-from optimize.objectives.length import Length
 from optimize.objectives.objective import Objective
-from optimize.objectives.readability import Readability
-from optimize.objectives.reading import Reading
+from optimize.objectives.protocols import Weighted
+from optimize.objectives.readability import Length, Readability
 from optimize.objectives.reward import ExpectedReward
-from optimize.objectives.term import Weighted
+from optimize.objectives.sampler import Sampler
 from optimize.parallel.cluster import Cluster
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink

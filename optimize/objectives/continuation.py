@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optimize.objectives.reading import Reading
-from optimize.objectives.term import TermGradient, through_rows
+from optimize.objectives.cached_scorer import Reading
+from optimize.objectives.protocols import TermGradient, through_rows
 
 
 class SafeContinuation:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optimize.objectives.reading import Reading
-from optimize.objectives.term import TermGradient
+from optimize.objectives.cached_scorer import Reading
+from optimize.objectives.protocols import Meter, TermGradient
 
 
 class Readability:
@@ -40,3 +41,21 @@ class Readability:
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """0: rows are no tokens, so they have no likelihood."""
         return rows.new_zeros(())
+
+
+class Length:
+    """How many tokens, or soft rows, a prefix has; tells candidates apart where a method lets the length move."""
+
+    name = "length"
+    meters: tuple[Meter, ...] = ()
+
+    def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
+        """The same for all of one length."""
+        return torch.full((len(candidates),), float(candidates.shape[1]))
+
+    def gradient(self, prefix: Int[Tensor, "length"]) -> None:
+        """None: a substitution leaves the length as it is."""
+
+    def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
+        """The number of rows."""
+        return rows.new_tensor(float(len(rows)))

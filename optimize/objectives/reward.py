@@ -20,9 +20,9 @@ from torch import Tensor
 from optimize.config import RewardConfig
 from optimize.contexts import Context
 from optimize.objectives.batches import Ids
-from optimize.objectives.drawing import Draw, Sampler
+from optimize.objectives.protocols import TermGradient, embeddings_of, through_rows
 from optimize.objectives.rloo import Pool, Read, Surrogate
-from optimize.objectives.term import TermGradient, embeddings_of, through_rows
+from optimize.objectives.sampler import Draw, Sampler
 
 ROUNDING = 1e-4
 """How far a share may lie beyond 0 and 1: where all or nothing passes, rounding must not cut the gradient off."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optimize.contexts import Context
 from optimize.objectives.batches import Ids
-from optimize.objectives.reading import Reading
+from optimize.objectives.cached_scorer import Reading
 
 Read: TypeAlias = Callable[[Sequence[Context], Sequence[Ids]], Reading]
 """Makes a reading of contexts and what follows there; `Reading.of` without its first and last argument."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from optimize.scoring.batches import Batch, pad
 from optimize.scoring.examples import Losses, NllGradient
 from optimize.scoring.modes import at_least_float32, frozen
-from optimize.scoring.ways import Way
+from optimize.scoring.strategies import Way
 
 LogProbs = Float[Tensor, "_ vocab"]
 

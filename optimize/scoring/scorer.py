@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from optimize.parallel.cluster import Cluster
 from optimize.parallel.lockstep import Twins
+from optimize.scoring.autotune import Wanted, choose
 from optimize.scoring.batches import Batch, lay_out
 from optimize.scoring.examples import Example, Losses, NllGradient
+from optimize.scoring.micro_batch import Measure, Room
 from optimize.scoring.modes import inference
-from optimize.scoring.probe import Wanted, choose
 from optimize.scoring.reader import LogProbs, Reader
-from optimize.scoring.room import Measure, Room
 
 Values = Float[Tensor, "kinds candidates contexts"]
 SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]

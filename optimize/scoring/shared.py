@@ -26,7 +26,7 @@ from torch.nn import Module
 from transformers import AttentionInterface, PreTrainedModel
 
 from optimize.scoring.batches import Batch, KeysValues, prefill
-from optimize.scoring.ways import Way, as_input, follow_expanded, positions
+from optimize.scoring.strategies import Way, as_input, follow_expanded, positions
 
 NAME = "safethink_shared_context"
 UNSUPPORTED = ("s_aux", "softcap", "sliding_window", "position_bias", "head_mask")

@@ -13,9 +13,9 @@ import torch
 from optimize.config import GcgConfig, ObjectiveConfig, RacingConfig, RewardConfig
 from optimize.contexts import Context, ContextSet
 from optimize.objectives import ExpectedReward, Objective, Reading, Weighted, build
-from optimize.objectives.drawing import RememberingMonitor, Sampler
+from optimize.objectives.protocols import embeddings_of
 from optimize.objectives.rloo import Pool, Surrogate, leave_one_out
-from optimize.objectives.term import embeddings_of
+from optimize.objectives.sampler import RememberingMonitor, Sampler
 from optimize.search import driver, methods
 from optimize.search.journal import Journal
 from safethink.config import LimitsConfig

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize.config import RacingConfig
-from optimize.racing import race
+from optimize.objectives.racing import race
 
 CONTEXTS = 16
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from optimize.objectives.batches import Ids, by_length, finite
-from optimize.objectives.term import ContextTerm, Term, Weighted, WholeTerm
+from optimize.objectives.protocols import ContextTerm, Term, Weighted, WholeTerm
 
 
 class Columns:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from optimize.scoring.examples import Example
 from optimize.scoring.shared import SHARED
-from optimize.scoring.ways import EXPANDED, PLAIN, Way
+from optimize.scoring.strategies import EXPANDED, PLAIN, Way
 from safethink.errors import ConfigError
 
 Wanted = Literal["auto", "shared", "expanded", "plain"]
