@@ -27,11 +27,11 @@ from optimize.search.driver import search
 from optimize.search.journal import LOG, Journal
 from optimize.search.method import Ids
 from optimize.search.proposals import NUM_CONTEXTS, Proposals
+from optimize.search.vocabulary import Vocabulary
 from optimize.selection.metrics import rank_correlation
 from optimize.selection.trials import Arena
 from optimize.setup import Setup
 from optimize.soft.geometry import Surroundings
-from optimize.vocabulary import Vocabulary
 from safethink.files import json_hash, write_text
 from safethink.progress import progress
 from safethink.tokens import is_soft

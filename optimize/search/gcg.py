@@ -27,8 +27,7 @@ import torch
 from optimize.config import GcgConfig
 from optimize.search import edits, starts
 from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Scored, Searchable
-from optimize.search.pace import Pace
+from optimize.search.method import Alphabet, Ids, Pace, Scored, Searchable
 
 
 class Gcg:

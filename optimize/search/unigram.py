@@ -18,8 +18,7 @@ import torch
 
 from optimize.config import UnigramConfig
 from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Scored, Searchable
-from optimize.search.pace import Pace
+from optimize.search.method import Alphabet, Ids, Pace, Scored, Searchable
 
 SHARE_OF_SINGLES = 0.5
 """Share of the budget that single tokens get."""

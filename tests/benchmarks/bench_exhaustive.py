@@ -26,8 +26,8 @@ from optimize.objectives import Cost, Objective
 from optimize.search import methods
 from optimize.search.driver import search
 from optimize.search.journal import Journal
+from optimize.search.vocabulary import Vocabulary
 from optimize.selection.trials import Ids
-from optimize.vocabulary import Vocabulary
 from safethink.config import WorldConfig
 from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow

@@ -20,7 +20,7 @@ from optimize.search import methods
 from optimize.search.driver import search
 from optimize.search.journal import Journal
 from optimize.search.method import Ids
-from optimize.vocabulary import Vocabulary
+from optimize.search.vocabulary import Vocabulary
 from safethink.config import WorldConfig
 from safethink.guarded import SafeThink
 from tests.benchmarks import testbed

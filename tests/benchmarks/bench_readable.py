@@ -25,9 +25,9 @@ from optimize.search import methods
 from optimize.search.driver import search
 from optimize.search.journal import Journal
 from optimize.search.proposals import NUM_CONTEXTS, Proposals
+from optimize.search.vocabulary import Vocabulary
 from optimize.selection.trials import Ids, Trial, best, on_trial
 from optimize.soft.geometry import Surroundings
-from optimize.vocabulary import Vocabulary
 from safethink.config import WorldConfig
 from safethink.evaluation.statistics import Observations, paired_difference, rate
 from safethink.guarded import SafeThink

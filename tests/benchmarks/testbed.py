@@ -19,9 +19,9 @@ from transformers.utils import logging
 
 from optimize.config import SearchConfig, SelectionConfig
 from optimize.contexts import ContextSet, collect_validation, splits
+from optimize.search.vocabulary import Vocabulary, allowed_ids, tails
 from optimize.selection.judges import DevJudge
 from optimize.selection.trials import Arena, Ids
-from optimize.vocabulary import Vocabulary, allowed_ids, tails
 from safethink.benchmarks import Benchmark
 from safethink.benchmarks.testbed import load
 from safethink.config import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimize.search.front import Member, front, spread, survivors
+from optimize.search.evolution import Member, front, spread, survivors
 
 WEIGHT = 0.5
 NUMBERS = st.integers(0, 12).map(float)

@@ -15,7 +15,7 @@ from optimize.search.archive import Archive
 from optimize.search.grammar import Grammar
 from optimize.search.journal import LOG, Journal
 from optimize.search.phrases import search_phrases
-from optimize.vocabulary import Vocabulary
+from optimize.search.vocabulary import Vocabulary
 from safethink.errors import ConfigError, SafeThinkError
 from tests.unit import tiny_reasoner
 from tests.unit.toy_search import TOKENS_PER_CANDIDATE, Letters, States, Toy

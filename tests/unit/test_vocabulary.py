@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from optimize.vocabulary import TAIL_TOKENS, Vocabulary, allowed_ids, tails
+from optimize.search.vocabulary import TAIL_TOKENS, Vocabulary, allowed_ids, tails
 from tests.unit import tiny_reasoner
 
 TAGS = ("<think>", "</think>")
