@@ -24,11 +24,11 @@ from pathlib import Path
 from IPython.display import HTML, display
 from rich.console import Console
 
-from optimize.ablation import columns, figures
+from optimize.ablation import figures, report_columns
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.plan import plan
+from optimize.ablation.report import table
 from optimize.ablation.run import ablate
-from optimize.ablation.table import table
 from safethink.config import yaml_config
 from safethink.config.shipped import shipped_config
 from safethink.errors import ConfigError
@@ -108,7 +108,7 @@ Console(width=104).print(table(ablation))
 # The interval of a point covers other prompts and, as far as so few seeds can tell, other seeds of the search.
 
 # %%
-recovery = next(each for each in columns.VALIDATION if each.name == "recovery_rate")
+recovery = next(each for each in report_columns.VALIDATION if each.name == "recovery_rate")
 chart = to_html(figures.curve(ablation, recovery, config.controls), "recovery")
 display(HTML(f"<script>{plotly_js()}</script>{chart}"))
 

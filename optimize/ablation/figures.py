@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from optimize.ablation.columns import REFERENCES, Column
 from optimize.ablation.grid import shown
+from optimize.ablation.report_columns import REFERENCES, Column
 from optimize.ablation.results import Ablation, Point
 from safethink.evaluation.figures import INK, blank, error_bars, finish
 from safethink.evaluation.statistics import Estimate

@@ -1,3 +1,4 @@
+# pyright: standard
 """How a cell is measured: by the evaluation that everybody else uses, on the same prompts with the same seeds.
 
 What needs no prefix, the undefended traces and what follows from them with nothing injected, is the same for many
@@ -12,9 +13,11 @@ from itertools import chain
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
+import torch
 
 from optimize.ablation.config import MeasureConfig
 from optimize.config import SearchConfig
+from optimize.scoring import Example, Scorer
 from safethink.config import (
     BenchmarkConfig,
     EvalConfig,
@@ -30,6 +33,34 @@ from safethink.evaluation import metrics
 from safethink.evaluation.jobs import NOTHING
 from safethink.evaluation.metrics import COLUMNS, Ledger
 from safethink.evaluation.statistics import Estimate, Observations, mean, paired_difference, rate
+from safethink.evaluation.summary import Evidence
+from safethink.guarded import SafeThink
+
+MAX_PLACES: Final = 64
+"""The most places at which it is measured."""
+
+
+def readability(guarded: SafeThink, evidence: Evidence) -> Estimate | None:
+    """Mean negative log-likelihood per token of the prefix on trial, in nats, where an evaluation injected it.
+
+    Args:
+        guarded: the reasoner.
+        evidence: what the evaluation saw.
+
+    Returns:
+        The estimate; None where nothing is injected, or no token ids are.
+    """
+    portfolio, places = evidence.rows[-1].token_ids, evidence.contexts.places[:MAX_PLACES]
+    if not portfolio or not portfolio[0] or not places:
+        return None
+    thought = guarded.thought
+    # What would follow plays no part; the scorer wants something to.
+    examples = [Example(thought.open_prompt(place.prompt) + place.start.ids, thought.close_ids) for place in places]
+    nll = Scorer(guarded.model, examples).losses(torch.tensor([portfolio[0]])).nll[0]
+    prompts = [place.prompt for place in places]
+    seen = Observations.of(nll.tolist(), [each.id for each in prompts], [each.clusters for each in prompts])
+    return mean(seen, evidence.config.run.seed)
+
 
 SplitName: TypeAlias = Literal["validation", "test"]
 

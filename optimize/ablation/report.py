@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from optimize.ablation import columns, figures
-from optimize.ablation.columns import CHOSEN, REFERENCES, TEST, VALIDATION, Column
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from optimize.ablation import figures, report_columns
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import shown
+from optimize.ablation.report_columns import CHOSEN, REFERENCES, TEST, VALIDATION, Column
 from optimize.ablation.results import Ablation, Point
 from optimize.selection.constraints import Constraints
 from safethink.evaluation.figures import plotly_js, to_html
@@ -45,9 +50,9 @@ def render(config: AblationConfig, ablation: Ablation) -> str:
             overview=overview(ablation, main) if main else {},
             places=figures.places(ablation),
             figures=_figures(config, ablation),
-            validation=columns.known(VALIDATION, ablation) + columns.compared(ablation),
-            chosen=columns.known(CHOSEN, ablation),
-            test=columns.known(TEST, ablation),
+            validation=report_columns.known(VALIDATION, ablation) + report_columns.compared(ablation),
+            chosen=report_columns.known(CHOSEN, ablation),
+            test=report_columns.known(TEST, ablation),
             shown=shown,
             searches=any(point.tokens for point in ablation.points),
             on_testbed=config.base.prompts is None,
@@ -58,7 +63,7 @@ def render(config: AblationConfig, ablation: Ablation) -> str:
 def main_column(ablation: Ablation) -> Column | None:
     """What the ablation is about: recovery where it was measured, else ASR; None where nothing is finished."""
     wanted = [each for each in VALIDATION if each.name in ("recovery_rate", "asr_answer")]
-    return next(iter(columns.known(wanted, ablation)), None)
+    return next(iter(report_columns.known(wanted, ablation)), None)
 
 
 def headline(ablation: Ablation, max_forced_loss: float) -> str:
@@ -121,7 +126,7 @@ def overview(ablation: Ablation, column: Column) -> dict[str, list[Heat]]:
 
 def _figures(config: AblationConfig, ablation: Ablation) -> list[tuple[str, str, str]]:
     """Title, meaning and HTML of each figure."""
-    drawn = [each for each in columns.known([*VALIDATION, *TEST], ablation) if each.title]
+    drawn = [each for each in report_columns.known([*VALIDATION, *TEST], ablation) if each.title]
     return [
         (each.title, each.meaning, to_html(figures.curve(ablation, each, config.controls), f"figure-{index}"))
         for index, each in enumerate(drawn)
@@ -130,3 +135,36 @@ def _figures(config: AblationConfig, ablation: Ablation) -> list[tuple[str, str,
 
 def _share(estimate: Estimate) -> str:
     return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%}, n = {estimate.n})"
+
+
+LEARNED: Final = ("recovery_rate", "lift", "accuracy_forced", "over_refusal_forced")
+GUARDED: Final = ("recovery_rate", "asr_answer", "accuracy", "over_refusal", "false_interventions")
+"""What a terminal has room for, without and with guarded runs on validation; the report has everything."""
+
+
+def table(ablation: Ablation) -> Table:
+    """Numbers on validation over all seeds, then those of the best seed on test; each value over its interval."""
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="95 % intervals below the values")
+    measured = report_columns.known(VALIDATION, ablation)
+    wanted = GUARDED if any(each.name == "asr_answer" for each in measured) else LEARNED
+    validation = [each for each in measured if each.name in wanted]
+    test = [each for each in report_columns.known(TEST, ablation) if each.name in ("asr_answer", "accuracy", "nll")]
+    out.add_column("method", overflow="fold")
+    for axis in ablation.axes:
+        out.add_column(axis.rpartition(".")[2].replace("_", "\n"), justify="right")
+    for column in validation:
+        out.add_column(column.heading.replace(" ", "\n"), justify="right")
+    for column in test:
+        out.add_column(f"{column.heading}\ntest", justify="right")
+    for point in ablation.points:
+        places = [shown(value) for value in point.place.values()]
+        out.add_row(point.method, *places, *(_cell(column, point) for column in [*validation, *test]))
+    return out
+
+
+def _cell(column: Column, point: Point) -> Text:
+    estimate = column.estimate(point)
+    if estimate is None:
+        return Text("–", style="dim")
+    interval = column.interval(estimate).replace(" to ", "\n")
+    return Text.assemble((column.value(estimate), "bold"), "\n", (interval, "dim"))

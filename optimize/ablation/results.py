@@ -12,9 +12,17 @@ from pydantic import BaseModel, ConfigDict
 from optimize.ablation import measure
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import Cell
-from optimize.ablation.groups import Group, groups
 from optimize.ablation.measure import Seen
-from optimize.ablation.outcome import CELLS, TEST, Result, fingerprint_on_test, finished, reference_folder
+from optimize.ablation.outcome import (
+    CELLS,
+    TEST,
+    Group,
+    Result,
+    fingerprint_on_test,
+    finished,
+    groups,
+    reference_folder,
+)
 from safethink import benchmarks
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig

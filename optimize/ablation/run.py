@@ -9,8 +9,7 @@ from typing import Final
 from optimize.ablation import measure, report, results
 from optimize.ablation.config import AblationConfig, MeasureConfig
 from optimize.ablation.grid import Cell, expand
-from optimize.ablation.groups import Group, groups
-from optimize.ablation.outcome import CELL, CELLS, TEST, fingerprint_on_test, finished, reference_folder
+from optimize.ablation.outcome import CELL, CELLS, TEST, Group, fingerprint_on_test, finished, groups, reference_folder
 from optimize.ablation.results import Ablation
 from optimize.ablation.tasks import CollectContexts, MeasureReference, ReportOnTest, RunCell
 from optimize.config import SearchConfig

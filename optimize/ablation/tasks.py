@@ -10,6 +10,7 @@ from optimize import learning
 from optimize.ablation import measure, phrases
 from optimize.ablation.config import MeasureConfig
 from optimize.ablation.grid import Cell
+from optimize.ablation.measure import readability
 from optimize.ablation.outcome import (
     CELL,
     CELLS,
@@ -22,7 +23,6 @@ from optimize.ablation.outcome import (
     reference_folder,
     spent_tokens,
 )
-from optimize.ablation.readability import readability
 from optimize.config import SearchConfig
 from optimize.contexts.shared import shared
 from optimize.models import Models

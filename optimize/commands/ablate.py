@@ -43,7 +43,7 @@ def ablate(argv: Sequence[str]) -> None:
     errors.require("report", "scipy", "plotly")
     quiet_libraries()
     from optimize.ablation import run
-    from optimize.ablation.table import table
+    from optimize.ablation.report import table
     from optimize.pool import explain
 
     done = run.ablate(config, flags.out)

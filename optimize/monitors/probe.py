@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from optimize.monitors import quality, states
+from optimize.monitors import activations, quality
 from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.head import Head, States, fit
 from optimize.monitors.steps import LabelledSplit, SplitName
@@ -59,7 +59,7 @@ def train(
         RecordError: the folder cannot be written.
     """
     read: dict[SplitName, dict[int, Float[Tensor, "steps hidden"]]] = {
-        name: states.read(split, engine, training.layers, config.run.batch_size) for name, split in splits.items()
+        name: activations.read(split, engine, training.layers, config.run.batch_size) for name, split in splits.items()
     }
     heads = {layer: _fit(layer, config, training, splits, read, folder) for layer in dict.fromkeys(training.layers)}
     layer, head = min(heads.items(), key=lambda item: item[1].validation_loss)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from optimize.config import SoftConfig
@@ -24,13 +26,37 @@ from optimize.search.driver import is_over
 from optimize.search.journal import Journal
 from optimize.search.method import Alphabet, Ids
 from optimize.search.starts import draw
-from optimize.soft import loggers
+from optimize.soft.checkpoint import Keeper
 from optimize.soft.geometry import Surroundings
-from optimize.soft.keeper import Keeper
 from optimize.soft.module import SoftPrefix, Trainable
+from safethink import errors
 from safethink.engines import LocalEngine
 from safethink.progress import track
 from safethink.seeds import stable_seed
+
+EXTRA = "loggers"
+"""What to install for them."""
+
+
+def build(name: Literal["tensorboard", "wandb"] | None, folder: Path) -> Logger | Literal[False]:
+    """The logger called `name`, which writes below `folder`; False for none.
+
+    Raises:
+        ConfigError: what it needs is not installed.
+    """
+    match name:
+        case None:
+            return False
+        case "tensorboard":
+            errors.require(EXTRA, "tensorboard")
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            return TensorBoardLogger(folder, name="tensorboard", version="")
+        case "wandb":
+            errors.require(EXTRA, "wandb")
+            from lightning.pytorch.loggers import WandbLogger
+
+            return WandbLogger(save_dir=folder, project="safethink")
 
 
 def train(
@@ -110,7 +136,7 @@ def _fit(module: SoftPrefix, keeper: Keeper, advance: Callable[[int], None], con
             devices=[device.index or 0] if device.type == "cuda" else 1,
             gradient_clip_val=config.clip_norm,
             callbacks=[Steps()],
-            logger=loggers.build(config.logger, folder),
+            logger=training.build(config.logger, folder),
             log_every_n_steps=1,
             default_root_dir=folder,
             enable_checkpointing=False,

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from optimize.testbed.stories import Fork, Story
+from optimize.testbed.trajectories import Fork, Story
 from safethink.config import families
 from safethink.prompts import Prompt
 from safethink.testbed.oracle import drift_state, step_kinds

@@ -19,8 +19,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCaus
 from optimize.testbed import phrases, tokenizer
 from optimize.testbed.corpus import Encode, Example, GuardCorpus, ReasonerCorpus
 from optimize.testbed.phrases import PhraseSampler
-from optimize.testbed.stories import Story, Storyteller
 from optimize.testbed.training import TrainingPlan, build_model, fit
+from optimize.testbed.trajectories import Story, Storyteller
 from safethink.progress import track
 from safethink.prompts import Message, Prompt
 from safethink.testbed.prompts import catalogues

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from optimize.testbed import tokenizer as recipe
-from optimize.testbed.stories import Storyteller
+from optimize.testbed.trajectories import Storyteller
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Extension, StopReason, Until
 from safethink.engines import ExtendRequest

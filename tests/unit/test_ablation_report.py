@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from optimize.ablation import columns, figures, report
+from optimize.ablation import figures, report, report_columns
 from optimize.ablation.config import AblationConfig
+from optimize.ablation.report import table
 from optimize.ablation.results import Ablation, Point
-from optimize.ablation.table import table
 from safethink.evaluation.statistics import Estimate
 
 EVIL = "<script>alert(1)</script> & more"
@@ -142,7 +142,7 @@ def test_a_figure_has_a_line_for_each_method_and_one_for_nothing(ablation: Ablat
 
 
 def test_every_column_is_explained() -> None:
-    for column in (*columns.VALIDATION, *columns.CHOSEN, *columns.TEST):
+    for column in (*report_columns.VALIDATION, *report_columns.CHOSEN, *report_columns.TEST):
         assert column.heading
         assert column.meaning
 

@@ -17,7 +17,7 @@ from optimize.config import SoftConfig
 from optimize.search.archive import Archive
 from optimize.search.journal import Journal
 from optimize.selection.trials import Arena
-from optimize.soft import keeper as keeping
+from optimize.soft import checkpoint as keeping
 from optimize.soft.geometry import Surroundings
 from optimize.soft.training import train
 from safethink import prefix as prefixes

@@ -16,8 +16,8 @@ from optimize.testbed.corpus import (
     ReasonerCorpus,
     unsafe_label,
 )
-from optimize.testbed.stories import Beat, Fork, Story, Storyteller
 from optimize.testbed.training import SPARE_ROWS, TrainingPlan, build_model, example_loss, fit
+from optimize.testbed.trajectories import Beat, Fork, Story, Storyteller
 from safethink.prompts import Message, Prompt
 from safethink.testbed import language, oracle
 from safethink.testbed.features import Attack

@@ -14,7 +14,7 @@ import pytest
 from optimize.cli import PROGRAM
 from optimize.testbed import models, phrases
 from optimize.testbed.card import best_phrase, flattering_phrase, mild_phrase
-from optimize.testbed.stories import Storyteller
+from optimize.testbed.trajectories import Storyteller
 from safethink.config import SafeThinkConfig
 from safethink.testbed import language, oracle
 from safethink.testbed.features import Attack
