@@ -23,8 +23,8 @@ from pathlib import Path
 import rich
 from IPython.display import Markdown
 
-from optimize.api import search_command
 from optimize.config import SearchConfig
+from optimize.pipeline.api import search_command
 from optimize.publishing.publish import publish
 from optimize.publishing.test_report import report_run
 from safethink import SafeThink, prefix

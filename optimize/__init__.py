@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from optimize.api import learn as learn
+    from optimize.pipeline.api import learn as learn
 
-_HOMES = {"learn": "optimize.api"}
+_HOMES = {"learn": "optimize.pipeline.api"}
 
 __all__ = ["learn"]
 

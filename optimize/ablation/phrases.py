@@ -7,8 +7,8 @@ from pathlib import Path
 from optimize.ablation.config import LENGTH
 from optimize.ablation.grid import Cell
 from optimize.contexts import folder
+from optimize.pipeline.setup import Setup
 from optimize.selection.trials import Arena, best, run_trials
-from optimize.setup import Setup
 from safethink.errors import SafeThinkError
 from safethink.prefix import LITERAL
 

@@ -12,8 +12,8 @@ from optimize.ablation import measure
 from optimize.ablation.config import AblationConfig, MeasureConfig
 from optimize.ablation.grid import Cell, expand
 from optimize.config import CollectConfig, SearchConfig
-from optimize.plan import plan as plan_search
-from optimize.plan import plan_contexts
+from optimize.pipeline.dry_run import plan as plan_search
+from optimize.pipeline.dry_run import plan_contexts
 from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.testbed.origin import is_testbed
 

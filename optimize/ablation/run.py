@@ -13,7 +13,7 @@ from optimize.ablation.outcome import CELL, CELLS, TEST, Group, fingerprint_on_t
 from optimize.ablation.results import Ablation
 from optimize.ablation.tasks import CollectContexts, MeasureReference, ReportOnTest, RunCell
 from optimize.config import SearchConfig
-from optimize.pool import Pool, Task
+from optimize.pipeline.process_pool import Pool, Task
 from safethink.config import yaml_config
 from safethink.files import json_hash, write_text, writing
 

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimize import learning
 from optimize.ablation import measure, phrases
 from optimize.ablation.config import MeasureConfig
 from optimize.ablation.grid import Cell
@@ -25,10 +24,10 @@ from optimize.ablation.outcome import (
 )
 from optimize.config import SearchConfig
 from optimize.contexts.shared import shared
-from optimize.models import Models
+from optimize.pipeline import learning
+from optimize.pipeline.setup import Models, Setup
 from optimize.publishing.test_report import report_run
 from optimize.search import journal
-from optimize.setup import Setup
 from safethink import prefix as prefixes
 from safethink.config import EvalConfig, yaml_config
 from safethink.evaluation import folder, runner

@@ -44,7 +44,7 @@ def ablate(argv: Sequence[str]) -> None:
     quiet_libraries()
     from optimize.ablation import run
     from optimize.ablation.report import table
-    from optimize.pool import explain
+    from optimize.pipeline.process_pool import explain
 
     done = run.ablate(config, flags.out)
     if flags.json:

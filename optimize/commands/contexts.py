@@ -30,7 +30,7 @@ def contexts(argv: Sequence[str]) -> None:
     """`safethink-optimize contexts`."""
     flags, config = parse_with_config(Contexts, CollectConfig, "contexts", "safethink-optimize contexts", argv)
     if flags.dry_run:
-        from optimize.plan import plan_contexts
+        from optimize.pipeline.dry_run import plan_contexts
         from safethink.config.yaml_config import dump
 
         planned = plan_contexts(config)
@@ -38,9 +38,9 @@ def contexts(argv: Sequence[str]) -> None:
         return
     errors.require("report", "scipy")
     quiet_libraries()
-    from optimize.api import contexts_command
     from optimize.contexts.context import ContextSet
     from optimize.contexts.folder import SEARCH, VALIDATION
+    from optimize.pipeline.api import contexts_command
 
     manifest = contexts_command(config, flags.out)
     if flags.json:

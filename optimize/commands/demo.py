@@ -28,7 +28,7 @@ def demo(argv: Sequence[str]) -> None:
     flags = parse(Demo, "safethink-optimize demo", argv)
     errors.require("report", "scipy", "plotly")
     quiet_libraries()
-    from optimize.demo import run
+    from optimize.pipeline.demo import run
     from safethink.evaluation.table import table
 
     summary = run(flags.out)

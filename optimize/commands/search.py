@@ -30,7 +30,7 @@ def search(argv: Sequence[str]) -> None:
     """`safethink-optimize search`."""
     flags, config = parse_with_config(Search, SearchConfig, "search", "safethink-optimize search", argv)
     if flags.dry_run:
-        from optimize.plan import plan
+        from optimize.pipeline.dry_run import plan
         from safethink.config.yaml_config import dump
 
         planned = plan(config)
@@ -38,8 +38,8 @@ def search(argv: Sequence[str]) -> None:
         return
     errors.require("report", "scipy")
     quiet_libraries()
-    from optimize.api import shared_search_command
-    from optimize.learning import ARTIFACT
+    from optimize.pipeline.api import shared_search_command
+    from optimize.pipeline.learning import ARTIFACT
 
     artifact = shared_search_command(config, flags.out)
     if artifact is None:

@@ -15,7 +15,7 @@ from optimize.monitors import activations, quality
 from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.head import Head, States, fit
 from optimize.monitors.steps import LabelledSplit, SplitName
-from optimize.naming import portable
+from optimize.pipeline.setup import portable
 from safethink.engines import Engine
 from safethink.files import json_hash
 from safethink.monitors import probe

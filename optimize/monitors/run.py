@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from optimize import setup
 from optimize.monitors import steps
 from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.probe import Origin
 from optimize.monitors.steps import SPLITS
+from optimize.pipeline import setup
 from safethink.config import yaml_config
 from safethink.errors import ConfigError
 from safethink.evaluation import folder

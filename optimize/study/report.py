@@ -12,7 +12,7 @@ from optuna import visualization
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 
-from optimize.learning import ARTIFACT
+from optimize.pipeline.learning import ARTIFACT
 from optimize.study.config import StudyConfig
 from optimize.study.trial import ERROR, folder_of
 from safethink.evaluation import figures

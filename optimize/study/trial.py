@@ -11,12 +11,11 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import BaseTrial, FrozenTrial
 
-from optimize import learning
 from optimize.contexts.shared import shared
-from optimize.models import Models
+from optimize.pipeline import learning
+from optimize.pipeline.setup import Models, Setup
 from optimize.selection.constraints import Constraints
 from optimize.selection.metrics import of_estimate
-from optimize.setup import Setup
 from optimize.study.config import Choice, Goal, IntRange, StudyConfig, Value
 from safethink.config import NoneConfig, yaml_config
 from safethink.errors import ConfigError, SafeThinkError, SearchError

@@ -11,8 +11,8 @@ import optuna
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from optimize.models import Models
-from optimize.pool import Pool, explain
+from optimize.pipeline.process_pool import Pool, explain
+from optimize.pipeline.setup import Models
 from optimize.quiet import quiet_optuna
 from optimize.study import storage
 from optimize.study.config import StudyConfig

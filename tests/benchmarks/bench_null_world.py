@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from optimize.api import search_command
 from optimize.config import SearchConfig
+from optimize.pipeline.api import search_command
 from optimize.selection.trials import choose
 from optimize.testbed.phrases import held_out
 from safethink.config import WorldConfig

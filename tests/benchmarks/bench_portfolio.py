@@ -23,8 +23,8 @@ from typing import Final
 
 import numpy as np
 
-from optimize.api import search_command
 from optimize.config import SearchConfig
+from optimize.pipeline.api import search_command
 from optimize.selection.trials import Ids
 from safethink.config import SafeThinkConfig, WorldConfig
 from safethink.defenses.draft import Draft

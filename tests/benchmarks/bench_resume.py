@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from optimize.config import SearchConfig
-from optimize.learning import ARTIFACT, CONTEXTS, TRIALS
+from optimize.pipeline.learning import ARTIFACT, CONTEXTS, TRIALS
 from optimize.search.journal import STATE
 from safethink.evaluation.statistics import clopper_pearson
 from safethink.prefix import JSON_FILE
@@ -50,7 +50,7 @@ def rows() -> Iterator[BenchRow]:
     rng = np.random.default_rng(0)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        FORKS.set_forkserver_preload(["optimize.api", "optimize.search.gcg"])
+        FORKS.set_forkserver_preload(["optimize.pipeline.api", "optimize.search.gcg"])
         _finished(folder / "warm-up")  # The first process waits for the others' common imports.
         started = time.monotonic()
         expected = _finished(folder / "whole")
@@ -108,7 +108,7 @@ def search_to(out: Path) -> None:
     """What a process does: the search, on one thread; what it says goes to a file."""
     import torch
 
-    from optimize.api import search_command
+    from optimize.pipeline.api import search_command
 
     torch.set_num_threads(1)
     with _log(out).open("w", encoding="utf-8") as file, redirect_stderr(file):

@@ -148,7 +148,7 @@ def test_a_finished_grid_starts_no_process_and_other_settings_are_refused(
     def refuse(*_: object) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr("optimize.pool._Worker.start", refuse)
+    monkeypatch.setattr("optimize.pipeline.process_pool._Worker.start", refuse)
     before = numbers(finished)
     assert run.ablate(yaml_config.validate(AblationConfig, LEARN, "x"), finished) == before
     other = LEARN | {"validation": {"jailbreak": 15}}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from optimize import learning, setup
 from optimize.config import (
     BeamConfig,
     ContextsConfig,
@@ -19,8 +18,9 @@ from optimize.config import (
     SelectionConfig,
 )
 from optimize.contexts import folder
+from optimize.pipeline import learning, setup
+from optimize.pipeline.setup import Setup
 from optimize.search.journal import LOG, Journal
-from optimize.setup import Setup
 from safethink import prefix
 from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig
 

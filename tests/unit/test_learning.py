@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import optimize
-from optimize import finding, setup
 from optimize.ablation.outcome import spent_tokens
 from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionConfig
 from optimize.contexts import folder
-from optimize.naming import portable
-from optimize.plan import plan
+from optimize.pipeline import rounds, setup
+from optimize.pipeline.dry_run import plan
+from optimize.pipeline.setup import portable
 from optimize.selection.trials import Arena
 from safethink import prefix as prefixes
 from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig, ThoughtConfig, families, yaml_config
@@ -152,8 +152,8 @@ def test_the_same_command_again_changes_nothing(run_folder):
     ("owner", "method", "calls"),
     [
         (folder, "collect_validation", 0),
-        (finding, "search", 0),
-        (finding, "_measure", 0),
+        (rounds, "search", 0),
+        (rounds, "_measure", 0),
         (Arena, "try_out", 0),
         (Arena, "try_out", 3),
         (prefixes, "save", 0),
@@ -208,7 +208,7 @@ def test_contexts_on_policy_change_with_every_round(rounds_folder):
 
 @pytest.mark.parametrize("calls", [0, 1])
 def test_a_run_killed_between_rounds_continues_to_the_same_result(rounds_folder, tmp_path, monkeypatch, calls):
-    original, left = finding.refresh, calls
+    original, left = rounds.refresh, calls
 
     def mortal(*args):
         nonlocal left
@@ -218,7 +218,7 @@ def test_a_run_killed_between_rounds_continues_to_the_same_result(rounds_folder,
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finding, "refresh", mortal)
+        patch.setattr(rounds, "refresh", mortal)
         with pytest.raises(Killed):
             learn(tmp_path, contexts=ON_POLICY)
     learn(tmp_path, contexts=ON_POLICY)

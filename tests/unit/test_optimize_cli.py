@@ -11,7 +11,7 @@ import yaml
 
 from optimize.cli import PROGRAM
 from optimize.config import BeamConfig, RelaxedConfig, SearchConfig
-from optimize.plan import plan
+from optimize.pipeline.dry_run import plan
 from safethink.config import yaml_config
 from safethink.config.shipped import shipped_config
 

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimize.models import Models
-from optimize.pool import Pool, explain
+from optimize.pipeline.process_pool import Pool, explain
+from optimize.pipeline.setup import Models
 from safethink.errors import SafeThinkError
 from tests.source import ROOT
 

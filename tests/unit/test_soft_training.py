@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import optimize
-from optimize import finding
 from optimize.config import SoftConfig
+from optimize.pipeline import rounds
 from optimize.search.archive import Archive
 from optimize.search.journal import Journal
 from optimize.selection.trials import Arena
@@ -248,7 +248,7 @@ def test_the_reasoner_is_left_as_it_was(tmp_path):
 
 @pytest.mark.parametrize(
     ("owner", "method", "calls"),
-    [(Journal, "commit", 2), (finding, "_measure", 0), (Arena, "try_out", 3), (prefixes, "save", 0)],
+    [(Journal, "commit", 2), (rounds, "_measure", 0), (Arena, "try_out", 3), (prefixes, "save", 0)],
 )
 def test_a_run_killed_anywhere_continues_to_the_same_result(run_folder, tmp_path, monkeypatch, owner, method, calls):
     killed_once(tmp_path, monkeypatch, owner, method, calls, SOFT)

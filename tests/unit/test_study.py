@@ -8,7 +8,7 @@ import optuna
 import pytest
 from plotly.graph_objects import Figure
 
-from optimize import learning
+from optimize.pipeline import learning
 from optimize.quiet import quiet_optuna
 from optimize.study import report, storage, workers
 from optimize.study.config import StudyConfig

@@ -26,8 +26,8 @@ def run(out: Path) -> Summary:
     Returns:
         The summary of the evaluation.
     """
-    from optimize.api import search_command
-    from optimize.learning import ARTIFACT
+    from optimize.pipeline.api import search_command
+    from optimize.pipeline.learning import ARTIFACT
     from optimize.publishing.test_report import report_run
     from safethink.evaluation.runner import evaluate
 

@@ -1,3 +1,4 @@
+# pyright: standard
 """Finds candidates for a prefix: a search over contexts, in rounds where the contexts are to stay on policy.
 
 A round searches over fixed contexts. Between two rounds the contexts are refreshed with the best prefix so far, and the
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from optimize import objectives
-from optimize.config import MethodConfig, PhrasesConfig, RelaxedConfig, SearchConfig, SoftConfig
+from optimize.config import MethodConfig, ObjectiveConfig, PhrasesConfig, RelaxedConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet
 from optimize.contexts.refresh import refresh, solved
 from optimize.objectives import Reading
-from optimize.recoveries import Recoveries
+from optimize.pipeline.setup import Setup
 from optimize.search import methods
 from optimize.search.archive import Archive
 from optimize.search.driver import search
@@ -30,11 +33,50 @@ from optimize.search.proposals import NUM_CONTEXTS, Proposals
 from optimize.search.vocabulary import Vocabulary
 from optimize.selection.metrics import rank_correlation
 from optimize.selection.trials import Arena
-from optimize.setup import Setup
 from optimize.soft.geometry import Surroundings
 from safethink.files import json_hash, write_text
 from safethink.progress import progress
 from safethink.tokens import is_soft
+
+
+class Recoveries:
+    """The drifted states of an arena, for a search that measures what happens rather than a loss.
+
+    Args:
+        arena: where prefixes are tried.
+        config: how harmless continuations are read, for the divergence.
+
+    Attributes:
+        num_contexts: drifted states.
+        tokens: tokens forwarded so far, those of the states among them.
+    """
+
+    def __init__(self, arena: Arena, config: ObjectiveConfig) -> None:
+        self.num_contexts, self.tokens = len(arena.drifted), 0
+        self._arena = arena
+        with_target = [context for context in arena.harmless if context.target_ids]
+        self._harmless = Reading.of(arena.guarded, with_target, config=config) if with_target else None
+
+    def recovered(self, prefix: Ids, contexts: Sequence[int]) -> list[float]:
+        """The share of seeds that recovers after one injection, for each of some states, by index."""
+        states = [self._arena.drifted[index] for index in contexts]
+        results = self._arena.inject(states, prefix)
+        self.tokens += sum(
+            len(each.prompt_ids) + len(each.verdict.trace) + len(each.verdict.answer) for each in results
+        )
+        recovered = self._arena.judged_safe(results)
+        samples = self._arena.samples
+        return [sum(recovered[start : start + samples]) / samples for start in range(0, len(recovered), samples)]
+
+    def divergence(self, prefix: Ids) -> float:
+        """KL divergence of harmless continuations to the bare reasoner, in nats per token; 0 without any."""
+        if self._harmless is None:
+            return 0.0
+        before = self._harmless.tokens
+        divergence = self._harmless.scorer.divergence(torch.tensor([prefix])).mean().item()
+        self.tokens += self._harmless.tokens - before
+        return divergence
+
 
 ROUNDS, CONTEXTS, MEASURED, HARDENED = "rounds", "contexts.json", "measured.json", "hardened.json"
 HARD = "hard"

@@ -19,7 +19,7 @@ from optimize.config import (
     SearchConfig,
     SoftConfig,
 )
-from optimize.finding import NUM_MEASURED
+from optimize.pipeline.rounds import NUM_MEASURED
 from optimize.study.config import StudyConfig
 from safethink.config import RunConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from optimize import setup
 from optimize.config import (
     CollectConfig,
     ContextsConfig,
@@ -22,12 +21,12 @@ from optimize.config import (
 from optimize.contexts import folder, splits
 from optimize.contexts.folder import Manifest
 from optimize.contexts.splits import Split
-from optimize.learning import run
-from optimize.naming import short
 from optimize.objectives import Weighted
 from optimize.parallel.cluster import launch
+from optimize.pipeline import setup
+from optimize.pipeline.learning import run
+from optimize.pipeline.setup import Setup, short
 from optimize.scoring import frozen, serve
-from optimize.setup import Setup
 from safethink.config import LimitsConfig, ReasonerConfig, RunConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
 from safethink.guarded import as_prompt
 from safethink.models import loading

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -12,11 +14,18 @@ from optimize.config import CollectConfig, SearchConfig
 from optimize.contexts import splits
 from optimize.contexts.folder import Source
 from optimize.contexts.splits import Split
-from optimize.naming import short
 from optimize.objectives import Weighted
 from optimize.parallel.cluster import Cluster
 from optimize.selection.judges import Chooser, DevJudge, MonitorJudge
-from safethink.config import ModelSection, MonitorSection, ProbeMonitorConfig, RunConfig, SteeringConfig
+from safethink.config import (
+    ModelSection,
+    MonitorConfig,
+    MonitorSection,
+    ProbeMonitorConfig,
+    ReasonerConfig,
+    RunConfig,
+    SteeringConfig,
+)
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
 from safethink.models import loading
@@ -25,7 +34,24 @@ from safethink.models.loading import CausalLM
 from safethink.monitors import Monitor, fingerprint_of, layer_read_by
 from safethink.monitors.build import MonitorLike, as_monitor, build
 from safethink.prefix import Identity
-from safethink.testbed.origin import require_world
+from safethink.testbed.origin import origin, require_world
+
+
+def short(path: str) -> str:
+    """A hub id as it is, a file or a folder without the way to it; a trained testbed by its world."""
+    if os.sep not in path or not os.path.exists(path):
+        return path
+    trained = origin(path)
+    return Path(path).resolve().name if trained is None else f"testbed-{trained.kind}"
+
+
+def portable(value: Any) -> Any:
+    """A configuration's values, with what lies on this machine called by its name alone."""
+    if isinstance(value, dict):
+        return {key: portable(each) for key, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [portable(each) for each in cast("list[Any]", value)]
+    return short(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -182,3 +208,26 @@ def identity(monitor: MonitorLike) -> Identity:
             return Identity(name=monitor.title)
         case _:
             return Identity(name=getattr(monitor, "__name__", type(monitor).__name__))
+
+
+class Models:
+    """At most one reasoner and one monitor at a time: two may not fit."""
+
+    def __init__(self) -> None:
+        self._reasoner: tuple[ReasonerConfig, CausalLM] | None = None
+        self._monitor: tuple[MonitorConfig, Monitor] | None = None
+
+    def setup(self, config: SearchConfig) -> Setup:
+        """What a search needs, around the models that its configuration names.
+
+        Raises:
+            SafeThinkError: a path, a monitor, a defense or a world that does not fit.
+        """
+        wanted, watching = config.run.reasoner, config.run.monitor
+        if self._reasoner is None or self._reasoner[0] != wanted:
+            self._reasoner = None
+            self._reasoner = wanted, loading.load(wanted)
+        if self._monitor is None or self._monitor[0] != watching:
+            self._monitor = None
+            self._monitor = watching, build(watching)
+        return setup.around(self._reasoner[1], self._monitor[1], config)

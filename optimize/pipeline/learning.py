@@ -9,15 +9,14 @@ from pathlib import Path
 from optimize.config import MethodConfig, PhrasesConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet, folder
 from optimize.contexts.folder import Manifest
-from optimize.finding import ROUNDS, Found, find
-from optimize.naming import portable
+from optimize.pipeline.rounds import ROUNDS, Found, find
+from optimize.pipeline.setup import Setup, portable
 from optimize.publishing.model_card import card
 from optimize.search.grammar import Grammar
 from optimize.search.journal import LOG
 from optimize.search.starts import start_ids
 from optimize.selection import metrics, portfolio
 from optimize.selection.trials import Arena, Trial, on_trial, run_trials
-from optimize.setup import Setup
 from safethink import errors
 from safethink import prefix as prefixes
 from safethink.config import yaml_config

@@ -22,7 +22,7 @@ from safethink.errors import SafeThinkError
 from safethink.progress import track
 
 if TYPE_CHECKING:
-    from optimize.models import Models
+    from optimize.pipeline.setup import Models
 
 NOT_RUN: Final = "not run, because"
 """How the failure of a task begins that was never begun."""
@@ -185,7 +185,7 @@ def _serve(pipe: Connection) -> None:
 
     import torch
 
-    from optimize.models import Models
+    from optimize.pipeline.setup import Models
     from safethink.cli.program import quiet_libraries
 
     torch.set_num_threads(1)

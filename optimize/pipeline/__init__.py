@@ -1,0 +1,1 @@
+"""From prompts to an artifact: contexts, search, selection, export; and what starts it."""
