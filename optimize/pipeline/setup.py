@@ -230,4 +230,4 @@ class Models:
         if self._monitor is None or self._monitor[0] != watching:
             self._monitor = None
             self._monitor = watching, build(watching)
-        return setup.around(self._reasoner[1], self._monitor[1], config)
+        return around(self._reasoner[1], self._monitor[1], config)

@@ -38,7 +38,7 @@ EXTRA = "loggers"
 """What to install for them."""
 
 
-def build(name: Literal["tensorboard", "wandb"] | None, folder: Path) -> Logger | Literal[False]:
+def build_logger(name: Literal["tensorboard", "wandb"] | None, folder: Path) -> Logger | Literal[False]:
     """The logger called `name`, which writes below `folder`; False for none.
 
     Raises:
@@ -136,7 +136,7 @@ def _fit(module: SoftPrefix, keeper: Keeper, advance: Callable[[int], None], con
             devices=[device.index or 0] if device.type == "cuda" else 1,
             gradient_clip_val=config.clip_norm,
             callbacks=[Steps()],
-            logger=training.build(config.logger, folder),
+            logger=build_logger(config.logger, folder),
             log_every_n_steps=1,
             default_root_dir=folder,
             enable_checkpointing=False,

@@ -1,6 +1,6 @@
 """What the benches on the testbed share: its reasoners, the arena that chooses, and the injections that report.
 
-Choosing and reporting are the pipeline's own: `optimize.selection.trials` on validation, `safethink.evaluation` on test.
+Choosing and reporting are the pipeline's: `optimize.selection.trials` on validation, `safethink.evaluation` on test.
 """
 
 from __future__ import annotations

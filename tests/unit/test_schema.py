@@ -26,7 +26,8 @@ def holds(content: dict[str, Any]) -> bool:
 
 
 def test_it_is_what_the_models_say() -> None:
-    command = "python -c 'from safethink.prefix.artifact import json_schema; print(json_schema(), end=str())' > safethink/prefix/prefix.schema.json"
+    write = "from safethink.prefix.artifact import json_schema as schema; print(schema(), end=str())"
+    command = f"python -c '{write}' > safethink/prefix/prefix.schema.json"
     assert json.loads(artifact.shipped_schema()) == json.loads(artifact.json_schema()), f"run: {command}"
 
 
