@@ -21,7 +21,7 @@ from safethink import prefix
 from safethink.config import yaml_config
 from safethink.errors import ConfigError, RecordError
 from safethink.evaluation import records
-from tests.source import ROOT
+from tests.support.source import ROOT
 
 RUN = {
     "reasoner": {"path": "testbed"},

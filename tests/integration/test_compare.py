@@ -17,8 +17,8 @@ from safethink.evaluation.compare import COMPARISON, Comparison, PairedColumn, c
 from safethink.evaluation.worker import Reasoner
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.testbed.world import World
-from tests.integration import planted
-from tests.integration.timeless import SECONDS
+from tests.support import planted
+from tests.support.timeless import SECONDS
 
 STRONG, WEAK = "doubt calm stop again", "Hmm, let me see"
 KINDS = ("jailbreak", "harmless")

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.source import ROOT
+from tests.support.source import ROOT
 
 SEARCH = {
     "run": {

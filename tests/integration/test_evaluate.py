@@ -38,10 +38,9 @@ from safethink.prefix import Prefix, PrefixArtifact
 from safethink.prompts import Prompt
 from safethink.testbed.world import World
 from safethink.tokens import Tokens
-from tests.integration import planted
-from tests.integration.timeless import timeless
-from tests.source import ROOT
-from tests.unit import chat_reasoner, tiny_guard
+from tests.support import chat_reasoner, planted, tiny_guard
+from tests.support.source import ROOT
+from tests.support.timeless import timeless
 
 ON_TRIAL = "doubt calm stop again"
 PHRASES = ("Wait, think safely", "Hmm, let me see", ON_TRIAL)

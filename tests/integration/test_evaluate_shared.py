@@ -11,9 +11,9 @@ from safethink.errors import ConfigError
 from safethink.evaluation import exact_asr, folder, records, runner
 from safethink.evaluation.summary import Summary, summarise
 from safethink.testbed.world import World
-from tests.integration import planted
 from tests.integration.test_evaluate import PHRASES, evaluate, few_rows, shipped
-from tests.integration.timeless import timeless
+from tests.support import planted
+from tests.support.timeless import timeless
 
 ROWS = ("undefended", "guard_refuse", "safethink_learned")
 

@@ -11,7 +11,7 @@ from safethink.config.yaml_config import load
 from safethink.errors import ConfigError
 from safethink.evaluation import exact_asr, records, runner
 from safethink.models import loading
-from tests.source import ROOT
+from tests.support.source import ROOT
 
 
 @pytest.fixture

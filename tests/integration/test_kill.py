@@ -20,8 +20,8 @@ from safethink.errors import MissingFileError
 from safethink.evaluation import calibration, folder, records
 from safethink.evaluation.summary import Summary
 from safethink.monitors import probe
-from tests.integration.timeless import SECONDS, timeless
-from tests.source import ROOT
+from tests.support.source import ROOT
+from tests.support.timeless import SECONDS, timeless
 
 RUN = {
     "reasoner": {"path": "testbed"},

@@ -20,10 +20,9 @@ from safethink.evaluation.summary import Summary
 from safethink.models.hashes import chat_template_hash, tokenizer_hash
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.testbed.world import World
-from tests import stub_hub
-from tests.integration import planted
-from tests.integration.timeless import timeless
-from tests.stub_hub import StubHub
+from tests.support import planted, stub_hub
+from tests.support.stub_hub import StubHub
+from tests.support.timeless import timeless
 
 TEXT = "doubt calm stop again"
 REPO = "ada/kind-words"

@@ -20,7 +20,7 @@ from safethink.models import loading
 from safethink.models.hashes import model_hash
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.prompts import Prompt
-from tests.transformers_serve import serving
+from tests.support.transformers_serve import serving
 
 NUM_TOKENS = 24
 GREEDY = SamplingConfig(temperature=0.0)

@@ -20,10 +20,10 @@ from safethink.evaluation import folder, records
 from safethink.evaluation.records import Record
 from safethink.evaluation.summary import Summary
 from safethink.models import loading
-from tests import vllm_double
-from tests.integration.timeless import timeless, timeless_record
-from tests.source import ROOT
-from tests.vllm_double import VllmDouble
+from tests.support import vllm_double
+from tests.support.source import ROOT
+from tests.support.timeless import timeless, timeless_record
+from tests.support.vllm_double import VllmDouble
 
 NUM_PROMPTS = 10
 

@@ -31,8 +31,8 @@ from safethink.prompts import Prompt
 from safethink.runtime.result import Result
 from safethink.servers.completions import Form
 from safethink.testbed import folders
-from tests.transformers_serve import serving
-from tests.vllm_double import VllmDouble
+from tests.support.transformers_serve import serving
+from tests.support.vllm_double import VllmDouble
 
 LIMITS = LimitsConfig(max_step_tokens=48, max_trace_tokens=160, max_answer_tokens=32)
 

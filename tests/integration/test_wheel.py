@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.source import ROOT
+from tests.support.source import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from safethink.models.loading import context_window, load
 from safethink.models.placement import pick_device
 from safethink.prompts import Message
 from safethink.tokens import Tokens
-from tests.unit import chat_reasoner
+from tests.support import chat_reasoner
 
 TOKENIZER = chat_reasoner.tokenizer()
 LIMITS = LimitsConfig(max_step_tokens=10, max_trace_tokens=40, max_answer_tokens=12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.source import ROOT, imports_any, modules
+from tests.support.source import ROOT, imports_any, modules
 
 UNTYPED = {"torch", "transformers"}
 MARK = "# pyright: standard\n"

@@ -1,0 +1,205 @@
+"""The search: never worse, never twice, exhaustive where that is cheap, and the same after being killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from optimize.config import GcgConfig
+from optimize.objectives import (
+    BenignLikelihood,
+    Cost,
+    Objective,
+    Readability,
+    Reading,
+    SafeContinuation,
+    Weighted,
+)
+from optimize.scoring import Example, Scorer
+from optimize.search import driver, methods
+from optimize.search.journal import LOG, Journal
+from safethink.errors import RecordError
+from tests.support import tiny_reasoner
+
+ALLOWED = tuple(range(3, 40))
+
+
+class Letters:
+    """A vocabulary in which `dead` prefixes do not survive."""
+
+    def __init__(self, allowed: tuple[int, ...] = ALLOWED, dead=lambda ids: False) -> None:
+        self.allowed = allowed
+        self._dead = dead
+
+    def survive(self, candidates):
+        return [not self._dead(ids) for ids in candidates]
+
+    def text(self, ids):
+        return "".join(chr(97 + index) for index in ids)
+
+
+class Counted:
+    """An objective that notes what it was asked."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.scored: list[tuple[int, ...]] = []
+
+    def __getattr__(self, name: str):
+        """All else is the objective's own."""
+        return getattr(self.objective, name)
+
+    def cost(self, candidates: Sequence[tuple[int, ...]]) -> Cost:
+        self.scored += candidates
+        return self.objective.cost(candidates)
+
+
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+class Mortal(Counted):
+    """An objective during whose n-th call the process is killed."""
+
+    def __init__(self, objective: Objective, calls: int) -> None:
+        super().__init__(objective)
+        self._calls = calls
+
+    def cost(self, candidates: Sequence[tuple[int, ...]]) -> Cost:
+        self._calls -= 1
+        if self._calls < 0:
+            raise Killed
+        return super().cost(candidates)
+
+
+@pytest.fixture(scope="module")
+def objective() -> Objective:
+    model = tiny_reasoner.model(vocab_size=48, hidden_size=16, layers=1)
+    generator = torch.Generator().manual_seed(3)
+
+    def examples(count: int) -> list[Example]:
+        rows = torch.randint(48, (count, 12), generator=generator).tolist()
+        return [Example(tuple(row[:8]), tuple(row[8:])) for row in rows]
+
+    unsafe, harmless = Reading(Scorer(model, examples(5))), Reading(Scorer(model, examples(3)))
+    terms = SafeContinuation(unsafe), Readability(unsafe), BenignLikelihood(harmless)
+    return Objective(model, [Weighted(*each) for each in zip(terms, (1.0, 0.05, 0.5), strict=True)])
+
+
+def config(**changes) -> GcgConfig:
+    return GcgConfig(**{"length": 3, "steps": 14, "candidates": 20, "top_k": 8, "patience": 2} | changes)
+
+
+def search(objective, folder: Path, settings: GcgConfig, vocabulary=None, init=(5, 6, 7), fingerprint="f", seed=0):
+    words, journal = vocabulary or Letters(), Journal(folder, fingerprint)
+    method = methods.build(settings, objective, words, init, journal.archive)
+    return driver.search(objective, words, method, settings, journal, seed)
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def test_the_coordinate_gradient_ranks_substitutes_like_their_true_cost(objective):
+    prefix, allowed = torch.tensor([5, 6, 7]), torch.tensor(ALLOWED)
+    gradient = objective.coordinate_gradient(prefix, allowed)[2]
+    true = objective.cost([(5, 6, token) for token in ALLOWED]).total
+    ranks = torch.stack([gradient.argsort().argsort(), true.argsort().argsort()]).double()
+    assert torch.corrcoef(ranks)[0, 1] > 0.3
+
+
+def test_the_incumbent_never_gets_worse_and_the_search_improves(objective, tmp_path):
+    archive = search(objective, tmp_path, config())
+    log = lines(tmp_path)
+    assert [line["step"] for line in log] == list(range(14))
+    restarts = range(log[-1]["restart"] + 1)
+    starts = [[line["cost"]["total"] for line in log if line["restart"] == restart] for restart in restarts]
+    assert len(starts) > 1, "a start without improvement is left"
+    for totals in starts:
+        assert totals == sorted(totals, reverse=True)
+    assert starts[0][-1] < starts[0][0]
+    assert archive.costs[archive.ranked()[0]] == pytest.approx(min(line["cost"]["total"] for line in log))
+
+
+def test_nothing_is_scored_twice_and_steps_are_full(objective, tmp_path):
+    counted = Counted(objective)
+    search(counted, tmp_path, config())
+    assert len(counted.scored) == len(set(counted.scored)) == sum(line["scored"] for line in lines(tmp_path))
+    assert {line["scored"] for line in lines(tmp_path)} == {1, 20}
+    assert all(set(ids) <= set(ALLOWED) for ids in counted.scored)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_small_space_is_searched_exhaustively(objective, tmp_path, length):
+    vocabulary = Letters(ALLOWED[:9])
+    archive = search(objective, tmp_path, config(length=length, steps=60, candidates=9), vocabulary, init=())
+    everything = list(product(vocabulary.allowed, repeat=length))
+    assert archive.ranked()[0] == everything[objective.cost(everything).total.argmin()]
+
+
+def test_candidates_that_do_not_survive_are_dropped(objective, tmp_path):
+    counted = Counted(objective)
+    search(counted, tmp_path, config(), Letters(dead=lambda ids: sum(ids) % 3 == 0))
+    assert counted.scored
+    assert all(sum(ids) % 3 for ids in counted.scored)
+    assert sum(line["dropped"] for line in lines(tmp_path)) > 0
+
+
+def test_the_search_goes_on_when_no_candidate_survives(objective, tmp_path):
+    init = (5, 6, 7)
+    patient = config(pair_share=0.0, top_k=4, steps=13, patience=13)
+
+    class Fickle(Letters):
+        """Nothing but the start survives during the first steps."""
+
+        calls = 0
+
+        def survive(self, candidates):
+            self.calls += 1
+            return [ids == init or self.calls > 6 for ids in candidates]
+
+    search(objective, tmp_path, patient, Fickle(), init)
+    log = lines(tmp_path)
+    assert [line["scored"] > 0 for line in log[1:]] == [False] * 4 + [True] * 8
+    assert log[-1]["cost"]["total"] < log[0]["cost"]["total"]
+
+
+def test_a_start_is_filled_up_to_the_length(objective, tmp_path):
+    search(objective, tmp_path, config(steps=1), init=(5, 6))
+    start = lines(tmp_path)[0]["prefix_ids"]
+    assert len(start) == 3
+    assert start[:2] == [5, 6]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 4, 9])
+def test_a_killed_search_continues_to_the_same_result(objective, tmp_path, calls):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    expected = search(objective, whole, config())
+    with pytest.raises(Killed):
+        search(Mortal(objective, calls), killed, config())
+    # Killed between the log line and the state, in the middle of the next line.
+    with (killed / LOG).open("a") as log:
+        log.write('{"restart": 7}\n{"rest')
+    archive = search(objective, killed, config())
+    assert (killed / LOG).read_bytes() == (whole / LOG).read_bytes()
+    assert archive == expected
+
+
+def test_a_journal_of_another_search_is_refused(objective, tmp_path):
+    search(objective, tmp_path, config(steps=1), fingerprint="one")
+    with pytest.raises(RecordError, match="another search"):
+        search(objective, tmp_path, config(steps=1), fingerprint="two")
+
+
+def test_a_journal_with_lost_lines_is_refused(objective, tmp_path):
+    search(objective, tmp_path, config(steps=1))
+    (tmp_path / LOG).write_text("")
+    with pytest.raises(RecordError, match="0 of 1 lines"):
+        search(objective, tmp_path, config(steps=1))
