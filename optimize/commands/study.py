@@ -35,7 +35,7 @@ def study(argv: Sequence[str]) -> None:
     """`safethink-optimize study`."""
     flags, config = parse_with_config(Study, StudyConfig, "study", "safethink-optimize study", argv)
     if flags.dry_run:
-        from optimize.pipeline.dry_run import plan_study
+        from optimize.study.plan import plan_study
         from safethink.config.yaml_config import dump
 
         planned = plan_study(config)

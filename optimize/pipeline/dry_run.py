@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
@@ -20,7 +19,6 @@ from optimize.config import (
     SoftConfig,
 )
 from optimize.pipeline.rounds import NUM_MEASURED
-from optimize.study.config import StudyConfig
 from safethink.config import RunConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
 from safethink.models.memory import PROMPT_TOKENS, decoding_gib, footprint, gib
@@ -64,25 +62,10 @@ class ContextsPlan(BaseModel):
     """Weights, keys and values; None where a model is not on this machine."""
 
 
-class StudyPlan(BaseModel):
-    """What a study takes at most: pruned trials stop early, and trials share contexts."""
-
-    model_config = ConfigDict(frozen=True)
-
-    trials: int
-    """Whole searches."""
-    trial: SearchPlan
-    """One of them, at the base's settings."""
-    seconds: float | None
-    """Rough time with the configured workers, two CPU cores for each; None where the speed is not known."""
-    memory_gib: float | None
-    """Of all workers together; None where a model is not on this machine."""
-
-
 def plan_contexts(config: CollectConfig) -> ContextsPlan:
     """Count what collecting contexts decodes. Loads no weights."""
     generations = _collecting(config.contexts, config.forced_prompts)
-    tokens = _decoded_tokens(generations, config.run)
+    tokens = num_decoded(generations, config.run)
     seconds = tokens / TESTBED_TOKENS_PER_S if is_testbed(config.run.reasoner.path) else None
     return ContextsPlan(
         generations=generations, decoded_tokens=tokens, seconds=seconds, memory_gib=decoding_gib(config.run)
@@ -96,7 +79,7 @@ def plan(config: SearchConfig) -> SearchPlan:
     generations |= _searching(config)
     candidates = search.steps * (search.candidates if _scores_many(search) else 1)
     scored_tokens = _scored_tokens(config)
-    decoded_tokens = _decoded_tokens(generations, config.run)
+    decoded_tokens = num_decoded(generations, config.run)
     seconds = decoded_tokens / TESTBED_TOKENS_PER_S + scored_tokens / TESTBED_SCORED_TOKENS_PER_S
     return SearchPlan(
         generations=generations,
@@ -106,18 +89,6 @@ def plan(config: SearchConfig) -> SearchPlan:
         seconds=seconds if is_testbed(config.run.reasoner.path) else None,
         memory_gib=_memory_gib(config),
     )
-
-
-def plan_study(config: StudyConfig) -> StudyPlan:
-    """Count what a study takes: its trials at the base's settings, and the prompts each is judged on."""
-    one, kinds = plan(config.base), 3  # Attacks; tasks with and without a defense.
-    judged = {"judging": kinds * config.prompts}
-    seconds = None
-    if one.seconds is not None:
-        seconds = one.seconds + _decoded_tokens(judged, config.base.run) / TESTBED_TOKENS_PER_S
-        seconds *= math.ceil(config.trials / config.workers)
-    memory_gib = None if one.memory_gib is None else config.workers * one.memory_gib
-    return StudyPlan(trials=config.trials, trial=one, seconds=seconds, memory_gib=memory_gib)
 
 
 def _collecting(contexts: ContextsConfig, forced_prompts: int) -> dict[str, int]:
@@ -213,7 +184,7 @@ def _memory_gib(config: SearchConfig) -> float | None:
     return max(decoding, gib(scoring))
 
 
-def _decoded_tokens(generations: dict[str, int], run: RunConfig) -> int:
+def num_decoded(generations: dict[str, int], run: RunConfig) -> int:
     return sum(generations.values()) * _tokens_per_generation(run)
 
 
