@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install demo test lint bench lock clean
+.PHONY: install demo test lint docs bench lock clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+# Links, and every command of the documents as written; long ones in the short form of docs/tools/short.yaml.
+docs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m docs.tools.check
 
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
