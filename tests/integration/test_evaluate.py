@@ -246,11 +246,12 @@ def test_a_finished_run_generates_nothing_again(tmp_path: Path) -> None:
 KILLED = """
 from pathlib import Path
 from transformers import AutoTokenizer
-from safethink.evaluation import predicted
+from safethink.evaluation import exact_asr
 from safethink.testbed.world import World
-from tests.integration import planted, test_evaluate as here
+from tests.integration import test_evaluate as here
+from tests.support import planted
 
-predicted.make_world = lambda config: World.make(planted.SEED)
+exact_asr.make_world = lambda config: World.make(planted.SEED)
 planted.tokenizer = lambda: AutoTokenizer.from_pretrained({tokenizer!r})
 here.evaluate(here.small(12), Path({out!r}))
 """

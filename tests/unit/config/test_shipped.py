@@ -98,6 +98,6 @@ def test_configs_are_found_inside_an_installed_package(tmp_path: Path, monkeypat
     package = tmp_path / "site-packages" / "safethink"
     (package / "configs" / "run").mkdir(parents=True)
     (package / "configs" / "run" / "only.yaml").write_text("reasoner: {path: p}", encoding="utf-8")
-    monkeypatch.setattr("safethink.config.shipped.__file__", str(package / "shipped.py"))
+    monkeypatch.setattr("safethink.config.shipped.__file__", str(package / "config" / "shipped.py"))
     assert shipped_names() == ("run/only",)
     assert shipped_config("only") == package / "configs" / "run" / "only.yaml"

@@ -38,7 +38,7 @@ def test_it_is_a_schema() -> None:
 def test_what_is_saved_fits_it() -> None:
     assert holds(ARTIFACT.model_dump(mode="json"))
     for name in list_built_in():
-        assert holds(json.loads((ROOT / "safethink" / "prefixes" / name / JSON_FILE).read_text()))
+        assert holds(json.loads((ROOT / "safethink" / "prefix" / "built_in" / name / JSON_FILE).read_text()))
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def test_what_fails_is_named_in_one_line_and_the_rest_is_done(tmp_path: Path) ->
 
 PARENT = """
 from pathlib import Path
-from optimize.pool import Pool
-from tests.unit.test_pool import Step
+from optimize.pipeline.process_pool import Pool
+from tests.unit.optimize.pipeline.test_process_pool import Step
 
 if __name__ == "__main__":
     with Pool(1) as pool:
