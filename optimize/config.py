@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from safethink.config import MonitorConfig, RunConfig, Section, WorldConfig
+from safethink.config import EntryPointSection, MonitorConfig, RunConfig, Section, WorldConfig
 from safethink.errors import ConfigError
 
 
@@ -244,6 +244,10 @@ class SoftConfig(SearchSection):
     tokens again."""
 
 
+class EntryPointMethodConfig(EntryPointSection, SearchSection):
+    """A search method of another package, by its entry point in the group `safethink.search_methods`."""
+
+
 MethodConfig = Annotated[
     GcgConfig
     | EvolutionConfig
@@ -252,7 +256,8 @@ MethodConfig = Annotated[
     | PhrasesConfig
     | RandomConfig
     | UnigramConfig
-    | SoftConfig,
+    | SoftConfig
+    | EntryPointMethodConfig,
     Field(discriminator="kind"),
 ]
 

@@ -29,6 +29,10 @@ class MonitorError(SafeThinkError, RuntimeError):
     """A monitor that raised or did not return a score in [-1, 1]; the row is named."""
 
 
+class DefenseError(SafeThinkError, RuntimeError):
+    """A defense of one's own that raised, asked for what it did not declare, or returned no verdict."""
+
+
 class RecordError(SafeThinkError, OSError):
     """A record that could not be written or read."""
 

@@ -13,15 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from safethink import defenses
 from safethink import prefix as prefixes
 from safethink.config import (
-    DefenseConfig,
     LimitsConfig,
     NoneConfig,
     ReasonerConfig,
     RunConfig,
     SamplingConfig,
-    SteeringConfig,
     ThoughtConfig,
 )
+from safethink.defenses import DefenseLike, Rule
 from safethink.defenses.effects import Task
 from safethink.engines import Engine, LocalEngine, Sampling, build
 from safethink.engines.build import ServedModel
@@ -45,7 +44,7 @@ DEFAULT = RunConfig(reasoner=ReasonerConfig(path=""))
 class Settings(TypedDict, total=False):
     """The sections of `RunConfig` that the Python API takes by name."""
 
-    defense: DefenseConfig
+    defense: DefenseLike
     thought: ThoughtConfig
     sampling: SamplingConfig
     limits: LimitsConfig
@@ -61,7 +60,8 @@ class SafeThink:
         thought: how the reasoner's thinking is written down.
         engine: produces its tokens.
         monitor: scores partial traces; None where the defense asks for no scores.
-        defense: the rule for when and how to intervene.
+        defense: the rule for when and how to intervene, as it was given.
+        rule: the same, ready to begin on a row.
         prefix: the portfolio, with the token ids of this reasoner.
         limits: how long steps, traces and answers may get.
         batch_size: the most rows decoded at once.
@@ -75,7 +75,7 @@ class SafeThink:
         *,
         monitor: MonitorLike | None = None,
         prefix: PrefixLike = "wait-think-safely",
-        defense: DefenseConfig = DEFAULT.defense,
+        defense: DefenseLike = DEFAULT.defense,
         thought: ThoughtConfig = DEFAULT.thought,
         sampling: SamplingConfig = DEFAULT.sampling,
         limits: LimitsConfig = DEFAULT.limits,
@@ -84,6 +84,9 @@ class SafeThink:
         max_cached_tokens: int | None = None,
     ) -> None:
         """Guard a model that is already loaded; see `RunConfig` for what the settings mean.
+
+        A defense of one's own is any generator function `(task) -> Defense`; see `defenses.Needs` for what it may
+        declare.
 
         Raises:
             ConfigError: if the defense needs a monitor and there is none, or an engine of another kind.
@@ -99,7 +102,7 @@ class SafeThink:
         self.limits, self.batch_size, self.seed = limits, batch_size, seed
         self.monitor = None if monitor is None else as_monitor(monitor)
         self.prefix = self.bind(prefix)
-        self.defense = self._checked(defense)
+        self.defense, self.rule = defense, self._checked(defenses.build(defense))
 
     @classmethod
     def from_pretrained(
@@ -124,11 +127,13 @@ class SafeThink:
     @classmethod
     def from_config(cls, config: RunConfig) -> SafeThink:
         """Build what a YAML file describes; a monitor loads only where the defense asks for scores."""
+        # First, so that a defense which is not there is said before anything is loaded.
+        scores = defenses.build(config.defense).needs.scores
         reasoner = build.load(config.reasoner)
         return cls(
             reasoner.model,
             reasoner.tokenizer,
-            monitor=config.monitor if isinstance(config.defense, SteeringConfig) else None,
+            monitor=config.monitor if scores else None,
             prefix=config.prefix,
             defense=config.defense,
             thought=config.thought,
@@ -139,11 +144,12 @@ class SafeThink:
             max_cached_tokens=config.reasoner.max_cached_tokens,
         )
 
-    def variant(self, *, defense: DefenseConfig | None = None, prefix: PrefixLike | None = None) -> SafeThink:
+    def variant(self, *, defense: DefenseLike | None = None, prefix: PrefixLike | None = None) -> SafeThink:
         """The same reasoner and monitor under another defense or with another prefix; nothing is loaded again."""
         other = copy(self)
         other.prefix = self.prefix if prefix is None else self.bind(prefix)
-        other.defense = other._checked(self.defense if defense is None else defense)
+        if defense is not None:
+            other.defense, other.rule = defense, other._checked(defenses.build(defense))
         return other
 
     @property
@@ -249,13 +255,13 @@ class SafeThink:
         """
         task = Task(
             start=self.thought.prefill(prompt),
-            prefixes=self.prefix.token_ids,
+            prefixes=self.prefix.token_ids if self.rule.needs.prefix else (),
             separator=self.thought.separator_ids,
             close=self.thought.close_ids,
             refusal=self.thought.refusal_ids,
             streamed=streamed,
         )
-        defense = self.thought.in_turns(defenses.start(self.defense, task))
+        defense = self.thought.in_turns(defenses.start(self.rule, task))
         return Row(prompt, self.thought.open_prompt(prompt), defense, sample, self.seed)
 
     def continue_from(self, branches: Iterable[Branch], seed: int | None = None) -> list[Result]:
@@ -319,11 +325,11 @@ class SafeThink:
             guarded=self,
         )
 
-    def _checked(self, defense: DefenseConfig) -> DefenseConfig:
-        if isinstance(defense, SteeringConfig) and self.monitor is None:
-            raise ConfigError(f"defense {defense.kind!r} needs a monitor, and none was given")
-        refuse_unfit(self.engine, defense, self.monitor)
-        return defense
+    def _checked(self, rule: Rule) -> Rule:
+        if rule.needs.scores and self.monitor is None:
+            raise ConfigError(f"defense {rule.name!r} needs a monitor, and none was given")
+        refuse_unfit(self.engine, rule, self.monitor)
+        return rule
 
 
 def as_prompt(prompt: str | Prompt) -> Prompt:

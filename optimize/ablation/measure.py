@@ -18,6 +18,7 @@ import torch
 from optimize.ablation.config import MeasureConfig
 from optimize.config import SearchConfig
 from optimize.scoring import Example, Scorer
+from safethink import defenses
 from safethink.config import (
     BenchmarkConfig,
     EvalConfig,
@@ -26,7 +27,6 @@ from safethink.config import (
     NoneConfig,
     RowConfig,
     SafeThinkConfig,
-    SteeringConfig,
     TestbedBenchmarkConfig,
 )
 from safethink.evaluation import metrics
@@ -104,8 +104,8 @@ def reference(config: SearchConfig, measure: MeasureConfig, split: SplitName) ->
 
 def threshold_of(config: SearchConfig) -> float:
     """Where the monitor fires; the usual one where the defense has none."""
-    defense = config.run.defense if isinstance(config.run.defense, SteeringConfig) else SafeThinkConfig()
-    return defense.threshold
+    own = defenses.build(config.run.defense).needs.threshold
+    return SafeThinkConfig().threshold if own is None else own
 
 
 def trial(config: SearchConfig, measure: MeasureConfig, split: SplitName, prefix: str) -> EvalConfig:

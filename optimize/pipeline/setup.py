@@ -10,13 +10,15 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from optimize.config import CollectConfig, SearchConfig
+from optimize.config import CollectConfig, EntryPointMethodConfig, SearchConfig
 from optimize.contexts import splits
 from optimize.contexts.folder import Source
 from optimize.contexts.splits import Split
 from optimize.objectives import Weighted
 from optimize.parallel.cluster import Cluster
+from optimize.search import methods
 from optimize.selection.judges import Chooser, DevJudge, MonitorJudge
+from safethink import defenses
 from safethink.config import (
     ModelSection,
     MonitorConfig,
@@ -24,7 +26,6 @@ from safethink.config import (
     ProbeMonitorConfig,
     ReasonerConfig,
     RunConfig,
-    SteeringConfig,
 )
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
@@ -81,7 +82,10 @@ def load(config: SearchConfig) -> Setup:
     Raises:
         SafeThinkError: a path, a monitor, a defense or a world that does not fit.
     """
-    threshold_of(config.run)  # A defense without one is refused before anything loads.
+    # What is not there, and a defense without a threshold, is refused before anything loads.
+    threshold_of(config.run)
+    if isinstance(config.search, EntryPointMethodConfig):
+        methods.PLUGINS.find(config.search.name)
     return around(loading.load(config.run.reasoner), build(config.run.monitor), config)
 
 
@@ -130,11 +134,10 @@ def threshold_of(config: RunConfig) -> float:
     Raises:
         ConfigError: the defense has no threshold.
     """
-    if not isinstance(config.defense, SteeringConfig):
-        raise ConfigError(
-            f"run.defense: {config.defense.kind!r} has no threshold; learning needs one, as safethink has"
-        )
-    return config.defense.threshold
+    rule = defenses.build(config.defense)
+    if rule.needs.threshold is None:
+        raise ConfigError(f"run.defense: {rule.name!r} has no threshold; learning needs one, as safethink has")
+    return rule.needs.threshold
 
 
 def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: Monitor, config: RunConfig) -> SafeThink:

@@ -92,7 +92,7 @@ def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) ->
     return artifact.model_copy(
         update={
             "metrics": artifact.metrics | measured | fall(artifact.metrics, measured),
-            "reported_by": config.judge,
+            "reported_by": config.judge_name,
             "test_evaluations": summary.prefix.test_evaluations,
         }
     )

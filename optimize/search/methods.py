@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from optimize.config import (
     BeamConfig,
+    EntryPointMethodConfig,
     EvolutionConfig,
     GcgConfig,
     MethodConfig,
     RandomConfig,
     RelaxedConfig,
+    SearchSection,
     UnigramConfig,
 )
 from optimize.search.archive import Archive
 from optimize.search.method import Alphabet, Ids, Method, Searchable
 from optimize.search.proposals import Proposer
 from optimize.search.relaxed import Embeddings
+from safethink.config.plugins import PluginKind
 from safethink.errors import ConfigError
 
 
@@ -32,6 +36,37 @@ class Aids:
 
     proposer: Callable[[], Proposer]
     embeddings: Callable[[], Embeddings]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a search method of another package is made from; its options follow as keyword arguments.
+
+    Attributes:
+        config: how long, how many, how often.
+        objective: what it may ask for gradients; it never scores.
+        vocabulary: what prefixes are made of.
+        start: what the first start begins with; empty for random tokens.
+        archive: what was tried so far.
+        aids: what else it may ask of the reasoner; None where there is none.
+    """
+
+    config: SearchSection
+    objective: Searchable
+    vocabulary: Alphabet
+    start: Ids
+    archive: Archive
+    aids: Aids | None = None
+
+
+def _is_method(found: object) -> TypeGuard[Method]:
+    return isinstance(found, Method) and not isinstance(found, type)
+
+
+PLUGINS = PluginKind(
+    "search method", "safethink.search_methods", _is_method, "`propose`, `observe`, `state_dict`, `load_state_dict`"
+)
+"""Search methods of other packages."""
 
 
 def build(
@@ -53,7 +88,7 @@ def build(
         aids: what else it may ask of the reasoner; None where the method asks nothing.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, or another package's does not load.
     """
     match config:
         case GcgConfig():
@@ -85,5 +120,8 @@ def build(
             from optimize.search.unigram import Unigram
 
             return Unigram(config, objective, vocabulary, archive)
+        case EntryPointMethodConfig():
+            given = Given(config, objective, vocabulary, start, archive, aids)
+            return PLUGINS.make(config.name, config.options, given)
         case _:
             raise ConfigError(f"search.kind: {config.kind!r} is no discrete search")

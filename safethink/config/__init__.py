@@ -5,7 +5,7 @@ from __future__ import annotations
 from safethink.config.defenses import (
     AlwaysConfig,
     DefenseConfig,
-    DefenseSection,
+    EntryPointDefenseConfig,
     GuardRefuseConfig,
     NoneConfig,
     ResampleOnlyConfig,
@@ -15,6 +15,7 @@ from safethink.config.defenses import (
 )
 from safethink.config.evaluation import (
     BenchmarkConfig,
+    EntryPointJudgeConfig,
     EvalConfig,
     JsonlBenchmarkConfig,
     RowConfig,
@@ -38,7 +39,7 @@ from safethink.config.monitors import (
 )
 from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
 from safethink.config.run import RunConfig, WorldConfig
-from safethink.config.section import MonitorSection, Section
+from safethink.config.section import EntryPointSection, MonitorSection, Section
 from safethink.config.weights import GuardServerConfig, ServerConfig
 
 __all__ = [
@@ -48,8 +49,10 @@ __all__ = [
     "CombinationSection",
     "ConstantMonitorConfig",
     "DefenseConfig",
-    "DefenseSection",
+    "EntryPointDefenseConfig",
+    "EntryPointJudgeConfig",
     "EntryPointMonitorConfig",
+    "EntryPointSection",
     "EvalConfig",
     "GuardMonitorConfig",
     "GuardRefuseConfig",

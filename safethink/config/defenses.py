@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safethink.config.section import Section
+from safethink.config.section import EntryPointSection, Section
 
 
-class DefenseSection(Section):
-    """What every defense's configuration says of it."""
-
-    token_level: ClassVar[bool] = False
-    """Whether it asks for token-level effects, which only some engines offer."""
-
-
-class NoneConfig(DefenseSection):
+class NoneConfig(Section):
     """No defense: the reasoner alone."""
 
     kind: Literal["none"] = "none"
 
 
-class AlwaysConfig(DefenseSection):
+class AlwaysConfig(Section):
     """The prefix at the start of the thinking, whatever happens: zero-shot SAFEPATH (arXiv 2505.14667)."""
 
     kind: Literal["always"] = "always"
 
 
-class SteeringConfig(DefenseSection):
+class SteeringConfig(Section):
     """What the defenses that intervene share."""
 
     threshold: float = Field(default=0.0, ge=-1, le=1)
@@ -81,6 +74,11 @@ class SafeThinkConfig(SatisficingConfig):
     """Whether the monitor reads injected tokens too, which lets a prefix flatter it; an ablation."""
 
 
+class EntryPointDefenseConfig(EntryPointSection):
+    """A defense of another package, by its entry point in the group `safethink.defenses`."""
+
+
 DefenseConfig = Annotated[
-    NoneConfig | AlwaysConfig | GuardRefuseConfig | ResampleOnlyConfig | SafeThinkConfig, Field(discriminator="kind")
+    NoneConfig | AlwaysConfig | GuardRefuseConfig | ResampleOnlyConfig | SafeThinkConfig | EntryPointDefenseConfig,
+    Field(discriminator="kind"),
 ]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from safethink.config.defenses import DefenseConfig
 from safethink.config.run import RunConfig, WorldConfig
-from safethink.config.section import Section
+from safethink.config.section import EntryPointSection, Section
 
 
 class TestbedBenchmarkConfig(Section):
@@ -60,6 +60,10 @@ class RowConfig(Section):
     tokens as the prefix on trial has, `random:K` draws K; None takes the prefix on trial."""
 
 
+class EntryPointJudgeConfig(EntryPointSection):
+    """A judge of another package, by its entry point in the group `safethink.judges`."""
+
+
 class EvalConfig(Section):
     """What `safethink evaluate` takes: one guarded reasoner, several defenses, several benchmarks."""
 
@@ -81,9 +85,14 @@ class EvalConfig(Section):
     """Values of max_steered_steps at which the ASR of the prefix on trial is measured; empty for none."""
     depth_prompts: int = Field(default=150, ge=1)
     """The most attack prompts behind each point of that curve."""
-    judge: Literal["testbed", "refusal"] = "testbed"
+    judge: Literal["testbed", "refusal"] | EntryPointJudgeConfig = "testbed"
     """`testbed`: the exact oracle, for the testbed's prompts alone; `refusal`: published refusal phrases, a weak
-    baseline."""
+    baseline; or one of another package, `{kind: entry_point, name: ...}`."""
+
+    @property
+    def judge_name(self) -> str:
+        """What reports and model cards call the judge."""
+        return self.judge if isinstance(self.judge, str) else self.judge.name
 
     @model_validator(mode="after")
     def _unique_names(self) -> EvalConfig:

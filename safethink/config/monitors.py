@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from safethink.config.section import MonitorSection
+from safethink.config.section import EntryPointSection, MonitorSection
 from safethink.config.weights import GuardServerConfig, WeightsSection
 
 PresetName = Literal["llama_guard", "qwen3guard", "wildguard", "shieldgemma", "gpt_oss_safeguard"]
@@ -192,14 +192,8 @@ class ProbeMonitorConfig(MonitorSection):
         return f"{self.path} ({self.NOTE})"
 
 
-class EntryPointMonitorConfig(MonitorSection):
+class EntryPointMonitorConfig(EntryPointSection, MonitorSection):
     """A monitor of another package, by its entry point in the group `safethink.monitors`."""
-
-    kind: Literal["entry_point"] = "entry_point"
-    name: str
-    """The entry point's name."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments for what the entry point names."""
 
     @property
     def title(self) -> str:

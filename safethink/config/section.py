@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -18,3 +20,13 @@ class MonitorSection(Section):
     def title(self) -> str:
         """What artifacts and reports call the monitor."""
         return str(getattr(self, "kind", type(self).__name__))
+
+
+class EntryPointSection(Section):
+    """What a plug-in of another package is found by."""
+
+    kind: Literal["entry_point"] = "entry_point"
+    name: str
+    """The entry point's name."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for what the entry point names."""

@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TypeAlias
+
 from safethink.config import (
     AlwaysConfig,
     DefenseConfig,
+    EntryPointDefenseConfig,
     GuardRefuseConfig,
     NoneConfig,
     ResampleOnlyConfig,
     SafeThinkConfig,
 )
+from safethink.defenses import rule
 from safethink.defenses.always import always
 from safethink.defenses.effects import Defense, Task
 from safethink.defenses.guard_refuse import guard_refuse
 from safethink.defenses.none import undefended
 from safethink.defenses.resample_only import resample_only
+from safethink.defenses.rule import Begin, Needs, Rule
 from safethink.defenses.safethink import safethink
 
+__all__ = ["Begin", "DefenseLike", "Needs", "Rule", "build", "start"]
 
-def start(config: DefenseConfig, task: Task) -> Defense:
-    """Start the configured defense on one row; nothing happens before the scheduler asks for its first effect."""
-    match config:
+DefenseLike: TypeAlias = DefenseConfig | Begin
+"""A section of the configuration, or any generator function `(task) -> Defense`."""
+
+
+def build(defense: DefenseLike) -> Rule:
+    """Build the rule that a configuration describes or a callable is.
+
+    Raises:
+        ConfigError: an entry point that is not there, does not load, or is no defense; or a callable that does not take
+            a task alone.
+    """
+    match defense:
         case NoneConfig():
-            return undefended(task)
+            return Rule(defense.kind, undefended, Needs(scores=False, prefix=False))
         case AlwaysConfig():
-            return always(task)
+            return Rule(defense.kind, always, Needs(scores=False))
         case GuardRefuseConfig():
-            return guard_refuse(task, config)
+            needs = Needs(prefix=False, threshold=defense.threshold)
+            return Rule(defense.kind, partial(guard_refuse, config=defense), needs)
         case ResampleOnlyConfig():
-            return resample_only(task, config)
+            needs = Needs(prefix=False, threshold=defense.threshold)
+            return Rule(defense.kind, partial(resample_only, config=defense), needs)
         case SafeThinkConfig():
-            return safethink(task, config)
+            return Rule(defense.kind, partial(safethink, config=defense), Needs(threshold=defense.threshold))
+        case EntryPointDefenseConfig():
+            return rule.of_entry_point(defense)
+        case _:
+            return rule.of_callable(defense)
+
+
+def start(defense: DefenseLike, task: Task) -> Defense:
+    """Start a defense on one row; nothing happens before the scheduler asks for its first effect.
+
+    Where it starts on many rows, build its rule once and start that.
+    """
+    return (defense if isinstance(defense, Rule) else build(defense))(task)

@@ -9,6 +9,7 @@ from safethink.defenses.moves import answer, unwatched
 
 def always(task: Task) -> Defense:
     """Inject the first prefix of the portfolio, then think and answer undisturbed."""
-    primed = Draft.of(task).plus(task.injection(task.prefixes[0]))
+    first = task.prefixes[0] if task.prefixes else ()
+    primed = Draft.of(task).plus(task.injection(first))
     thought = yield from unwatched(primed, Until.THOUGHT, task.streamed)
     return (yield from answer(thought, task.streamed))

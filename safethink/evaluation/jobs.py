@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from safethink.benchmarks import Benchmark
-from safethink.config import AlwaysConfig, DefenseConfig, EvalConfig, NoneConfig, SafeThinkConfig
+from safethink.config import AlwaysConfig, EvalConfig, NoneConfig, SafeThinkConfig
+from safethink.defenses import DefenseLike
 from safethink.evaluation.records import Key, Phase
 from safethink.evaluation.variants import TableRow
 from safethink.prompts import Prompt
@@ -34,7 +35,7 @@ class Job:
 
     key: Key
     prompt: Prompt
-    defense: DefenseConfig
+    defense: DefenseLike
     prefixes: tuple[tuple[int, ...], ...] = ()
     start: Tokens | None = None
     injected: str = ""
@@ -86,7 +87,7 @@ def guarded(rows: Sequence[TableRow], benchmarks: Sequence[Benchmark], samples: 
     """Every row on every prompt: the same prompts and seeds for all."""
     for row in rows:
         for benchmark in benchmarks:
-            yield from _jobs("guarded", row.name, benchmark, row.defense, row, samples)
+            yield from _jobs("guarded", row.name, benchmark, row.rule, row, samples)
 
 
 def watched_benchmarks(benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
@@ -151,11 +152,11 @@ def _jobs(
     phase: Phase,
     name: str,
     benchmark: Benchmark,
-    defense: DefenseConfig,
+    defense: DefenseLike,
     row: TableRow | None = None,
     samples: int = 1,
 ) -> Iterator[Job]:
-    row = row or TableRow(name, defense)
+    row = row or TableRow(name, NoneConfig())
     for prompt in benchmark.prompts:
         for sample in range(samples):
             key = Key(phase, name, benchmark.name, prompt.id, sample)

@@ -54,7 +54,7 @@ def _steers(row: TableRow) -> bool:
 
 
 def _watches(row: TableRow) -> bool:
-    return row.steers or row.defense.kind == "guard_refuse"
+    return row.rule.needs.scores
 
 
 @dataclass(frozen=True, slots=True)

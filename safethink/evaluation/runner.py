@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from safethink import benchmarks, files, prefix
+from safethink import benchmarks, defenses, files, judges, prefix
 from safethink.benchmarks import Benchmark
-from safethink.config import EvalConfig, SafeThinkConfig, SteeringConfig
+from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig
 from safethink.errors import ConfigError
 from safethink.evaluation import exact_asr, folder, injection_sites, jobs, records, test_looks, variants
 from safethink.evaluation.injection_sites import Contexts
@@ -67,6 +67,7 @@ def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shar
         SafeThinkError: as `evaluate`; or `shared` is a run over something else.
     """
     loaded = tuple(benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks)
+    _refuse_missing_plugins(config)
     world = exact_asr.make_world(config)
     artifact = prefix.load(config.prefix)
     config = _complete(config, reasoner)
@@ -92,6 +93,18 @@ def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shar
             learned_sha256=artifact.learned_hash(),
         ),
     )
+
+
+def _refuse_missing_plugins(config: EvalConfig) -> None:
+    """Load the defenses of other packages and look up the judge, before any model is loaded.
+
+    Raises:
+        ConfigError: one is not there, or no defense.
+    """
+    for row in config.rows:
+        defenses.build(row.defense)
+    if isinstance(config.judge, EntryPointJudgeConfig):
+        judges.PLUGINS.find(config.judge.name)
 
 
 def _complete(config: EvalConfig, reasoner: Reasoner | None) -> EvalConfig:
@@ -154,12 +167,18 @@ def _openly(
 def threshold(table: tuple[TableRow, ...]) -> float:
     """Where the monitor fires: the threshold of the row on trial, else of the first row that has one."""
     trial = jobs.trial_row(table)
-    ordered = [row.defense for row in ((trial, *table) if trial else table)]
-    return next((each.threshold for each in ordered if isinstance(each, SteeringConfig)), SafeThinkConfig().threshold)
+    needs = [row.rule.needs for row in ((trial, *table) if trial else table)]
+    return next((each.threshold for each in needs if each.threshold is not None), SafeThinkConfig().threshold)
 
 
 def make_judge(config: EvalConfig) -> Judge:
-    """The judge that reports."""
+    """The judge that reports.
+
+    Raises:
+        ConfigError: one of another package that is not there, or does not load.
+    """
+    if isinstance(config.judge, EntryPointJudgeConfig):
+        return judges.PLUGINS.make(config.judge.name, config.judge.options)
     if config.judge == "testbed":
         from safethink.judges.testbed import TestbedJudge
 

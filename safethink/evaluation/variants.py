@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from typing import Final
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from safethink import prefix
-from safethink.config import AlwaysConfig, DefenseConfig, EvalConfig, ResampleOnlyConfig, RowConfig, SafeThinkConfig
+from safethink import defenses, prefix
+from safethink.config import DefenseConfig, EvalConfig, ResampleOnlyConfig, RowConfig, SafeThinkConfig
+from safethink.defenses import Rule
 from safethink.engines import Engine
 from safethink.errors import ConfigError
 from safethink.prefix import Prefix, PrefixArtifact
@@ -24,7 +26,7 @@ MAX_DRAWS: Final = 10_000
 """Random strings tried before giving up on one that round-trips."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TableRow:
     """A row of the table.
 
@@ -41,6 +43,15 @@ class TableRow:
     portfolio: tuple[Prefix, ...] = ()
     on_trial: bool = False
     transferred: bool = False
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The defense, ready to begin on any number of prompts.
+
+        Raises:
+            ConfigError: it is another package's, and not there or no defense.
+        """
+        return defenses.build(self.defense)
 
     @property
     def token_ids(self) -> tuple[tuple[int, ...], ...]:
@@ -85,15 +96,16 @@ def load(
         ConfigError: `random:K` with a K that is no number above 0, or a defense that the engine does not serve.
     """
     for row in config.rows:
-        refuse_unfit(engine, row.defense)
+        refuse_unfit(engine, TableRow(row.name, row.defense).rule)
     return tuple(_load_row(row, on_trial, tokenizer, engine, config.run.seed) for row in config.rows)
 
 
 def _load_row(
     row: RowConfig, on_trial: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: Engine, seed: int
 ) -> TableRow:
-    if not isinstance(row.defense, AlwaysConfig | SafeThinkConfig):
-        return TableRow(row.name, row.defense)
+    bare = TableRow(row.name, row.defense)
+    if not bare.rule.needs.prefix:
+        return bare
     if row.prefix is None:
         return TableRow(row.name, row.defense, on_trial.prefixes, on_trial=True, transferred=on_trial.transferred)
     if row.prefix == RANDOM or row.prefix.startswith(RANDOM + ":"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
+from safethink.config.plugins import PluginKind
 from safethink.prompts import Prompt
 
 Outcome: TypeAlias = Literal["harmful", "refusal", "helpful", "invalid"]
@@ -44,3 +45,11 @@ class Judge(Protocol):
     def drifted(self, prompt: Prompt, trace: str) -> bool:
         """Whether a partial trace is on its way to a harmful answer; confirms what the monitor flagged."""
         ...
+
+
+def _is_judge(found: object) -> TypeGuard[Judge]:
+    return isinstance(found, Judge) and not isinstance(found, type)
+
+
+PLUGINS = PluginKind("judge", "safethink.judges", _is_judge, "`judge` and `drifted`")
+"""Judges of other packages."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from safethink.config import (
     CascadeMonitorConfig,
@@ -22,6 +22,7 @@ from safethink.config import (
     RewardMonitorConfig,
     StreamMonitorConfig,
 )
+from safethink.config.plugins import PluginKind
 from safethink.errors import ConfigError
 from safethink.monitors import Monitor, ScoreRequest
 from safethink.monitors.function import FunctionMonitor
@@ -62,9 +63,7 @@ def build(config: MonitorSection) -> Monitor:
 
             return ProbeMonitor(probe.load(Path(config.path)))
         case EntryPointMonitorConfig():
-            from safethink.monitors.entry_points import load
-
-            return load(config.name, config.options)
+            return PLUGINS.make(config.name, config.options)
         case CombinationSection():
             return _combination(config)
         case _:
@@ -157,6 +156,13 @@ def _combination(config: CombinationSection) -> Monitor:
         return CascadeMonitor(members, config.low, config.high)
     return MinMonitor(members) if isinstance(config, MinMonitorConfig) else MeanMonitor(members)
 
+
+def _is_monitor(found: object) -> TypeGuard[Monitor]:
+    return isinstance(found, Monitor) and not isinstance(found, type)
+
+
+PLUGINS = PluginKind("monitor", "safethink.monitors", _is_monitor, "`score` and `release`")
+"""Monitors of other packages."""
 
 MonitorLike: TypeAlias = str | MonitorConfig | Monitor | Callable[[str, str], float]
 """A guard's path, a configuration, a monitor, or a callable (prompt, trace) -> [-1, 1]."""

@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 
-from safethink.config import DefenseSection, LimitsConfig
+from safethink.config import LimitsConfig
+from safethink.defenses import Rule
 from safethink.defenses.effects import Effect, Extend, Extension, Look, Score, Until, Weigh
 from safethink.engines import (
     ContinuousEngine,
@@ -272,7 +273,7 @@ def _release(flight: Flight, engine: Engine, monitor: Monitor | None) -> None:
         monitor.release(flight.key)
 
 
-def refuse_unfit(engine: Engine, defense: DefenseSection, monitor: Monitor | None = None) -> None:
+def refuse_unfit(engine: Engine, rule: Rule, monitor: Monitor | None = None) -> None:
     """Refuse a defense or a monitor that asks for what only other engines offer.
 
     Raises:
@@ -285,6 +286,7 @@ def refuse_unfit(engine: Engine, defense: DefenseSection, monitor: Monitor | Non
         )
     if isinstance(monitor, FittedMonitor):
         monitor.refuse_other(engine.is_reasoner if isinstance(engine, LocalEngine) else lambda _: False)
-    if defense.token_level and not isinstance(engine, TokenLevelEngine):
-        kind = getattr(defense, "kind", type(defense).__name__)
-        raise ConfigError(f"defense {kind!r} looks at single tokens, and {type(engine).__name__} does not show them")
+    if rule.needs.token_level and not isinstance(engine, TokenLevelEngine):
+        raise ConfigError(
+            f"defense {rule.name!r} looks at single tokens, and {type(engine).__name__} does not show them"
+        )

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from safethink.config import (
     AlwaysConfig,
     DefenseConfig,
+    EntryPointDefenseConfig,
     GuardRefuseConfig,
     NoneConfig,
     ResampleOnlyConfig,
@@ -135,6 +136,8 @@ def predict_asr(
 
 def _is_forecast(defense: DefenseConfig) -> bool:
     """Whether the process says what a defense comes to."""
+    if isinstance(defense, EntryPointDefenseConfig):
+        return False
     if isinstance(defense, SteeringConfig) and defense.monitor_answer:
         return False
     if isinstance(defense, SafeThinkConfig) and defense.monitor_sees_prefix:
@@ -163,6 +166,8 @@ def _defended_step(
             return _steered_step(world, attack, step, state, defense, ("",), rates)
         case SafeThinkConfig():
             return _steered_step(world, attack, step, state, defense, prefixes, rates)
+        case EntryPointDefenseConfig():
+            raise ValueError("nothing is known of what a defense of another package does")
 
 
 def _steered_step(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ import torch
 from safethink.cli.main import PROGRAM
 from safethink.config import (
     ConstantMonitorConfig,
-    DefenseSection,
     LimitsConfig,
     NoneConfig,
     ReasonerConfig,
@@ -21,6 +19,8 @@ from safethink.config import (
     ServerConfig,
 )
 from safethink.config.yaml_config import dump
+from safethink.defenses import Needs, Rule, build
+from safethink.defenses.none import undefended
 from safethink.engines.http import HttpEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, ServerError
 from safethink.guarded import SafeThink
@@ -109,10 +109,6 @@ def test_what_needs_the_weights_is_refused_in_one_line(double, path) -> None:
 
 
 def test_token_level_defenses_and_monitors_of_hidden_states_are_refused_when_the_run_is_built(double, path) -> None:
-    class TokenLevel(DefenseSection):
-        token_level: ClassVar[bool] = True
-        kind: str = "entropy"
-
     class Probe:
         layer = 1
 
@@ -123,9 +119,9 @@ def test_token_level_defenses_and_monitors_of_hidden_states_are_refused_when_the
 
     served = SafeThink.from_config(config(path, double.url))
     with pytest.raises(ConfigError, match="'entropy' looks at single tokens, and HttpEngine does not show them"):
-        refuse_unfit(served.engine, TokenLevel())
+        refuse_unfit(served.engine, Rule("entropy", undefended, Needs(scores=False, token_level=True)))
     with pytest.raises(ConfigError, match="Probe reads the reasoner's hidden states, and HttpEngine shows none"):
-        refuse_unfit(served.engine, NoneConfig(), Probe())
+        refuse_unfit(served.engine, build(NoneConfig()), Probe())
 
 
 def test_a_server_that_is_not_there_or_a_path_that_names_nothing_is_said_at_once(double, path, tmp_path) -> None:

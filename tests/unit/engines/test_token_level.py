@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from safethink.config import EvalConfig, LimitsConfig, NoneConfig, RowConfig, ThoughtConfig, yaml_config
+from safethink.config import (
+    EntryPointDefenseConfig,
+    EvalConfig,
+    LimitsConfig,
+    NoneConfig,
+    RowConfig,
+    SamplingConfig,
+    ThoughtConfig,
+    yaml_config,
+)
+from safethink.defenses import Needs, build
 from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until, View
 from safethink.defenses.moves import answer, extend, look, score, weigh
@@ -19,13 +29,13 @@ from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.evaluation import variants
 from safethink.guarded import SafeThink
-from safethink.monitors.function import FunctionMonitor
+from safethink.monitors.function import ConstantMonitor, FunctionMonitor
 from safethink.prefix import built_in
 from safethink.prompts import Prompt
 from safethink.runtime.scheduler import Row, refuse_unfit, run
 from safethink.thinking.format import Thought
 from safethink.tokens import FIRST_SOFT_ID, Tokens
-from tests.support import chat_reasoner
+from tests.support import chat_reasoner, plugins
 from tests.support.source import ROOT
 
 TOKENIZER = chat_reasoner.tokenizer()
@@ -179,12 +189,6 @@ def test_more_tokens_than_there_are_is_all_of_them(model: PreTrainedModel) -> No
 # A defense that asks for them
 
 
-class FollowConfig(NoneConfig):
-    """Says what every configuration of a token-level defense says."""
-
-    token_level: ClassVar[bool] = True
-
-
 def follow(task: Task, top_k: int) -> Defense:
     """Take the best-scored of the `top_k` likeliest tokens, the likelier one where scores are equal."""
     trace = task.start
@@ -250,17 +254,38 @@ class PlainEngine:
         """Nothing is kept."""
 
 
+@Needs(token_level=True)
+def follows(task: Task) -> Defense:
+    return follow(task, top_k=3)
+
+
 def test_an_engine_that_shows_no_tokens_is_refused_when_the_run_is_built(model: PreTrainedModel) -> None:
-    refuse_unfit(engine(model), FollowConfig())
-    refuse_unfit(PlainEngine(), NoneConfig())
-    guarded = SafeThink(model, TOKENIZER, defense=FollowConfig())
+    refuse_unfit(engine(model), follows)
+    refuse_unfit(PlainEngine(), build(NoneConfig()))
+    guarded = SafeThink(model, TOKENIZER, monitor=ConstantMonitor(), defense=follows)
     guarded.engine = PlainEngine()
-    with pytest.raises(ConfigError, match="defense 'none' looks at single tokens, and PlainEngine does not show them"):
-        guarded.variant(defense=FollowConfig())
+    said = "defense 'follows' looks at single tokens, and PlainEngine does not show them"
+    with pytest.raises(ConfigError, match=said):
+        guarded.variant(defense=follows)
 
 
-def test_an_evaluation_refuses_it_before_anything_runs() -> None:
-    row = RowConfig.model_construct(name="following", defense=FollowConfig(), prefix=None)
+def test_a_declared_token_level_defense_runs_through_the_door(model: PreTrainedModel) -> None:
+    greedy = SafeThink(
+        model,
+        TOKENIZER,
+        monitor=ConstantMonitor(),
+        defense=follows,
+        sampling=SamplingConfig(temperature=0.0),
+        limits=LIMITS,
+    )
+    own, plain = greedy("Add 3."), greedy.variant(defense=NoneConfig())("Add 3.")
+    assert own.trace_ids == plain.trace_ids
+
+
+def test_an_evaluation_refuses_it_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "from tests.unit.engines.test_token_level import follows"
+    plugins.install(tmp_path, monkeypatch, module, "[safethink.defenses]\nfollows = third_party:follows\n")
+    row = RowConfig(name="following", defense=EntryPointDefenseConfig(name="follows"))
     config = yaml_config.load(EvalConfig, ROOT / "configs/eval/testbed.yaml").model_copy(update={"rows": (row,)})
-    with pytest.raises(ConfigError, match="PlainEngine does not show them"):
+    with pytest.raises(ConfigError, match="'follows' looks at single tokens, and PlainEngine does not show them"):
         variants.load(config, built_in("wait-think-safely"), TOKENIZER, PlainEngine())
