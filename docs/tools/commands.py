@@ -142,7 +142,7 @@ def short_form(script: str, folder: Path, smaller: Path) -> str:
 
 def _shortened(line: str, short: Mapping[str, dict[str, Any]], folder: Path, smaller: Path) -> str:
     call = next(calls(line), None)
-    cut = {} if call is None else short.get(call.name, {})
+    cut = {} if call is None else short.get(f"{call.name} {call.config_name}") or short.get(call.name, {})
     if call is None or not cut:
         return line
     words = list(call.words)
