@@ -70,7 +70,7 @@ def check(page: Page, folder: Path, runs: bool) -> list[str]:
 
 
 def _problems(block: Block, folder: Path) -> Iterator[str]:
-    """What can be seen without running anything."""
+    """What can be seen without running anything; of commands, that their short form is valid too."""
     if block.reason == "":
         yield "`not run` without a reason"
     if block.language not in CHECKS:
@@ -78,11 +78,21 @@ def _problems(block: Block, folder: Path) -> Iterator[str]:
         return
     try:
         yield from CHECKS[block.language](block.text, folder)
+    except SafeThinkError as error:
+        yield str(error)
     except (ValueError, SyntaxError, yaml.YAMLError) as error:
         yield f"not {block.language}: {error}"
 
 
 def _sh_problems(script: str, folder: Path) -> Iterator[str]:
+    found = list(_call_problems(script, folder))
+    yield from found
+    if not found:
+        with TemporaryDirectory() as smaller:
+            commands.short_form(script, folder, Path(smaller))
+
+
+def _call_problems(script: str, folder: Path) -> Iterator[str]:
     for call in commands.calls(script):
         known = commands.known_flags(call.name)
         if known is None:
@@ -107,10 +117,8 @@ def _yaml_problems(text: str, folder: Path) -> Iterator[str]:
         (folder / first.removeprefix("# ")).write_text(text, encoding="utf-8")
         return
     testbed = yaml_config.load(RunConfig, shipped_config("run/testbed"))
-    try:
-        yaml_config.validate(RunConfig, testbed.model_dump() | values, "this block")
-    except SafeThinkError as error:
-        yield str(error)
+    yaml_config.validate(RunConfig, testbed.model_dump() | values, "this block")
+    yield from ()
 
 
 def _json_problems(text: str, folder: Path) -> Iterator[str]:

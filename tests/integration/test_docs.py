@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_every_link_and_every_named_file_is_there(documents: list[pages.Page]) -
 @pytest.mark.parametrize("path", pages.documents(), ids=lambda path: path.name)
 def test_what_a_page_shows_is_valid(path: Path, tmp_path: Path) -> None:
     assert check.check(pages.read(path), tmp_path, runs=False) == []
+
+
+@pytest.mark.parametrize("package", ["safethink", "optimize"])
+def test_the_design_states_the_order_of_the_rooms_that_is_enforced(package: str) -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = (each["layers"] for each in contracts if each.get("containers") == [package])
+    design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    assert f"{package}: {' > '.join(layers)}" in " ".join(design.split())
 
 
 def test_the_readme_is_short() -> None:
