@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from optimize.commands.ablate import ablate
-from optimize.commands.contexts import contexts
-from optimize.commands.demo import demo
-from optimize.commands.export import export
-from optimize.commands.monitor import monitor
-from optimize.commands.publish import publish
-from optimize.commands.search import search
-from optimize.commands.study import study
-from optimize.commands.testbed import testbed
+from optimize.commands.experiments import ablate, demo, study
+from optimize.commands.learn import contexts, monitor, search, testbed
+from optimize.commands.publish import export, publish
 from safethink.cli.program import Command, Program
 
 EXAMPLES = """examples:
@@ -35,17 +29,17 @@ CONFIG is a YAML file or the name of a shipped one; each of its keys is also a f
 
 PROGRAM = Program(
     "safethink-optimize",
-    "Learns corrective prefixes, and trains the testbed's models.",
+    "Learns corrective prefixes, and trains monitors and the testbed's models.",
     (
-        Command("contexts", "collect the states at which the monitor fires, for several searches", contexts),
-        Command("search", "learn a prefix and export it as an artifact", search),
+        Command("contexts", "collect the states at which the monitor fires, for many searches", contexts, resumes=True),
+        Command("search", "learn a prefix and export it as an artifact", search, resumes=True),
         Command("publish", "put an artifact into a folder or on the hub, with its card", publish),
         Command("export", "write a reasoner in which the rows of a soft prefix are tokens, for any server", export),
-        Command("study", "let Optuna choose how to search: one trial is one search", study),
-        Command("ablate", "measure every cell of a grid: lengths, methods, thresholds, ...", ablate),
-        Command("monitor", "train a monitor from another's labels: a probe, or a reward model", monitor),
-        Command("testbed", "train the testbed's models from a seed", testbed),
-        Command("demo", "learn, export, guard and report, end to end on the testbed", demo),
+        Command("study", "let Optuna choose how to search: one trial is one search", study, resumes=True),
+        Command("ablate", "measure every cell of a grid: lengths, methods, thresholds, ...", ablate, resumes=True),
+        Command("monitor", "train a monitor from another's labels: a probe, or a reward model", monitor, resumes=True),
+        Command("testbed", "train the testbed's models from a seed", testbed, resumes=True),
+        Command("demo", "learn, export, guard and report, end to end on the testbed", demo, resumes=True),
     ),
     EXAMPLES,
 )

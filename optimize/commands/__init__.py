@@ -1,1 +1,1 @@
-"""The commands of `safethink-optimize`, one file each; none loads torch before it has work to do."""
+"""The commands of `safethink-optimize`, by theme; none loads torch before it has work to do."""

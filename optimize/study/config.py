@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
@@ -107,11 +108,14 @@ class StudyConfig(Section):
 
 
 def _samples(axis: Axis) -> tuple[Value, ...]:
-    """Values that tell whether the axis fits: all of a choice, the ends of a range."""
+    """Values that tell whether the axis fits: all of a choice, the ends of a range, and a number between."""
     if isinstance(axis, Choice):
         return axis.values
     if axis.high < axis.low:
         raise ValueError(f"a range from {axis.low} to {axis.high} is empty")
     if axis.log and axis.low <= 0:
         raise ValueError(f"a logarithmic range from {axis.low} has no beginning; it must be above 0")
+    if isinstance(axis, FloatRange):
+        # The ends may be whole numbers, and pass where no other value would.
+        return axis.low, axis.high, axis.low + (axis.high - axis.low) / math.pi
     return axis.low, axis.high

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from safethink import errors
-from safethink.cli.program import parse_with_config, quiet_libraries, show
+from safethink.cli.program import RunFlags, parse_with_config, run_or_plan
 from safethink.config import RunConfig
 
 if TYPE_CHECKING:
     from safethink.evaluation.calibration import CalibrationResult
 
 
-@dataclass(frozen=True)
-class Calibrate:
+REPORTED: Final = {"report": ["scipy", "plotly"]}
+
+
+class Calibrate(RunFlags):
     """Find the threshold below which surely few harmless prompts ever see an intervention.
 
     Rolls out harmless prompts unguarded and bounds the share whose lowest score is below a threshold, exactly
@@ -38,28 +39,25 @@ class Calibrate:
     """Count only the steps that the configured defense would steer, rather than all steps of a trace."""
     out: Path = Path("runs/calibrate")
     """Folder of the run."""
-    dry_run: bool = False
-    """Say what would be done and how long it would take, and stop."""
-    json: bool = False
-    """Print calibration.json and nothing else."""
 
 
 def calibrate(argv: Sequence[str]) -> None:
     """`safethink calibrate`."""
     flags, config = parse_with_config(Calibrate, RunConfig, "run", "safethink calibrate", argv)
-    errors.require("report", "scipy", "plotly")
-    from safethink.config.yaml_config import dump, validate
+    errors.require("report", *REPORTED["report"])
+    from safethink.config.yaml_config import validate
     from safethink.evaluation import calibration
 
     names = calibration.CalibrationConfig.model_fields
     wanted = validate(calibration.CalibrationConfig, {name: getattr(flags, name) for name in names}, "flags")
-    if flags.dry_run:
-        planned = calibration.plan(config, wanted)
-        show(flags.json, planned.model_dump, lambda: dump(config, wanted, planned))
-        return
-    quiet_libraries()
-    result = calibration.run(config, wanted, flags.out)
-    show(flags.json, lambda: result.model_dump(mode="json"), lambda: _told(result, flags.out / calibration.REPORT))
+    run_or_plan(
+        flags,
+        [config, wanted],
+        lambda: calibration.plan(config, wanted),
+        lambda: calibration.run(config, wanted, flags.out),
+        lambda result: _told(result, flags.out / calibration.REPORT),
+        REPORTED,
+    )
 
 
 def _told(result: CalibrationResult, page: Path) -> str:

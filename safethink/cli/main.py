@@ -5,19 +5,28 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
-from safethink import errors
 from safethink.cli.calibrate import calibrate
+from safethink.cli.flags import POSITIONAL
 from safethink.cli.prefix import PREFIX
-from safethink.cli.program import Command, Program, console, parse, parse_with_config, quiet_libraries, show
+from safethink.cli.program import (
+    Command,
+    CommandFlags,
+    Program,
+    RunFlags,
+    parse,
+    parse_with_config,
+    quiet_libraries,
+    run_or_plan,
+    show,
+)
 from safethink.config import EvalConfig, RunConfig
 
 if TYPE_CHECKING:
+    from safethink.evaluation.plan import Plan
+    from safethink.evaluation.summary import Summary
     from safethink.guarded import SafeThink
 
 EXAMPLES = """examples:
@@ -34,31 +43,24 @@ CONFIG is a YAML file or the name of a shipped one; each of its keys is also a f
 `safethink COMMAND CONFIG --help` lists them with the file's values."""
 
 
-@dataclass(frozen=True)
-class Generate:
+class Generate(CommandFlags):
     """Think and answer, guarded: prints the trace, what was injected, the interventions and the answer.
 
     On a terminal it prints what is accepted as it comes.
     """
 
-    prompt: tyro.conf.Positional[str]
+    prompt: Annotated[str, POSITIONAL]
     """What to ask."""
-    json: bool = False
-    """Print one JSON object and nothing else."""
 
 
-@dataclass(frozen=True)
-class Inspect:
+class Inspect(CommandFlags):
     """The same as `generate`, with every token coloured by its origin and all that the monitor was fed."""
 
-    prompt: tyro.conf.Positional[str]
+    prompt: Annotated[str, POSITIONAL]
     """What to ask."""
-    json: bool = False
-    """Print one JSON object and nothing else."""
 
 
-@dataclass(frozen=True)
-class Evaluate:
+class Evaluate(RunFlags):
     """Run several defenses over several benchmarks; run it again to go on where it was interrupted.
 
     Writes config.yaml, models.json, records.jsonl, summary.json and report.html.
@@ -66,18 +68,12 @@ class Evaluate:
 
     out: Path = Path("runs/eval")
     """Folder of the run."""
-    dry_run: bool = False
-    """Say what would be done and how long it would take, and stop."""
-    json: bool = False
-    """Print the summary as JSON and nothing else."""
+    wide: bool = False
+    """Print all columns, however wide they are."""
 
 
-@dataclass(frozen=True)
-class Testbed:
+class Testbed(CommandFlags):
     """Where the shipped models lie, and the card with what was measured of them."""
-
-    json: bool = False
-    """Print one JSON object and nothing else."""
 
 
 def generate(argv: Sequence[str]) -> None:
@@ -86,14 +82,15 @@ def generate(argv: Sequence[str]) -> None:
     from safethink.cli.views import outcome
 
     guarded = _guarded(config)
-    terminal = console()
-    if terminal.is_terminal and not flags.json:
+    if sys.stdout.isatty() and not flags.as_json:
+        from rich.console import Console
+
         from safethink.cli.views import play
 
-        play(guarded.stream(flags.prompt), terminal)
+        play(guarded.stream(flags.prompt), Console())
         return
     result = guarded(flags.prompt)
-    show(flags.json, result.to_json, lambda: outcome(result, guarded.thought.decode))
+    show(flags.as_json, result.to_json, lambda: outcome(result, guarded.thought.decode))
 
 
 def inspect(argv: Sequence[str]) -> None:
@@ -109,7 +106,7 @@ def inspect(argv: Sequence[str]) -> None:
     readings = [] if recorder is None else recorder.readings
     fed = [{"trace": reading.trace, "score": reading.score} for reading in readings]
     show(
-        flags.json,
+        flags.as_json,
         lambda: result.to_json() | {"monitor": fed, "thought": guarded.thought.settings.model_dump(mode="json")},
         lambda: inspection(result, guarded.thought, readings),
     )
@@ -118,20 +115,23 @@ def inspect(argv: Sequence[str]) -> None:
 def evaluate(argv: Sequence[str]) -> None:
     """`safethink evaluate`."""
     flags, config = parse_with_config(Evaluate, EvalConfig, "eval", "safethink evaluate", argv)
-    if flags.dry_run:
-        from safethink.config.yaml_config import dump
+
+    def planned() -> Plan:
         from safethink.evaluation.plan import plan
 
-        planned = plan(config)
-        show(flags.json, lambda: planned.model_dump(), lambda: dump(config, planned))
-        return
-    errors.require("report", "scipy", "plotly")
-    from safethink.evaluation import runner
-    from safethink.evaluation.table import table
+        return plan(config)
 
-    quiet_libraries()
-    summary = runner.evaluate(config, flags.out)
-    show(flags.json, lambda: summary.model_dump(mode="json"), lambda: table(summary))
+    def run() -> Summary:
+        from safethink.evaluation import runner
+
+        return runner.evaluate(config, flags.out)
+
+    def told(summary: Summary) -> str:
+        from safethink.evaluation.table import printed
+
+        return printed(summary, flags.wide)
+
+    run_or_plan(flags, [config], planned, run, told, {"report": ["scipy", "plotly"]})
 
 
 def testbed(argv: Sequence[str]) -> None:
@@ -143,7 +143,7 @@ def testbed(argv: Sequence[str]) -> None:
     paths = {name: str(getattr(found, name)) for name in ("reasoner", "reasoner_null", "guard")}
     lines = [f"{name:<14} {path}" for name, path in paths.items()]
     card = jsonlib.dumps(found.card, indent=2, ensure_ascii=False)
-    show(flags.json, lambda: paths | {"card": found.card}, lambda: "\n".join([*lines, card]))
+    show(flags.as_json, lambda: paths | {"card": found.card}, lambda: "\n".join([*lines, card]))
 
 
 PROGRAM = Program(
@@ -152,8 +152,8 @@ PROGRAM = Program(
     (
         Command("generate", "trace, interventions and answer for one prompt", generate),
         Command("inspect", "the same in colour, with what the monitor was fed", inspect),
-        Command("evaluate", "several defenses over several benchmarks, with intervals", evaluate),
-        Command("calibrate", "the threshold that keeps interventions on harmless prompts rare", calibrate),
+        Command("evaluate", "several defenses over several benchmarks, with intervals", evaluate, resumes=True),
+        Command("calibrate", "the threshold that keeps harmless prompts untouched", calibrate, resumes=True),
         Command("prefix", "list, show, verify and compare prefix artifacts", PREFIX.run),
         Command("testbed", "where the shipped models lie, and their card", testbed),
     ),

@@ -3,57 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-import tyro
-
-from safethink import errors
-from safethink.cli.program import Command, Program, parse, parse_with_config, quiet_hub, quiet_libraries, show
+from safethink.cli.flags import POSITIONAL
+from safethink.cli.program import (
+    Command,
+    CommandFlags,
+    Program,
+    RunFlags,
+    metric_lines,
+    parse,
+    parse_with_config,
+    quiet_hub,
+    quiet_libraries,
+    run_or_plan,
+    show,
+)
 from safethink.config import EvalConfig, NoneConfig
+from safethink.config.section import Section
+from safethink.config.yaml_config import dump
 from safethink.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safethink.evaluation.compare import Comparison
     from safethink.prefix import PrefixArtifact
 
 EVALUATION: Final = "testbed"
 """The shipped evaluation whose prompts two prefixes are compared on."""
 
 
-@dataclass(frozen=True)
-class PrefixList:
+DECISIVE: Final = ("recovery_rate", "lift", "asr", "accuracy", "over_refusal")
+"""Metrics that `prefix show` prints without `--full`."""
+
+
+class PrefixList(CommandFlags):
     """The prefixes that ship with the package."""
 
-    json: bool = False
-    """Print a JSON list and nothing else."""
 
-
-@dataclass(frozen=True)
-class PrefixShow:
+class PrefixShow(CommandFlags):
     """What an artifact holds: its texts, what it was learned on, and what was measured."""
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[str, POSITIONAL]
     """Folder of an artifact, or name of a built-in prefix."""
     reasoner: str | None = None
     """Folder or hub id of a reasoner to bind it to: shows its token ids there, and whether it is transferred."""
-    json: bool = False
-    """Print prefix.json and nothing else; with a reasoner, also `transferred`."""
+    full: bool = False
+    """Print all of it as YAML."""
 
 
-@dataclass(frozen=True)
-class PrefixVerify:
+class PrefixVerify(Section):
     """Check an artifact: schema, hashes, the round trip between text and token ids, and whether rows fit."""
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[str, POSITIONAL]
     """Folder of an artifact, or name of a built-in prefix."""
     reasoner: str = "testbed"
     """Folder or hub id of the reasoner that it must fit; the weights are read for a soft prefix alone."""
 
 
-@dataclass(frozen=True)
-class PrefixCompare:
+class PrefixCompare(RunFlags):
     """Evaluate two prefixes on the same prompts and seeds; run it again to go on where it was interrupted.
 
     CONFIG is an evaluation, `eval/testbed` where it is left out: its reasoner, its prompts and the defense of its row
@@ -62,10 +73,6 @@ class PrefixCompare:
 
     out: Path = Path("runs/compare")
     """Folder of the run."""
-    dry_run: bool = False
-    """Say what would be done and how long it would take, and stop."""
-    json: bool = False
-    """Print the comparison as JSON and nothing else."""
 
 
 def prefix_list(argv: Sequence[str]) -> None:
@@ -74,24 +81,35 @@ def prefix_list(argv: Sequence[str]) -> None:
 
     flags = parse(PrefixList, "safethink prefix list", argv)
     names = prefix.list_built_in()
-    show(flags.json, lambda: list(names), lambda: "\n".join(names))
+    show(flags.as_json, lambda: list(names), lambda: "\n".join(names))
 
 
 def prefix_show(argv: Sequence[str]) -> None:
     """`safethink prefix show`."""
     from safethink import prefix
-    from safethink.config.yaml_config import dump
 
     flags = parse(PrefixShow, "safethink prefix show", argv)
     quiet_hub()
     artifact = prefix.load(flags.path)
     if flags.reasoner is None:
-        show(flags.json, lambda: artifact.model_dump(mode="json"), lambda: dump(artifact))
+        show(flags.as_json, lambda: artifact, lambda: dump(artifact).rstrip() if flags.full else _first(artifact))
         return
     bound = _bound(artifact, flags.reasoner)
-    transferred = {"transferred": bound.transferred}
-    words = f"{dump(bound)}transferred: {str(bound.transferred).lower()}"
-    show(flags.json, lambda: bound.model_dump(mode="json") | transferred, lambda: words)
+    words = [f"{text!r}: token ids {list(ids)}" for text, ids in zip(bound.texts, bound.token_ids, strict=True)]
+    told = dump(bound).rstrip() if flags.full else "\n".join([*words, _first(bound)])
+    show(
+        flags.as_json,
+        lambda: bound.model_dump(mode="json") | {"transferred": bound.transferred},
+        lambda: f"{told}\ntransferred: {str(bound.transferred).lower()}",
+    )
+
+
+def _first(artifact: PrefixArtifact) -> str:
+    """Its texts and the metrics that decide: on `test` where it was evaluated there, else on validation."""
+    found = (name for base in DECISIVE for name in (f"{base}_test", base) if name in artifact.metrics)
+    chosen = {name: artifact.metrics[name] for name in list(found)[: len(DECISIVE)]}
+    texts = [f"{artifact.name} ({artifact.kind}):", *(f"  {text!r}" for text in artifact.texts)]
+    return "\n".join([*texts, *metric_lines(chosen), "--full prints all of it, and where it comes from"])
 
 
 def prefix_verify(argv: Sequence[str]) -> None:
@@ -119,20 +137,22 @@ def prefix_compare(argv: Sequence[str]) -> None:
     a, b, *config_name = words
     rest = [*(config_name or [EVALUATION]), *argv[len(words) :]]
     flags, config = parse_with_config(PrefixCompare, EvalConfig, "eval", "safethink prefix compare A B", rest)
-    if flags.dry_run:
-        from safethink.config.yaml_config import dump
-        from safethink.evaluation.plan import paired_config, plan
 
-        paired = paired_config(a, b, config)
-        planned = plan(paired)
-        show(flags.json, lambda: planned.model_dump(), lambda: dump(paired, planned))
-        return
-    errors.require("report", "scipy", "plotly")
-    quiet_libraries()
-    from safethink.evaluation.compare import compare, table
+    from safethink.evaluation.plan import paired_config, plan
 
-    comparison = compare(a, b, config, flags.out)
-    show(flags.json, lambda: comparison.model_dump(mode="json"), lambda: table(comparison))
+    paired = paired_config(a, b, config)
+
+    def run() -> Comparison:
+        from safethink.evaluation.compare import compare
+
+        return compare(a, b, config, flags.out)
+
+    def told(comparison: Comparison) -> RenderableType:
+        from safethink.evaluation.compare import table
+
+        return table(comparison)
+
+    run_or_plan(flags, [paired], lambda: plan(paired), run, told, {"report": ["scipy", "plotly"]})
 
 
 PREFIX = Program(
@@ -142,7 +162,7 @@ PREFIX = Program(
         Command("list", "names of the built-in prefixes", prefix_list),
         Command("show", "what an artifact holds", prefix_show),
         Command("verify", "check an artifact against its hashes and a tokenizer", prefix_verify),
-        Command("compare", "evaluate two prefixes on the same prompts and seeds", prefix_compare),
+        Command("compare", "evaluate two prefixes on the same prompts and seeds", prefix_compare, resumes=True),
     ),
 )
 

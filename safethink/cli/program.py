@@ -1,45 +1,62 @@
-# pyright: standard
-"""What both command lines share: commands by name, flags from config types, one line per error."""
+"""What both command lines share: commands by name, what every command takes, and one line per error."""
 
 from __future__ import annotations
 
-import io
 import json as jsonlib
-import re
+import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from dataclasses import dataclass, make_dataclass
-from difflib import get_close_matches
-from inspect import getdoc
-from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from shutil import get_terminal_size
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import tyro
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from safethink import errors
+from safethink.cli import flags as flagging
 from safethink.config import yaml_config
+from safethink.config.section import Section
 from safethink.config.shipped import example_config, shipped_config
+from safethink.config.yaml_config import did_you_mean
 from safethink.errors import ConfigError, SafeThinkError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
-Flags = TypeVar("Flags")
-Schema = TypeVar("Schema", bound=BaseModel)
+    from safethink.prefix.artifact import Metric
 
 USAGE_ERROR = 2
 """Exit status of an error that the user can put right."""
-TABLE_COLUMNS = 104
-"""Width that the table of results needs, also where output goes to a file."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
-_NESTED_MISTAKE = re.compile(
-    r"Error parsing config\.?(?P<parents>\S*): \d+ validation errors? for \w+ (?P<field>\S+) (?P<problem>.*?) \[type="
-)
-"""How tyro words a value that pydantic refused."""
-_SWITCHES = ("--json", "--dry-run", "--dry_run")
-_MARKERS = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
+PIPE_CLOSED = 141
+"""Exit status when whoever reads the output has gone, as `head` does; shells have it for SIGPIPE."""
+WIDEST = 1000
+"""Columns that a table of numbers may take where the terminal has fewer."""
+GOES_ON = "the same command goes on where it stopped"
+
+
+class CommandFlags(Section):
+    """What every command takes beside its configuration."""
+
+    # A model has a `json` already.
+    as_json: bool = Field(default=False, alias="json")
+    """Print one JSON object and nothing else."""
+
+
+class RunFlags(CommandFlags):
+    """What every command takes that works for long."""
+
+    dry_run: bool = False
+    """Say what would be done and how long it would take, and stop."""
+    full: bool = False
+    """With --dry-run, print the resolved configuration as well."""
+
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+Outcome = TypeVar("Outcome")
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +67,13 @@ class Command:
         name: the word.
         summary: what it does, in one line.
         run: is handed the words that follow; imports what it needs itself.
+        resumes: whether the same words go on where it was interrupted.
     """
 
     name: str
     summary: str
     run: Callable[[Sequence[str]], None]
+    resumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +99,49 @@ class Program:
             ConfigError: if there is no such command.
         """
         if not argv or argv[0] in ("-h", "--help"):
-            print(self.help())
+            print(self.help(), flush=True)
             return
         found = next((command for command in self.commands if command.name == argv[0]), None)
         if found is None:
             names = [command.name for command in self.commands]
-            close = get_close_matches(argv[0], names, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else f": choose one of {', '.join(names)}"
+            hint = did_you_mean(argv[0], names) or f": choose one of {', '.join(names)}"
             raise ConfigError(f"no command {argv[0]!r}{hint}")
-        found.run(argv[1:])
+        try:
+            found.run(argv[1:])
+        except KeyboardInterrupt as interrupt:
+            if found.resumes:
+                raise KeyboardInterrupt(GOES_ON) from interrupt
+            raise
 
     def help(self) -> str:
-        """What `--help` prints."""
+        """What `--help` prints, as wide as the terminal."""
         width = max(len(command.name) for command in self.commands)
-        lines = [f"  {command.name:<{width}}  {command.summary}" for command in self.commands]
-        return "\n".join([f"usage: {self.name} COMMAND ...", "", self.summary, "", *lines, "", self.epilog]).rstrip()
+        columns = get_terminal_size().columns
+        lines = [
+            fill(f"  {command.name:<{width}}  {command.summary}", columns, subsequent_indent=" " * (width + 4))
+            for command in self.commands
+        ]
+        # Examples are copied, so their lines stay whole.
+        epilog = [text if text.startswith("examples:") else fill(text, columns) for text in self.epilog.split("\n\n")]
+        parts = [f"usage: {self.name} COMMAND ...", fill(self.summary, columns), "\n".join(lines), *epilog]
+        return "\n\n".join(parts).rstrip()
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run, and turn errors that the user can put right into one line on stderr.
 
         Returns:
-            The exit status: 0, 2 after such an error, 130 after Ctrl-C.
+            The exit status: 0, 2 after such an error, 130 after Ctrl-C, 141 when nobody reads on.
         """
         try:
             self.run(sys.argv[1:] if argv is None else argv)
+            sys.stdout.flush()
         except SafeThinkError as error:
             print(f"{self.name}: {' '.join(str(error).split())}", file=sys.stderr)
             return USAGE_ERROR
+        except BrokenPipeError:
+            # Python flushes once more when it ends, and would complain of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE_CLOSED
         except OSError as error:
             # Libraries raise it without a number for other things, which are bugs here.
             if error.errno is None:
@@ -114,88 +149,139 @@ class Program:
             culprit = f"{error.filename}: " if error.filename else ""
             print(f"{self.name}: {culprit}{error.strerror}", file=sys.stderr)
             return USAGE_ERROR
-        except KeyboardInterrupt:
-            print(f"{self.name}: interrupted", file=sys.stderr)
+        except KeyboardInterrupt as interrupt:
+            print(": ".join([f"{self.name}", "interrupted", *map(str, interrupt.args)]), file=sys.stderr)
             return INTERRUPTED
         return 0
 
 
-def parse(flags: type[Flags], prog: str, argv: Sequence[str], description: str | None = None) -> Flags:
-    """Parse flags into a dataclass; `--help` prints and exits with status 0.
+def parse(flags: type[Parsed], prog: str, argv: Sequence[str]) -> Parsed:
+    """Read the words of a command that has no configuration; `--help` prints and exits with status 0.
 
     Args:
-        flags: the dataclass; the docstrings under its fields are the help.
+        flags: the model; its docstring and those under its fields are the help.
         prog: how the command is called.
         argv: what follows it.
-        description: what help begins with; None for the dataclass's docstring.
 
     Raises:
         ConfigError: one line about the flag that does not fit.
     """
-    complaint = io.StringIO()
-    try:
-        with redirect_stderr(complaint):
-            return tyro.cli(flags, prog=prog, args=argv, description=description, config=_MARKERS, use_underscores=True)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise ConfigError(_one_line(complaint.getvalue())) from end
-    except ValidationError as error:
-        raise ConfigError(f"--{yaml_config.explain(BaseModel, error)}") from error
+    parser = flagging.Flags(prog, flags.__doc__ or "", flagging.groups(flags, None))
+    if {"-h", "--help"} & set(argv):
+        _print_help(parser)
+    return _validated(flags, _nested(parser.parse(argv)))
 
 
 def parse_with_config(
-    flags: type[Flags], schema: type[Schema], section: str, prog: str, argv: Sequence[str]
-) -> tuple[Flags, Schema]:
-    """Parse `CONFIG ...`: the YAML file gives the defaults, dotted flags override them.
+    flags: type[Parsed],
+    schema: type[Schema],
+    section: str,
+    prog: str,
+    argv: Sequence[str],
+    follow: Callable[[Schema, Schema], Schema] | None = None,
+) -> tuple[Parsed, Schema]:
+    """Read `CONFIG ...`: the YAML file gives the defaults, dotted flags override them.
 
     Args:
-        flags: a dataclass with what the command takes beside its configuration.
+        flags: a model of what the command takes beside its configuration.
         schema: what the YAML file must fit.
         section: the folder of shipped configurations in which a bare name is looked up.
         prog: how the command is called, without CONFIG.
         argv: what follows it.
+        follow: what else changes with what the flags change: is handed the file's configuration and the changed one.
 
     Raises:
         MissingFileError: if CONFIG names nothing.
         ConfigError: if the file or a flag does not fit.
     """
-    place = next((index for index, word in enumerate(argv) if word not in _SWITCHES), len(argv))
-    name = argv[place] if place < len(argv) else None
+    own = list(flagging.groups(flags, None))
+    switches = {f"--{flag.key}" for group in own for flag in group.flags if flag.shape == "switch"}
+    place = next((at for at, word in enumerate(argv) if flagging.spelled_as_key(word) not in switches), None)
+    name = None if place is None else argv[place]
     if name in ("-h", "--help"):
         name = example_config(section)
-    elif name is None or name.startswith("-"):
+    elif place is None or name is None or name.startswith("-"):
         raise ConfigError(f"{prog} takes a YAML file, or the name of a shipped one, before any other argument")
     else:
         argv = [*argv[:place], *argv[place + 1 :]]
-    config = yaml_config.load(schema, shipped_config(name, section))
+    file = yaml_config.load(schema, shipped_config(name, section))
     # First, because the other flags are those of the new kinds.
-    kinds = {key: kind for key, kind in _kinds(argv).items() if _is_section(config, key.rpartition(".")[0])}
-    config = yaml_config.override(config, kinds, "flags")
-    flat = tyro.conf.arg(name="")
-    both: type[Any] = make_dataclass(
-        flags.__name__, [("flags", Annotated[flags, flat]), ("config", Annotated[schema, flat], config)]
-    )
-    parsed = parse(both, f"{prog} CONFIG", argv, getdoc(flags))
-    return parsed.flags, parsed.config
+    config = _overridden(file, flagging.kinds(flagging.groups(schema, file), argv))
+    parser = flagging.Flags(f"{prog} CONFIG", flags.__doc__ or "", own, flagging.groups(schema, config))
+    if {"-h", "--help"} & set(argv):
+        _print_help(parser)
+    given = parser.parse(argv)
+    words = {flag.key: given.pop(flag.key) for group in own for flag in group.flags if flag.key in given}
+    config = _overridden(config, given)
+    return _validated(flags, _nested(words)), config if follow is None else follow(file, config)
 
 
-def _kinds(argv: Sequence[str]) -> dict[str, str]:
-    """What flags say of the kinds of sections, by dotted key: `--search.kind beam`, or with `=` between."""
-    words = [part for word in argv for part in word.split("=", 1)]
-    return {
-        flag.removeprefix("--"): value
-        for flag, value in pairwise(words)
-        if re.fullmatch(r"--\S+\.kind", flag) and not value.startswith("-")
-    }
+def _overridden(config: Schema, changes: Mapping[str, object]) -> Schema:
+    return _validated(type(config), yaml_config.changed(config, changes)) if changes else config
 
 
-def _is_section(config: BaseModel, key: str) -> bool:
-    """Whether a dotted key leads to a section: not into a dictionary, and not nowhere."""
-    section: object = config
-    for name in key.split("."):
-        section = getattr(section, name, None)
-    return isinstance(section, BaseModel)
+def _validated(schema: type[Parsed], values: Mapping[str, object]) -> Parsed:
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(yaml_config.explain(schema, error, mark="--")) from error
+
+
+def _nested(values: Mapping[str, object]) -> dict[str, Any]:
+    """Values by dotted key as the dictionaries that a model takes."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        *parents, name = key.split(".")
+        section = out
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[name] = value
+    return out
+
+
+def _print_help(parser: flagging.Flags) -> None:
+    print(parser.help(), flush=True)
+    raise SystemExit(0)
+
+
+def run_or_plan(
+    flags: RunFlags,
+    configs: Sequence[BaseModel],
+    plan: Callable[[], BaseModel],
+    run: Callable[[], Outcome | None],
+    told: Callable[[Outcome], RenderableType],
+    needs: Mapping[str, Sequence[str]],
+    value: Callable[[Outcome], Any] | None = None,
+) -> Outcome | None:
+    """Do the work of a command and print what came out; or, where `--dry-run` asks for it, its plan.
+
+    Args:
+        flags: what decides that, and how it is printed.
+        configs: what `--full` prints behind the plan.
+        plan: what the work would take.
+        run: the work; None where another process prints what came out.
+        told: what came out, for a reader.
+        needs: by extra of the package, the modules that the work imports.
+        value: what came out, for a machine; left out for the outcome itself.
+
+    Returns:
+        What came out; None where nothing was run.
+
+    Raises:
+        ConfigError: a module is missing.
+    """
+    if flags.dry_run:
+        planned = plan()
+        shown = [planned, *configs] if flags.full else [planned]
+        show(flags.as_json, lambda: planned, lambda: yaml_config.dump(*shown).rstrip())
+        return None
+    for extra, modules in needs.items():
+        errors.require(extra, *modules)
+    quiet_libraries()
+    outcome = run()
+    if outcome is not None:
+        show(flags.as_json, lambda: outcome if value is None else value(outcome), lambda: told(outcome))
+    return outcome
 
 
 def quiet_libraries() -> None:
@@ -216,39 +302,37 @@ def quiet_hub() -> None:
     disable_progress_bars()
 
 
-def _one_line(box: str) -> str:
-    """What tyro says in a box, as one line: the complaint, and the likeliest flag that was meant."""
-    rows = [row.strip("│ ") for row in box.splitlines()[1:-1]]
-    sections = [list(section) for is_rule, section in groupby(rows, key=lambda row: not row.strip("─-")) if not is_rule]
-    complaint = " ".join(sections[0])
-    invalid = _NESTED_MISTAKE.match(complaint)
-    if invalid:
-        path = ".".join(part for part in (invalid["parents"], invalid["field"]) if part)
-        problem = invalid["problem"].removeprefix("Value error, ")
-        complaint = f"--{path}: {problem[:1].lower()}{problem[1:]}"
-    meant = next((section[1].split()[0] for section in sections if section[0] == "Perhaps you meant:"), None)
-    return complaint if meant is None else f"{complaint}; perhaps you meant {meant}"
-
-
-def console() -> Console:
-    """Where results are printed: as wide as the terminal, but never too narrow for the table of results."""
-    from rich.console import Console
-
-    found = Console()
-    found.width = max(found.width, TABLE_COLUMNS)
-    return found
-
-
 def show(json: bool, value: Callable[[], Any], text: Callable[[], RenderableType]) -> None:
-    """Print the machine's version or the reader's.
+    """Print the machine's version or the reader's, who gets text as it is and everything else as wide as the terminal.
 
     Args:
         json: whether the machine's is asked for.
-        value: what goes into it.
+        value: what goes into it: a model, or what JSON has.
         text: what a reader gets.
     """
     if json:
-        print(jsonlib.dumps(value(), ensure_ascii=False))
+        found = value()
+        print(found.model_dump_json() if isinstance(found, BaseModel) else jsonlib.dumps(found, ensure_ascii=False))
         return
     shown = text()
-    console().print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))
+    if isinstance(shown, str):
+        print(shown)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if isinstance(shown, Table):
+        # Digits that are folded or cut are worse than long lines.
+        natural = console.measure(shown, options=console.options.update(max_width=WIDEST)).maximum
+        console.width = max(console.width, natural)
+    console.print(shown, markup=False, highlight=False)
+
+
+def metric_lines(metrics: Mapping[str, Metric]) -> list[str]:
+    """One line per metric, with interval and n; as wide as the longest name needs."""
+    width = max(map(len, metrics), default=0)
+    return [
+        f"{name:<{width}}  {metric.value:.3f}  [{metric.low:.3f}, {metric.high:.3f}]  n = {metric.n}"
+        for name, metric in metrics.items()
+    ]

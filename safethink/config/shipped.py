@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
+from safethink.config.yaml_config import did_you_mean
 from safethink.errors import MissingFileError
 
 
@@ -17,7 +17,7 @@ def shipped_config(name: str, section: str = "run") -> Path:
         section: the folder that a name without one is looked up in.
 
     Raises:
-        MissingFileError: if there is neither such a file nor such a name; lists what there is.
+        MissingFileError: if there is neither such a file nor such a name; lists the section's.
     """
     path = Path(name).expanduser()
     # Unlike Path's own, it takes a whole sentence for a name that no file has.
@@ -28,9 +28,9 @@ def shipped_config(name: str, section: str = "run") -> Path:
     for candidate in (bare, f"{section}/{bare}"):
         if candidate in known:
             return configs_folder() / f"{candidate}.yaml"
-    close = get_close_matches(bare, [*known, *(each.partition("/")[2] for each in known)], n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise MissingFileError(f"no configuration {name!r}: neither a file nor one of {', '.join(known)}{hint}")
+    own = [each.partition("/")[2] for each in known if each.startswith(f"{section}/")]
+    hint = did_you_mean(bare, known if "/" in bare else own)
+    raise MissingFileError(f"no configuration {name!r}: neither a file nor one of {', '.join(own)}{hint}")
 
 
 def example_config(section: str) -> str:

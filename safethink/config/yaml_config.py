@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
@@ -62,31 +62,37 @@ def override(config: Schema, changes: Mapping[str, Any], source: str) -> Schema:
     Raises:
         ConfigError: a key or a value that does not fit.
     """
-    values = config.model_dump(mode="json")
+    return validate(type(config), changed(config, changes), source)
+
+
+def changed(config: BaseModel, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration with some of them set by dotted keys, as `override` does, not yet validated."""
+    values: dict[str, Any] = config.model_dump(mode="json")
     # Kinds first: the other changes are meant for the new ones.
     for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".kind")):
-        *parents, name = key.split(".")
-        section = values
+        *parents, name = _path(values, key)
+        section: Any = values
         for parent in parents:
-            if not isinstance(section.get(parent), dict):
-                section[parent] = {}
-            section = section[parent]
+            inner = section[parent] if isinstance(parent, int) else section.get(parent)
+            if not isinstance(inner, dict | list):
+                inner = section[parent] = {}
+            section = cast("Any", inner)
         section[name] = value
-        if name == "kind":
-            _drop_foreign(type(config), parents, section)
-    return validate(type(config), values, source)
+        if name == "kind" and isinstance(section, dict):
+            _drop_foreign(type(config), parents, cast("dict[str, Any]", section))
+    return values
 
 
-def explain(schema: type[BaseModel], error: ValidationError) -> str:
-    """Say on one line what is wrong and where."""
-    mistakes = [_mistake(schema, detail) for detail in error.errors()]
+def explain(schema: type[BaseModel], error: ValidationError, mark: str = "") -> str:
+    """Say on one line what is wrong and where; `mark` goes before every path, such as `--` before flags."""
+    mistakes = [f"{mark if detail['loc'] else ''}{_mistake(schema, detail)}" for detail in error.errors()]
     count = f"{len(mistakes)} mistakes: " if len(mistakes) > 1 else ""
     return count + "; ".join(mistakes)
 
 
-def did_you_mean(wrong: str, names: Sequence[str]) -> str:
-    """What to end a complaint with: the likeliest of `names`, or nothing where none is close."""
-    close = get_close_matches(wrong, names, n=1)
+def did_you_mean(wrong: str, names: Iterable[str]) -> str:
+    """What to end a complaint with: the likeliest of `names`, never `wrong` itself, or nothing where none is close."""
+    close = get_close_matches(wrong, [name for name in names if name != wrong], n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
@@ -121,8 +127,8 @@ def _walk(annotation: Any, location: Sequence[int | str]) -> tuple[list[int | st
     """Follow a pydantic location: the path as it stands in the YAML, without union tags, and the type it leads to."""
     path: list[int | str] = []
     for part in location:
-        annotation = _bare(annotation)
-        tagged = {_tag(member): member for member in _members(annotation)}
+        annotation = bare(annotation)
+        tagged = {tag(member): member for member in members(annotation)}
         if part in tagged:
             annotation = tagged[part]
             continue
@@ -132,30 +138,56 @@ def _walk(annotation: Any, location: Sequence[int | str]) -> tuple[list[int | st
         else:
             inner = get_args(annotation)
             annotation = inner[-1 if get_origin(annotation) is dict else 0] if inner else None
-    return path, _bare(annotation)
+    return path, bare(annotation)
 
 
-def _drop_foreign(schema: type[BaseModel], parents: Sequence[str], section: dict[str, Any]) -> None:
+def _path(values: Any, key: str) -> list[str | int]:
+    """A dotted key as the steps that lead to its value: keys with dots of their own in one piece, and indices."""
+    path: list[str | int] = []
+    while key:
+        step, _, rest = key.partition(".")
+        index = int(step) if step.isdigit() else -1
+        if isinstance(values, list) and index < len(cast("list[Any]", values)):
+            path.append(index)
+            values, key = cast("list[Any]", values)[index], rest
+            continue
+        known = cast("dict[str, Any]", values) if isinstance(values, dict) else {}
+        fitting = [name for name in known if key == name or key.startswith(f"{name}.")]
+        name = max(fitting, key=len, default=step)
+        path.append(name)
+        values, key = known.get(name), key[len(name) + 1 :]
+    return path
+
+
+def _drop_foreign(schema: type[BaseModel], parents: Sequence[str | int], section: dict[str, Any]) -> None:
     """Drop the keys that the section's kind does not have; of an unknown kind none, validation will name it."""
-    kinds = {_tag(member): member.model_fields for member in _members(_walk(schema, parents)[1])}
+    kinds = {tag(member): member.model_fields for member in members(_walk(schema, parents)[1])}
     known = kinds.get(section["kind"], section)
     for name in section.keys() - known.keys():
         del section[name]
 
 
-def _bare(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+def bare(annotation: Any) -> Any:
+    """A type without what `Annotated` adds to it, and without None where it is optional."""
+    if get_origin(annotation) is Annotated:
+        return bare(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        others = [each for each in get_args(annotation) if each is not types.NoneType]
+        return bare(others[0]) if len(others) == 1 else annotation
+    return annotation
 
 
-def _members(annotation: Any) -> list[type[BaseModel]]:
-    """The models of a union that is told apart by `kind`."""
-    if get_origin(annotation) not in (Union, types.UnionType):
+def members(annotation: Any) -> list[type[BaseModel]]:
+    """The models of a union that is told apart by `kind`; none of any other type."""
+    union = bare(annotation)
+    if get_origin(union) not in (Union, types.UnionType):
         return []
-    models = [member for member in get_args(annotation) if isinstance(member, type) and issubclass(member, BaseModel)]
+    models = [each for each in get_args(union) if isinstance(each, type) and issubclass(each, BaseModel)]
     return [model for model in models if "kind" in model.model_fields]
 
 
-def _tag(model: type[BaseModel]) -> str:
+def tag(model: type[BaseModel]) -> str:
+    """The `kind` by which a model is told apart."""
     return model.model_fields["kind"].default
 
 

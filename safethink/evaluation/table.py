@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from io import StringIO
+from textwrap import fill, wrap
 from typing import Final
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +39,19 @@ DIGITS: Final = {"resamples": 1, "extra_tokens": 1, "monitor_tokens": 1, "second
 """Columns that are no shares, and how many decimals they are printed with."""
 
 
+DECISIVE: Final = ("asr_answer", "recovery_rate", "accuracy", "over_refusal", "extra_tokens")
+"""The columns that decide between defenses: safety, what an injection does, and what it costs."""
+
+AGAINST: Final = ("wait_think_safely", "resample_only", "undefended")
+"""The rows that the finding compares with, in this order."""
+
+NARROW: Final = 80
+WIDE: Final = 400
+"""Characters that the table may take."""
+NAME_WIDTH: Final = 24
+"""Characters of a row's name on one line."""
+
+
 def number(name: str, value: float) -> str:
     """A value as it is printed in a column; a value that rounds to zero has no minus."""
     digits = DIGITS.get(name, 2)
@@ -50,17 +67,62 @@ def interval(name: str, estimate: Estimate) -> str:
     return f"{number(name, estimate.low)}{separator}{number(name, estimate.high)}"
 
 
-def table(summary: Summary) -> Table:
-    """The table for a terminal, turned on its side to fit: a line per column, each value over its interval."""
-    transferred = "; the prefix on trial was learned on another reasoner" if summary.prefix.transferred else ""
-    caption = f"95 % intervals below the values{transferred}"
-    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
-    out.add_column("", min_width=13)
-    for row in summary.rows:
-        out.add_column(row.replace("_", "\n"), justify="right", overflow="fold")
-    for name in NAMES:
-        out.add_row(HEADINGS[name], *(_terminal_cell(name, cells[name]) for cells in summary.rows.values()))
+def printed(summary: Summary, wide: bool = False) -> str:
+    """The table and the finding as plain text: the same on a terminal and in a file.
+
+    Args:
+        summary: the run.
+        wide: whether all columns are printed; else those of `DECISIVE`, which fit 80 characters.
+    """
+    page = StringIO()
+    # Wide enough for every column, so that no digit is ever cut; only the narrow table has to fit.
+    console = Console(file=page, width=WIDE if wide else NARROW, color_system=None)
+    console.print(table(summary, NAMES if wide else DECISIVE))
+    said = finding(summary)
+    notes = [
+        "95 % intervals below the values; summary.json has every number with its n"
+        + ("." if wide else ", --wide prints all columns."),
+        *(["The prefix on trial was learned on another reasoner."] if summary.prefix.transferred else []),
+        *([said] if said else []),
+    ]
+    shown = "\n".join(line.rstrip() for line in page.getvalue().splitlines()).strip("\n")
+    return "\n".join([shown, "", *(fill(note, NARROW) for note in notes)])
+
+
+def table(summary: Summary, names: Sequence[str] = DECISIVE) -> Table:
+    """The table for a terminal: a line per row of the evaluation, each value over its interval."""
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    out.add_column("", overflow="fold")
+    for name in names:
+        out.add_column(HEADINGS[name].replace(" ", "\n").replace("-", "-\n"), justify="right", no_wrap=True)
+    for row, cells in summary.rows.items():
+        out.add_row(_broken(row), *(_terminal_cell(name, cells[name]) for name in names))
     return out
+
+
+def finding(summary: Summary) -> str | None:
+    """What the prefix on trial is worth, in one sentence; None where nothing was compared.
+
+    The paired difference in recovery rate, or where there is none in ASR, to the first row of `AGAINST` that stands in
+    the table.
+    """
+    for other in AGAINST:
+        cells = next((cells for name, cells in summary.comparisons.items() if name.endswith(f"_vs_{other}")), None)
+        for name in ("recovery_rate", "asr_answer"):
+            difference = None if cells is None else cells[name]
+            if difference is not None:
+                return _said(HEADINGS[name], summary.prefix.texts, other, difference)
+    return None
+
+
+def _said(what: str, texts: Sequence[str], other: str, difference: Estimate) -> str:
+    value, low, high = (number("lift", each) for each in (difference.value, difference.low, difference.high))
+    doubt = " and so may be none" if difference.low <= 0 <= difference.high else ""
+    prefix = " | ".join(f"“{text}”" for text in texts)
+    return (
+        f"Finding: with {prefix}, {what} differs by {value} from {other} on the same prompts and seeds{doubt} "
+        f"(paired difference, 95 % interval {low} to {high}, n = {difference.n})."
+    )
 
 
 def markdown(summary: Summary) -> str:
@@ -73,6 +135,11 @@ def markdown(summary: Summary) -> str:
         printed = (_markdown_cell(name, cells[name]) for name in NAMES)
         lines.append(f"| `{row}` | {' | '.join(printed)} |")
     return "\n".join(lines) + "\n"
+
+
+def _broken(name: str) -> str:
+    """A row's name on lines that leave room for the numbers, broken where its words are."""
+    return "\n".join(line.replace("_ ", "_") for line in wrap(name.replace("_", "_ "), NAME_WIDTH))
 
 
 def _terminal_cell(name: str, estimate: Estimate | None) -> Text:

@@ -126,7 +126,7 @@ def test_an_edited_artifact_does_not_verify(capsys, run_yaml: Path, tmp_path: Pa
         (["generate", "nowhere/run.yaml", "x"], "no configuration 'nowhere/run.yaml'"),
         (["generate", "testbed"], "PROMPT"),
         (["generate", "testbed", "x", "--seed", "y"], "--seed"),
-        (["generate", "testbed", "x", "--sed", "3"], "perhaps you meant --seed"),
+        (["generate", "testbed", "x", "--sed", "3"], "did you mean '--seed'?"),
         (["generate", "testbed", "x", "--sampling.top_p", "7"], "--sampling.top_p: input should be less than"),
         (["evaluate", "testbed", "--run.batch_size", "0"], "--run.batch_size: input should be greater than"),
         (["prefix", "show", "wait-think-safly"], "no prefix 'wait-think-safly'"),
@@ -237,9 +237,11 @@ def test_help_and_mistakes_load_no_torch(argv: list[str]) -> None:
 
 
 def test_evaluate_dry_run_prints_the_resolved_config_and_what_it_takes(capsys) -> None:
-    status, out, _ = run(capsys, "evaluate", "testbed", "--dry-run", "--world.prompts_seed", "4", "--prefix", "text:a")
+    status, out, _ = run(
+        capsys, "evaluate", "testbed", "--dry-run", "--full", "--world.prompts_seed", "4", "--prefix", "text:a"
+    )
     assert status == 0
-    resolved, planned = yaml.safe_load_all(out)
+    planned, resolved = yaml.safe_load_all(out)
     assert (resolved["world"]["prompts_seed"], resolved["prefix"]) == (4, "text:a")
     assert planned["generations"]["guarded"] > 0
     assert json.loads(run(capsys, "evaluate", "testbed", "--dry-run", "--json")[1])["tokens"] == planned["tokens"]

@@ -90,7 +90,7 @@ def test_a_path_comes_first(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(MissingFileError, match=r"no configuration 'tesbed'.*run/testbed.*did you mean 'testbed'\?"):
+    with pytest.raises(MissingFileError, match=r"no configuration 'tesbed'.*, testbed, did you mean 'testbed'\?"):
         shipped_config("tesbed")
 
 

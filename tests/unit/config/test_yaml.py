@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize.config import PhrasesConfig, SearchConfig
-from safethink.cli.program import parse_with_config
+from safethink.cli.program import CommandFlags, parse_with_config
 from safethink.config import EvalConfig, GuardRefuseConfig, ResampleOnlyConfig, RunConfig, SafeThinkConfig, yaml_config
 from safethink.errors import ConfigError, MissingFileError
 
@@ -24,11 +23,8 @@ EVAL = {
 }
 
 
-@dataclass(frozen=True)
-class Switches:
+class Switches(CommandFlags):
     """What a command over a run may take beside it."""
-
-    json: bool = False
 
 
 @pytest.fixture
@@ -156,7 +152,7 @@ def test_flags_override_the_file(write) -> None:
         parse_with_config(Switches, RunConfig, "run", "prog", argv)
     argv = ("--json", path, "--defense.max-resamples", "4", "--seed=3", "--monitor.path", "elsewhere")
     switches, config = parse_with_config(Switches, RunConfig, "run", "prog", argv)
-    assert switches.json
+    assert switches.as_json
     assert config.defense == ResampleOnlyConfig(max_resamples=4)
     assert (config.seed, config.reasoner.path) == (3, "somewhere")
     assert config.monitor.model_dump()["path"] == "elsewhere"
@@ -181,14 +177,14 @@ def test_wrong_flags_are_one_line_that_names_them(write) -> None:
     run, evaluation = str(write(RUN)), write(RUN).with_name("eval.yaml")
     evaluation.write_text(yaml.safe_dump(EVAL), encoding="utf-8")
     said = flag_complaint(RunConfig, run, "--defense.max_resample", "4")
-    assert said == "Unrecognized options: --defense.max_resample, 4; perhaps you meant --defense.max_resamples"
-    assert "--seed: invalid literal for int" in flag_complaint(RunConfig, run, "--seed", "x")
+    assert said == "there is no flag --defense.max_resample, did you mean '--defense.max_resamples'?"
+    assert "--seed: input should be a valid integer" in flag_complaint(RunConfig, run, "--seed", "x")
     said = flag_complaint(RunConfig, run, "--batch_size", "0")
-    assert said == "--batch_size: input should be greater than or equal to 1, not 0"
+    assert said == "--batch_size: input should be greater than or equal to 1, not '0'"
     said = flag_complaint(EvalConfig, str(evaluation), "--run.sampling.top_p", "2")
-    assert said == "--run.sampling.top_p: input should be less than or equal to 1"
+    assert said == "--run.sampling.top_p: input should be less than or equal to 1, not '2'"
     said = flag_complaint(RunConfig, run, "--defense.kind", "nothing")
-    assert said.startswith("flags: defense.kind: 'nothing' is not one of none, ")
+    assert said.startswith("--defense.kind: 'nothing' is not one of none, ")
 
 
 def test_help_lists_the_flags_with_the_values_of_the_file(write, capsys: pytest.CaptureFixture[str]) -> None:

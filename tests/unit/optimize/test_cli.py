@@ -22,8 +22,8 @@ def config() -> SearchConfig:
 
 
 def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.CaptureFixture[str], config) -> None:
-    assert PROGRAM.main(["search", "testbed-gcg", "--dry-run", "--search.length", "6"]) == 0
-    resolved, planned = yaml.safe_load_all(capsys.readouterr().out)
+    assert PROGRAM.main(["search", "testbed-gcg", "--dry-run", "--full", "--search.length", "6"]) == 0
+    planned, resolved = yaml.safe_load_all(capsys.readouterr().out)
     longer = config.search.model_copy(update={"length": 6})
     assert SearchConfig.model_validate(resolved) == config.model_copy(update={"search": longer})
     assert planned["candidates"] == 60 * 96
@@ -31,8 +31,8 @@ def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.C
 
 @pytest.mark.parametrize("words", [("--search.kind", "beam"), ("--search.kind=beam",)])
 def test_a_kind_is_a_flag_like_any_other_and_brings_flags_of_its_own(capsys, config, words: tuple[str, ...]) -> None:
-    assert PROGRAM.main(["search", "testbed-gcg", "--search.beams", "3", *words, "--dry-run"]) == 0
-    resolved, _ = yaml.safe_load_all(capsys.readouterr().out)
+    assert PROGRAM.main(["search", "testbed-gcg", "--search.beams", "3", *words, "--dry-run", "--full"]) == 0
+    _, resolved = yaml.safe_load_all(capsys.readouterr().out)
     expected = BeamConfig(beams=3, steps=config.search.steps, candidates=config.search.candidates)
     assert SearchConfig.model_validate(resolved).search == expected
 
@@ -59,11 +59,11 @@ def test_a_plan_follows_the_config(config: SearchConfig) -> None:
         (["serch"], "did you mean 'search'?"),
         (["search"], "safethink-optimize search takes a YAML file"),
         (["search", "testbd-gcg"], "did you mean 'testbed-gcg'?"),
-        (["search", "testbed-gcg", "--search.lenght", "3"], "perhaps you meant --search.length"),
+        (["search", "testbed-gcg", "--search.lenght", "3"], "did you mean '--search.length'?"),
         (["search", "testbed-gcg", "--search.momentum", "1"], "--search.momentum: input should be less than 1"),
-        (["search", "testbed-gcg", "--search.kind", "bem"], "flags: search.kind: 'bem' is not one of gcg"),
+        (["search", "testbed-gcg", "--search.kind", "bem"], "--search.kind: 'bem' is not one of gcg"),
         (["search", "testbed-gcg", "--search.kind"], "--search.kind"),
-        (["study", "testbed", "--space.search.length.kind", "float"], "--space.search.length.kind"),
+        (["study", "testbed", "--space.search.length.kind", "float"], "--space.search.length: base: search.length: input"),
         (["testbed", "--world.seed", "x"], "--world.seed"),
         (["demo", "--where", "x"], "--where"),
     ],

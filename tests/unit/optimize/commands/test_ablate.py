@@ -17,9 +17,9 @@ from safethink.config.shipped import shipped_config
 
 
 def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["ablate", "testbed-length", "--dry-run", "--seeds", "0", "--axes.search.length", "1", "4"]
+    argv = ["ablate", "testbed-length", "--dry-run", "--full", "--seeds", "0", "--axes.search.length", "1", "4"]
     assert PROGRAM.main(argv) == 0
-    resolved, planned = yaml.safe_load_all(capsys.readouterr().out)
+    planned, resolved = yaml.safe_load_all(capsys.readouterr().out)
     config = AblationConfig.model_validate(resolved)
     assert (config.seeds, dict(config.axes)) == ((0,), {"search.length": (1, 4)})
     assert config.methods == yaml_config.load(AblationConfig, shipped_config("ablate/testbed-length")).methods
@@ -56,8 +56,9 @@ def test_help_lists_the_axes_and_the_methods(capsys: pytest.CaptureFixture[str])
 def test_a_base_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("base: search/testbed-gcg\naxes: {search.length: [1, 2]}\n")
-    assert PROGRAM.main(["ablate", str(path), "--dry-run", "--base.search.steps", "7"]) == 0
-    config = AblationConfig.model_validate(next(yaml.safe_load_all(capsys.readouterr().out)))
+    assert PROGRAM.main(["ablate", str(path), "--dry-run", "--full", "--base.search.steps", "7"]) == 0
+    _, resolved = yaml.safe_load_all(capsys.readouterr().out)
+    config = AblationConfig.model_validate(resolved)
     assert config.base.search.steps == 7
     assert config.base.name == "testbed-gcg"
 

@@ -123,8 +123,8 @@ def test_a_head_learns_through_scales_that_differ_and_a_dimension_that_never_var
 
 
 def test_a_dry_run_says_what_labelling_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert PROGRAM.main(["monitor", "testbed-probe", "--dry-run", "--samples", "3", "--attacks", "50"]) == 0
-    resolved, planned = yaml.safe_load_all(capsys.readouterr().out)
+    assert PROGRAM.main(["monitor", "testbed-probe", "--dry-run", "--full", "--samples", "3", "--attacks", "50"]) == 0
+    planned, resolved = yaml.safe_load_all(capsys.readouterr().out)
     config = TrainMonitorConfig.model_validate(resolved)
     assert (config.samples, config.attacks) == (3, 50)
     assert planned["generations"] == dict.fromkeys(("search", "validation", "test"), 3 * (50 + 200 + 200))
@@ -138,7 +138,7 @@ def test_a_dry_run_says_what_labelling_takes(capsys: pytest.CaptureFixture[str])
     [
         (["monitor"], "safethink-optimize monitor takes a YAML file"),
         (["monitor", "testbd-probe"], "did you mean 'testbed-probe'?"),
-        (["monitor", "testbed-probe", "--monitor.layer", "3"], "perhaps you meant --monitor.layers"),
+        (["monitor", "testbed-probe", "--monitor.layer", "3"], "did you mean '--monitor.layers'?"),
         (["monitor", "testbed-reward", "--samples", "1"], "a reward monitor needs at least 2 traces"),
         (["monitor", "testbed-probe", "--world.seed", "5", "--out", "OUT"], "world.seed is 5"),
         (["monitor", "testbed-probe", "--prompts", "nowhere.jsonl", "--out", "OUT"], "nowhere.jsonl"),
