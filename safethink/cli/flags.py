@@ -123,64 +123,80 @@ class Group:
     flags: tuple[Flag, ...]
 
 
-def groups(schema: type[BaseModel], value: BaseModel | None, key: str = "", is_hidden: bool = False) -> Iterator[Group]:
+Values: TypeAlias = Mapping[str, object]
+
+
+def groups(schema: type[BaseModel], values: Values | None, key: str = "", is_hidden: bool = False) -> Iterator[Group]:
     """All flags of a model, section by section: those of null sections too, and of every element of a list.
 
     Args:
         schema: the model.
-        value: its values, which are the defaults; None for the defaults of its fields.
+        values: the defaults, which need not be valid yet; None for those of the model's fields.
         key: where it stands, as a dotted key.
         is_hidden: whether help leaves it out.
     """
+    # A model that is a part of itself, as a combination of monitors is, has names for types until it is built again.
+    schema.model_rebuild()
     own: list[Flag] = []
     inside: list[Group] = []
     for name, field in schema.model_fields.items():
         below = ".".join(part for part in (key, field.alias or name) if part)
-        default = field.get_default(call_default_factory=True) if value is None else getattr(value, name)
+        default = (values or {}).get(name, field.get_default(call_default_factory=True))
+        default = default.model_dump() if isinstance(default, BaseModel) else default
         flag = Flag(
             below,
             field.annotation,
             default,
             field.description or "",
             is_positional=POSITIONAL in field.metadata,
-            is_hidden=is_hidden or isinstance(default, BaseModel),
+            is_hidden=is_hidden or _model(field.annotation, default) is not None,
         )
         # The kind of a section is a flag of the union around it, which knows all kinds.
-        if not (name == "kind" and get_origin(bare(field.annotation)) is Literal):
+        if not (name == "kind" and get_origin(bare(field.annotation)) is Literal and key):
             own.append(flag)
-        inside += _sections(flag, field.annotation, is_hidden)
+        inside += _sections(flag, is_hidden)
     summary = " ".join(cleandoc(schema.__doc__ or "").partition("\n\n")[0].split())
-    null = "Null, until one of its flags is set. " if value is None and key else ""
+    null = "Null, until one of its flags is set. " if values is None and key else ""
     yield Group(key, null + summary, tuple(own))
     yield from inside
 
 
-def _sections(flag: Flag, annotation: Any, is_hidden: bool) -> Iterator[Group]:
+def _sections(flag: Flag, is_hidden: bool) -> Iterator[Group]:
     """The groups of flags inside a value: of a section, of the elements of a list, of the values of a dictionary."""
-    plain, value, key = bare(annotation), flag.default, flag.key
-    kinds = members(annotation)
+    plain, value, key = bare(flag.annotation), flag.default, flag.key
+    model = _model(plain, value)
+    kinds = tuple(tag(member) for member in members(plain))
     if kinds:
-        given = value if isinstance(value, BaseModel) else None
-        kind = str(getattr(given, "kind", "None"))
-        choice = Flag(f"{key}.kind", str, kind, flag.help, tuple(tag(member) for member in kinds), is_hidden=is_hidden)
-        yield Group(f"{key}", flag.help if given is None else "", (choice,))
-        if given is not None:
-            yield from groups(type(given), given, key, is_hidden)
+        kind = "None" if model is None else tag(model)
+        yield Group(key, flag.help, (Flag(f"{key}.kind", str, kind, flag.help, kinds, is_hidden=is_hidden),))
+    if model is not None:
+        yield from groups(model, cast("Values", value), key, is_hidden)
     elif isinstance(plain, type) and issubclass(plain, BaseModel):
-        yield from groups(plain, value if isinstance(value, BaseModel) else None, key, is_hidden)
-    elif isinstance(value, tuple | Mapping):
-        listed = {} if isinstance(value, Mapping) else dict(enumerate(cast("tuple[object, ...]", value)))
-        pairs = cast("Mapping[str | int, object]", value) if isinstance(value, Mapping) else listed
-        inner = get_args(plain)[-1 if isinstance(value, Mapping) else 0]
-        seen: set[type] = set()
-        for name, element in pairs.items():
-            item = Flag(f"{key}.{name}", inner, element, flag.help, is_hidden=is_hidden or type(element) in seen)
-            if isinstance(element, BaseModel):
-                yield from _sections(item, inner, item.is_hidden)
-                # What a dictionary names is shown; elements of a list are alike.
-                seen |= set() if isinstance(value, Mapping) else {type(element)}
-            elif isinstance(value, Mapping):
+        yield from groups(plain, None, key, is_hidden)
+    elif isinstance(value, Mapping) and get_origin(plain) is dict:
+        for name, element in cast("Values", value).items():
+            item = Flag(f"{key}.{name}", get_args(plain)[-1], element, flag.help, is_hidden=is_hidden)
+            if _model(item.annotation, element) is None:
                 yield Group(key, "", (item,))
+            yield from _sections(item, is_hidden)
+    elif isinstance(value, tuple | list) and get_origin(plain) in (tuple, list):
+        shown: set[type[BaseModel]] = set()
+        for index, element in enumerate(cast("Sequence[object]", value)):
+            item = Flag(f"{key}.{index}", get_args(plain)[0], element, flag.help)
+            like = _model(item.annotation, element)
+            if like is not None:
+                yield from _sections(item, is_hidden or like in shown)
+                shown.add(like)
+
+
+def _model(annotation: Any, value: object) -> type[BaseModel] | None:
+    """The model that a value is of; None where it is no section, or a null one, or one of an unknown kind."""
+    if not isinstance(value, Mapping):
+        return None
+    plain, kind = bare(annotation), cast("Values", value).get("kind")
+    if isinstance(plain, type) and issubclass(plain, BaseModel):
+        return plain
+    return next((member for member in members(plain) if tag(member) == kind), None)
 
 
 class _Parser(ArgumentParser):
@@ -296,14 +312,22 @@ class _Takes(Protocol):
 
 
 def kinds(groups: Iterable[Group], words: Sequence[str]) -> dict[str, str]:
-    """What words say of the kinds of sections, by dotted key: `--search.kind beam`, or with `=` between."""
-    keys = {spelled_as_key(flag.key) for group in groups for flag in group.flags if flag.choices}
+    """What words say of the kinds of sections, by dotted key: `--search.kind beam`, or with `=` between.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    choices = {flag.key: flag.choices for group in groups for flag in group.flags if flag.choices}
     parts = [part for word in words for part in word.split("=", 1)]
-    return {
-        spelled_as_key(flag)[2:]: value
-        for flag, value in pairwise(parts)
-        if flag.startswith("--") and spelled_as_key(flag)[2:] in keys and not value.startswith("-")
-    }
+    out: dict[str, str] = {}
+    for word, kind in pairwise(parts):
+        key = spelled_as_key(word).removeprefix("--")
+        if word.startswith("--") and key in choices and not kind.startswith("-"):
+            if kind not in (*choices[key], *_NOTHING):
+                known = ", ".join(choices[key])
+                raise ConfigError(f"--{key}: {kind!r} is not one of {known}{did_you_mean(kind, choices[key])}")
+            out[key] = kind
+    return out
 
 
 def _by_title(groups: Iterable[Group]) -> dict[str, tuple[str, list[Flag]]]:
@@ -364,7 +388,7 @@ def _told(value: object) -> str:
         return "" if value else "none"
     if isinstance(value, tuple | list):
         elements = cast("Sequence[object]", value)
-        return "" if any(isinstance(each, BaseModel) for each in elements) else " ".join(map(str, elements)) or "none"
+        return "" if any(isinstance(each, Mapping) for each in elements) else " ".join(map(str, elements)) or "none"
     return str(value)
 
 

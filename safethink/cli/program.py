@@ -206,18 +206,15 @@ def parse_with_config(
         argv = [*argv[:place], *argv[place + 1 :]]
     file = yaml_config.load(schema, shipped_config(name, section))
     # First, because the other flags are those of the new kinds.
-    config = _overridden(file, flagging.kinds(flagging.groups(schema, file), argv))
-    parser = flagging.Flags(f"{prog} CONFIG", flags.__doc__ or "", own, flagging.groups(schema, config))
+    kinds = flagging.kinds(flagging.groups(schema, file.model_dump(mode="json")), argv)
+    values = yaml_config.changed(file, kinds)
+    parser = flagging.Flags(f"{prog} CONFIG", flags.__doc__ or "", own, flagging.groups(schema, values))
     if {"-h", "--help"} & set(argv):
         _print_help(parser)
     given = parser.parse(argv)
     words = {flag.key: given.pop(flag.key) for group in own for flag in group.flags if flag.key in given}
-    config = _overridden(config, given)
+    config = _validated(schema, yaml_config.changed(file, given)) if given else file
     return _validated(flags, _nested(words)), config if follow is None else follow(file, config)
-
-
-def _overridden(config: Schema, changes: Mapping[str, object]) -> Schema:
-    return _validated(type(config), yaml_config.changed(config, changes)) if changes else config
 
 
 def _validated(schema: type[Parsed], values: Mapping[str, object]) -> Parsed:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig
@@ -200,13 +198,44 @@ def test_numbers_in_print() -> None:
     assert table.interval("accuracy", Estimate(0.2, 0.2, 0.2, 9, 9)) == ""
 
 
-def test_the_table_for_a_terminal_and_for_a_page(summary: Summary) -> None:
-    console = Console(width=100, file=StringIO())
-    with console.capture() as captured:
-        console.print(table.table(summary))
-    printed = captured.get().splitlines()
-    assert any(line.split() == ["accuracy", "0.25", "0.25", "0.25"] for line in printed)
-    assert max(map(len, printed)) <= 100
+def test_the_printed_table_fits_80_columns_and_loses_no_digit(
+    summary: Summary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = table.printed(summary).splitlines()
+    assert max(map(len, printed)) <= 80
+    values = [table.number(name, cell.value) for name in table.DECISIVE if (cell := summary.rows["undefended"][name])]
+    assert any(line.split() == ["undefended", *values] or set(values) <= set(line.split()) for line in printed)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert table.printed(summary).splitlines() == printed
+
+
+def test_the_wide_table_has_every_column_and_whole_names(summary: Summary) -> None:
+    printed = table.printed(summary, wide=True)
+    name = "a_name_of_a_row_that_is_longer_than_its_column"
+    long = summary.model_copy(update={"rows": {name: summary.rows["undefended"]}})
+    lines = table.printed(long).splitlines()
+    assert name in "".join(line.split()[0] for line in lines[3:6] if line.split())
+    assert max(map(len, lines)) <= 80
+    heads = {word for heading in table.HEADINGS.values() for word in heading.replace("-", "- ").split()}
+    assert [word for word in heads if word not in printed] == []
+
+
+def test_the_finding_is_the_paired_difference_with_its_interval_and_n(summary: Summary) -> None:
+    said = table.finding(with_comparison(summary, Estimate(0.58, 0.48, 0.66, 482, 40)))
+    assert said is not None
+    assert "recovery differs by +0.58 from wait_think_safely" in said
+    assert "95 % interval +0.48 to +0.66, n = 482" in said
+    assert "may be none" not in said
+    assert "may be none" in str(table.finding(with_comparison(summary, Estimate(0.1, -0.2, 0.4, 9, 9))))
+    assert table.finding(summary.model_copy(update={"comparisons": {}})) is None
+
+
+def with_comparison(summary: Summary, difference: Estimate) -> Summary:
+    cells = {"recovery_rate": difference, "asr_answer": None}
+    return summary.model_copy(update={"comparisons": {"learned_vs_wait_think_safely": cells}})
+
+
+def test_the_table_for_a_page(summary: Summary) -> None:
     lines = table.markdown(summary).splitlines()
     assert len(lines) == 2 + len(ROWS)
     assert len({line.count("|") for line in lines}) == 1

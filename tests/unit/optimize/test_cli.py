@@ -63,7 +63,10 @@ def test_a_plan_follows_the_config(config: SearchConfig) -> None:
         (["search", "testbed-gcg", "--search.momentum", "1"], "--search.momentum: input should be less than 1"),
         (["search", "testbed-gcg", "--search.kind", "bem"], "--search.kind: 'bem' is not one of gcg"),
         (["search", "testbed-gcg", "--search.kind"], "--search.kind"),
-        (["study", "testbed", "--space.search.length.kind", "float"], "--space.search.length: base: search.length: input"),
+        (
+            ["study", "testbed", "--space.search.length.kind", "float"],
+            "space.base: search.length: input should be",
+        ),
         (["testbed", "--world.seed", "x"], "--world.seed"),
         (["demo", "--where", "x"], "--where"),
     ],
