@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -127,6 +128,11 @@ def _json_problems(text: str, folder: Path) -> Iterator[str]:
     yield from ()
 
 
+def _toml_problems(text: str, folder: Path) -> Iterator[str]:
+    tomllib.loads(text)
+    yield from ()
+
+
 def _nothing(text: str, folder: Path) -> Iterator[str]:
     yield from ()
 
@@ -136,6 +142,7 @@ CHECKS: Final[dict[str, Callable[[str, Path], Iterator[str]]]] = {
     "python": _python_problems,
     "yaml": _yaml_problems,
     "json": _json_problems,
+    "toml": _toml_problems,
     "": _nothing,
 }
 """By the language of a block."""
