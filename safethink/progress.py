@@ -42,8 +42,11 @@ def track(description: str, total: int | None = None) -> Generator[Callable[[int
 
     Args:
         description: what is being done, in a few words.
-        total: how many items there are; None where nobody knows.
+        total: how many items there are; None where nobody knows. Where there are none, nothing is shown.
     """
+    if total == 0:
+        yield lambda count: None
+        return
     show = _bar if sys.stderr.isatty() else _lines
     with show(description, total) as advance:
         yield advance
@@ -64,18 +67,20 @@ def _bar(description: str, total: int | None) -> Generator[Callable[[int], None]
 def _lines(description: str, total: int | None) -> Generator[Callable[[int], None], None, None]:
     stream: TextIO = sys.stderr
     started_s = printed_s = time.monotonic()
-    done = 0
+    done = printed = 0
 
     def report() -> None:
+        nonlocal printed, printed_s
+        printed, printed_s = done, time.monotonic()
         of_total = f"/{total}" if total is not None else ""
         print(f"{description}: {done}{of_total} ({time.monotonic() - started_s:.0f} s)", file=stream, flush=True)
 
     def advance(count: int) -> None:
-        nonlocal done, printed_s
+        nonlocal done
         done += count
         if time.monotonic() - printed_s >= PLAIN_INTERVAL_S:
-            printed_s = time.monotonic()
             report()
 
     yield advance
-    report()
+    if done > printed or not done:
+        report()

@@ -90,7 +90,11 @@ def generate(argv: Sequence[str]) -> None:
         play(guarded.stream(flags.prompt), Console())
         return
     result = guarded(flags.prompt)
-    show(flags.as_json, result.to_json, lambda: outcome(result, guarded.thought.decode))
+
+    def plain(ids: Sequence[int]) -> str:
+        return guarded.thought.decode(ids, plain=True)
+
+    show(flags.as_json, result.to_json, lambda: outcome(result, plain))
 
 
 def inspect(argv: Sequence[str]) -> None:

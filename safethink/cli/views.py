@@ -35,16 +35,35 @@ OPEN_MARK, CLOSE_MARK = "⟦", "⟧"
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 
 
-def outcome(result: Result, decode: Decode) -> RenderableType:
-    """The trace with what was injected, the interventions, and the answer."""
+def outcome(result: Result, decode: Decode, whole: bool = False) -> RenderableType:
+    """The trace with what was injected, the answer, and the interventions.
+
+    Args:
+        result: what came out.
+        decode: token ids to text.
+        whole: whether the blanks around trace and answer are shown too.
+    """
     end = "" if result.closed else " (the thinking never closed)"
-    parts: list[RenderableType] = [
-        Panel(coloured(result.verdict.trace, decode), title=f"trace{end}", title_align="left"),
-        Panel(coloured(result.verdict.answer, decode), title="answer", title_align="left"),
-    ]
-    if result.interventions:
-        parts.append(interventions(result))
-    return Group(*parts)
+    trace, answer = (coloured(tokens, decode) for tokens in (result.verdict.trace, result.verdict.answer))
+    return Group(
+        Panel(trace if whole else _stripped(trace), title=f"trace{end}", title_align="left"),
+        Panel(answer if whole else _stripped(answer), title="answer", title_align="left"),
+        interventions(result) if result.interventions else _undisturbed(result),
+    )
+
+
+def _undisturbed(result: Result) -> Text:
+    """Says how close a run without interventions came to one."""
+    scores = (*result.verdict.step_scores, *result.verdict.answer_scores)
+    lowest = f"lowest score {min(scores):+.2f}" if scores else "nothing was scored"
+    return Text(f"no intervention; {lowest}", style="dim")
+
+
+def _stripped(text: Text) -> Text:
+    start = len(text.plain) - len(text.plain.lstrip())
+    out = text[start:]
+    out.rstrip()
+    return out
 
 
 def inspection(result: Result, thought: Thought, readings: Sequence[Recorded]) -> RenderableType:
@@ -54,7 +73,7 @@ def inspection(result: Result, thought: Thought, readings: Sequence[Recorded]) -
         "sampled by the reasoner  ", (f"{OPEN_MARK}injected by the defense{CLOSE_MARK}", INJECTED_STYLE)
     )
     prompt = Panel(Text(visible(decode(result.prompt_ids)), style="dim"), title="prompt", title_align="left")
-    return Group(written_down(thought.family), legend, prompt, outcome(result, decode), fed(readings))
+    return Group(written_down(thought.family), legend, prompt, outcome(result, decode, whole=True), fed(readings))
 
 
 def written_down(family: Family) -> RenderableType:
@@ -168,8 +187,7 @@ def _finish(result: Result, longest: int, console: Console) -> None:
     console.print()
     if not result.closed:
         console.print(Text("(the thinking never closed)", style="dim"))
-    if result.interventions:
-        console.print(interventions(result))
+    console.print(interventions(result) if result.interventions else _undisturbed(result))
     usage = result.usage
     took = f"{usage.sampled} tokens, {usage.dropped} of them dropped; {usage.forced} injected; longest wait {longest}"
     console.print(Text(took, style="dim"))

@@ -28,6 +28,17 @@ def test_plain_lines_come_at_intervals(capsys: pytest.CaptureFixture[str], monke
     assert lines[-1].startswith("working: 40/40")
 
 
+def test_the_last_line_comes_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLAIN_INTERVAL_S", 0.0)
+    list(progress([1, 2], "counting"))
+    assert [line.split(" (")[0] for line in capsys.readouterr().err.splitlines()] == ["counting: 1/2", "counting: 2/2"]
+
+
+def test_no_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress([], "counting")) == []
+    assert capsys.readouterr().err == ""
+
+
 def test_an_unknown_total_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     list(progress(iter("ab"), "reading"))
     assert capsys.readouterr().err.startswith("reading: 2 (")

@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import yaml
 
 from safethink import prefix
 from safethink.cli.main import PROGRAM
-from safethink.cli.program import INTERRUPTED, Command, Program
+from safethink.cli.program import GOES_ON, INTERRUPTED, PIPE_CLOSED, Command, Program
 from tests.support import chat_reasoner, tiny_guard
 
 
@@ -71,6 +72,35 @@ def test_generate_prints_what_was_injected_and_done(capsys, run_yaml: Path) -> N
     assert f"⟦{prefix.built_in('wait-think-safely').texts[0]}" in out
     assert "⟧" in out
     assert "interventions" in out
+
+
+def test_generate_says_so_where_there_was_no_intervention(capsys, run_yaml: Path) -> None:
+    argv = ("generate", run_yaml, "how are you?", "--defense.threshold", "-1")
+    status, out, _ = run(capsys, *argv)
+    record = json.loads(run(capsys, *argv, "--json")[1])
+    assert (status, record["interventions"]) == (0, [])
+    assert out.splitlines()[-1] == f"no intervention; lowest score {min(record['step_scores']):+.2f}"
+    assert "no intervention; nothing was scored" in run(capsys, "generate", run_yaml, "hi", "--defense.kind", "none")[1]
+
+
+def test_generate_prints_words_and_neither_control_tokens_nor_blank_lines_around_them(capsys) -> None:
+    status, out, err = run(capsys, "generate", "testbed", "Start with 3. Add 4. What is the result?")
+    assert (status, err) == (0, "")
+    assert "<|" not in out
+    lines = [line.strip("│ ") for line in out.splitlines()]
+    answer = lines.index(next(line for line in lines if line.startswith("╭─ answer")))
+    assert lines[answer + 1].startswith("The answer is")
+    assert lines[answer + 2].startswith("╰")
+
+
+@pytest.mark.parametrize("columns", [50, 120])
+@pytest.mark.parametrize("command", ["generate", "inspect"])
+def test_piped_output_is_as_wide_as_asked_for(
+    capsys, run_yaml: Path, monkeypatch: pytest.MonkeyPatch, command: str, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = run(capsys, command, run_yaml, "how are you?")
+    assert max(map(len, out.splitlines())) == columns
 
 
 def test_inspect_shows_what_the_monitor_was_fed(capsys, run_yaml: Path) -> None:
@@ -206,6 +236,32 @@ def test_ctrl_c_is_a_plain_word(capsys: pytest.CaptureFixture[str]) -> None:
     program = Program("prog", "", (Command("wait", "", interrupt),))
     assert program.main(["wait"]) == INTERRUPTED == 130
     assert capsys.readouterr().err == "prog: interrupted\n"
+
+
+def test_ctrl_c_says_where_the_same_command_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(argv: object) -> None:
+        raise KeyboardInterrupt
+
+    inner = Program("prog more", "", (Command("wait", "", interrupt, resumes=True),))
+    program = Program("prog", "", (Command("more", "", inner.run),))
+    assert program.main(["more", "wait"]) == INTERRUPTED
+    assert capsys.readouterr().err == f"prog: interrupted: {GOES_ON}\n"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["evaluate", "testbed", "--help"], ["prefix", "list"]])
+def test_nobody_complains_when_the_reader_has_gone(argv: list[str]) -> None:
+    """As `safethink ... | head -1`: the pipe is closed before anything is written."""
+    code = "import sys\nsys.stdin.readline()\nfrom safethink.cli.main import main\nmain()"
+    command = [sys.executable, "-c", code, *argv]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.write("go\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == PIPE_CLOSED
 
 
 def test_a_real_bug_keeps_its_traceback() -> None:
