@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -15,10 +18,10 @@ from safethink import errors
 from safethink.config import ServerConfig
 from safethink.errors import ConfigError, ServerError
 from safethink.seeds import stable_seed
-from safethink.servers.event_loop import Background
 
 if TYPE_CHECKING:
     import openai
+    from anyio.from_thread import BlockingPortal
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Result = TypeVar("Result")
@@ -36,6 +39,65 @@ class RefusedError(ServerError):
         """Say what it refuses; `status` is that of HTTP."""
         super().__init__(message)
         self.status = status
+
+
+class Background:
+    """An event loop on a thread of its own, for callers that wait; also where a loop runs already, as in a notebook.
+
+    The loop outlives a call, and with it the connections that were opened in it.
+    """
+
+    def __init__(self, closing: Iterable[Callable[[], Awaitable[None]]] = ()) -> None:
+        """Start the thread.
+
+        Args:
+            closing: what to await when the loop is no longer needed, such as the closing of connections.
+        """
+        # It comes with the client's package, which is optional.
+        from anyio.from_thread import start_blocking_portal
+
+        running = start_blocking_portal("asyncio", name="safethink-requests")
+        self._portal = running.__enter__()
+        # When the process ends, its connections do too.
+        weakref.finalize(self, _close, running, self._portal, tuple(closing)).atexit = False
+
+    def gather(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+        """Run coroutines side by side and return their results, in order.
+
+        The first that raises cancels the others, and so does whatever stops the caller, such as Ctrl-C.
+        """
+        future = self._portal.start_task_soon(_together, list(work))
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+async def _together(work: list[Coroutine[Any, Any, Result]]) -> list[Result]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _close(
+    running: AbstractContextManager[BlockingPortal],
+    portal: BlockingPortal,
+    closing: tuple[Callable[[], Awaitable[None]], ...],
+) -> None:
+    async def close() -> None:
+        for each in closing:
+            await each()
+
+    def stop() -> None:
+        portal.call(close)
+        running.__exit__(None, None, None)
+
+    # The garbage collector may call this on any thread, the loop's own included, which must not wait for itself.
+    threading.Thread(target=stop, daemon=True).start()
 
 
 @dataclass

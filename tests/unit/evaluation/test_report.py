@@ -235,6 +235,13 @@ def with_comparison(summary: Summary, difference: Estimate) -> Summary:
     return summary.model_copy(update={"comparisons": {"learned_vs_wait_think_safely": cells}})
 
 
+def test_all_numbers_fit_a_page_without_a_scrollbar(config: EvalConfig, summary: Summary) -> None:
+    html = report.render(config, summary, {}, [])
+    heads = [part.count("<th") - 1 for part in re.findall(r"<thead>(.*?)</thead>", html, re.DOTALL)]
+    assert max(heads) <= 9
+    assert all(f'">{heading}' in html for heading in table.HEADINGS.values())
+
+
 def test_the_table_for_a_page(summary: Summary) -> None:
     lines = table.markdown(summary).splitlines()
     assert len(lines) == 2 + len(ROWS)

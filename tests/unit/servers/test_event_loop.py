@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from safethink.servers.event_loop import Background
+from safethink.servers.replicas import Background
 
 
 async def after(seconds: float, value: int) -> int:
@@ -64,6 +64,33 @@ def test_an_interrupted_caller_cancels_the_work() -> None:
     with pytest.raises(KeyboardInterrupt):
         background.gather([work()])
     assert cancelled.wait(5)
+
+
+def test_it_serves_on_after_an_interrupt() -> None:
+    background = Background()
+
+    async def interrupted() -> None:
+        await asyncio.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        background.gather([interrupted()])
+    assert background.gather([after(0, 3)]) == [3]
+
+
+def test_its_owner_may_be_dropped_on_the_loops_own_thread() -> None:
+    """As the garbage collector may do it."""
+    before = set(threading.enumerate())
+    owners = [Background()]
+    (thread,) = set(threading.enumerate()) - before
+
+    async def drop_soon() -> None:
+        asyncio.get_running_loop().call_later(0.2, owners.clear)
+
+    owners[0].gather([drop_soon()])
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_the_thread_ends_with_its_owner_and_closes_what_it_opened() -> None:
