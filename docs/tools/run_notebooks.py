@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -39,7 +40,7 @@ def main(names: list[str]) -> None:
 
 
 def executed(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with the outputs of a run in an empty folder."""
+    """The notebook with the outputs of a run in an empty folder, whose own path is taken out of them."""
     with TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,
@@ -49,6 +50,7 @@ def executed(notebook: NotebookNode) -> NotebookNode:
             record_timing=False,
         )
         client.execute()
+    notebook = nbformat.reads(nbformat.writes(notebook).replace(f"{Path(folder).resolve()}/", ""), as_version=4)
     for cell in notebook.cells:
         # Progress goes to stderr, and is no result.
         cell["outputs"] = [_slim(each) for each in cell.get("outputs", []) if each.get("name") != "stderr"]
