@@ -33,7 +33,7 @@ from safethink.config.shipped import shipped_config
 from safethink.errors import ArtifactError
 from safethink.evaluation.compare import compare, table
 from safethink.evaluation.runner import evaluate
-from safethink.evaluation.worker import Reasoner
+from safethink.evaluation.worker import load_reasoner
 from safethink.testbed.prompts import draw
 
 TINY = os.environ.get("SAFETHINK_TINY") == "1"
@@ -90,7 +90,7 @@ evaluation = shipped.model_copy(
         "depth_curve": (),
     }
 )
-reasoner = Reasoner.load(evaluation)
+reasoner = load_reasoner(evaluation)
 summary = evaluate(evaluation, FOLDER / "test", reasoner)
 for name, cells in summary.rows.items():
     asr = cells["asr_answer"]

@@ -14,23 +14,24 @@ from safethink import defenses
 from safethink import prefix as prefixes
 from safethink.config import (
     LimitsConfig,
-    NoneConfig,
     ReasonerConfig,
     RunConfig,
     SamplingConfig,
     ThoughtConfig,
 )
 from safethink.defenses import DefenseLike, Rule
-from safethink.defenses.effects import Task
+from safethink.defenses.none import undefended
 from safethink.engines import Engine, LocalEngine, Sampling, build
 from safethink.engines.build import ServedModel
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.models import loading
+from safethink.monitors import fingerprint_of
 from safethink.monitors.build import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt, refuse_duplicates
 from safethink.runtime import scheduler
+from safethink.runtime.open_row import open_row
 from safethink.runtime.result import Branch, Result
 from safethink.runtime.scheduler import Accepted, Finished, Row, refuse_unfit
 from safethink.runtime.streaming import Event, Transcript
@@ -171,6 +172,12 @@ class SafeThink:
         return build.fingerprint(self._model)
 
     @property
+    def models(self) -> dict[str, str]:
+        """Hash of the weights of each model, by its role: `reasoner`, and `guard` where the monitor has weights."""
+        guard = None if self.monitor is None else fingerprint_of(self.monitor)
+        return {"reasoner": self.fingerprint} | ({} if guard is None else {"guard": guard})
+
+    @property
     def local_engine(self) -> LocalEngine:
         """The engine, where it has the reasoner's weights.
 
@@ -253,16 +260,10 @@ class SafeThink:
         Raises:
             PromptError: if the prompt is empty or too long.
         """
-        task = Task(
-            start=self.thought.prefill(prompt),
-            prefixes=self.prefix.token_ids if self.rule.needs.prefix else (),
-            separator=self.thought.separator_ids,
-            close=self.thought.close_ids,
-            refusal=self.thought.refusal_ids,
-            streamed=streamed,
+        prefixes = self.prefix.token_ids if self.rule.needs.prefix else ()
+        return open_row(
+            self.thought, prompt, self.rule, seed=self.seed, sample=sample, prefixes=prefixes, streamed=streamed
         )
-        defense = self.thought.in_turns(defenses.start(self.rule, task))
-        return Row(prompt, self.thought.open_prompt(prompt), defense, sample, self.seed)
 
     def continue_from(self, branches: Iterable[Branch], seed: int | None = None) -> list[Result]:
         """Continue unguarded from the middle of traces: one injection each, no monitor, no resampling.
@@ -294,11 +295,15 @@ class SafeThink:
         return self.continue_from([Branch(result.prompt, kept, ids, sample) for sample in range(n)], base)
 
     def _branch_row(self, branch: Branch, seed: int) -> Row:
-        injection = Task(separator=self.thought.separator_ids).injection(branch.prefix_ids)
-        unguarded = defenses.start(NoneConfig(), Task(start=branch.trace + injection))
-        defense = self.thought.in_turns(unguarded)
-        prompt_ids = self.thought.open_prompt(branch.prompt)
-        return Row(branch.prompt, prompt_ids, defense, branch.sample, stable_seed(seed, "branch", len(branch.trace)))
+        return open_row(
+            self.thought,
+            branch.prompt,
+            undefended,
+            seed=stable_seed(seed, "branch", len(branch.trace)),
+            sample=branch.sample,
+            trace=branch.trace,
+            injected=branch.prefix_ids,
+        )
 
     def _ordered(self, rows: Sequence[Row]) -> list[Result]:
         places = {id(row): place for place, row in enumerate(rows)}

@@ -34,7 +34,6 @@ from safethink.evaluation import folder, runner
 from safethink.evaluation.jobs import trial_row
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Evidence, predicted, summarise
-from safethink.evaluation.worker import Reasoner
 from safethink.files import write_text
 
 
@@ -87,7 +86,7 @@ class MeasureReference:
 
     def run(self, models: Models) -> None:
         """Measure it."""
-        reasoner = Reasoner.of(models.setup(self.config).guarded)
+        reasoner = models.setup(self.config).guarded
         runner.gather(self.reference, reference_folder(self.out, self.reference), reasoner)
 
 
@@ -123,9 +122,7 @@ class RunCell:
         prefix, learned = _come_by(self.cell, setup, self.out)
         config = measure.trial(self.cell.config, self.cell.measure, "validation", _located(prefix, home))
         reference = measure.reference(self.cell.config, self.cell.measure, "validation")
-        evidence = runner.gather(
-            config, home / "validation", Reasoner.of(setup.guarded), reference_folder(self.out, reference)
-        )
+        evidence = runner.gather(config, home / "validation", setup.guarded, reference_folder(self.out, reference))
         result = Result(
             fingerprint=self.cell.fingerprint,
             prefix=prefix,
@@ -172,9 +169,7 @@ class ReportOnTest:
         setup = models.setup(self.cell.config)
         config = measure.trial(self.cell.config, self.sizes, "test", _located(self.prefix, home))
         reference = measure.reference(self.cell.config, self.sizes, "test")
-        evidence = runner.gather(
-            config, home / "test", Reasoner.of(setup.guarded), reference_folder(self.out, reference)
-        )
+        evidence = runner.gather(config, home / "test", setup.guarded, reference_folder(self.out, reference))
         is_soft = prefixes.load(config.prefix).kind == "soft"
         nll = None if is_soft else readability(setup.guarded, evidence)
         result = Result(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -16,7 +17,8 @@ from safethink.defenses.moves import extend, score
 from safethink.guarded import SafeThink
 from safethink.progress import progress
 from safethink.runtime import scheduler
-from safethink.runtime.scheduler import Row
+from safethink.runtime.open_row import open_row
+from safethink.runtime.row import Row
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 
@@ -29,16 +31,23 @@ def mine(guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, 
 
     def rows() -> Iterable[Row]:
         for place, state in enumerate(states):
-            task = Task(start=Tokens.sampled(state.trace_ids))
-            seed = stable_seed(guarded.seed, "mine", state.depth)
-            yield Row(state.prompt, state.prompt_ids, best_of(task, config.best_of), place, seed)
+            yield open_row(
+                guarded.thought,
+                state.prompt,
+                partial(best_of, n=config.best_of),
+                seed=stable_seed(guarded.seed, "mine", state.depth),
+                sample=place,
+                prompt_ids=state.prompt_ids,
+                trace=Tokens.sampled(state.trace_ids),
+            )
 
     run = scheduler.run(rows(), guarded.engine, guarded.monitor, guarded.thought, guarded.limits, guarded.batch_size)
     mined = list(states)
     for row, verdict, _ in progress(run, "mining safe continuations", len(states)):
         state, best = states[row.sample], max(verdict.step_scores)
         if best >= threshold:
-            target = verdict.trace.ids[len(state.trace_ids) :][: config.target_tokens]
+            step = verdict.trace[len(state.trace_ids) :]
+            target = guarded.thought.whole_messages(state.trace_ids, step.own()[: config.target_tokens])
             mined[row.sample] = state.model_copy(update={"target_ids": target, "target_score": best})
     return mined
 

@@ -18,7 +18,6 @@ from safethink.errors import ConfigError
 from safethink.evaluation import folder
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
-from safethink.evaluation.worker import Reasoner
 from safethink.files import write_text, writing
 from safethink.guarded import SafeThink
 from safethink.prefix.artifact import Metric
@@ -65,7 +64,7 @@ def run(config: TrainMonitorConfig, out: Path) -> Trained:
     _claim(config, out)
     labelled_run = steps.labelling_run(config)
     guarded = SafeThink.from_config(labelled_run)
-    splits = steps.collect(config, out, Reasoner.of(guarded))
+    splits = steps.collect(config, out, guarded)
     started = time.monotonic()
     if isinstance(config.monitor, ProbeTrainingConfig):
         from optimize.monitors import probe

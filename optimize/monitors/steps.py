@@ -20,7 +20,7 @@ from safethink.errors import SearchError
 from safethink.evaluation.injection_sites import watched
 from safethink.evaluation.jobs import watched_benchmarks
 from safethink.evaluation.monitored_rollouts import Watch, watch, watching_config
-from safethink.evaluation.worker import Reasoner
+from safethink.evaluation.worker import GuardedReasoner
 from safethink.files import json_hash
 from safethink.prompts import Prompt
 from safethink.testbed.origin import require_world
@@ -94,7 +94,7 @@ def watching(config: TrainMonitorConfig) -> dict[SplitName, EvalConfig]:
     return {name: watching_config(config.run, _prompts(config, name), config.world, judge) for name in SPLITS}
 
 
-def collect(config: TrainMonitorConfig, out: Path, reasoner: Reasoner) -> dict[SplitName, LabelledSplit]:
+def collect(config: TrainMonitorConfig, out: Path, reasoner: GuardedReasoner) -> dict[SplitName, LabelledSplit]:
     """Roll out every split and label it; what an earlier call recorded below `out` is not generated again.
 
     Raises:

@@ -18,7 +18,8 @@ from safethink.engines.hf import HfEngine
 from safethink.guarded import SafeThink
 from safethink.monitors import Monitor, ScoreRequest, fail_closed
 from safethink.runtime import scheduler
-from safethink.runtime.scheduler import Row
+from safethink.runtime.open_row import open_row
+from safethink.runtime.row import Row
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 
@@ -83,15 +84,22 @@ class Sampler:
     def _run(
         self, engine: Engine, contexts: Sequence[Context], prefix: Ids, num_samples: int, round_index: int
     ) -> list[list[Draw]]:
-        injection = Task(separator=self._guarded.thought.separator_ids).injection(prefix)
+        thought = self._guarded.thought
 
         def rows() -> Iterator[Row]:
             for place, context in enumerate(contexts):
-                start = Tokens.sampled(context.trace_ids) + injection
                 seed = stable_seed(self._seed, "reward", round_index, len(context.trace_ids))
                 for sample in range(num_samples):
-                    key = place * num_samples + sample
-                    yield Row(context.prompt, context.prompt_ids, one_step(start), key, seed)
+                    yield open_row(
+                        thought,
+                        context.prompt,
+                        one_step,
+                        seed=seed,
+                        sample=place * num_samples + sample,
+                        prompt_ids=context.prompt_ids,
+                        trace=Tokens.sampled(context.trace_ids),
+                        injected=prefix,
+                    )
 
         run = scheduler.run(
             rows(), engine, self._monitor, self._guarded.thought, self._limits, self._guarded.batch_size
@@ -99,18 +107,19 @@ class Sampler:
         draws: dict[int, Draw] = {}
         for row, verdict, _ in run:
             context = contexts[row.sample // num_samples]
-            ids = verdict.trace.ids[len(context.trace_ids) + len(injection) :]
-            draws[row.sample] = Draw(ids, verdict.step_scores[0])
+            # What the template puts behind a turn is injected too, and no more the reasoner's than the prefix is.
+            draws[row.sample] = Draw(verdict.trace[len(context.trace_ids) :].own(), verdict.step_scores[0])
         return [
             [draws[place * num_samples + sample] for sample in range(num_samples)] for place in range(len(contexts))
         ]
 
 
-def one_step(start: Tokens) -> Defense:
+def one_step(task: Task) -> Defense:
     """Let the reasoner go on for a step, and have the trace scored; what was injected is masked, as ever."""
-    step = yield from extend(start, Until.STEP)
-    value = yield from score(start + step.tokens)
-    return Verdict(start + step.tokens, Tokens(), closed=False, step_scores=(value,))
+    step = yield from extend(task.start, Until.STEP)
+    trace = task.start + step.tokens
+    value = yield from score(trace)
+    return Verdict(trace, Tokens(), closed=False, step_scores=(value,))
 
 
 class RememberingMonitor:

@@ -186,6 +186,7 @@ def _memory_gib(config: SearchConfig) -> float | None:
 
 
 def num_decoded(generations: dict[str, int], run: RunConfig) -> int:
+    """Tokens that generations of a run decode: about as many on the testbed, at most as many elsewhere."""
     return sum(generations.values()) * _tokens_per_generation(run)
 
 

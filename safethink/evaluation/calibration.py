@@ -30,7 +30,7 @@ from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.evaluation.report import templates
 from safethink.evaluation.threshold_test import Calibration, Candidate, calibrate, num_needed, refuse_too_few
-from safethink.evaluation.worker import Reasoner
+from safethink.evaluation.worker import GuardedReasoner
 from safethink.files import write_text
 from safethink.testbed.origin import origin
 
@@ -123,7 +123,9 @@ def resolve(run: RunConfig, config: CalibrationConfig) -> Sources:
     return Sources(watching_config(run, (prompts,), world, judge), num_prompts, _steps(run, config))
 
 
-def run(run: RunConfig, config: CalibrationConfig, out: Path, reasoner: Reasoner | None = None) -> CalibrationResult:
+def run(
+    run: RunConfig, config: CalibrationConfig, out: Path, reasoner: GuardedReasoner | None = None
+) -> CalibrationResult:
     """Roll out harmless prompts, unguarded, and find the threshold; go on where an earlier call was interrupted.
 
     Writes what `watching.watch` writes, `calibration.json` and `calibration.html`.

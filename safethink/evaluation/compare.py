@@ -19,7 +19,7 @@ from safethink.evaluation.plan import SIDE_A, SIDE_B, paired_config
 from safethink.evaluation.statistics import Estimate, Observations
 from safethink.evaluation.summary import comparison_name
 from safethink.evaluation.table import HEADINGS, interval, number
-from safethink.evaluation.worker import Reasoner
+from safethink.evaluation.worker import GuardedReasoner, load_reasoner
 
 COMPARISON: Final = "comparison.json"
 SIGNED: Final = "lift"
@@ -75,7 +75,7 @@ class Comparison(_Part):
     """By name, of those that both sides have."""
 
 
-def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: Reasoner | None = None) -> Comparison:
+def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = None) -> Comparison:
     """Evaluate two prefixes pairwise, or take up a comparison where it was interrupted.
 
     Args:
@@ -89,7 +89,7 @@ def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: Reasoner | 
         SafeThinkError: what `runner.evaluate` raises.
     """
     paired = paired_config(a, b, config)
-    reasoner = reasoner or Reasoner.load(paired)
+    reasoner = reasoner or load_reasoner(paired)
     summary = runner.evaluate(paired, out, reasoner)
     ledger = Ledger(
         tuple(benchmarks.load(benchmark, paired.world) for benchmark in paired.benchmarks),

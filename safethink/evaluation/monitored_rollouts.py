@@ -22,7 +22,7 @@ from safethink.config import (
 from safethink.evaluation import folder, jobs, records
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.runner import make_judge
-from safethink.evaluation.worker import Execution, Reasoner
+from safethink.evaluation.worker import Execution, GuardedReasoner, load_reasoner
 
 PromptKind: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
 KINDS: Final[tuple[PromptKind, ...]] = get_args(PromptKind)
@@ -38,7 +38,7 @@ class Watch:
         records: what came of each, by key.
     """
 
-    reasoner: Reasoner
+    reasoner: GuardedReasoner
     benchmarks: tuple[Benchmark, ...]
     records: dict[Key, Record]
 
@@ -80,7 +80,7 @@ def watch(
     description: str,
     samples: int = 1,
     kinds: Sequence[PromptKind] = KINDS,
-    reasoner: Reasoner | None = None,
+    reasoner: GuardedReasoner | None = None,
 ) -> Watch:
     """Generate whatever `out` has no record of.
 
@@ -98,7 +98,7 @@ def watch(
     """
     loaded = tuple(benchmarks.load(each, config.world).only(*kinds) for each in config.benchmarks)
     folder.claim(out, config)
-    reasoner = reasoner or Reasoner.load(config)
+    reasoner = reasoner or load_reasoner(config)
     folder.claim_models(out, reasoner.models)
     done = {record.key: record for record in records.read(out / folder.RECORDS)}
     with RecordWriter(out / folder.RECORDS) as writer:

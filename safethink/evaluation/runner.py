@@ -17,13 +17,13 @@ from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.summary import Evidence, PrefixSummary, Summary, summarise
 from safethink.evaluation.variants import TableRow
-from safethink.evaluation.worker import Execution, Reasoner
+from safethink.evaluation.worker import Execution, GuardedReasoner, load_reasoner
 from safethink.judges import Judge
 from safethink.models import loading
 from safethink.thinking.format import Thought
 
 
-def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) -> Summary:
+def evaluate(config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = None) -> Summary:
     """Evaluate, or take up an evaluation where it was interrupted.
 
     Writes `config.yaml`, `models.json`, `records.jsonl`, `summary.json` and `report.html`. The same command run again
@@ -32,7 +32,7 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
     Args:
         config: what to run.
         out: folder of the run.
-        reasoner: a reasoner and monitor that are already loaded, see `Reasoner.of`; None loads those of `config.run`.
+        reasoner: a guarded reasoner that is loaded already; None loads that of `config.run`.
 
     Returns:
         The summary.
@@ -50,7 +50,9 @@ def evaluate(config: EvalConfig, out: Path, reasoner: Reasoner | None = None) ->
     return summary
 
 
-def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shared: Path | None = None) -> Evidence:
+def gather(
+    config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = None, shared: Path | None = None
+) -> Evidence:
     """Do what `evaluate` does, short of the summary and the report.
 
     Args:
@@ -72,7 +74,7 @@ def gather(config: EvalConfig, out: Path, reasoner: Reasoner | None = None, shar
     artifact = prefix.load(config.prefix)
     config = _complete(config, reasoner)
     folder.claim(out, config)
-    reasoner = reasoner or Reasoner.load(config)
+    reasoner = reasoner or load_reasoner(config)
     folder.claim_models(out, reasoner.models)
     on_trial = prefix.bind(artifact, reasoner.thought.tokenizer, reasoner.engine)
     table = variants.load(config, on_trial, reasoner.thought.tokenizer, reasoner.engine)
@@ -107,7 +109,7 @@ def _refuse_missing_plugins(config: EvalConfig) -> None:
         judges.PLUGINS.find(config.judge.name)
 
 
-def _complete(config: EvalConfig, reasoner: Reasoner | None) -> EvalConfig:
+def _complete(config: EvalConfig, reasoner: GuardedReasoner | None) -> EvalConfig:
     """The configuration with nothing left to the reasoner's family; it is asked for before the weights are loaded."""
     thought = loading.thought_settings(config.run) if reasoner is None else reasoner.thought.settings
     return config.model_copy(update={"run": config.run.model_copy(update={"thought": thought})})
@@ -117,7 +119,7 @@ def run(
     config: EvalConfig,
     table: tuple[TableRow, ...],
     loaded: tuple[Benchmark, ...],
-    reasoner: Reasoner,
+    reasoner: GuardedReasoner,
     out: Path,
     known: Mapping[Key, Record] = MappingProxyType({}),
 ) -> tuple[dict[Key, Record], Contexts]:
@@ -203,7 +205,9 @@ def _recorded(path: Path, table: tuple[TableRow, ...]) -> dict[Key, Record]:
     return done
 
 
-def _known(shared: Path, config: EvalConfig, table: tuple[TableRow, ...], reasoner: Reasoner) -> dict[Key, Record]:
+def _known(
+    shared: Path, config: EvalConfig, table: tuple[TableRow, ...], reasoner: GuardedReasoner
+) -> dict[Key, Record]:
     """The records of another run, where it is over the same things.
 
     Raises:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from safethink import defenses
 from safethink.config import EvalConfig, SafeThinkConfig
-from safethink.defenses.effects import Task, Verdict
+from safethink.defenses.effects import Verdict
 from safethink.engines import Engine
 from safethink.errors import ConfigError, PromptError
 from safethink.evaluation.jobs import Job
 from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span, placed
 from safethink.judges import Judge
-from safethink.monitors import Monitor, fingerprint_of, layer_read_by
+from safethink.monitors import Monitor, layer_read_by
 from safethink.progress import track
 from safethink.runtime import scheduler
-from safethink.runtime.scheduler import Row, Usage
+from safethink.runtime.open_row import open_row
+from safethink.runtime.row import Row, Usage
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
 
@@ -26,52 +28,38 @@ if TYPE_CHECKING:
     from safethink.guarded import SafeThink
 
 
-@dataclass(frozen=True, slots=True)
-class Reasoner:
-    """What generates and watches.
+@runtime_checkable
+class GuardedReasoner(Protocol):
+    """What an evaluation asks of a guarded reasoner; `SafeThink` is one."""
 
-    Attributes:
-        engine: produces the reasoner's tokens.
-        monitor: scores partial traces.
-        thought: opens prompts and reads traces.
-        models: hash of the weights of each model, by what it does; a run is resumed by the same ones only.
-    """
+    @property
+    def engine(self) -> Engine:
+        """Produces the reasoner's tokens."""
+        ...
 
-    engine: Engine
-    monitor: Monitor
-    thought: Thought
-    models: Mapping[str, str] = field(default_factory=dict[str, str])
+    @property
+    def monitor(self) -> Monitor | None:
+        """Scores partial traces."""
+        ...
 
-    @classmethod
-    def of(cls, guarded: SafeThink) -> Reasoner:
-        """The parts of a guarded reasoner.
+    @property
+    def thought(self) -> Thought:
+        """The format of the reasoner's thinking."""
+        ...
 
-        Raises:
-            ConfigError: it has no monitor.
-        """
-        if guarded.monitor is None:
-            raise ConfigError("an evaluation needs a monitor, also where no row asks for one: it finds the contexts")
-        models = {"reasoner": guarded.fingerprint}
-        fingerprint = fingerprint_of(guarded.monitor)
-        if fingerprint is not None:
-            models["guard"] = fingerprint
-        return cls(guarded.engine, guarded.monitor, guarded.thought, models)
-
-    @classmethod
-    def load(cls, config: EvalConfig) -> Reasoner:
-        """Load what the configuration names."""
-        from safethink.guarded import SafeThink
-
-        # The row defenses come later; a monitor loads only beside one that asks for scores.
-        steered = config.run.model_copy(update={"defense": SafeThinkConfig(), "prefix": config.prefix})
-        return cls.of(SafeThink.from_config(steered))
+    @property
+    def models(self) -> Mapping[str, str]:
+        """Hash of the weights of each model, by its role; a run is resumed by the same ones only."""
+        ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRow(Row):
-    """A scheduler's row that knows its job."""
+def load_reasoner(config: EvalConfig) -> SafeThink:
+    """Load the reasoner and the monitor of an evaluation."""
+    from safethink.guarded import SafeThink
 
-    job: Job
+    # The row defenses come later; a monitor loads only beside one that asks for scores.
+    steered = config.run.model_copy(update={"defense": SafeThinkConfig(), "prefix": config.prefix})
+    return SafeThink.from_config(steered)
 
 
 @dataclass
@@ -87,7 +75,7 @@ class Execution:
     """
 
     config: EvalConfig
-    reasoner: Reasoner
+    reasoner: GuardedReasoner
     judge: Judge
     writer: RecordWriter
     records: dict[Key, Record]
@@ -100,20 +88,22 @@ class Execution:
             MonitorError: the monitor failed; the prompt is named.
             RecordError: a record could not be written.
         """
+        monitor = monitor_of(self.reasoner)
         pending = [job for job in jobs if job.key not in self.records]
         with track(description, len(jobs)) as advance:
             advance(len(jobs) - len(pending))
             for finished in scheduler.run(
                 self._rows(pending, advance),
                 self.reasoner.engine,
-                self.reasoner.monitor,
+                monitor,
                 self.reasoner.thought,
                 self.config.run.limits,
                 self.config.run.batch_size,
             ):
-                assert isinstance(finished.row, JobRow)
-                record = judged(finished.row.job, finished.verdict, finished.usage, self.reasoner.thought, self.judge)
-                if record.forced_tokens and layer_read_by(self.reasoner.monitor) is not None:
+                job = finished.row.label
+                assert isinstance(job, Job)
+                record = judged(job, finished.verdict, finished.usage, self.reasoner.thought, self.judge)
+                if record.forced_tokens and layer_read_by(monitor) is not None:
                     record = record.model_copy(update={"monitor_read_injected": True})
                 self._keep(record)
                 advance(1)
@@ -128,22 +118,18 @@ class Execution:
                 self._keep(_unrunnable(job, str(error)))
                 advance(1)
                 continue
-            task = Task(
-                start=thought.prefill(job.prompt) if job.start is None else job.start,
-                prefixes=job.prefixes,
-                separator=thought.separator_ids,
-                close=thought.close_ids,
-                refusal=thought.refusal_ids,
-            )
             # Rows of one prompt share their seeds, but a branch must not draw what was drawn before it.
             branch = () if job.start is None else (job.key.phase,)
-            yield JobRow(
-                prompt=job.prompt,
-                prompt_ids=prompt_ids,
-                defense=thought.in_turns(defenses.start(job.defense, task)),
-                sample=job.key.sample,
+            yield open_row(
+                thought,
+                job.prompt,
+                partial(defenses.start, job.defense),
                 seed=stable_seed(self.config.run.seed, *branch),
-                job=job,
+                sample=job.key.sample,
+                prompt_ids=prompt_ids,
+                trace=job.start,
+                prefixes=job.prefixes,
+                label=job,
             )
 
     def _open(self, job: Job) -> tuple[int, ...]:
@@ -156,6 +142,17 @@ class Execution:
     def _keep(self, record: Record) -> None:
         self.writer.append(record)
         self.records[record.key] = record
+
+
+def monitor_of(reasoner: GuardedReasoner) -> Monitor:
+    """The monitor of a guarded reasoner.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if reasoner.monitor is None:
+        raise ConfigError("an evaluation needs a monitor, also where no row asks for one: it finds the contexts")
+    return reasoner.monitor
 
 
 def judged(job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Judge) -> Record:

@@ -23,6 +23,7 @@ class Row:
         sample: which sample of the prompt.
         seed: with the prompt's id, the sample and the number of times something was dropped, seeds an extension; so two
             defenses sample the same tokens up to the first intervention.
+        label: what its caller knows it by.
     """
 
     prompt: Prompt
@@ -30,6 +31,7 @@ class Row:
     defense: Defense
     sample: int = 0
     seed: int = 0
+    label: object = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,12 @@ class Thought:
         ends = ((tag.parts[0], tag.parts[-1]) for tag in self._breaks if len(tag.parts) > 1)
         return any(first in near and last not in near[: near.index(first)] for first, last in ends)
 
+    def whole_messages(self, trace: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+        """`new` tokens behind `trace` without the header of a message at their end that was cut before it was open."""
+        while new and self.family.message_breaks and self.is_between_messages(trace + new):
+            new = new[:-1]
+        return new
+
     def open_prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """Render the chat template, once, up to the open thinking.
 

@@ -43,7 +43,7 @@ from safethink.evaluation.jobs import Place
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.statistics import Observations
 from safethink.evaluation.variants import TableRow
-from safethink.evaluation.worker import Execution, Reasoner
+from safethink.evaluation.worker import Execution
 from safethink.guarded import SafeThink
 from safethink.judges.testbed import TestbedJudge
 from safethink.prefix import Prefix
@@ -156,7 +156,7 @@ def _on_test(reasoner: SafeThink, table: Sequence[TableRow], world: WorldConfig,
     done: dict[Key, Record] = {}
     judge = TestbedJudge()
     with TemporaryDirectory() as scratch, RecordWriter(Path(scratch) / folder.RECORDS) as writer:
-        execution = Execution(config, Reasoner.of(reasoner), judge, writer, done)
+        execution = Execution(config, reasoner, judge, writer, done)
         execution.run(list(jobs.watch(THRESHOLD, loaded)), "watching test prompts")
         cut = config.run.limits.max_step_tokens
         contexts = injection_sites.find_contexts(loaded, done, reasoner.thought, judge, THRESHOLD, cut)

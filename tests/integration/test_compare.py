@@ -14,7 +14,7 @@ from safethink.config.shipped import shipped_config
 from safethink.errors import MissingFileError
 from safethink.evaluation import exact_asr, folder, records, test_looks
 from safethink.evaluation.compare import COMPARISON, Comparison, PairedColumn, compare, table
-from safethink.evaluation.worker import Reasoner
+from safethink.evaluation.worker import GuardedReasoner
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.testbed.world import World
 from tests.support import planted
@@ -37,7 +37,7 @@ def config() -> EvalConfig:
 
 
 @pytest.fixture
-def reasoner(monkeypatch: pytest.MonkeyPatch) -> Reasoner:
+def reasoner(monkeypatch: pytest.MonkeyPatch) -> GuardedReasoner:
     monkeypatch.setattr(exact_asr, "make_world", lambda config: World.make(planted.SEED))
     return planted.reasoner((STRONG, WEAK))
 
@@ -47,7 +47,7 @@ def saved(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_a_comparison_is_paired_and_counted(config: EvalConfig, reasoner: Reasoner, tmp_path: Path) -> None:
+def test_a_comparison_is_paired_and_counted(config: EvalConfig, reasoner: GuardedReasoner, tmp_path: Path) -> None:
     a, b = saved(tmp_path / "strong", STRONG), saved(tmp_path / "weak", WEAK)
     found = compare(a, b, config, tmp_path / "run", reasoner)
     assert Comparison.model_validate_json((tmp_path / "run" / COMPARISON).read_bytes()) == found
@@ -80,7 +80,7 @@ def without_seconds(found: Comparison) -> dict[str, PairedColumn]:
     return {name: column for name, column in found.columns.items() if name != "seconds"}
 
 
-def test_it_goes_on_where_it_was(config: EvalConfig, reasoner: Reasoner, tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was(config: EvalConfig, reasoner: GuardedReasoner, tmp_path: Path) -> None:
     first = compare(f"text:{STRONG}", f"text:{WEAK}", config, tmp_path, reasoner)
     path = tmp_path / folder.RECORDS
     lines = path.read_bytes().splitlines(keepends=True)
@@ -90,7 +90,7 @@ def test_it_goes_on_where_it_was(config: EvalConfig, reasoner: Reasoner, tmp_pat
     assert sorted(map(content, path.read_bytes().splitlines())) == sorted(map(content, lines))
 
 
-def test_a_prefix_is_no_better_than_itself(config: EvalConfig, reasoner: Reasoner, tmp_path: Path) -> None:
+def test_a_prefix_is_no_better_than_itself(config: EvalConfig, reasoner: GuardedReasoner, tmp_path: Path) -> None:
     found = compare(f"text:{WEAK}", f"text:{WEAK}", config, tmp_path, reasoner)
     for column in without_seconds(found).values():
         assert column.difference.value == 0
@@ -98,7 +98,7 @@ def test_a_prefix_is_no_better_than_itself(config: EvalConfig, reasoner: Reasone
     assert table(found).row_count == len(found.columns)
 
 
-def test_a_prefix_that_is_not_there_is_named(config: EvalConfig, reasoner: Reasoner, tmp_path: Path) -> None:
+def test_a_prefix_that_is_not_there_is_named(config: EvalConfig, reasoner: GuardedReasoner, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="no prefix 'nowhere'"):
         compare(f"text:{WEAK}", "nowhere", config, tmp_path, reasoner)
 

@@ -29,7 +29,6 @@ from safethink.evaluation.plan import plan
 from safethink.evaluation.records import Record
 from safethink.evaluation.summary import Summary
 from safethink.evaluation.variants import random_prefix
-from safethink.evaluation.worker import Reasoner
 from safethink.models.hashes import model_hash
 from safethink.monitors import ScoreRequest
 from safethink.monitors.guards.generative import GuardMonitor
@@ -299,11 +298,11 @@ def test_the_weights_are_those_of_both_models() -> None:
         chat_reasoner.tokenizer(),
         monitor=GuardMonitor(tiny_guard.model(), tiny_guard.tokenizer()),
     )
-    models = Reasoner.of(guarded).models
+    models = guarded.models
     assert models == {"reasoner": model_hash(chat_reasoner.model()), "guard": model_hash(tiny_guard.model())}
     with torch.no_grad():
         next(guarded.model.parameters())[0] += 1
-    assert Reasoner.of(guarded).models["reasoner"] != models["reasoner"]
+    assert guarded.models["reasoner"] != models["reasoner"]
 
 
 def test_benchmarks_may_use_the_same_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ It goes through a real tokenizer, the scheduler, the defenses and the evaluation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,6 @@ from optimize.testbed.trajectories import Storyteller
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Extension, StopReason, Until
 from safethink.engines import ExtendRequest
-from safethink.evaluation.worker import Reasoner
 from safethink.monitors import Monitor
 from safethink.monitors.oracle import OracleMonitor
 from safethink.prompts import Prompt
@@ -135,10 +135,20 @@ class PlantedEngine:
         return next((step.removeprefix(phrase) for phrase in self._phrases if step.startswith(phrase)), step).strip()
 
 
-def reasoner(phrases: Sequence[str], monitor: Monitor | None = None, context_tokens: int = 400) -> Reasoner:
+@dataclass(frozen=True, slots=True)
+class PlantedReasoner:
+    """A guarded reasoner without weights."""
+
+    engine: PlantedEngine
+    monitor: Monitor
+    thought: Thought
+    models: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def reasoner(phrases: Sequence[str], monitor: Monitor | None = None, context_tokens: int = 400) -> PlantedReasoner:
     """A planted reasoner, watched by the oracle unless told otherwise."""
     thought = Thought(ThoughtConfig(), tokenizer(), context_tokens)
-    return Reasoner(PlantedEngine(thought, phrases), monitor or OracleMonitor(), thought)
+    return PlantedReasoner(PlantedEngine(thought, phrases), monitor or OracleMonitor(), thought)
 
 
 def _kind(question: str) -> str:

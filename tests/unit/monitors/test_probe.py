@@ -24,13 +24,14 @@ from safethink.config import (
     RunConfig,
     SafeThinkConfig,
 )
+from safethink.defenses import build
 from safethink.engines import HiddenStates, StateRequest
 from safethink.engines.hf import HfEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, MonitorError
 from safethink.evaluation import jobs
 from safethink.evaluation.records import RecordWriter, read
 from safethink.evaluation.variants import TableRow
-from safethink.evaluation.worker import Execution, Reasoner
+from safethink.evaluation.worker import Execution
 from safethink.guarded import SafeThink
 from safethink.judges.refusal import RefusalJudge
 from safethink.models.hashes import model_hash
@@ -218,12 +219,12 @@ def test_an_engine_without_hidden_states_is_refused() -> None:
             raise NotImplementedError
 
     with pytest.raises(ConfigError, match="ProbeMonitor reads the reasoner's hidden states, and Blind shows none"):
-        refuse_unfit(Blind(), SafeThinkConfig(), ProbeMonitor(make()))
+        refuse_unfit(Blind(), build(SafeThinkConfig()), ProbeMonitor(make()))
 
 
 def test_a_run_is_made_with_this_probe_only(folder: Path) -> None:
     monitor = ProbeMonitor(probe.load(folder))
-    found = Reasoner.of(SafeThink(MODEL, chat_reasoner.tokenizer(), monitor=monitor)).models["guard"]
+    found = SafeThink(MODEL, chat_reasoner.tokenizer(), monitor=monitor).models["guard"]
     assert found == hashlib.sha256((folder / "probe.safetensors").read_bytes()).hexdigest()
 
 
@@ -243,7 +244,7 @@ def test_records_say_whether_the_monitor_read_what_was_injected(tmp_path: Path, 
     loaded = [benchmarks.load(each, config.world) for each in config.benchmarks]
     table = [TableRow("steered", defense, guarded.prefix.prefixes), TableRow("undefended", NoneConfig())]
     with RecordWriter(tmp_path / "records.jsonl") as writer:
-        execution = Execution(config, Reasoner.of(guarded), RefusalJudge(), writer, {})
+        execution = Execution(config, guarded, RefusalJudge(), writer, {})
         execution.run(list(jobs.guarded(table, loaded, 1)), "running")
     found = {record.row: record for record in read(tmp_path / "records.jsonl")}
     assert found["steered"].forced_tokens > 0
