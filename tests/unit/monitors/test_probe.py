@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from safethink import benchmarks
+from safethink import benchmarks, defenses
 from safethink.cli.main import PROGRAM
 from safethink.config import (
     EvalConfig,
@@ -24,7 +24,6 @@ from safethink.config import (
     RunConfig,
     SafeThinkConfig,
 )
-from safethink.defenses import build
 from safethink.engines import HiddenStates, StateRequest
 from safethink.engines.hf import HfEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, MonitorError
@@ -219,7 +218,7 @@ def test_an_engine_without_hidden_states_is_refused() -> None:
             raise NotImplementedError
 
     with pytest.raises(ConfigError, match="ProbeMonitor reads the reasoner's hidden states, and Blind shows none"):
-        refuse_unfit(Blind(), build(SafeThinkConfig()), ProbeMonitor(make()))
+        refuse_unfit(Blind(), defenses.build(SafeThinkConfig()), ProbeMonitor(make()))
 
 
 def test_a_run_is_made_with_this_probe_only(folder: Path) -> None:
