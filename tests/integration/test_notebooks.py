@@ -39,10 +39,10 @@ def test_a_notebook_is_its_source_with_the_outputs_of_a_run_and_no_path_of_a_mac
     nbformat.validate(notebook)
     said = f"run: python -m docs.tools.run_notebooks {source.stem}"
     assert cells(notebook) == cells(jupytext.read(source)), said
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), said
-    printed = json.dumps([cell.outputs for cell in code])
-    assert len(printed) > 100, said
+    outputs = [cell.outputs for cell in notebook.cells if cell.get("outputs")]
+    assert len(outputs) >= 3, said
+    printed = json.dumps(outputs)
+    assert '"output_type": "error"' not in printed
     assert not re.search(r"/(?:home|root|tmp|work|Users)/", printed)
 
 
