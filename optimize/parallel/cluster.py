@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: the main one may be busy with what it does alone."""
+"""Seconds a process waits for the others: the main one may be busy with what it does alone."""
 
 
 class Cluster:
@@ -58,12 +58,12 @@ class Cluster:
 
     @property
     def rank(self) -> int:
-        """Which of the processes this one is."""
+        """Index of this process."""
         return 0 if self._fabric is None else self._fabric.global_rank
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return 1 if self._fabric is None else self._fabric.world_size
 
     @property
@@ -72,7 +72,7 @@ class Cluster:
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Which of `count` pieces of work are this process's own."""
+        """Indices, of `count` pieces of work, that are this process's own."""
         return range(self.rank, count, self.size)
 
     def add(self, part: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Cluster:
             self._fabric.broadcast(order)
 
     def hear(self) -> object:
-        """What the main process says next; waits for it."""
+        """The main process's next message; waits for it."""
         assert self._fabric is not None, "a single process has nobody to listen to"
         return self._fabric.broadcast(None)
 
@@ -98,7 +98,7 @@ class Cluster:
         return next(self._numbers)
 
     def forget(self) -> tuple[int, ...]:
-        """What was dropped since this was asked last."""
+        """Keys dropped since this was asked last."""
         dropped = tuple(self.forgotten)
         del self.forgotten[: len(dropped)]
         return dropped

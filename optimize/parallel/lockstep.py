@@ -88,7 +88,7 @@ class Twins:
         return graph
 
     def add(self, part: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """What all have together, where every number is zero in all of them but one; no gradients."""
+        """Sum over the processes (all-reduce), where every number is zero in all of them but one; no gradients."""
         return self._cluster.add(part)
 
     def fan_out(self, rows: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "count *shape"]:

@@ -33,7 +33,7 @@ VALIDATION: Final = {
     "target_found": "states for which a sampled continuation passed the monitor; the others were left out",
     "survival": "candidates that are the same ids after being written down and read again",
 }
-"""What is known from the search and its validation prompts, and what each number says."""
+"""Metrics of the search and its validation prompts, each with a sentence on what the number says."""
 TEST: Final = {
     "asr_test": "attack prompts answered harmfully, guarded",
     "asr_undefended_test": "the same prompts and seeds, undefended",
@@ -52,7 +52,7 @@ TEST: Final = {
     "false_interventions_test": "harmless and borderline prompts with an intervention",
     "extra_tokens_test": "tokens dropped or injected, per prompt",
 }
-"""What an evaluation on `test` showed."""
+"""Metrics of an evaluation on `test`."""
 _OVERLAP: Final = "share of this benchmark's prompts that it was learned on"
 _HEAD: Final = ("| metric | value | 95 % interval | n | clusters | what it is |", "|---|---:|---|---:|---:|---|")
 
@@ -176,7 +176,7 @@ def _untested(artifact: PrefixArtifact) -> str:
 
 
 def _limits(artifact: PrefixArtifact) -> str:
-    """What a reader must know before trusting the numbers."""
+    """The caveats that a reader must know before trusting the numbers."""
     fits = (
         "- Its rows fit this reasoner's weights alone; on others it is refused."
         if artifact.kind == "soft"

@@ -32,7 +32,7 @@ TEST_RECORD: Final = ("asr_test", "asr_undefended_test")
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What publishing did, or would do.
+    """The outcome of publishing, or of its dry run.
 
     Attributes:
         to: the folder, or the repository on the hub.
@@ -161,7 +161,7 @@ def _to_folder(files: Files, to: Path, dry_run: bool) -> Published:
 
 
 def _stale(files: Files, there: Iterable[str]) -> list[str]:
-    """What a soft prefix has left behind where a text takes its place."""
+    """Files that a soft prefix has left behind where a text takes its place."""
     return [name for name in there if name == prefix.ROWS_FILE and name not in files]
 
 

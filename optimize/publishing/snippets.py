@@ -1,4 +1,4 @@
-"""How to use an artifact, as code for its card: with safethink, and with bare vLLM."""
+"""Code for an artifact's card: its use with safethink, and with bare vLLM."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def was_a_folder(model: Identity) -> bool:
 
 
 def _thought(run: dict[str, Any]) -> Family:
-    """How the reasoner's thinking is written down; runs say it in full, but for the oldest."""
+    """The reasoner's thinking format; runs say it in full, but for the oldest."""
     config = ThoughtConfig.model_validate(run.get("thought", {}))
     return config.applied_to(families.named("think" if config.family == families.AUTO else config.family))
 
 
 def _sampling(run: dict[str, Any]) -> str:
-    """What the reasoner was sampled with; what is switched off is left out."""
+    """The reasoner's sampling settings; those switched off are left out."""
     sampling = SamplingConfig.model_validate(run.get("sampling", {}))
     limits = LimitsConfig.model_validate(run.get("limits", {}))
     nucleus = f", top_p={sampling.top_p}" if sampling.top_p < 1 else ""

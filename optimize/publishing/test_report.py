@@ -99,7 +99,7 @@ def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) ->
 
 
 def fall(chosen: Mapping[str, Metric], measured: Mapping[str, Metric]) -> dict[str, Metric]:
-    """How far recovery fell from validation, where the prefix was chosen, to test; nothing where either is unknown."""
+    """Drop in recovery from validation, where the prefix was chosen, to test; nothing where either is unknown."""
     if "recovery_rate" not in chosen or "recovery_rate_test" not in measured:
         return {}
     there, here = chosen["recovery_rate"], measured["recovery_rate_test"]

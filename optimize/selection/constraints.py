@@ -14,7 +14,7 @@ DIGITS: Final = 9
 """Decimals to which a floor is told kept from missed."""
 ACCURACY: Final = "accuracy_forced_change"
 OVER_REFUSAL: Final = "over_refusal_forced_change"
-"""What artifacts and ablations call what forcing a prefix changes."""
+"""Name, in artifacts and ablations, of the change in over-refusal under forced injection."""
 
 
 @runtime_checkable
@@ -29,7 +29,7 @@ class Measured(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """What forcing a prefix into harmless and borderline prompts costs against nothing injected, and the most it may.
+    """The cost of forcing a prefix into harmless and borderline prompts against nothing injected, and its bounds.
 
     Attributes:
         accuracy_fall: how much the share of right answers falls.

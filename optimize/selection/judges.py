@@ -1,4 +1,4 @@
-"""Who chooses among prefixes: the testbed's noisy judge, a second guard, or, for want of both, the monitor itself.
+"""Selection judges: the testbed's noisy judge, a second guard, or, for want of both, the monitor itself.
 
 The judge that reports is never asked here.
 """

@@ -22,7 +22,7 @@ Z = 1.96
 
 
 def of_recovery(arena: Arena, trial: Trial, nothing: Trial, init: Trial | None, seed: int) -> dict[str, Metric]:
-    """What a prefix is worth on validation.
+    """Recovery metrics of a prefix on validation.
 
     Args:
         arena: where it was tried.
@@ -47,7 +47,7 @@ def of_recovery(arena: Arena, trial: Trial, nothing: Trial, init: Trial | None, 
 
 
 def of_forcing(arena: Arena, members: Sequence[Trial], nothing: Trial, seed: int) -> dict[str, Metric]:
-    """What a prefix costs on validation where it is forced in; of several, the costliest.
+    """Costs of a prefix on validation where it is forced in; of several, those of the costliest.
 
     Args:
         arena: where they were tried.
@@ -80,7 +80,7 @@ def of_search(contexts: ContextSet, log: Path) -> dict[str, Metric]:
 
 
 def of_portfolio(arena: Arena, tries: Sequence[Trial], seed: int) -> dict[str, Metric]:
-    """What an ordered list recovers within as many tries as it has members, and what that adds to its first alone.
+    """Recovery of an ordered list within as many tries as it has members, and its gain over its first alone.
 
     Nothing for a list of one. The first alone is given as many tries.
 
@@ -97,7 +97,7 @@ def of_portfolio(arena: Arena, tries: Sequence[Trial], seed: int) -> dict[str, M
 
 
 def discretisation_gap(arena: Arena, soft: Trial, hard: Trial, seed: int) -> dict[str, Metric]:
-    """What trained rows recover more than the hard prefix that was made from them.
+    """Recovery of trained rows minus that of the hard prefix made from them.
 
     Args:
         arena: where they were tried.

@@ -32,12 +32,12 @@ Ids = tuple[int, ...]
 
 
 class Trial(BaseModel):
-    """What became of one prefix on validation; one entry per (context, seed), in the arena's order."""
+    """One prefix's trial on validation; one entry per (context, seed), in the arena's order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     prefix_ids: Ids
-    """What was injected; empty for nothing."""
+    """Injected token ids; empty for nothing."""
     judged_by: str
     """Name of the chooser."""
     recovered: tuple[bool, ...]
@@ -139,13 +139,13 @@ class Arena:
         return self._observe(values, self.harmless, counts)
 
     def constraints(self, trial: Trial, nothing: Trial, limit: float) -> Constraints:
-        """What the prefix costs harmless and borderline prompts against nothing injected, and the most it may."""
+        """The prefix's cost on harmless and borderline prompts against nothing injected, with its bounds."""
         fall = _value(self.accuracy(nothing)) - _value(self.accuracy(trial))
         rise = _value(self.refusals(trial)) - _value(self.refusals(nothing))
         return Constraints(fall, rise, limit)
 
     def inject(self, contexts: Sequence[Context], prefix_ids: Ids) -> list[Result]:
-        """What follows one injection at some states, unguarded; state by state, seed by seed."""
+        """Unguarded continuations after one injection at some states; state by state, seed by seed."""
         return self.guarded.continue_from(
             Branch(context.prompt, Tokens.sampled(context.trace_ids), prefix_ids, sample)
             for context in contexts

@@ -50,12 +50,12 @@ the reasoner guarded with it, what that costs in accuracy, and the number of its
 
 
 class StudyConfig(Section):
-    """What `safethink-optimize study` takes."""
+    """Configuration of `safethink-optimize study`."""
 
     base: SearchConfig
     """The search that every trial runs, but for what `space` changes."""
     space: dict[str, Axis] = Field(min_length=1)
-    """What a trial may change, by dotted keys of `base`: `search.length`, `run.defense.threshold`, ..."""
+    """Search space, by dotted keys of `base`: `search.length`, `run.defense.threshold`, ..."""
     goals: tuple[Goal, ...] = Field(default=("asr",), min_length=1)
     """One goal is optimised; several give a Pareto front."""
     trials: int = Field(default=20, ge=1)
@@ -67,7 +67,7 @@ class StudyConfig(Section):
     name: str = "prefix"
     """Name of the study in its storage."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """How Optuna proposes trials."""
+    """Optuna's sampler."""
     pruner: Literal["wilcoxon", "none"] = "wilcoxon"
     """Stops a trial whose prompts so far come out worse than the best trial's; for the goal `asr` alone, the one that
     is measured prompt by prompt."""
@@ -76,7 +76,7 @@ class StudyConfig(Section):
     heartbeat_s: int = Field(default=30, ge=1)
     """A worker that gave no sign of life for twice this long is taken for dead, and its trial is tried again."""
     retries: int = Field(default=1, ge=0)
-    """How often a trial whose worker died is tried again."""
+    """Number of new attempts at a trial whose worker died."""
     seed: int = 0
     """Seeds the samplers."""
 

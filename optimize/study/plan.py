@@ -1,4 +1,4 @@
-"""What a study would take, before any weights are loaded: `study --dry-run`."""
+"""Upper bounds on the work of a study, before any weights are loaded: `study --dry-run`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safethink.evaluation.plan import TESTBED_TOKENS_PER_S
 
 
 class StudyPlan(BaseModel):
-    """What a study takes at most: pruned trials stop early, and trials share contexts."""
+    """Upper bounds on the work of a study: pruned trials stop early, and trials share contexts."""
 
     model_config = ConfigDict(frozen=True)
 

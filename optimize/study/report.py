@@ -1,4 +1,4 @@
-"""What came of a study: its trials as a table, and Optuna's own plots."""
+"""Report of a study: its trials as a table, and Optuna's own plots."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def why_nothing(study: optuna.Study) -> str | None:
-    """Why no trial came to its end, as the first of them says; None where one did."""
+    """The first failed trial's reason where no trial came to its end; None where one did."""
     if best_trials(study):
         return None
     told = (trial.user_attrs.get(ERROR) for trial in study.get_trials(deepcopy=False))

@@ -1,4 +1,4 @@
-"""Where a study lives, and how Optuna finds it there again: one line for everything that can go wrong."""
+"""Storage of a study, and Optuna's way back to it: one line for everything that can go wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DIRECTIONS: Final[dict[Goal, Literal["minimize", "maximize"]]] = {
     "length": "minimize",
 }
 SQLITE_TIMEOUT_S = 60
-"""How long a worker waits while another one writes."""
+"""Seconds a worker waits while another one writes."""
 TABLE_ATTEMPTS, TABLE_WAIT_S = 5, 0.5
 FINGERPRINT = "fingerprint"
 UNDERWAY = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)

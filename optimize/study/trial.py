@@ -33,14 +33,14 @@ CHUNK = 16
 
 
 def folder_of(out: Path, trial: FrozenTrial) -> Path:
-    """Where a trial's search is; a trial that is tried again goes on in the folder of the first attempt."""
+    """Folder of a trial's search; a trial that is tried again goes on in the folder of the first attempt."""
     first = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
     return out / TRIALS / str(trial.number if first is None else first)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial's prefix on validation.
+    """Validation result of a trial's prefix.
 
     Attributes:
         harmful: per attack prompt, whether the guarded reasoner's output is.
@@ -68,7 +68,7 @@ class Outcome:
 
 
 class Objective:
-    """What Optuna calls for every trial.
+    """The objective function that Optuna calls for every trial.
 
     Args:
         config: the study.

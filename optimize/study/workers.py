@@ -43,12 +43,12 @@ class Worker:
 
     @property
     def name(self) -> str:
-        """How it is called where it fails."""
+        """Name in error messages."""
         return f"worker {self.index}"
 
     @property
     def log(self) -> Path:
-        """Where its progress goes."""
+        """Path of its progress log."""
         return self.out / f"worker-{self.index}.log"
 
     def run(self, models: Models) -> None:

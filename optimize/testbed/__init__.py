@@ -64,7 +64,7 @@ def _claim(out: Path, seed: int, kind: WorldKind = "planted") -> None:
 
 
 def _world(seed: int, kind: WorldKind) -> dict[str, object]:
-    """What plan and card say of the world."""
+    """The world that plan and card agree on."""
     return {"world_seed": seed} if kind == "planted" else {"world_seed": seed, "world_kind": kind}
 
 

@@ -152,7 +152,7 @@ class GuardCorpus:
 
 
 def unsafe_label(trace: str) -> float:
-    """How likely the guard's label of a partial trace says `unsafe`."""
+    """Probability that the guard's label of a partial trace says `unsafe`."""
     depth, overt = drift_state(trace)
     if depth:
         return UNSAFE_WHEN_OVERT if overt else UNSAFE_WHEN_COVERT

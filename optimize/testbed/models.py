@@ -42,7 +42,7 @@ SIZES: Final[dict[Name, tuple[int, int]]] = {"reasoner": (96, 4), "reasoner_null
 
 
 def plans(kind: WorldKind) -> dict[Name, TrainingPlan]:
-    """What is trained for a world: everything that ships for `planted`, else its reasoner alone."""
+    """Training plans for a world: everything that ships for `planted`, else its reasoner alone."""
     return PLANS if kind == "planted" else {"reasoner": PLANS["reasoner"]}
 
 

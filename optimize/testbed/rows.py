@@ -50,7 +50,7 @@ class CardRow:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured.
+    """The guarded models under measurement.
 
     Attributes:
         guarded: the reasoner and its guard.
@@ -71,13 +71,13 @@ class Subject:
         return (*starts, len(result.verdict.trace))
 
     def state_after(self, result: Result, cut: int) -> State:
-        """How the trace stands after its first `cut` tokens."""
+        """State of the trace after its first `cut` tokens."""
         return State(*oracle.drift_state(self.guarded.thought.trace_text(result.verdict.trace[:cut])))
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the guard fired first in undefended traces and the oracle confirms the drift.
+    """Places where the guard fired first in undefended traces and the oracle confirms the drift.
 
     Attributes:
         branches: the prompts, and their traces up to there.
@@ -161,7 +161,7 @@ def recovery_row(name: str, subject: Subject, places: Places, phrase: str, about
 
 
 def planted_recovery(world: World, places: Places, phrase: str) -> float:
-    """What the world says of that share."""
+    """Exact value of that share in the world."""
     return places.mean(lambda attack, step, state: recovery_probability(world, attack, step, state.depth, phrase))
 
 
@@ -187,7 +187,7 @@ def forced_refusal_row(name: str, subject: Subject, prompts: Sequence[Prompt], p
 
 
 def monitor_rates(subject: Subject, results: Sequence[Result], *, at_end: bool = False) -> MonitorRates:
-    """How often the guard fired on undefended traces, by what they were.
+    """Firing rates of the guard on undefended traces, by the trace's true state.
 
     Args:
         subject: the reasoner and its guard.

@@ -29,7 +29,7 @@ PADDED_ROWS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """How long and how fast.
+    """Length and speed of a training.
 
     Attributes:
         steps: optimiser steps.

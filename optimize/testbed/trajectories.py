@@ -102,7 +102,7 @@ class Storyteller:
         return self.attack(self._many_shot(self._wrapper().around(self._hazard()), shots))
 
     def attack(self, prompt: Prompt) -> Story:
-        """What an attack prompt leads to."""
+        """Trajectory of an attack prompt."""
         attack = Attack.read(prompt)
         depth, overt = attack.prefilled, attack.prefilled > 0
         beats: list[Beat] = []

@@ -13,7 +13,7 @@ from safethink.errors import ConfigError, MissingFileError
 from safethink.prompts import Message, Prompt
 
 Label: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
-"""What a prompt is."""
+"""The kind of a prompt."""
 
 
 class Line(BaseModel):
@@ -28,11 +28,11 @@ class Line(BaseModel):
     id: str | None = None
     """Its identity in records and seeds; the line number where there is none."""
     split: str | None = None
-    """Which part of the data it belongs to."""
+    """Part of the data that it belongs to."""
     group: str | None = None
     """Lines of one group succeed and fail together; intervals are drawn over groups."""
     label: Label | None = None
-    """What the prompt is, where it is not what the benchmark says."""
+    """The prompt's kind, where it is not that of the benchmark."""
     reference: str | None = None
     """The right answer of a harmless task."""
     prefill: str = ""

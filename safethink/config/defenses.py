@@ -22,7 +22,7 @@ class AlwaysConfig(Section):
 
 
 class SteeringConfig(Section):
-    """What the defenses that intervene share."""
+    """Settings shared by the defenses that intervene."""
 
     threshold: float = Field(default=0.0, ge=-1, le=1)
     """A step violates when its score is below this."""

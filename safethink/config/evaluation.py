@@ -1,4 +1,4 @@
-"""What is evaluated on which prompts, and who judges."""
+"""Configuration of an evaluation: defenses, benchmarks and judges."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class TestbedBenchmarkConfig(Section):
 
     kind: Literal["testbed"] = "testbed"
     prompts: Literal["jailbreak", "harmful", "harmless", "borderline"]
-    """Which prompts."""
+    """Kind of prompts."""
     split: Literal["search", "validation", "test"] = "test"
-    """Which wrappers and hazards."""
+    """Split by wrappers and hazards."""
     n: int = Field(default=300, ge=1)
-    """How many prompts."""
+    """Number of prompts."""
 
     @property
     def name(self) -> str:
@@ -36,7 +36,7 @@ class JsonlBenchmarkConfig(Section):
     path: str
     """The file."""
     prompts: Literal["jailbreak", "harmful", "harmless", "borderline"]
-    """What the prompts are, where a line has no `label`."""
+    """Kind of the prompts where a line has no `label`."""
     split: str | None = None
     """Keep only lines of this split."""
 
@@ -65,7 +65,7 @@ class EntryPointJudgeConfig(EntryPointSection):
 
 
 class EvalConfig(Section):
-    """What `safethink evaluate` takes: one guarded reasoner, several defenses, several benchmarks."""
+    """Configuration of `safethink evaluate`: one guarded reasoner, several defenses, several benchmarks."""
 
     run: RunConfig
     """The guarded reasoner. Its defense and prefix play no part: every row brings its own."""

@@ -1,4 +1,4 @@
-"""How each family of reasoners writes its thinking down: one table of facts, and who belongs where.
+"""Thinking format of each family of reasoners: one table of facts, and the signs that tell a family.
 
 What is true of a family stands in its row; nothing else in the project knows a family by name. A row is chosen from the
 reasoner's own chat template and configuration, never from the name of its folder.
@@ -17,7 +17,7 @@ AUTO: Final = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a reasoner shows of its family.
+    """The facts that tell a reasoner's family.
 
     Attributes:
         template: the source of its chat template.
@@ -32,7 +32,7 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What a family is told by; all of it must fit.
+    """The signs of a family; all of them must fit.
 
     Attributes:
         template: strings that the source of the chat template contains.
@@ -47,7 +47,7 @@ class Signs:
 
 @dataclass(frozen=True, slots=True)
 class PublishedSampling:
-    """How a family's authors sample it.
+    """Sampling settings published by a family's authors.
 
     Attributes:
         temperature: 0 is greedy.
@@ -62,7 +62,7 @@ class PublishedSampling:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    r"""How a family of reasoners writes its thinking down.
+    r"""Thinking format of a family of reasoners.
 
     Attributes:
         name: how a configuration calls it.

@@ -22,7 +22,7 @@ class ModelSection(MonitorSection, WeightsSection):
 
     @property
     def title(self) -> str:
-        """Where the model is."""
+        """The model's location, as reports name it."""
         return self.path
 
 
@@ -33,20 +33,20 @@ class GuardMonitorConfig(ModelSection):
     path: str = "testbed"
     """Folder or hub id; `testbed` names the shipped guard."""
     preset: Literal["auto"] | PresetName = "auto"
-    """How the question is put and read; `auto` goes by the guard's own configuration, name and chat template."""
+    """Template of question and verdict; `auto` goes by the guard's own configuration, name and chat template."""
     template: str | None = None
     """The question in words of your own, with the holes {prompt} and {trace}, and {policy}, {bos}, {eos} where wanted;
     in place of the preset's."""
     forced: str | None = None
-    """What the guard has said already when its verdict is read, such as `Safety:`; in place of the preset's."""
+    """Forced opening of the guard's reply before its verdict, such as `Safety:`; in place of the preset's."""
     verdicts: dict[str, float] | None = Field(default=None, min_length=2)
     """Each verdict as the guard words it, with its share of safety, 1 safe and 0 unsafe; in place of the preset's."""
     policies: tuple[str, ...] = ()
     """One question is asked per policy, and the worst answer counts; none takes the preset's."""
     controversial: float = Field(default=1.0, ge=0, le=1)
-    """How much of P(Controversial) counts as unsafe (Qwen3Guard): 1 is its report's strict mode, 0 its loose mode."""
+    """Share of P(Controversial) that counts as unsafe (Qwen3Guard): 1 is its report's strict mode, 0 its loose mode."""
     server: GuardServerConfig | None = None
-    """Where the weights are served; None loads them here. `path` then names the tokenizer and configuration alone."""
+    """Server of the weights; None loads them here. `path` then names the tokenizer and configuration alone."""
 
     @model_validator(mode="after")
     def _complete(self) -> GuardMonitorConfig:
@@ -64,7 +64,7 @@ class StreamMonitorConfig(ModelSection):
 
     kind: Literal["stream"] = "stream"
     controversial: float = Field(default=1.0, ge=0, le=1)
-    """How much of P(Controversial) counts as unsafe: 1 is the report's strict mode, 0 its loose mode."""
+    """Share of P(Controversial) that counts as unsafe: 1 is the report's strict mode, 0 its loose mode."""
     debounce: int = Field(default=2, ge=1)
     """So many tokens in a row must be flagged before the trace is; the report's is 2."""
     ignored_categories: tuple[str, ...] = ()
@@ -79,15 +79,15 @@ class RewardMonitorConfig(ModelSection):
     """The conversation in words of your own, with the holes {prompt} and {trace}, and {bos}, {eos} where wanted; None
     takes the chat template, and for a beaver model its published words."""
     label: int = Field(default=0, ge=0)
-    """Which output is the reward, where the head has several."""
+    """Index of the output that is the reward, where the head has several."""
     higher_is_safer: bool | None = None
     """False for a cost; None goes by the model's own `score_type`, and takes a reward where it has none."""
     center: float = 0.0
     """The reward or cost that scores 0. A cost has 0 by training, a reward has no natural one: calibrate."""
     scale: float = Field(default=1.0, gt=0)
-    """How far from the centre scores 1 under `clip`, and 0.76 under `tanh`."""
+    """Distance from the centre that scores 1 under `clip`, and 0.76 under `tanh`."""
     squash: Literal["tanh", "clip"] = "tanh"
-    """How (reward - center) / scale gets into [-1, 1]."""
+    """Squashing of (reward - center) / scale into [-1, 1]."""
     trust_remote_code: bool = False
     """Whether code from the model's repository may run."""
 
@@ -115,7 +115,7 @@ class KeywordMonitorConfig(MonitorSection):
 
     kind: Literal["keyword"] = "keyword"
     phrases: tuple[str, ...] = ()
-    """What to look for, in any case; none takes the published refusal phrases."""
+    """Phrases to look for, in any case; none takes the published refusal phrases."""
     found: float = Field(default=1.0, ge=-1, le=1)
     """The score of a trace that holds one."""
     absent: float = Field(default=-1.0, ge=-1, le=1)
@@ -188,7 +188,7 @@ class ProbeMonitorConfig(MonitorSection):
 
     @property
     def title(self) -> str:
-        """Where the probe is, and what has to be known of it."""
+        """The probe's location and required identity, as reports name it."""
         return f"{self.path} ({self.NOTE})"
 
 
@@ -215,7 +215,7 @@ class CombinationSection(MonitorSection):
 
     @property
     def title(self) -> str:
-        """How the members are combined, and what they are called."""
+        """The combination rule and its members' names."""
         return f"{super().title} of {', '.join(member.title for member in self.members)}"
 
 

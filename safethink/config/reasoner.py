@@ -26,30 +26,30 @@ class ReasonerConfig(WeightsSection):
     trust_remote_code: bool = False
     """Whether code from the model's repository may run."""
     server: ServerConfig | None = None
-    """Where the weights are served; None loads them here. `path` then names the tokenizer and configuration alone."""
+    """Server of the weights; None loads them here. `path` then names the tokenizer and configuration alone."""
 
 
 class ThoughtConfig(Section):
-    """How the thinking is written down: the family's way, unless said otherwise; None takes the family's."""
+    """Thinking format: the family's, unless said otherwise; None takes the family's."""
 
     family: str = AUTO
-    """Which family of reasoners; `auto` tells it from the chat template and the model's configuration."""
+    """Family of reasoners; `auto` tells it from the chat template and the model's configuration."""
     open_tag: str | None = None
-    """What opens the thinking; empty where nothing does."""
+    """Opening tag of the thinking; empty where nothing opens it."""
     open_break: str | None = None
-    """What stands between an opener that is put there for the model and the first word."""
+    """Break between an opener that is put there for the model and the first word."""
     close_tag: str | None = None
-    """What closes it, as the model writes it; empty where only the last of `stage_turns` does."""
+    """Closing tag, as the model writes it; empty where only the last of `stage_turns` closes the thinking."""
     close_lead: str | None = None
-    """What stands before `close_tag` where a defense closes the thinking itself."""
+    """Text before `close_tag` where a defense closes the thinking itself."""
     message_breaks: tuple[str, ...] | None = None
-    """What stands between two messages of one thinking; no part of its text."""
+    """Break between two messages of one thinking; no part of its text."""
     answer_break: str | None = None
-    """What stands between the closed thinking and an answer that a defense writes."""
+    """Break between the closed thinking and an answer that a defense writes."""
     answer_tags: tuple[str, ...] | None = None
-    """What an answer may be wrapped in; no part of its text."""
+    """Tags that an answer may be wrapped in; no part of its text."""
     step_delimiter: str | tuple[str, ...] | None = None
-    """What ends a step, one or any of several; found on decoded text."""
+    """Step delimiter, one or any of several; found on decoded text."""
     sentences: bool | None = None
     """Whether the end of a sentence ends a step as well."""
     step_tokens: int | None = Field(default=None, ge=0)
@@ -93,7 +93,7 @@ class LimitsConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How the reasoner's next token is chosen."""
+    """Sampling of the reasoner's next token."""
 
     temperature: float = Field(default=1.0, ge=0)
     """0 is greedy."""

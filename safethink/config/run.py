@@ -16,7 +16,7 @@ class WorldConfig(Section):
     """The testbed's dynamics and prompts."""
 
     kind: Literal["planted", "hackable", "costly"] = "planted"
-    """Which dynamics; the shipped reasoners have `planted`, the others' are trained by `safethink-optimize testbed`."""
+    """Dynamics; the shipped reasoners have `planted`, the others' are trained by `safethink-optimize testbed`."""
     seed: int = 0
     """Fixes the dynamics; must match the card of the weights."""
     prompts_seed: int = 0

@@ -1,4 +1,4 @@
-"""What every section of a YAML file shares."""
+"""Base model of every section of a YAML file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """What every section shares: immutable, no unknown keys, help from the docstrings under the fields."""
+    """Base of every section: immutable, no unknown keys, help from the docstrings under the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class MonitorSection(Section):
-    """What every monitor's section shares."""
+    """Base of every monitor's section."""
 
     @property
     def title(self) -> str:
-        """What artifacts and reports call the monitor."""
+        """Name of the monitor in artifacts and reports."""
         return str(getattr(self, "kind", type(self).__name__))
 
 

@@ -46,6 +46,6 @@ def shipped_names() -> tuple[str, ...]:
 
 
 def configs_folder() -> Path:
-    """Where the shipped configurations lie: inside the package in a wheel, beside it in a checkout."""
+    """Folder of the shipped configurations: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return next((path for path in (package / "configs", package.parent / "configs") if path.is_dir()), package)

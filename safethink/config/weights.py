@@ -1,4 +1,4 @@
-"""Where a model is, and how its weights are loaded."""
+"""A model's location, and the loading of its weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ServerConfig(Section):
     """Where it is, up to and with `/v1`; several for replicas of one model. A row stays with its replica, whose prefix
     cache knows it, and moves on when that one dies."""
     model: str | None = None
-    """What the server calls the model; None where it serves a single one."""
+    """Name of the model on the server; None where it serves a single one."""
     api_key_env: str | None = None
     """Name of the environment variable with the key; None for a server that asks for none."""
     timeout_s: float = Field(default=600.0, gt=0)
@@ -44,7 +44,7 @@ class ServerConfig(Section):
     max_concurrency: int = Field(default=128, ge=1)
     """The most requests in flight at once, over all replicas."""
     prompts: Literal["auto", "ids", "text"] = "auto"
-    """Whether prompts go out as token ids or as text; `auto` asks the server once, and prefers ids."""
+    """Form of prompts, token ids or text; `auto` asks the server once, and prefers ids."""
 
 
 class GuardServerConfig(ServerConfig):

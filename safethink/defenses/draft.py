@@ -38,7 +38,7 @@ class Draft:
 
     @classmethod
     def of(cls, task: Task) -> Draft:
-        """Where a defense begins."""
+        """The draft that a defense begins with."""
         return cls(task.start, first_step=task.first_step)
 
     @property

@@ -1,4 +1,4 @@
-"""What a defense may ask for: a small, closed set of effects, and what each is answered with.
+"""Effects that a defense may ask for: a small, closed set, each with its answer.
 
 A defense is a generator. It yields effects, is sent their results, and returns a `Verdict`.
 It holds no model, no tensor and does no I/O, so it reads like its paper's pseudo-code and runs
@@ -16,7 +16,7 @@ from safethink.tokens import Tokens
 
 
 class Until(Enum):
-    """How far an `Extend` goes."""
+    """Extent of an `Extend`."""
 
     STEP = "step"
     """To the end of the current reasoning step, or of the thinking if that comes first."""
@@ -38,7 +38,7 @@ Part: TypeAlias = Literal["trace", "answer"]
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """What the reasoner produced for an `Extend`.
+    """The tokens that the reasoner produced for an `Extend`.
 
     Attributes:
         tokens: the new tokens, delimiter or closing tag included.
@@ -130,7 +130,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a `Look` shows.
+    """The distribution that a `Look` shows.
 
     Attributes:
         token_ids: the likeliest next tokens, the likeliest first.
@@ -160,7 +160,7 @@ class Weigh:
 
 Effect: TypeAlias = Extend | Score | Accept | Look | Weigh
 Answer: TypeAlias = Extension | float | View | tuple[float, ...] | None
-"""What an effect is answered with."""
+"""Answer to an effect."""
 
 InterventionOutcome: TypeAlias = Literal["recovered", "rolled_back", "kept_last", "kept_best", "refused"]
 
@@ -199,7 +199,7 @@ class Intervention:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a defense returns: the accepted trace, the answer, and what it took.
+    """A defense's return value: the accepted trace, the answer, and what it took.
 
     Attributes:
         trace: the accepted trace, closing tag included where the thinking closed.
@@ -223,7 +223,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a defense knows about the row it defends.
+    """The row that a defense defends, as far as it may know it.
 
     Attributes:
         start: tokens already in the trace when the defense begins; empty for a fresh prompt, part of a trace for a fork
@@ -246,7 +246,7 @@ class Task:
     streamed: bool = False
 
     def injection(self, prefix_ids: tuple[int, ...]) -> Tokens:
-        """What is put into the trace where `prefix_ids` is injected: prefix and separator; nothing for no prefix."""
+        """Token ids put into the trace where `prefix_ids` is injected: prefix and separator; nothing for no prefix."""
         return Tokens.injected(prefix_ids + self.separator if prefix_ids else ())
 
 

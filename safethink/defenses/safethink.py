@@ -144,7 +144,7 @@ def steers(config: SafeThinkConfig, draft: Draft) -> bool:
 
 
 def rollback_depth(config: SafeThinkConfig, draft: Draft) -> int:
-    """How many accepted steps a rollback from the draft's next step drops; 0 where there is none.
+    """Number of accepted steps a rollback from the draft's next step drops; 0 where there is none.
 
     It never drops more than the defense has accepted of that part. Each rollback starts at a later step than the one
     before it, so that a trace cannot go round in circles.
@@ -155,7 +155,7 @@ def rollback_depth(config: SafeThinkConfig, draft: Draft) -> int:
 
 
 def standing(config: SafeThinkConfig, draft: Draft) -> Accept:
-    """What no rollback can take back any more."""
+    """The part that no rollback can take back any more."""
     if config.fallback != "rollback" or not draft.is_open:
         return draft.standing()
     later = max(draft.index, _first_rollback(draft))

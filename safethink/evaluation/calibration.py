@@ -40,7 +40,7 @@ PROMPTS_SEED: Final = 1
 
 
 class CalibrationConfig(BaseModel):
-    """What a threshold is to keep, and on which prompts it is found."""
+    """Configuration of a calibration: the bound a threshold is to keep, and the prompts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -51,7 +51,7 @@ class CalibrationConfig(BaseModel):
     prompts: str | None = None
     """JSONL with prompts of one's own, of which the harmless ones are taken; None for the testbed's."""
     n: int = Field(default=1000, ge=1)
-    """How many prompts of the testbed are drawn."""
+    """Number of testbed prompts drawn."""
     prompts_seed: int = PROMPTS_SEED
     """Draws them."""
     steered_only: bool = False
@@ -60,7 +60,7 @@ class CalibrationConfig(BaseModel):
 
 
 class CalibrationResult(BaseModel):
-    """What `calibration.json` holds."""
+    """Contents of `calibration.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -92,7 +92,7 @@ class CalibrationResult(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where harmless prompts come from, resolved.
+    """Sources of harmless prompts, resolved.
 
     Attributes:
         watching: the rollouts as an evaluation.

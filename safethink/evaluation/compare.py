@@ -38,7 +38,7 @@ class Side(_Part):
     texts: tuple[str, ...]
     """The portfolio."""
     test_evaluations: int
-    """How often it and its lineage were evaluated on `test`, this time included."""
+    """Number of evaluations of it and its lineage on `test`, this time included."""
 
 
 class McNemar(_Part):
@@ -67,7 +67,7 @@ class PairedColumn(_Part):
 
 
 class Comparison(_Part):
-    """What comparison.json holds."""
+    """Contents of comparison.json."""
 
     a: Side
     b: Side

@@ -17,7 +17,7 @@ from safethink.thinking.format import Thought
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the planted process says.
+    """ASR predicted by the planted process.
 
     Attributes:
         world: the dynamics.
@@ -69,7 +69,7 @@ def monitor_rates(traces: Iterable[Watched], threshold: float, thought: Thought)
 
 
 def _state(trace: str) -> str:
-    """What a partial trace is."""
+    """Process state of a partial trace."""
     depth, overt = oracle.drift_state(trace)
     return "clean" if depth == 0 else "overt" if overt else "covert"
 

@@ -1,4 +1,4 @@
-"""Where to inject: drifted steps of attack prompts, and random steps of harmless ones, in traces nobody steered."""
+"""Injection sites: drifted steps of attack prompts, and random steps of harmless ones, in unsteered traces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to generate: one job per record, in four phases. Pure planning; nothing is decoded here."""
+"""Generation tasks: one job per record, in four phases. Pure planning; nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def guarded(rows: Sequence[TableRow], benchmarks: Sequence[Benchmark], samples: 
 
 
 def watched_benchmarks(benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
-    """What the monitor watches: the attack prompts, and those that are harmless or only look harmful."""
+    """Benchmarks of monitored rollouts: the attack prompts, and those that are harmless or only look harmful."""
     return attack_benchmarks(benchmarks) + only_kinds(benchmarks, "harmless", "borderline")
 
 

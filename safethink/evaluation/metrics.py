@@ -162,7 +162,7 @@ COLUMNS: Final = (
         is_rate=False,
     ),
 )
-"""What is measured directly; `lift` and `asr_predicted` are derived."""
+"""Metrics that are measured directly; `lift` and `asr_predicted` are derived."""
 
 NAMES: Final = (
     "asr_answer",
@@ -204,7 +204,7 @@ class Ledger:
         return self._samples.get((phase, row, benchmark, prompt), [])
 
     def observe(self, column: Column, row: TableRow) -> Observations | None:
-        """What was seen of a column in a row; None where the column does not apply."""
+        """The observation of a column in a row; None where the column does not apply."""
         if not column.applies(row):
             return None
         injects = column.phase in ("recovery", "forced") and row.portfolio
@@ -212,7 +212,7 @@ class Ledger:
         return self.observations(column, name)
 
     def observations(self, column: Column, name: str) -> Observations | None:
-        """What was seen of a column in the records called `name`; None where there are none."""
+        """Observations of a column in the records called `name`; None where there are none."""
         seen: list[tuple[str, Prompt, Record]] = [
             (benchmark.name, prompt, record)
             for benchmark in column.where(self.benchmarks)

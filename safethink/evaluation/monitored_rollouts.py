@@ -30,7 +30,7 @@ KINDS: Final[tuple[PromptKind, ...]] = get_args(PromptKind)
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What was watched.
+    """The rollouts watched by the monitor.
 
     Attributes:
         reasoner: what generated and watched.

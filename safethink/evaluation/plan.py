@@ -1,4 +1,4 @@
-"""What an evaluation would take, before anything is loaded: `--dry-run`."""
+"""Upper bounds on the work of an evaluation, before anything is loaded: `--dry-run`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SIDE_A, SIDE_B = "a", "b"
 
 
 class Plan(BaseModel):
-    """What is to be generated."""
+    """Number of generations and of scored steps."""
 
     model_config = ConfigDict(frozen=True)
 
     generations: dict[str, int]
-    """How many, by phase; those of `recovery` at most, since contexts are found on the way."""
+    """Number of generations, by phase; those of `recovery` at most, since contexts are found on the way."""
     tokens: int
     """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
     seconds: float | None

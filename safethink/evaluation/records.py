@@ -25,7 +25,7 @@ injection at a random step of a harmless trace; the defense at another `max_stee
 
 
 class Key(NamedTuple):
-    """What makes a record the same in a rerun."""
+    """Identity of a record across reruns."""
 
     phase: Phase
     row: str
@@ -96,7 +96,7 @@ class Record(BaseModel):
     prompt: str
     """The prompt's id."""
     sample: int
-    """Which of the prompt's seeds."""
+    """Index of the prompt's seed."""
     outcome: Outcome
     trace_harmful: bool = False
     correct: bool | None = None
@@ -109,7 +109,7 @@ class Record(BaseModel):
     answer: str = ""
     trace_ids: tuple[int, ...] = ()
     forced: tuple[int, ...] = ()
-    """Which of `trace_ids` a defense put there, by index."""
+    """Indices into `trace_ids` that a defense put there."""
     answer_ids: tuple[int, ...] = ()
     interventions: tuple[InterventionRecord, ...] = ()
     step_scores: tuple[float, ...] = ()
@@ -123,7 +123,7 @@ class Record(BaseModel):
     forced_tokens: int = 0
     """Tokens injected, dropped ones included."""
     monitor_calls: int | None = None
-    """How often the monitor was asked; None in records of before it was counted."""
+    """Number of monitor calls; None in records of before it was counted."""
     monitor_tokens: int | None = None
     """Tokens that the monitor had to read; None where it does not say."""
     engine_seconds: float | None = None
@@ -137,11 +137,11 @@ class Record(BaseModel):
     transferred: bool = False
     """Whether the row's prefix was learned on another reasoner, tokenizer or chat template."""
     note: str = ""
-    """Why a prompt was not run: empty, or longer than the context window."""
+    """Reason that a prompt was not run: empty, or longer than the context window."""
 
     @property
     def key(self) -> Key:
-        """What makes this record the same in a rerun."""
+        """Identity of this record across reruns."""
         return Key(self.phase, self.row, self.benchmark, self.prompt, self.sample)
 
     @property

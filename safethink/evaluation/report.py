@@ -39,7 +39,7 @@ ORIGINS: Final = {
     "monitor_tokens": "emerged",
     "seconds": "emerged",
 }
-"""Where each column's numbers come from on the testbed: an input of the world, a target of training, or neither."""
+"""Origin of each column's numbers on the testbed: an input of the world, a target of training, or neither."""
 
 MEANINGS: Final = {column.name: column.meaning for column in COLUMNS} | {
     "asr_predicted": "exact ASR of the planted process under this defense",
@@ -63,7 +63,7 @@ class Card:
 
 
 class _SearchLine(BaseModel):
-    """What the report wants of a line of the search's log.
+    """The fields of a search log's line that the report reads.
 
     There is no cost before a candidate survives, and no restart where the method knows no starts.
     """
@@ -151,7 +151,7 @@ def baseline_name(config: EvalConfig) -> str | None:
 
 
 def headline(summary: Summary, trial: str | None, baseline: str | None) -> str:
-    """What came out, in one or two sentences, whatever it is."""
+    """The finding, in one or two sentences, whatever it is."""
     asr = summary.rows[trial]["asr_answer"] if trial else None
     if asr is None:
         return "No row steers with the prefix on trial on attack prompts, so there is no headline."

@@ -167,7 +167,7 @@ def _openly(
 
 
 def threshold(table: tuple[TableRow, ...]) -> float:
-    """Where the monitor fires: the threshold of the row on trial, else of the first row that has one."""
+    """The monitor's threshold: that of the row on trial, else of the first row that has one."""
     trial = jobs.trial_row(table)
     needs = [row.rule.needs for row in ((trial, *table) if trial else table)]
     return next((each.threshold for each in needs if each.threshold is not None), SafeThinkConfig().threshold)
@@ -191,7 +191,7 @@ def make_judge(config: EvalConfig) -> Judge:
 
 
 def _recorded(path: Path, table: tuple[TableRow, ...]) -> dict[Key, Record]:
-    """What is recorded already.
+    """Keys already recorded.
 
     Raises:
         ConfigError: a prefix has changed since.

@@ -48,7 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Observations:
-    """What was seen of a quantity that is a ratio of two sums, such as a rate (harmful / prompts).
+    """Observations of a ratio of two sums, such as a rate (harmful / prompts).
 
     Attributes:
         numerators: one per observation.
@@ -93,7 +93,7 @@ class Observations:
 
     @property
     def design(self) -> Design:
-        """What each observation belongs to, as one hashable value."""
+        """Cluster of each observation, as one hashable value."""
         return tuple((unit, tuple(sorted(own.items()))) for unit, own in zip(self.units, self.clusters, strict=True))
 
     @property
@@ -108,7 +108,7 @@ class Observations:
 
     @property
     def count(self) -> int:
-        """How many observations count: the sum of the denominators."""
+        """Number of observations that count: the sum of the denominators."""
         return round(self.denominators.sum())
 
 
@@ -203,7 +203,7 @@ def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def count_clusters(seen: Observations) -> int:
-    """How many groups the observations fall into, along the factor that has the fewest."""
+    """Number of clusters that the observations fall into, along the factor that has the fewest."""
     return sum(min(len(set(groups)) for groups in factors) for _, factors in _strata(seen.design))
 
 
@@ -220,7 +220,7 @@ def _strata(design: Design) -> list[tuple[Int[ndarray, " members"], list[list[st
 
 @lru_cache(maxsize=4)
 def _weights(design: Design, seed: int, resamples: int) -> Float[ndarray, "resamples n"]:
-    """How often each observation is drawn in each resample.
+    """Multiplicity of each observation in each resample.
 
     Along one factor this is the cluster bootstrap. Under crossed factors the weights of the factors are multiplied: the
     pigeonhole bootstrap (Owen, Annals of Applied Statistics 1(2), 2007), which errs on the side of wide intervals.
@@ -238,7 +238,7 @@ def _weights(design: Design, seed: int, resamples: int) -> Float[ndarray, "resam
 
 
 def _draws(rng: np.random.Generator, size: int, resamples: int) -> Int[ndarray, "resamples size"]:
-    """How often each of `size` clusters is drawn when `size` are drawn with replacement."""
+    """Multiplicity of each of `size` clusters when `size` are drawn with replacement."""
     drawn = rng.integers(size, size=(resamples, size)) + size * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size)
 

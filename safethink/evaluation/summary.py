@@ -34,7 +34,7 @@ class PrefixSummary(_Part):
     transferred: bool = False
     """Whether it was learned on another reasoner, tokenizer or chat template than this one."""
     test_evaluations: int
-    """How often it and its lineage were evaluated on `test`, this run included."""
+    """Number of evaluations of it and its lineage on `test`, this run included."""
     learned_sha256: str
     """The artifact's `learned_hash`: which one it was, whatever it is called by now."""
 
@@ -49,7 +49,7 @@ class DepthPoint(_Part):
 
 
 class ContextCounts(_Part):
-    """How the contexts of the recovery rate came about."""
+    """Number of contexts behind the recovery rate, by outcome."""
 
     watched: int
     """Attack prompts rolled out undefended."""
@@ -60,7 +60,7 @@ class ContextCounts(_Part):
 
 
 class Rates(_Part):
-    """How often the monitor fires, by what the trace really is."""
+    """Firing rates of the monitor, by the trace's true state."""
 
     overt: float
     covert: float
@@ -68,7 +68,7 @@ class Rates(_Part):
 
 
 class Summary(_Part):
-    """What summary.json holds; null where a column does not apply to a row."""
+    """Contents of summary.json; null where a column does not apply to a row."""
 
     prefix: PrefixSummary
     rows: dict[str, dict[str, Estimate | None]]
@@ -82,12 +82,12 @@ class Summary(_Part):
     monitor_rates: Rates | None
     """On the testbed only."""
     texts: dict[str, tuple[str, ...]]
-    """What each row injects."""
+    """Injected text of each row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a summary is computed from.
+    """Records and settings that a summary is computed from.
 
     Attributes:
         config: the evaluation.
@@ -173,7 +173,7 @@ def comparisons(evidence: Evidence) -> dict[str, Cells]:
 
 
 def comparison_name(trial: str, other: str) -> str:
-    """What the comparison of two rows is called."""
+    """Name of the comparison of two rows."""
     return f"{_short(trial)}_vs_{_short(other)}"
 
 

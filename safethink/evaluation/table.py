@@ -33,7 +33,7 @@ HEADINGS: Final = {
     "monitor_tokens": "monitor tokens",
     "seconds": "seconds",
 }
-"""How the columns are called in print."""
+"""Headings of the columns in print."""
 
 DIGITS: Final = {"resamples": 1, "extra_tokens": 1, "monitor_tokens": 1, "seconds": 3}
 """Columns that are no shares, and how many decimals they are printed with."""

@@ -1,4 +1,4 @@
-"""How often a prefix was evaluated on `test`: every look is counted, because each is a chance to tune."""
+"""Counter of evaluations on `test`: every look is counted, because each is a chance to tune."""
 
 from __future__ import annotations
 

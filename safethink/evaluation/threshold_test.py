@@ -1,4 +1,4 @@
-"""Where to put a threshold, so that few harmless prompts ever see an intervention: learn-then-test (arXiv 2110.01052).
+"""Threshold calibration that bounds false interventions: learn-then-test (arXiv 2110.01052).
 
 Of each harmless prompt only its minimum score m over the steps of an unguarded trace matters: up to its first
 intervention a guarded trace is the unguarded one, so a threshold t intervenes on the prompt if and only if m < t. Its
@@ -62,7 +62,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What came of it.
+    """Result of a calibration.
 
     Attributes:
         limit: the highest rate of harmless prompts with an intervention that is tolerated.

@@ -91,7 +91,7 @@ def show(record: Record, portfolio: tuple[str, ...]) -> ShownTrace:
 
 
 def _notes(intervention: InterventionRecord, portfolio: tuple[str, ...], kept: bool) -> list[Piece]:
-    """What happened at one intervention; the injected words too, where the trace no longer has them."""
+    """Description of one intervention; the injected words too, where the trace no longer has them."""
     tries = f"{intervention.resamples} {'try' if intervention.resamples == 1 else 'tries'}"
     place = "" if intervention.where == "trace" else "of the answer "
     said = f"step {intervention.step + 1} {place}dropped (score {intervention.score_before:+.2f})"

@@ -14,7 +14,7 @@ Outcome: TypeAlias = Literal["harmful", "refusal", "helpful", "invalid"]
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a judge says of one output.
+    """A judge's verdict on one output.
 
     Attributes:
         outcome: of the whole output.

@@ -14,7 +14,7 @@ from safethink.prompts import Prompt
 from safethink.refusals import holds_phrase
 
 OPENING_CHARACTERS: Final = 120
-"""How far into the answer a refusal phrase counts as its opening."""
+"""Number of characters at the start of an answer in which a refusal phrase counts as its opening."""
 
 _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?")
 
