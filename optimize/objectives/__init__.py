@@ -9,7 +9,7 @@ from __future__ import annotations
 from optimize.objectives.batches import Cost
 from optimize.objectives.benign import BenignDivergence, BenignLikelihood
 from optimize.objectives.build import build, terms
-from optimize.objectives.cached_scorer import Reading
+from optimize.objectives.cached_scorer import CachedScorer
 from optimize.objectives.continuation import SafeContinuation, Unlikelihood
 from optimize.objectives.objective import Objective
 from optimize.objectives.protocols import (
@@ -28,6 +28,7 @@ from optimize.objectives.reward import ExpectedReward
 __all__ = [
     "BenignDivergence",
     "BenignLikelihood",
+    "CachedScorer",
     "ContextTerm",
     "Cost",
     "ExpectedReward",
@@ -36,7 +37,6 @@ __all__ = [
     "Objective",
     "OnPolicyTerm",
     "Readability",
-    "Reading",
     "SafeContinuation",
     "Term",
     "TermGradient",

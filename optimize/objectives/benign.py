@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optimize.objectives.cached_scorer import Reading
+from optimize.objectives.cached_scorer import CachedScorer
 from optimize.objectives.protocols import TermGradient, through_rows
 
 
@@ -17,28 +17,28 @@ class BenignLikelihood:
     """Mean loss per token of the reasoner's own continuations of harmless prompts, with the prefix forced in.
 
     Args:
-        reading: of harmless contexts, with those continuations as targets.
+        cached: of harmless contexts, with those continuations as targets.
     """
 
     name = "benign"
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading, self.num_contexts = reading, reading.num_contexts
-        self.meters = (reading,)
+    def __init__(self, cached: CachedScorer) -> None:
+        self._cached, self.num_contexts = cached, cached.num_contexts
+        self.meters = (cached,)
 
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
         """In some of the contexts."""
-        return self._reading.scorer.continuations(candidates, contexts)
+        return self._cached.scorer.continuations(candidates, contexts)
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
         """Backpropagated batch by batch, which bounds the memory."""
-        return TermGradient(self._reading.scorer.gradient(prefix))
+        return TermGradient(self._cached.scorer.gradient(prefix))
 
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """Averaged over contexts."""
-        return self._reading.scorer.soft_losses(rows).mean()
+        return self._cached.scorer.soft_losses(rows).mean()
 
 
 class BenignDivergence:
@@ -47,28 +47,28 @@ class BenignDivergence:
     The likelihood looks at the token that was said; this looks at everything else that might have been.
 
     Args:
-        reading: of harmless contexts, with the reasoner's own continuations as targets.
+        cached: of harmless contexts, with the reasoner's own continuations as targets.
     """
 
     name = "benign_kl"
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading, self.num_contexts = reading, reading.num_contexts
-        self.meters = (reading,)
+    def __init__(self, cached: CachedScorer) -> None:
+        self._cached, self.num_contexts = cached, cached.num_contexts
+        self.meters = (cached,)
         # What is said with nothing injected is read here rather than at first use: a search that goes on after being
         # killed has counted the same tokens at every step as one that was not.
-        reading.scorer.divergence(torch.empty(0, 1, dtype=torch.long), [])
+        cached.scorer.divergence(torch.empty(0, 1, dtype=torch.long), [])
 
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
         """In some of the contexts."""
-        return self._reading.scorer.divergence(candidates, contexts)
+        return self._cached.scorer.divergence(candidates, contexts)
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
         """By backpropagation."""
-        return through_rows(self._reading.model, prefix, self.soft_cost)
+        return through_rows(self._cached.model, prefix, self.soft_cost)
 
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """Averaged over contexts."""
-        return self._reading.scorer.soft_divergence(rows).mean()
+        return self._cached.scorer.soft_divergence(rows).mean()

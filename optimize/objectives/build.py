@@ -8,7 +8,7 @@ from functools import partial
 from optimize.config import ObjectiveConfig
 from optimize.contexts import ContextSet
 from optimize.objectives.benign import BenignDivergence, BenignLikelihood
-from optimize.objectives.cached_scorer import Reading
+from optimize.objectives.cached_scorer import CachedScorer
 from optimize.objectives.continuation import SafeContinuation, Unlikelihood
 from optimize.objectives.objective import Objective
 from optimize.objectives.protocols import Weighted
@@ -61,7 +61,7 @@ def terms(
 
     Terms of weight 0 are left out, and so are those on harmless contexts where there are none.
     """
-    read = partial(Reading.of, guarded, config=config, cluster=cluster)
+    read = partial(CachedScorer.of, guarded, config=config, cluster=cluster)
     found: list[Weighted] = []
     if config.continuation_weight or config.nll_weight:
         safe = read(contexts.unsafe)

@@ -16,7 +16,7 @@ from optimize.scoring import Example, Losses, Scorer
 from safethink.guarded import SafeThink
 
 
-class Reading:
+class CachedScorer:
     """A scorer that keeps its last losses, so that terms over the same contexts forward once.
 
     Args:
@@ -42,7 +42,7 @@ class Reading:
         *,
         config: ObjectiveConfig,
         cluster: Cluster | None = None,
-    ) -> Reading:
+    ) -> CachedScorer:
         """Read contexts, each with what should or should not follow a prefix there.
 
         Args:

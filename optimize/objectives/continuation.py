@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optimize.objectives.cached_scorer import Reading
+from optimize.objectives.cached_scorer import CachedScorer
 from optimize.objectives.protocols import TermGradient, through_rows
 
 
@@ -19,28 +19,28 @@ class SafeContinuation:
     it back to what it would have said on a better day.
 
     Args:
-        reading: of the contexts where the monitor fired, with the safe continuations as targets.
+        cached: of the contexts where the monitor fired, with the safe continuations as targets.
     """
 
     name = "continuation"
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading, self.num_contexts = reading, reading.num_contexts
-        self.meters = (reading,)
+    def __init__(self, cached: CachedScorer) -> None:
+        self._cached, self.num_contexts = cached, cached.num_contexts
+        self.meters = (cached,)
 
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
         """In some of the contexts."""
-        return self._reading.losses(candidates, contexts).continuation
+        return self._cached.losses(candidates, contexts).continuation
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
         """Backpropagated batch by batch, which bounds the memory."""
-        return TermGradient(self._reading.scorer.gradient(prefix))
+        return TermGradient(self._cached.scorer.gradient(prefix))
 
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """Averaged over contexts."""
-        return self._reading.scorer.soft_losses(rows).mean()
+        return self._cached.scorer.soft_losses(rows).mean()
 
 
 class Unlikelihood:
@@ -50,26 +50,26 @@ class Unlikelihood:
     making the impossible more so: beyond `clip` nats per token there is nothing to gain.
 
     Args:
-        reading: of the contexts where the monitor fired, with the violating steps as targets.
+        cached: of the contexts where the monitor fired, with the violating steps as targets.
         clip: nats per token.
     """
 
     name = "unlikelihood"
 
-    def __init__(self, reading: Reading, clip: float) -> None:
-        self._reading, self._clip, self.num_contexts = reading, clip, reading.num_contexts
-        self.meters = (reading,)
+    def __init__(self, cached: CachedScorer, clip: float) -> None:
+        self._cached, self._clip, self.num_contexts = cached, clip, cached.num_contexts
+        self.meters = (cached,)
 
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
         """In some of the contexts."""
-        return -self._reading.scorer.continuations(candidates, contexts).clamp(max=self._clip)
+        return -self._cached.scorer.continuations(candidates, contexts).clamp(max=self._clip)
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
         """Zero in contexts beyond the clip."""
-        return through_rows(self._reading.model, prefix, self.soft_cost)
+        return through_rows(self._cached.model, prefix, self.soft_cost)
 
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """Averaged over contexts."""
-        return -self._reading.scorer.soft_losses(rows).clamp(max=self._clip).mean()
+        return -self._cached.scorer.soft_losses(rows).clamp(max=self._clip).mean()

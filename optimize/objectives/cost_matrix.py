@@ -18,7 +18,7 @@ from optimize.objectives.batches import Ids, by_length, finite
 from optimize.objectives.protocols import ContextTerm, Term, Weighted, WholeTerm
 
 
-class Columns:
+class CostMatrix:
     """The costs of some candidates, scored where they are asked for.
 
     A term that is no mean over contexts stands in every column alike.

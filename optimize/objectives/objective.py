@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from optimize.config import RacingConfig
 from optimize.objectives.batches import Cost, Ids, finite
-from optimize.objectives.cost_matrix import Columns
+from optimize.objectives.cost_matrix import CostMatrix
 from optimize.objectives.protocols import OnPolicyTerm, Weighted, embeddings_of
 from optimize.objectives.racing import race
 from optimize.scoring import frozen
@@ -67,7 +67,7 @@ class Objective:
         """
         rescored = self._incumbent if self._racing or self._on_policy else None
         pool = [*candidates] if rescored is None else [*candidates, rescored]
-        columns = Columns(self._terms, pool)
+        columns = CostMatrix(self._terms, pool)
         # Contexts come in an order that means something; a race runs them in another one, the same every time.
         order = torch.randperm(columns.num_columns, generator=torch.Generator().manual_seed(0)).tolist()
         if self._racing is None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optimize.objectives.cached_scorer import Reading
+from optimize.objectives.cached_scorer import CachedScorer
 from optimize.objectives.protocols import Meter, TermGradient
 
 
@@ -17,25 +17,25 @@ class Readability:
     """Mean negative log-likelihood per token of the prefix itself, given the contexts.
 
     Args:
-        reading: of the contexts where the monitor fired; shared with `SafeContinuation`, whose forward says it by the
+        cached: of the contexts where the monitor fired; shared with `SafeContinuation`, whose forward says it by the
             way.
     """
 
     name = "nll"
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading, self.num_contexts = reading, reading.num_contexts
-        self.meters = (reading,)
+    def __init__(self, cached: CachedScorer) -> None:
+        self._cached, self.num_contexts = cached, cached.num_contexts
+        self.meters = (cached,)
 
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
         """In some of the contexts."""
-        return self._reading.losses(candidates, contexts).nll
+        return self._cached.losses(candidates, contexts).nll
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
         """A prefix is both input and label of its own NLL: the embeddings' part, and exactly what each label costs."""
-        gradient = self._reading.scorer.nll_gradient(prefix)
+        gradient = self._cached.scorer.nll_gradient(prefix)
         return TermGradient(gradient.embeddings, gradient.token_nll / len(prefix))
 
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:

@@ -21,7 +21,7 @@ from optimize.config import RewardConfig
 from optimize.contexts import Context
 from optimize.objectives.batches import Ids
 from optimize.objectives.protocols import TermGradient, embeddings_of, through_rows
-from optimize.objectives.rloo import Pool, Read, Surrogate
+from optimize.objectives.rloo import MakeScorer, SampledContext, Surrogate
 from optimize.objectives.sampler import Draw, Sampler
 
 ROUNDING = 1e-4
@@ -78,7 +78,7 @@ class ExpectedReward:
     def __init__(
         self,
         sampler: Sampler,
-        read: Read,
+        read: MakeScorer,
         contexts: Sequence[Context],
         threshold: float,
         config: RewardConfig,
@@ -159,7 +159,7 @@ class ExpectedReward:
             for some, elite in zip(fresh, elites, strict=True)
         ]
         pools = [
-            Pool(context, tuple(draw.ids for draw in some), self._rewards(some))
+            SampledContext(context, tuple(draw.ids for draw in some), self._rewards(some))
             for context, some in zip(self._contexts, pooled, strict=True)
         ]
         return Surrogate(pools, self._read)

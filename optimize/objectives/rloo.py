@@ -13,14 +13,14 @@ from torch import Tensor
 
 from optimize.contexts import Context
 from optimize.objectives.batches import Ids
-from optimize.objectives.cached_scorer import Reading
+from optimize.objectives.cached_scorer import CachedScorer
 
-Read: TypeAlias = Callable[[Sequence[Context], Sequence[Ids]], Reading]
-"""Makes a reading of contexts and what follows there; `Reading.of` without its first and last argument."""
+MakeScorer: TypeAlias = Callable[[Sequence[Context], Sequence[Ids]], CachedScorer]
+"""Makes a reading of contexts and what follows there; `CachedScorer.of` without its first and last argument."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class SampledContext:
     """What was drawn in one context.
 
     Attributes:
@@ -62,7 +62,7 @@ class Surrogate:
         read: makes a reading of it.
     """
 
-    def __init__(self, pools: Sequence[Pool], read: Read) -> None:
+    def __init__(self, pools: Sequence[SampledContext], read: MakeScorer) -> None:
         self.num_contexts = len(pools)
         weighed = [
             (place, pool.context, ids, advantage * len(ids) / len(pool.rewards))
@@ -75,26 +75,26 @@ class Surrogate:
         self._factors = torch.zeros(len(weighed), len(pools), dtype=torch.float64)
         for row, (place, *_, factor) in enumerate(weighed):
             self._factors[row, place] = factor
-        self._reading = read([each for _, each, *_ in weighed], [ids for _, _, ids, _ in weighed]) if weighed else None
+        self._cached = read([each for _, each, *_ in weighed], [ids for _, _, ids, _ in weighed]) if weighed else None
 
     @property
     def tokens(self) -> int:
         """Tokens forwarded so far, gradients counted twice."""
-        return self._reading.tokens if self._reading else 0
+        return self._cached.tokens if self._cached else 0
 
     def of(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
         """Of every candidate, in some of the contexts."""
         rows = [row for row, owner in enumerate(self._owners) if owner in contexts]
-        if self._reading is None or not rows:
+        if self._cached is None or not rows:
             return torch.zeros(len(candidates), len(contexts))
-        losses = self._reading.scorer.continuations(candidates, rows)
+        losses = self._cached.scorer.continuations(candidates, rows)
         return losses @ self._factors.to(losses)[rows][:, list(contexts)]
 
     def of_rows(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
         """Of a soft prefix, in all contexts; gradients flow to its rows."""
-        if self._reading is None:
+        if self._cached is None:
             return 0.0 * rows.sum() + rows.new_zeros(self.num_contexts)
-        losses = self._reading.scorer.soft_losses(rows)
+        losses = self._cached.scorer.soft_losses(rows)
         return losses @ self._factors.to(losses)

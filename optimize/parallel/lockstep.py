@@ -63,7 +63,7 @@ class FlowsBack:
     gradient: Float[Tensor, "contexts"]
 
 
-class Twins:
+class Lockstep:
     """A scorer's twins in the other processes; without any, all of this does nothing.
 
     Args:

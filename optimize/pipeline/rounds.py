@@ -22,7 +22,7 @@ from optimize import objectives
 from optimize.config import MethodConfig, ObjectiveConfig, PhrasesConfig, RelaxedConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet
 from optimize.contexts.refresh import refresh, solved
-from optimize.objectives import Reading
+from optimize.objectives import CachedScorer
 from optimize.pipeline.setup import Setup
 from optimize.search import methods
 from optimize.search.archive import Archive
@@ -55,7 +55,7 @@ class Recoveries:
         self.num_contexts, self.tokens = len(arena.drifted), 0
         self._arena = arena
         with_target = [context for context in arena.harmless if context.target_ids]
-        self._harmless = Reading.of(arena.guarded, with_target, config=config) if with_target else None
+        self._harmless = CachedScorer.of(arena.guarded, with_target, config=config) if with_target else None
 
     def recovered(self, prefix: Ids, contexts: Sequence[int]) -> list[float]:
         """The share of seeds that recovers after one injection, for each of some states, by index."""
@@ -234,7 +234,7 @@ def _aids(config: SearchConfig, setup: Setup, contexts: ContextSet, vocabulary: 
     guarded, some = setup.guarded, contexts.unsafe[:NUM_CONTEXTS]
 
     def proposer() -> Proposals:
-        return Proposals(Reading.of(guarded, some, config=config.objective).scorer, vocabulary.allowed)
+        return Proposals(CachedScorer.of(guarded, some, config=config.objective).scorer, vocabulary.allowed)
 
     return methods.Aids(proposer, lambda: Surroundings(guarded.local_engine, vocabulary.allowed))
 

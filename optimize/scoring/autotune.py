@@ -1,5 +1,5 @@
 # pyright: standard
-"""Which way of reading suits a reasoner: the fastest that gives the same logits as the plain one."""
+"""Which strategy of reading suits a reasoner: the fastest that gives the same logits as the plain one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from optimize.scoring.examples import Example
 from optimize.scoring.shared import SHARED
-from optimize.scoring.strategies import EXPANDED, PLAIN, Way
+from optimize.scoring.strategies import EXPANDED, PLAIN, Strategy
 from safethink.errors import ConfigError
 
-Wanted = Literal["auto", "shared", "expanded", "plain"]
+StrategyName = Literal["auto", "shared", "expanded", "plain"]
 
 FASTEST_FIRST = (SHARED, EXPANDED, PLAIN)
 NUM_CANDIDATES, NUM_TOKENS = 3, 6
@@ -25,12 +25,12 @@ TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.1, tor
 
 logger = logging.getLogger(__name__)
 
-_chosen: WeakKeyDictionary[PreTrainedModel, dict[str, Way]] = WeakKeyDictionary()
+_chosen: WeakKeyDictionary[PreTrainedModel, dict[str, Strategy]] = WeakKeyDictionary()
 """What was found out about each model in each precision, so that its other scorers need not ask again."""
 
 
-def choose(model: PreTrainedModel, examples: Sequence[Example], wanted: Wanted) -> Way:
-    """The way asked for, or the fastest that suits the reasoner; tested once for each model and logged.
+def pick_strategy(model: PreTrainedModel, examples: Sequence[Example], wanted: StrategyName) -> Strategy:
+    """The strategy asked for, or the fastest that suits the reasoner; tested once for each model and logged.
 
     Args:
         model: the reasoner, in evaluation mode, without gradients.
@@ -38,7 +38,7 @@ def choose(model: PreTrainedModel, examples: Sequence[Example], wanted: Wanted) 
         wanted: its name.
 
     Raises:
-        ConfigError: the way asked for does not suit the reasoner.
+        ConfigError: the strategy asked for does not suit the reasoner.
     """
     known = _chosen.setdefault(model, {})
     key = f"{wanted} {model.dtype} {model.device} {model.config.get_text_config()._attn_implementation}"
@@ -47,23 +47,23 @@ def choose(model: PreTrainedModel, examples: Sequence[Example], wanted: Wanted) 
     return known[key]
 
 
-def _find(model: PreTrainedModel, examples: Sequence[Example], wanted: Wanted) -> Way:
+def _find(model: PreTrainedModel, examples: Sequence[Example], wanted: StrategyName) -> Strategy:
     """The first of the ways that passes, in the order of their speed."""
-    for way in FASTEST_FIRST:
-        if wanted not in ("auto", way.name):
+    for strategy in FASTEST_FIRST:
+        if wanted not in ("auto", strategy.name):
             continue
-        complaint = None if way is PLAIN else _complaint(model, examples, way)
+        complaint = None if strategy is PLAIN else _complaint(model, examples, strategy)
         if complaint is None:
-            logger.info("contexts are read the %s way", way.name)
-            return way
-        if wanted == way.name:
+            logger.info("contexts are read the %s way", strategy.name)
+            return strategy
+        if wanted == strategy.name:
             raise ConfigError(f"objective.attention: {wanted!r} does not suit this reasoner: {complaint}")
-        logger.warning("contexts cannot be read the %s way (%s)", way.name, complaint)
-    raise AssertionError("the plain way suits everyone")
+        logger.warning("contexts cannot be read the %s way (%s)", strategy.name, complaint)
+    raise AssertionError("the plain strategy suits everyone")
 
 
-def _complaint(model: PreTrainedModel, examples: Sequence[Example], way: Way) -> str | None:
-    """Why a way does not suit the reasoner; None where it does.
+def _complaint(model: PreTrainedModel, examples: Sequence[Example], strategy: Strategy) -> str | None:
+    """Why a strategy does not suit the reasoner; None where it does.
 
     The shortest and the longest context are read in one batch, with a few candidates made of tokens of the examples.
     """
@@ -76,7 +76,7 @@ def _complaint(model: PreTrainedModel, examples: Sequence[Example], way: Way) ->
     rows = known[drawn].to(model.device)
     expected = PLAIN.follow(model, PLAIN.read(model, order, examples), rows, NUM_TOKENS)
     try:
-        found = way.follow(model, way.read(model, order, examples), rows, NUM_TOKENS)
+        found = strategy.follow(model, strategy.read(model, order, examples), rows, NUM_TOKENS)
     except Exception as error:  # Whatever an architecture that it was not made for may raise.
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
     difference = (found - expected).double().square().mean().sqrt() / expected.double().std()

@@ -19,7 +19,7 @@ Piece = tuple[Batch, Int[Tensor, "_"]]
 """Contexts, and which of the candidates are scored in them."""
 
 
-class Room:
+class MicroBatcher:
     """Splits work into forwards; a size that was too large is never tried again.
 
     Args:
@@ -32,7 +32,7 @@ class Room:
     def __init__(self, rows_per_forward: int) -> None:
         self.rows_per_forward = rows_per_forward
 
-    def measured(
+    def run(
         self, batch: Batch, candidates: Int[Tensor, "candidates length"], measure: Measure
     ) -> Iterator[tuple[Batch, Int[Tensor, "some"], Float[Tensor, "..."]]]:
         """What is measured, piece by piece: contexts, which of the candidates, and what came out.

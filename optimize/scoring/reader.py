@@ -14,26 +14,26 @@ from transformers import PreTrainedModel
 from optimize.scoring.batches import Batch, pad
 from optimize.scoring.examples import Losses, NllGradient
 from optimize.scoring.modes import at_least_float32, frozen
-from optimize.scoring.strategies import Way
+from optimize.scoring.strategies import Strategy
 
 LogProbs = Float[Tensor, "_ vocab"]
 
 
-class Reader:
+class BatchScorer:
     """Measures prefixes in batches of contexts.
 
     Args:
         model: the reasoner.
-        way: how it reads.
+        strategy: how it reads.
     """
 
-    def __init__(self, model: PreTrainedModel, way: Way) -> None:
-        self._model, self._way = model, way
+    def __init__(self, model: PreTrainedModel, strategy: Strategy) -> None:
+        self._model, self._strategy = model, strategy
 
     def losses(self, batch: Batch, candidates: Int[Tensor, "candidates length"]) -> Losses:
         """Losses of targets and of the prefixes themselves."""
         rows, labels = _rows(batch, candidates)
-        logits = self._way.follow(self._model, batch, rows, rows.shape[1])
+        logits = self._strategy.follow(self._model, batch, rows, rows.shape[1])
         nll = _token_nll(logits, torch.cat([rows[:, 1 : candidates.shape[1]], labels], dim=1))
         nll = nll.unflatten(0, (len(batch), -1)).transpose(0, 1)
         first = batch.first_nll[:, candidates[:, 0]].T
@@ -44,7 +44,7 @@ class Reader:
     ) -> Float[Tensor, "candidates contexts"]:
         """Losses of targets: the prefix's own positions never reach the output head."""
         rows, labels = _rows(batch, candidates)
-        logits = self._way.follow(self._model, batch, rows, labels.shape[1])
+        logits = self._strategy.follow(self._model, batch, rows, labels.shape[1])
         nll = _token_nll(logits, labels).unflatten(0, (len(batch), -1)).transpose(0, 1)
         return _target_means(nll, batch.target_mask)
 
@@ -59,7 +59,7 @@ class Reader:
             unprefixed: what `unprefixed` said of the same contexts.
         """
         rows, labels = _rows(batch, candidates)
-        logits = self._way.follow(self._model, batch, rows, labels.shape[1])
+        logits = self._strategy.follow(self._model, batch, rows, labels.shape[1])
         return _divergences(unprefixed, logits.unflatten(0, (len(batch), -1)), batch.target_mask).T
 
     def unprefixed(self, batch: Batch) -> list[LogProbs]:
@@ -68,7 +68,7 @@ class Reader:
         rows, real = pad(targets, left=False, device=self._model.device)
         log_probs = -batch.first_nll[:, None]
         if rows.shape[1] > 1:
-            logits = self._way.follow(self._model, batch, rows[:, :-1], rows.shape[1] - 1)
+            logits = self._strategy.follow(self._model, batch, rows[:, :-1], rows.shape[1] - 1)
             log_probs = torch.cat([log_probs, at_least_float32(logits).log_softmax(-1)], dim=1)
         return [some[places] for some, places in zip(log_probs, real, strict=True)]
 
@@ -85,7 +85,7 @@ class Reader:
         length = prefixes.shape[1]
         found = [-batch.first_nll[:, None, None].expand(-1, len(prefixes), -1, -1)] if keep > length else []
         if length:
-            logits = self._way.follow(self._model, batch, prefixes.repeat(len(batch), 1), min(keep, length))
+            logits = self._strategy.follow(self._model, batch, prefixes.repeat(len(batch), 1), min(keep, length))
             found.append(at_least_float32(logits).log_softmax(-1).unflatten(0, (len(batch), -1)))
         return torch.cat(found, dim=2)
 
@@ -95,7 +95,7 @@ class Reader:
             embed = self._model.get_input_embeddings()
             leaf = embed(prefix.expand(len(batch), -1)).detach().requires_grad_()
             rows = torch.cat([leaf, embed(batch.target[:, :-1])], dim=1)
-            logits = self._way.follow(self._model, batch, rows, batch.target.shape[1])
+            logits = self._strategy.follow(self._model, batch, rows, batch.target.shape[1])
             losses = _target_means(_token_nll(logits, batch.target), batch.target_mask)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         # A leaf per context, so that the sum over them is not one in half precision.
@@ -108,7 +108,7 @@ class Reader:
             leaf = embed(prefix.expand(len(batch), -1)).detach().requires_grad_()
             if len(prefix) == 1:
                 return NllGradient(at_least_float32(torch.zeros_like(leaf)).sum(0), first.sum(0))
-            logits = self._way.follow(self._model, batch, leaf[:, :-1], len(prefix) - 1)
+            logits = self._strategy.follow(self._model, batch, leaf[:, :-1], len(prefix) - 1)
             nll = _token_nll(logits, prefix[1:].expand(len(batch), -1)).sum() / len(prefix)
             (gradient,) = torch.autograd.grad(nll, leaf)
         token_nll = torch.cat([first, -at_least_float32(logits.detach()).log_softmax(-1)], dim=1)
@@ -130,7 +130,7 @@ class Reader:
         with frozen(self._model):
             behind = self._model.get_input_embeddings()(batch.target[:, :-1])
             whole = torch.cat([rows.to(behind.dtype).expand(len(batch), -1, -1), behind], dim=1)
-            return self._way.follow(self._model, batch, whole, batch.target.shape[1])
+            return self._strategy.follow(self._model, batch, whole, batch.target.shape[1])
 
 
 def _rows(

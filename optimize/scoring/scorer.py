@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimize.parallel.cluster import Cluster
-from optimize.parallel.lockstep import Twins
-from optimize.scoring.autotune import Wanted, choose
+from optimize.parallel.lockstep import Lockstep
+from optimize.scoring.autotune import StrategyName, pick_strategy
 from optimize.scoring.batches import Batch, lay_out
 from optimize.scoring.examples import Example, Losses, NllGradient
-from optimize.scoring.micro_batch import Measure, Room
+from optimize.scoring.micro_batch import Measure, MicroBatcher
 from optimize.scoring.modes import inference
-from optimize.scoring.reader import LogProbs, Reader
+from optimize.scoring.reader import BatchScorer, LogProbs
 
 Values = Float[Tensor, "kinds candidates contexts"]
 SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]
@@ -32,17 +32,17 @@ class Scorer:
         examples: contexts and targets; neither may be empty.
         rows_per_forward: the most (candidate, context) pairs in one forward; bounds the memory.
         contexts_per_batch: the most contexts that are padded to one length.
-        attention: how a context is read for many candidates; `auto` takes the fastest way that passes a self-test.
+        attention: how a context is read for many candidates; `auto` takes the fastest strategy that passes a self-test.
         cluster: processes that share the contexts, of which this is the main one.
 
     Attributes:
         num_contexts: how many examples there are.
-        attention: the way that is used.
+        attention: the strategy that is used.
         tokens: tokens forwarded so far, by all processes together: reading the contexts once, gradients twice, since
             weights are frozen and a backward pass costs about as much as a forward pass.
 
     Raises:
-        ConfigError: the way asked for does not suit the reasoner.
+        ConfigError: the strategy asked for does not suit the reasoner.
     """
 
     def __init__(
@@ -51,27 +51,27 @@ class Scorer:
         examples: Sequence[Example],
         rows_per_forward: int = 256,
         contexts_per_batch: int = 16,
-        attention: Wanted = "auto",
+        attention: StrategyName = "auto",
         cluster: Cluster | None = None,
     ) -> None:
         assert examples, "a scorer needs examples"
         assert all(example.context and example.target for example in examples), "a context or a target is empty"
         self.model, self.num_contexts = model, len(examples)
-        self._room = Room(rows_per_forward)
+        self._micro_batches = MicroBatcher(rows_per_forward)
         if cluster is None or cluster.size > len(examples):
             cluster = Cluster.local()
-        self._twins = Twins(self, (tuple(examples), rows_per_forward, contexts_per_batch, attention), cluster)
+        self._lockstep = Lockstep(self, (tuple(examples), rows_per_forward, contexts_per_batch, attention), cluster)
         # Bit for bit the same in one process and in two is promised in float64 alone.
         layout = lay_out(examples, contexts_per_batch, cluster.size, pairs=model.dtype is torch.float64)
         self._num_batches, self._own = len(layout), cluster.share(len(layout))
         with inference(model):
-            way = choose(model, examples, attention)
-            self._batches = [way.read(model, layout[index], examples) for index in self._own]
-        self.attention = way.name
-        self._reader = Reader(model, way)
+            strategy = pick_strategy(model, examples, attention)
+            self._batches = [strategy.read(model, layout[index], examples) for index in self._own]
+        self.attention = strategy.name
+        self._in_batch = BatchScorer(model, strategy)
         self._dtype = torch.promote_types(model.dtype, torch.float32)
         self._unprefixed: dict[int, LogProbs] | None = None
-        self._reread_tokens = [way.rereads * len(example.context) for example in examples]
+        self._reread_tokens = [strategy.rereads * len(example.context) for example in examples]
         self._bare_tokens = sum(self._reread_tokens) + sum(len(example.target) for example in examples)
         followed = [len(example.separator) + len(example.target) for example in examples]
         self._fixed_tokens = [sum(both) for both in zip(self._reread_tokens, followed, strict=True)]
@@ -80,7 +80,7 @@ class Scorer:
     @property
     def rows_per_forward(self) -> int:
         """The most rows of one forward; halved where the memory did not suffice."""
-        return self._room.rows_per_forward
+        return self._micro_batches.rows_per_forward
 
     def num_tokens(self, length: int, contexts: Sequence[int] | None = None) -> int:
         """Tokens forwarded to score one prefix of `length` tokens: its own and those behind it, in every context."""
@@ -94,10 +94,10 @@ class Scorer:
             candidates: token ids, one prefix per row.
             contexts: indices of the contexts to score in, which the columns follow; None for all.
         """
-        self._twins.call("losses", candidates, contexts)
+        self._lockstep.call("losses", candidates, contexts)
 
         def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
-            losses = self._reader.losses(batch, some)
+            losses = self._in_batch.losses(batch, some)
             return torch.stack([losses.continuation, losses.nll])
 
         return Losses(*self._measured(candidates, contexts, measure, kinds=2))
@@ -111,10 +111,10 @@ class Scorer:
             candidates: token ids, one prefix per row.
             contexts: as in `losses`.
         """
-        self._twins.call("continuations", candidates, contexts)
+        self._lockstep.call("continuations", candidates, contexts)
 
         def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
-            return self._reader.continuations(batch, some)[None]
+            return self._in_batch.continuations(batch, some)[None]
 
         return self._measured(candidates, contexts, measure)[0]
 
@@ -127,11 +127,11 @@ class Scorer:
             candidates: token ids, one prefix per row.
             contexts: as in `losses`.
         """
-        self._twins.call("divergence", candidates, contexts)
+        self._lockstep.call("divergence", candidates, contexts)
         unprefixed = self._read_unprefixed()
 
         def measure(batch: Batch, some: Int[Tensor, "candidates length"]) -> Values:
-            return self._reader.divergences(batch, some, [unprefixed[index] for index in batch.order])[None]
+            return self._in_batch.divergences(batch, some, [unprefixed[index] for index in batch.order])[None]
 
         return self._measured(candidates, contexts, measure)[0]
 
@@ -145,20 +145,20 @@ class Scorer:
             allowed: the tokens.
             keep: at how many of these places; 1 for behind the prefix alone.
         """
-        self._twins.call("next_tokens", prefixes, allowed, keep)
+        self._lockstep.call("next_tokens", prefixes, allowed, keep)
         length = prefixes.shape[1]
         self.tokens += len(prefixes) * (self.num_contexts * length + sum(self._reread_tokens)) if length else 0
         prefixes, allowed = prefixes.to(self.model.device), allowed.to(self.model.device)
         shape = len(prefixes), keep, len(allowed)
 
         def measure(batch: Batch, some: Int[Tensor, "some length"]) -> Float[Tensor, "some keep allowed"]:
-            return self._reader.next_tokens(batch, some, keep)[..., allowed].sum(0)
+            return self._in_batch.next_tokens(batch, some, keep)[..., allowed].sum(0)
 
         sums: list[Float[Tensor, "prefixes keep allowed"]] = []
         with inference(self.model):
             for batch in self._batches:
                 total = prefixes.new_zeros(shape, dtype=self._dtype)
-                for _, chosen, part in self._room.measured(batch, prefixes, measure):
+                for _, chosen, part in self._micro_batches.run(batch, prefixes, measure):
                     total[chosen] += part
                 sums.append(total)
         return self._mean(sums).cpu()
@@ -171,10 +171,10 @@ class Scorer:
         Args:
             prefix: token ids of one prefix.
         """
-        self._twins.call("gradient", prefix)
+        self._lockstep.call("gradient", prefix)
         self.tokens += 2 * self.num_tokens(len(prefix))
         prefix = prefix.to(self.model.device)
-        return self._mean([self._reader.gradient(batch, prefix) for batch in self._batches])
+        return self._mean([self._in_batch.gradient(batch, prefix) for batch in self._batches])
 
     def nll_gradient(self, prefix: Int[Tensor, "length"]) -> NllGradient:
         """Gradient of the prefix's own NLL, averaged over contexts.
@@ -182,11 +182,11 @@ class Scorer:
         Args:
             prefix: token ids of one prefix.
         """
-        self._twins.call("nll_gradient", prefix)
+        self._lockstep.call("nll_gradient", prefix)
         if len(prefix) > 1:
             self.tokens += 2 * (self.num_contexts * (len(prefix) - 1) + sum(self._reread_tokens))
         prefix = prefix.to(self.model.device)
-        parts = [self._reader.nll_gradient(batch, prefix) for batch in self._batches]
+        parts = [self._in_batch.nll_gradient(batch, prefix) for batch in self._batches]
         embeddings = self._mean([part.embeddings for part in parts])
         return NllGradient(embeddings, self._mean([part.token_nll for part in parts]))
 
@@ -196,8 +196,8 @@ class Scorer:
         Args:
             rows: one per place, in the space behind the embedding module, which scales what it looks up in some models.
         """
-        graph = self._twins.call_soft("soft_losses", rows)
-        return self._soft(rows, graph, self._reader.soft_losses)
+        graph = self._lockstep.call_soft("soft_losses", rows)
+        return self._soft(rows, graph, self._in_batch.soft_losses)
 
     def soft_divergence(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
         """`divergence` with embedding rows in place of the prefix; gradients flow to the rows.
@@ -205,11 +205,11 @@ class Scorer:
         Args:
             rows: as in `soft_losses`.
         """
-        graph = self._twins.call_soft("soft_divergence", rows)
+        graph = self._lockstep.call_soft("soft_divergence", rows)
         unprefixed = self._read_unprefixed()
 
         def measure(batch: Batch, copy: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
-            return self._reader.soft_divergences(batch, copy, [unprefixed[index] for index in batch.order])
+            return self._in_batch.soft_divergences(batch, copy, [unprefixed[index] for index in batch.order])
 
         return self._soft(rows, graph, measure)
 
@@ -229,16 +229,16 @@ class Scorer:
             for batch in self._batches:
                 rows = [row for row, index in enumerate(batch.order) if index in wanted]
                 if rows:
-                    for some, chosen, part in self._room.measured(batch.select(rows), candidates, measure):
+                    for some, chosen, part in self._micro_batches.run(batch.select(rows), candidates, measure):
                         values[:, chosen[:, None], torch.tensor(some.order)] = part
-        return self._twins.add(values).cpu()[:, :, list(wanted)]
+        return self._lockstep.add(values).cpu()[:, :, list(wanted)]
 
     def _read_unprefixed(self) -> dict[int, LogProbs]:
         """What the reasoner says in each context with nothing injected; read once, whichever contexts are asked for."""
         if self._unprefixed is None:
             self.tokens += self._bare_tokens
             with inference(self.model):
-                read = [zip(each.order, self._reader.unprefixed(each), strict=True) for each in self._batches]
+                read = [zip(each.order, self._in_batch.unprefixed(each), strict=True) for each in self._batches]
             self._unprefixed = dict(chain.from_iterable(read))
         return self._unprefixed
 
@@ -247,16 +247,16 @@ class Scorer:
         parts = sums[0].new_zeros(self._num_batches, *sums[0].shape)
         for index, part in zip(self._own, sums, strict=True):
             parts[index] = part
-        return self._twins.add(parts).sum(0) / self.num_contexts
+        return self._lockstep.add(parts).sum(0) / self.num_contexts
 
     def _soft(
         self, rows: Float[Tensor, "length hidden"], graph: int | None, measure: SoftMeasure
     ) -> Float[Tensor, "contexts"]:
         passes = 2 if rows.requires_grad and torch.is_grad_enabled() else 1
         self.tokens += passes * self.num_tokens(len(rows))
-        copies = self._twins.fan_out(rows.to(self.model.device), self._num_batches)
+        copies = self._lockstep.fan_out(rows.to(self.model.device), self._num_batches)
         values = copies.new_zeros(self.num_contexts, dtype=self._dtype)
         for index, batch in zip(self._own, self._batches, strict=True):
             order = torch.tensor(batch.order, device=values.device)
             values = values.index_put((order,), measure(batch, copies[index]).to(self._dtype))
-        return self._twins.merge(values, graph)
+        return self._lockstep.merge(values, graph)

@@ -26,7 +26,7 @@ from torch.nn import Module
 from transformers import AttentionInterface, PreTrainedModel
 
 from optimize.scoring.batches import Batch, KeysValues, prefill
-from optimize.scoring.strategies import Way, as_input, follow_expanded, positions
+from optimize.scoring.strategies import Strategy, as_input, follow_expanded, positions
 
 NAME = "safethink_shared_context"
 UNSUPPORTED = ("s_aux", "softcap", "sliding_window", "position_bias", "head_mask")
@@ -142,4 +142,4 @@ def _attention(model: PreTrainedModel) -> Iterator[None]:
         config._attn_implementation = before
 
 
-SHARED = Way("shared", prefill, follow_shared)
+SHARED = Strategy("shared", prefill, follow_shared)

@@ -31,7 +31,7 @@ of rows for each. Says the logits at the last `keep` tokens of every row."""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Strategy:
     """How contexts are read, and what stands behind them.
 
     Attributes:
@@ -90,5 +90,5 @@ def positions(batch: Batch, rows: Num[Tensor, "rows tokens *hidden"]) -> Int[Ten
     return ids.repeat_interleave(len(rows) // len(batch), dim=0)
 
 
-EXPANDED = Way("expanded", batches.prefill, follow_expanded)
-PLAIN = Way("plain", batches.read, follow_plain, rereads=True)
+EXPANDED = Strategy("expanded", batches.prefill, follow_expanded)
+PLAIN = Strategy("plain", batches.read, follow_plain, rereads=True)

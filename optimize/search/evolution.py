@@ -230,7 +230,7 @@ class Evolution:
         """The start as it is and filled up with random tokens, or random prefixes, of which the front remains."""
         kept = self._start if self._restart == 0 else ()
         count = CHILDREN_PER_CANDIDATE * self._config.candidates
-        drawn = starts.draw(self._allowed, self._config.length, count, generator, kept)
+        drawn = starts.random_prefixes(self._allowed, self._config.length, count, generator, kept)
         begun = [kept, *drawn] if len(kept) >= self._config.min_length else drawn
         return [ids for ids in begun if ids not in self._archive]
 

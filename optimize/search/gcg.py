@@ -27,7 +27,7 @@ import torch
 from optimize.config import GcgConfig
 from optimize.search import edits, starts
 from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Pace, Scored, Searchable
+from optimize.search.method import Alphabet, Ids, Schedule, Scored, Searchable
 
 
 class Gcg:
@@ -47,7 +47,7 @@ class Gcg:
         self._config, self._objective, self._vocabulary = config, objective, vocabulary
         self._start, self._archive = start, archive
         self._allowed = torch.tensor(vocabulary.allowed)
-        self._pace = Pace(config, objective)
+        self._schedule = Schedule(config, objective)
         self._restart = self._stale = 0
         self._incumbents: list[tuple[Ids, float]] = []
         self._momentum = torch.empty(0)
@@ -66,12 +66,12 @@ class Gcg:
         if self._incumbents:
             self._leave()
         kept = self._start if self._restart == 0 else ()
-        drawn = starts.draw(self._allowed, self._config.length, starts.MAX_DRAWS, generator, kept)
+        drawn = starts.random_prefixes(self._allowed, self._config.length, starts.MAX_DRAWS, generator, kept)
         return starts.first_survivor(drawn, self._vocabulary, self._archive)
 
     def observe(self, scored: Sequence[Scored]) -> None:
         """Keep the cheapest of this start, and merge the best single edits for the next step."""
-        self._pace.step()
+        self._schedule.step()
         known, came = dict(self._incumbents), {each.ids: each.cost for each in scored}
         # The incumbent may have been scored once more: it keeps its place, at the new cost.
         least = min((came.get(ids, cost) for ids, cost in known.items()), default=float("inf"))
@@ -88,7 +88,7 @@ class Gcg:
             "incumbents": self._incumbents,
             "momentum": self._momentum,
             "merged": self._merged,
-            "pace": self._pace.state_dict(),
+            "pace": self._schedule.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class Gcg:
         self._restart, self._stale, self._momentum = state["restart"], state["stale"], state["momentum"]
         self._incumbents = [(tuple(ids), cost) for ids, cost in state["incumbents"]]
         self._merged = [tuple(ids) for ids in state["merged"]]
-        self._pace.load_state_dict(state["pace"])
+        self._schedule.load_state_dict(state["pace"])
 
     def _leave(self) -> None:
         """Leave this start for another one."""
@@ -129,4 +129,4 @@ class Gcg:
     def _places(self) -> int:
         """Places that are edited at once: falls from `first_edits` to one half way through."""
         first = min(self._config.first_edits, self._config.length)
-        return max(1, round(first - (first - 1) * 2 * self._pace.share))
+        return max(1, round(first - (first - 1) * 2 * self._schedule.share))

@@ -124,7 +124,7 @@ class Method(Protocol):
         ...
 
 
-class Pace:
+class Schedule:
     """Counts what a method's steps take, as the driver does.
 
     Args:

@@ -42,7 +42,7 @@ MAX_ASKS = 8
 
 
 @runtime_checkable
-class Measured(Protocol):
+class RecoveryObjective(Protocol):
     """States at which the monitor fired, and what becomes of them."""
 
     num_contexts: int
@@ -85,7 +85,9 @@ class Tried:
         return sum(self.failures) / len(self.failures)
 
 
-def search_phrases(config: PhrasesConfig, measured: Measured, words: Wording, journal: Journal, seed: int) -> Archive:
+def search_phrases(
+    config: PhrasesConfig, measured: RecoveryObjective, words: Wording, journal: Journal, seed: int
+) -> Archive:
     """Try phrases, until all are tried or the budget is spent; what a phrase costs is what the driver logs of it.
 
     Args:
@@ -126,7 +128,7 @@ class Restrained:
         num_too_far: prefixes that were dropped for it so far.
     """
 
-    def __init__(self, alphabet: Alphabet, measured: Measured, max_kl: float) -> None:
+    def __init__(self, alphabet: Alphabet, measured: RecoveryObjective, max_kl: float) -> None:
         self.allowed = alphabet.allowed
         self._alphabet, self._measured, self._max_kl = alphabet, measured, max_kl
         self.num_too_far = 0
@@ -160,7 +162,9 @@ class Phrases:
         ConfigError: there are no phrases, or none that is short enough.
     """
 
-    def __init__(self, config: PhrasesConfig, measured: Measured, words: Wording, archive: Archive, seed: int) -> None:
+    def __init__(
+        self, config: PhrasesConfig, measured: RecoveryObjective, words: Wording, archive: Archive, seed: int
+    ) -> None:
         self._config, self._measured, self._words, self._archive = config, measured, words, archive
         self._grammar = Grammar(config)
         self._exhaustive = len(self._grammar) <= config.exhaustive_below

@@ -32,7 +32,7 @@ class Random:
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
         """Random prefixes that were never tried."""
-        drawn = starts.draw(
+        drawn = starts.random_prefixes(
             self._allowed, self._config.length, DRAWS_PER_CANDIDATE * self._config.candidates, generator
         )
         return [ids for ids in drawn if ids not in self._archive]

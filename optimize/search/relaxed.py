@@ -93,7 +93,7 @@ class Relaxed:
             self._descend()
         elif not self._has_one_start:
             kept = self._start if self._restart == 0 else ()
-            drawn = starts.draw(self._allowed, self._config.length, starts.MAX_DRAWS, generator, kept)
+            drawn = starts.random_prefixes(self._allowed, self._config.length, starts.MAX_DRAWS, generator, kept)
             begun = starts.first_survivor(drawn, self._vocabulary, self._archive)
             if not begun:
                 return []

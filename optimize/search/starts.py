@@ -43,7 +43,7 @@ def start_ids(init_ids: Ids | None, config: MethodConfig) -> Ids:
     return init_ids or ()
 
 
-def draw(
+def random_prefixes(
     allowed: Int[Tensor, "allowed"], length: int, count: int, generator: torch.Generator, kept: Ids = ()
 ) -> list[Ids]:
     """Random prefixes, each different; first `kept` filled up with random tokens, where something is kept.

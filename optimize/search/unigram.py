@@ -18,7 +18,7 @@ import torch
 
 from optimize.config import UnigramConfig
 from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Pace, Scored, Searchable
+from optimize.search.method import Alphabet, Ids, Schedule, Scored, Searchable
 
 SHARE_OF_SINGLES = 0.5
 """Share of the budget that single tokens get."""
@@ -39,7 +39,7 @@ class Unigram:
     def __init__(self, config: UnigramConfig, objective: Searchable, vocabulary: Alphabet, archive: Archive) -> None:
         self._config, self._archive = config, archive
         self._allowed = vocabulary.allowed
-        self._pace = Pace(config, objective)
+        self._schedule = Schedule(config, objective)
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
         """Single tokens in random order; once half of the budget is spent, sets of the best of them."""
@@ -47,7 +47,7 @@ class Unigram:
         if self._config.length == 1:
             return _shuffled(untried, generator)
         ranked = [ids for ids in self._archive.ranked() if len(ids) == 1]
-        if untried and (self._pace.share < SHARE_OF_SINGLES or len(ranked) < self._config.length):
+        if untried and (self._schedule.share < SHARE_OF_SINGLES or len(ranked) < self._config.length):
             return _shuffled(untried, generator)
         sets = best_sets([self._archive.costs[ids] for ids in ranked], self._config.length)
         prefixes = (tuple(ranked[index][0] for index in chosen) for chosen in sets)
@@ -56,15 +56,15 @@ class Unigram:
 
     def observe(self, scored: Sequence[Scored]) -> None:
         """The archive keeps what tokens cost; only the budget is counted."""
-        self._pace.step()
+        self._schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
         """What was spent."""
-        return self._pace.state_dict()
+        return self._schedule.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._pace.load_state_dict(state)
+        self._schedule.load_state_dict(state)
 
 
 def best_sets(costs: Sequence[float], size: int) -> Iterator[tuple[int, ...]]:

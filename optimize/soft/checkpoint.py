@@ -51,7 +51,7 @@ def spacing(num_steps: int) -> int:
     return 2 ** max(0, math.ceil(math.log2(num_steps / NUM_SPREAD)))
 
 
-class Keeper:
+class Checkpointer:
     """Writes steps down and goes on from them.
 
     Args:

@@ -4,7 +4,7 @@
 One step:
     1. the objective says what the rows cost over all contexts, and where that falls;
     2. Lightning clips the gradient, and AdamW takes the step;
-    3. the keeper writes it down, so that a training killed at any moment goes on to the same result.
+    3. the checkpointer writes it down, so that a training killed at any moment goes on to the same result.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from optimize.search.archive import Archive
 from optimize.search.driver import is_over
 from optimize.search.journal import Journal
 from optimize.search.method import Alphabet, Ids
-from optimize.search.starts import draw
-from optimize.soft.checkpoint import Keeper
+from optimize.search.starts import random_prefixes
+from optimize.soft.checkpoint import Checkpointer
 from optimize.soft.geometry import Surroundings
 from optimize.soft.module import SoftPrefix, Trainable
 from safethink import errors
@@ -89,15 +89,15 @@ def train(
         RecordError: the journal belongs to another search, or could not be written.
     """
     surroundings = Surroundings(engine, vocabulary.allowed)
-    keeper = Keeper(objective, surroundings, vocabulary, journal)
+    checkpointer = Checkpointer(objective, surroundings, vocabulary, journal)
     begun = _first(engine, vocabulary, config, start, seed)
-    rows, moments = keeper.resume(begun)
+    rows, moments = checkpointer.resume(begun)
     module = SoftPrefix(rows.to(begun.device), objective, surroundings, config, moments)
-    if not is_over(keeper.state, config):
+    if not is_over(checkpointer.state, config):
         with track("training the soft prefix", config.steps) as advance:
-            advance(keeper.state.step)
-            _fit(module, keeper, advance, config, journal.log.parent)
-    for each in keeper.kept:
+            advance(checkpointer.state.step)
+            _fit(module, checkpointer, advance, config, journal.log.parent)
+    for each in checkpointer.kept:
         journal.archive.add([engine.add_rows(each.rows)], [each.cost], [True])
     for ids in others:
         if ids not in journal.archive:
@@ -111,11 +111,13 @@ def _first(
 ) -> Float[Tensor, "length hidden"]:
     """The embeddings of the start, and of random tokens behind it."""
     generator = torch.Generator().manual_seed(stable_seed(config.kind, seed, 0))
-    (ids, *_) = draw(torch.tensor(vocabulary.allowed), config.length, 1, generator, start)
+    (ids, *_) = random_prefixes(torch.tensor(vocabulary.allowed), config.length, 1, generator, start)
     return engine.rows(ids)
 
 
-def _fit(module: SoftPrefix, keeper: Keeper, advance: Callable[[int], None], config: SoftConfig, folder: Path) -> None:
+def _fit(
+    module: SoftPrefix, checkpointer: Checkpointer, advance: Callable[[int], None], config: SoftConfig, folder: Path
+) -> None:
     """Let Lightning train; it writes nothing of its own but to a logger that was asked for."""
     device = module.rows.device
 
@@ -125,9 +127,9 @@ def _fit(module: SoftPrefix, keeper: Keeper, advance: Callable[[int], None], con
         def on_train_batch_end(
             self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
         ) -> None:
-            keeper.commit(module, trainer.optimizers[0])
+            checkpointer.commit(module, trainer.optimizers[0])
             advance(1)
-            trainer.should_stop = is_over(keeper.state, config)
+            trainer.should_stop = is_over(checkpointer.state, config)
 
     with quiet_lightning():
         trainer = Trainer(
@@ -144,4 +146,4 @@ def _fit(module: SoftPrefix, keeper: Keeper, advance: Callable[[int], None], con
             enable_model_summary=False,
         )
         # All contexts take part in every step, so that what is loaded is no more than the steps' numbers.
-        trainer.fit(module, range(keeper.state.step, config.steps))
+        trainer.fit(module, range(checkpointer.state.step, config.steps))

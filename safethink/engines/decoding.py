@@ -15,8 +15,8 @@ from torch import Tensor
 
 from safethink.defenses.effects import Extension, StopReason, Until
 from safethink.engines import ExtendRequest, Sampling
-from safethink.engines.reader import Reader
-from safethink.engines.sampling import choose, uniforms
+from safethink.engines.reader import RowReader
+from safethink.engines.sampling import sample_tokens, uniforms
 from safethink.engines.stopping import LOOK_BACK, Stopper
 from safethink.errors import CacheFullError
 from safethink.tokens import Tokens
@@ -83,7 +83,7 @@ class Decoder:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: RowReader,
         stopper: Stopper,
         sampling: Sampling,
         never: Sequence[int] = (),
@@ -186,7 +186,7 @@ class Decoder:
         greedy = self._sampling.temperature == 0
         drawn = [0.0] * len(rows) if greedy else [row.next_random() for row in rows]
         randoms = torch.tensor(drawn, dtype=torch.float64, device=logits.device)
-        for row, token_id in zip(rows, choose(logits, randoms, self._sampling).tolist(), strict=True):
+        for row, token_id in zip(rows, sample_tokens(logits, randoms, self._sampling).tolist(), strict=True):
             row.append(token_id, self._stopper)
 
     def _halve(self, error: Exception) -> None:

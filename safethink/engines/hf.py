@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from safethink.defenses.effects import Extension, View
 from safethink.engines import ExtendRequest, HiddenStates, LookRequest, Sampling, StateRequest, WeighRequest
 from safethink.engines.decoding import Decoder
-from safethink.engines.reader import Reader
+from safethink.engines.reader import RowReader
 from safethink.engines.stopping import Stopper
 from safethink.errors import CacheFullError
-from safethink.kv_cache import Reading
+from safethink.kv_cache import ReadRequest
 from safethink.models.hashes import model_hash
 
 Request = TypeVar("Request")
@@ -68,7 +68,7 @@ class HfEngine:
         """
         self.stats = EngineStats()
         self._model = model
-        self._reader = Reader(model, max_cached_tokens)
+        self._reader = RowReader(model, max_cached_tokens)
         never = getattr(model.generation_config, "suppress_tokens", None) or []
         self._decoder = Decoder(self._reader, stopper, sampling, never, max_rows)
 
@@ -125,7 +125,7 @@ class HfEngine:
         return torch.stack(states)
 
     def _look(self, requests: Sequence[LookRequest], layer: int | None) -> list[View]:
-        logits, states = self._reader.look_back([Reading(each.row, each.ids) for each in requests], layer)
+        logits, states = self._reader.look_back([ReadRequest(each.row, each.ids) for each in requests], layer)
         hidden = [tuple(state.tolist()) for state in states] or [()] * len(requests)
         return [
             _view(self._decoder.possible(row_logits[-1]), request.top_k, row_hidden)
@@ -134,7 +134,9 @@ class HfEngine:
 
     def _weigh(self, requests: Sequence[WeighRequest]) -> list[tuple[float, ...]]:
         # A token's probability stands at the token before it.
-        readings = [Reading(each.row, each.ids + each.continuation, len(each.continuation) + 1) for each in requests]
+        readings = [
+            ReadRequest(each.row, each.ids + each.continuation, len(each.continuation) + 1) for each in requests
+        ]
         logits, _ = self._reader.look_back(readings)
         weighed: list[tuple[float, ...]] = []
         for request, row_logits in zip(requests, logits, strict=True):

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safethink.kv_cache import Reading, Store, read
+from safethink.kv_cache import ReadRequest, Store, read
 from safethink.kv_cache.choose import choose_store
 from safethink.models.soft_rows import RowTable
 
@@ -21,7 +21,7 @@ _Line: TypeAlias = tuple[Tensor, int]
 """A line of a `Float[Tensor, "rows width"]` that several rows share; cutting each out costs more than it is worth."""
 
 
-class Reader:
+class RowReader:
     """What a model has read of many rows, and what it says behind each.
 
     Attributes:
@@ -75,7 +75,7 @@ class Reader:
             if not self.store.common(row, ids):
                 twins[tuple(ids)].append(row)
         copies = {row: alike[0] for alike in twins.values() for row in alike[1:]}
-        self._read([Reading(row, tuple(ids)) for row, ids in behind.items() if row not in copies])
+        self._read([ReadRequest(row, tuple(ids)) for row, ids in behind.items() if row not in copies])
         for row, source in copies.items():
             self.store.share(source, [row])
             self._next[row] = self._next[source]
@@ -101,7 +101,7 @@ class Reader:
         return _gather([self._states[row] for row in rows])
 
     def look_back(
-        self, readings: Sequence[Reading], layer: int | None = None
+        self, readings: Sequence[ReadRequest], layer: int | None = None
     ) -> tuple[list[Float[Tensor, "asked vocab"]], list[Float[Tensor, " hidden"]]]:
         """Read rows so that their last tokens are read now.
 
@@ -135,7 +135,7 @@ class Reader:
         self._next.clear()
         self._states.clear()
 
-    def _read(self, readings: Sequence[Reading]) -> None:
+    def _read(self, readings: Sequence[ReadRequest]) -> None:
         for indices, result in read(self.store, readings, self.layer):
             self._note([readings[index].row for index in indices], result.logits[:, -1], result.states)
 

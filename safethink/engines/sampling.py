@@ -20,7 +20,7 @@ def uniforms(seed: int, start: int, num_tokens: int) -> Float64[Tensor, " num_to
     return torch.from_numpy(np.random.Generator(np.random.Philox(seed)).random(start + num_tokens)[start:])
 
 
-def choose(
+def sample_tokens(
     logits: Float[Tensor, "batch vocab"], uniform: Float64[Tensor, " batch"], sampling: Sampling
 ) -> Int[Tensor, " batch"]:
     """Choose one token per row by inverting its cumulative distribution at `uniform`, in float64.

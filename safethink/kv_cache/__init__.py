@@ -16,7 +16,7 @@ SHORT_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ReadOutput:
     """What a forward says of some rows, of each after its last token.
 
     Attributes:
@@ -53,7 +53,7 @@ class Store(Protocol):
 
     def forward(
         self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
-    ) -> Read:
+    ) -> ReadOutput:
         """Read new tokens, at least one, behind what is kept of each row.
 
         Raises:
@@ -92,7 +92,7 @@ def common_length(read: Sequence[int], ids: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadRequest:
     """A row to be read.
 
     Attributes:
@@ -107,8 +107,8 @@ class Reading:
 
 
 def read(
-    store: Store, readings: Sequence[Reading], layer: int | None = None, batch_size: int | None = None
-) -> Iterator[tuple[list[int], Read]]:
+    store: Store, readings: Sequence[ReadRequest], layer: int | None = None, batch_size: int | None = None
+) -> Iterator[tuple[list[int], ReadOutput]]:
     """Bring rows up to date, in groups that lack about equally many tokens.
 
     Args:
@@ -138,6 +138,6 @@ def read(
             yield indices, store.forward([reading.row for reading in chosen], new, num_asked, layer)
 
 
-def num_missing(store: Store, reading: Reading) -> int:
+def num_missing(store: Store, reading: ReadRequest) -> int:
     """How many tokens must be read to bring a row up to date."""
     return len(reading.ids) - min(store.common(reading.row, reading.ids), len(reading.ids) - reading.num_asked)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from safethink.kv_cache import Store
 from safethink.kv_cache.lane_store import LaneStore
-from safethink.kv_cache.per_row import SoloStore
+from safethink.kv_cache.per_row import PerRowStore
 from safethink.models.soft_rows import RowTable
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def choose_store(model: PreTrainedModel, table: RowTable | None = None, max_toke
         return LaneStore(model, table, max_tokens)
     unbounded = "" if max_tokens is None else "; max_cached_tokens is not kept to"
     logger.warning("rows are read one at a time, and again after a rollback: %s%s", why, unbounded)
-    return SoloStore(model, table, keeps_cache=rope_type(model) not in VARYING_ROPES)
+    return PerRowStore(model, table, keeps_cache=rope_type(model) not in VARYING_ROPES)
 
 
 def rope_type(model: PreTrainedModel) -> str | None:

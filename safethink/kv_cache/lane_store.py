@@ -12,8 +12,8 @@ from jaxtyping import Int
 from transformers import PreTrainedModel
 
 from safethink.errors import CacheFullError
-from safethink.kv_cache import Read, common_length
-from safethink.kv_cache.lanes import COLUMN_BLOCK, LaneCache, Placement, masks
+from safethink.kv_cache import ReadOutput, common_length
+from safethink.kv_cache.lanes import COLUMN_BLOCK, LaneCache, LanePlacement, masks
 from safethink.models.soft_rows import RowTable
 
 MAX_IDLE_SHARE = 0.5
@@ -96,7 +96,7 @@ class LaneStore:
     @torch.inference_mode()
     def forward(
         self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
-    ) -> Read:
+    ) -> ReadOutput:
         """Read new tokens, at least one, behind what is kept of each row.
 
         Rows that have fewer than others are filled up in front, with tokens that nothing looks at.
@@ -129,7 +129,7 @@ class LaneStore:
         self.num_forwarded += sum(ends) - sum(starts)
         if places == list(range(height)):
             return read
-        return Read(read.logits[places], None if read.states is None else read.states[places])
+        return ReadOutput(read.logits[places], None if read.states is None else read.states[places])
 
     def _forward(
         self,
@@ -139,13 +139,13 @@ class LaneStore:
         whole: bool,
         num_logits: int,
         layer: int | None,
-    ) -> Read:
+    ) -> ReadOutput:
         device = self._model.device
         places = torch.from_numpy(positions).to(device)
         num_columns = int(positions[:, -1].max()) + 1
         columns = places.masked_fill(places < 0, self._size[1] - 1)
         places = places.clamp(min=0)
-        self._cache.place(Placement(torch.tensor(lanes, device=device), columns, num_columns, whole))
+        self._cache.place(LanePlacement(torch.tensor(lanes, device=device), columns, num_columns, whole))
         output = self._model(
             **self._table.inputs(torch.from_numpy(ids).to(device)),
             attention_mask=masks(self._model, places, num_columns),
@@ -155,7 +155,7 @@ class LaneStore:
             logits_to_keep=num_logits,
             output_hidden_states=layer is not None,
         )
-        return Read(output.logits, None if layer is None else output.hidden_states[layer][:, -1].clone())
+        return ReadOutput(output.logits, None if layer is None else output.hidden_states[layer][:, -1].clone())
 
     def _make_room(self, rows: Sequence[int], num_tokens: int) -> None:
         """Give every row a lane, and all lanes room for `num_tokens` and one column for what counts for nothing."""

@@ -22,7 +22,7 @@ COLUMN_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class LanePlacement:
     """Where the tokens of one forward go.
 
     Attributes:
@@ -55,7 +55,7 @@ class LaneLayer(CacheLayerMixin):
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
         self.size = (0, 0)
-        self.placement: Placement | None = None
+        self.placement: LanePlacement | None = None
 
     def lazy_initialization(
         self, key_states: Float[Tensor, "batch heads new dim"], value_states: Float[Tensor, "batch heads new value_dim"]
@@ -111,7 +111,7 @@ class LaneLayer(CacheLayerMixin):
         return states.new_zeros(lanes, states.shape[1], columns, states.shape[3])
 
     @staticmethod
-    def _put(buffer: Tensor, states: Tensor, placement: Placement) -> Tensor:
+    def _put(buffer: Tensor, states: Tensor, placement: LanePlacement) -> Tensor:
         # The layers of one model may lie on several devices.
         lanes, columns = placement.lanes.to(buffer.device), placement.columns.to(buffer.device)
         buffer[lanes[:, None], :, columns] = states.transpose(1, 2)
@@ -131,7 +131,7 @@ class LaneCache(Cache):
         self._lanes = [LaneLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
         super().__init__(layers=[*self._lanes])
 
-    def place(self, placement: Placement) -> None:
+    def place(self, placement: LanePlacement) -> None:
         """Say where the tokens of the next forward go."""
         for layer in self._lanes:
             layer.placement = placement

@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from safethink.kv_cache import Read, common_length
+from safethink.kv_cache import ReadOutput, common_length
 from safethink.models.soft_rows import RowTable
 
 
 @dataclass
-class _Solo:
+class _Row:
     """What was read of one row, and the model's cache of it; None where it has none."""
 
     ids: list[int] = field(default_factory=list)
     cache: Any = None
 
 
-class SoloStore:
+class PerRowStore:
     """Keeps each row in a cache of the model's own making: recurrent states, rings, whatever it is.
 
     A row that goes on costs its new tokens alone; one that is rolled back is read again from its beginning.
@@ -41,7 +41,7 @@ class SoloStore:
         self.num_forwarded = 0
         self._model = model
         self._table = table or RowTable(model)
-        self._rows: dict[int, _Solo] = {}
+        self._rows: dict[int, _Row] = {}
 
     @property
     def num_rows(self) -> int:
@@ -59,14 +59,14 @@ class SoloStore:
     @torch.inference_mode()
     def forward(
         self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
-    ) -> Read:
+    ) -> ReadOutput:
         """Read new tokens, at least one, behind what is kept of each row."""
         reads = [self._forward(row, tokens, num_logits, layer) for row, tokens in zip(rows, new, strict=True)]
         states = [read.states for read in reads if read.states is not None]
         logits = torch.zeros(len(rows), num_logits, reads[0].logits.shape[-1]).to(reads[0].logits)
         for place, read in enumerate(reads):
             logits[place, num_logits - read.logits.shape[1] :] = read.logits[0]
-        return Read(logits, torch.cat(states) if states else None)
+        return ReadOutput(logits, torch.cat(states) if states else None)
 
     def truncate(self, row: int, num_tokens: int) -> None:
         """Forget all of the row, unless it is no longer than that."""
@@ -89,17 +89,17 @@ class SoloStore:
         """Forget everything."""
         self._rows.clear()
 
-    def _forward(self, row: int, tokens: Sequence[int], num_logits: int, layer: int | None) -> Read:
-        solo = self._rows.setdefault(row, _Solo())
-        solo.ids += tokens
+    def _forward(self, row: int, tokens: Sequence[int], num_logits: int, layer: int | None) -> ReadOutput:
+        kept = self._rows.setdefault(row, _Row())
+        kept.ids += tokens
         # A model that returns no cache is given everything again.
-        ids = list(tokens) if solo.cache is not None else solo.ids
+        ids = list(tokens) if kept.cache is not None else kept.ids
         output = self._model(
             **self._table.inputs(torch.tensor([ids], device=self._model.device)),
-            **({} if solo.cache is None else {"past_key_values": solo.cache}),
+            **({} if kept.cache is None else {"past_key_values": kept.cache}),
             use_cache=self._keeps_cache,
             output_hidden_states=layer is not None,
         )
-        solo.cache = getattr(output, "past_key_values", None) if self._keeps_cache else None
+        kept.cache = getattr(output, "past_key_values", None) if self._keeps_cache else None
         self.num_forwarded += len(ids)
-        return Read(output.logits[:, -num_logits:], None if layer is None else output.hidden_states[layer][:, -1])
+        return ReadOutput(output.logits[:, -num_logits:], None if layer is None else output.hidden_states[layer][:, -1])

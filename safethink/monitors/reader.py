@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Conversation:
     """One conversation that is to be read.
 
     Attributes:
@@ -46,7 +46,7 @@ class Reading:
     num_asked: int = 1
 
 
-class Lanes:
+class ReadConversations:
     """Conversations that have been read side by side.
 
     Attributes:
@@ -54,7 +54,9 @@ class Lanes:
             than of another, the others' first ones mean nothing.
     """
 
-    def __init__(self, reader: Reader, readings: Sequence[Reading], logits: Float[Tensor, "batch asked vocab"]) -> None:
+    def __init__(
+        self, reader: ConversationReader, readings: Sequence[Conversation], logits: Float[Tensor, "batch asked vocab"]
+    ) -> None:
         """Stand where `readings` end."""
         self.logits = logits
         self._reader = reader
@@ -62,14 +64,14 @@ class Lanes:
 
     def ahead(self, ids: tuple[int, ...]) -> Float[Tensor, "batch new vocab"]:
         """The logits after each of `ids`, if every conversation went on with them; none does."""
-        further = [Reading(each.key, each.ids + ids, len(each.ids), len(ids)) for each in self._readings]
+        further = [Conversation(each.key, each.ids + ids, len(each.ids), len(ids)) for each in self._readings]
         logits: dict[int, Tensor] = {}
         for group, lanes in self._reader.read(further):
             logits |= dict(zip(group, lanes.logits, strict=True))
         return torch.stack([logits[index] for index in range(len(further))])
 
 
-class Reader:
+class ConversationReader:
     """Reads conversations with one model."""
 
     def __init__(self, model: PreTrainedModel, batch_size: int) -> None:
@@ -93,7 +95,9 @@ class Reader:
         if limit is not None and num_tokens > limit:
             raise MonitorError(f"prompt {prompt_id!r}: the guard would read {num_tokens} tokens, of at most {limit}")
 
-    def read(self, readings: Sequence[Reading], along: tuple[int, ...] = ()) -> Iterator[tuple[list[int], Lanes]]:
+    def read(
+        self, readings: Sequence[Conversation], along: tuple[int, ...] = ()
+    ) -> Iterator[tuple[list[int], ReadConversations]]:
         """Read conversations in batches of about equally many unread tokens.
 
         Args:
@@ -103,7 +107,7 @@ class Reader:
         Yields:
             Which of `readings` were read together, and where they stand now.
         """
-        asked = [kv_cache.Reading(each.key, each.ids + along, each.num_asked + len(along)) for each in readings]
+        asked = [kv_cache.ReadRequest(each.key, each.ids + along, each.num_asked + len(along)) for each in readings]
         for each in asked:
             self._num_read[each.row] += kv_cache.num_missing(self._store, each)
         left, done = list(range(len(asked))), set[int]()
@@ -111,7 +115,7 @@ class Reader:
             try:
                 for group, result in kv_cache.read(self._store, [asked[i] for i in left], batch_size=self._batch_size):
                     indices = [left[place] for place in group]
-                    yield indices, Lanes(self, [readings[index] for index in indices], result.logits)
+                    yield indices, ReadConversations(self, [readings[index] for index in indices], result.logits)
                     for index in indices:
                         self._store.truncate(readings[index].key, readings[index].num_kept)
                     done |= set(indices)
@@ -152,7 +156,7 @@ class ReadingMonitor(Generic[Model]):
     def __init__(self, model: Model, batch_size: int) -> None:
         """Read at most `batch_size` conversations side by side with `model`."""
         self._model = model
-        self._reader = Reader(model, batch_size)
+        self._reader = ConversationReader(model, batch_size)
 
     @property
     def num_forwarded(self) -> int:

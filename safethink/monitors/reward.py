@@ -18,7 +18,7 @@ from safethink.errors import MonitorError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.guards.presets import Form
 from safethink.monitors.guards.questions import Asker
-from safethink.monitors.reader import Reading, ReadingMonitor
+from safethink.monitors.reader import Conversation, ReadingMonitor
 from safethink.monitors.reward_models import BeaverScorer, SequenceScorer, UrmScorer
 
 CHAT: Final = Form(replies=False)
@@ -111,7 +111,7 @@ class RewardMonitor(ReadingMonitor[SequenceScorer | BeaverScorer | UrmScorer]):
         """Forget what was read of `row`."""
         self._reader.release(row)
 
-    def _reading(self, request: ScoreRequest) -> Reading:
+    def _reading(self, request: ScoreRequest) -> Conversation:
         question = self._asker.ask(request.prompt, request.trace)
         self._reader.refuse_too_long(request.prompt.id, len(question.ids))
-        return Reading(request.row, question.ids, question.trace.stop)
+        return Conversation(request.row, question.ids, question.trace.stop)

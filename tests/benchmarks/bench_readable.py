@@ -20,7 +20,7 @@ from torch import Tensor
 from optimize import objectives
 from optimize.config import BeamConfig, EvolutionConfig, GcgConfig, ObjectiveConfig
 from optimize.contexts import ContextSet, collect_search, splits
-from optimize.objectives import Cost, Objective, Reading
+from optimize.objectives import CachedScorer, Cost, Objective
 from optimize.search import methods
 from optimize.search.driver import search
 from optimize.search.journal import Journal
@@ -121,7 +121,7 @@ def rows() -> Iterator[BenchRow]:
 def _searched(reasoner: SafeThink, contexts: ContextSet) -> dict[Ids, dict[str, float]]:
     """All prefixes that some search scored and that survive being written down, with their terms."""
     shipped, words = testbed.shipped_search(), Vocabulary.of(reasoner, contexts)
-    scorer = Reading.of(reasoner, contexts.unsafe[:NUM_CONTEXTS], config=shipped.objective).scorer
+    scorer = CachedScorer.of(reasoner, contexts.unsafe[:NUM_CONTEXTS], config=shipped.objective).scorer
     aids = methods.Aids(
         lambda: Proposals(scorer, words.allowed), lambda: Surroundings(reasoner.local_engine, words.allowed)
     )

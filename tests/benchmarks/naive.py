@@ -17,7 +17,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from safethink.config import LimitsConfig, SafeThinkConfig, SamplingConfig
 from safethink.defenses.effects import StopReason, Until
 from safethink.engines import Sampling
-from safethink.engines.sampling import choose, uniforms
+from safethink.engines.sampling import sample_tokens, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest
@@ -129,7 +129,7 @@ class _Chosen(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         random = self._randoms[input_ids.shape[1] - self._start, None]
-        chosen = choose(scores, random, self._sampling)
+        chosen = sample_tokens(scores, random, self._sampling)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 

@@ -16,9 +16,9 @@ from optimize.config import GcgConfig, RacingConfig
 from optimize.objectives import (
     BenignDivergence,
     BenignLikelihood,
+    CachedScorer,
     Objective,
     Readability,
-    Reading,
     SafeContinuation,
     Unlikelihood,
     Weighted,
@@ -49,11 +49,11 @@ def objective(model, cluster: Cluster) -> Objective:
     """Terms of every kind, over contexts of many lengths; one set has fewer contexts than there are processes."""
     generator = torch.Generator().manual_seed(3)
 
-    def reading(count: int) -> Reading:
+    def reading(count: int) -> CachedScorer:
         lengths = torch.randint(4, 30, (count,), generator=generator).tolist()
         rows = [torch.randint(VOCABULARY, (length + 6,), generator=generator).tolist() for length in lengths]
         examples = [Example(tuple(row[:-6]), tuple(row[-6:]), separator=(2,)) for row in rows]
-        return Reading(Scorer(model, examples, rows_per_forward=32, cluster=cluster))
+        return CachedScorer(Scorer(model, examples, rows_per_forward=32, cluster=cluster))
 
     unsafe, harmless, single = reading(9), reading(4), reading(1)
     weighted = (

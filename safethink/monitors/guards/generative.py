@@ -17,7 +17,7 @@ from safethink.errors import ConfigError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.guards.presets import LLAMA_GUARD, Preset
 from safethink.monitors.guards.questions import Asker
-from safethink.monitors.reader import Lanes, Reading, ReadingMonitor
+from safethink.monitors.reader import Conversation, ReadConversations, ReadingMonitor
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Verdicts:
         """Length of the longest."""
         return max(map(len, self.ids))
 
-    def weigh(self, lanes: Lanes) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    def weigh(self, lanes: ReadConversations) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """P(safe) among the verdicts, and the probability that any of them is given, for each lane.
 
         P(safe) = sum_v safety(v) P(v) / sum_v P(v), in double precision and without underflow.
@@ -65,7 +65,7 @@ class Verdicts:
         """What is read behind a question together with it: the longest verdict but for its last token."""
         return max(self.ids, key=len)[:-1]
 
-    def _log_probabilities(self, lanes: Lanes) -> Float[Tensor, "batch verdicts"]:
+    def _log_probabilities(self, lanes: ReadConversations) -> Float[Tensor, "batch verdicts"]:
         """The log-probability of each verdict, where `along` was read behind each lane."""
         read = {self.along: lanes.logits[:, -len(self.along) - 1 :].double().log_softmax(-1)}
         columns: list[Tensor] = []
@@ -148,11 +148,11 @@ class GuardMonitor(ReadingMonitor[PreTrainedModel]):
                 scores[index] = value
         return scores
 
-    def _reading(self, request: ScoreRequest, policy: int) -> Reading:
+    def _reading(self, request: ScoreRequest, policy: int) -> Conversation:
         """Encode the guard's question about one request."""
         question = self._asker.ask(request.prompt, request.trace, policy)
         self._reader.refuse_too_long(request.prompt.id, len(question.ids) + self._verdicts.num_tokens)
-        return Reading(self._key(request.row, policy), question.ids, question.trace.stop)
+        return Conversation(self._key(request.row, policy), question.ids, question.trace.stop)
 
     def _key(self, row: int, policy: int) -> int:
         """Under which key a row is read: one for all policies where they stand behind the trace."""
@@ -161,7 +161,7 @@ class GuardMonitor(ReadingMonitor[PreTrainedModel]):
     def _keys(self, row: int) -> set[int]:
         return {self._key(row, policy) for policy in range(self._asker.num_policies)}
 
-    def _check_mass(self, mass: Float[Tensor, " batch"], lanes: Lanes) -> None:
+    def _check_mass(self, mass: Float[Tensor, " batch"], lanes: ReadConversations) -> None:
         """Warn once when the guard would rather say something else than a verdict."""
         worst = int(mass.argmin())
         if self._warned or not mass[worst] < MIN_VERDICT_MASS:

@@ -17,7 +17,7 @@ from safethink.monitors import ScoreRequest
 from safethink.monitors.guards.presets import Form
 from safethink.monitors.guards.questions import Asker
 from safethink.monitors.guards.stream_model import StreamGuard
-from safethink.monitors.reader import Reading, ReadingMonitor
+from safethink.monitors.reader import Conversation, ReadingMonitor
 
 CONVERSATION = Form(replies=False)
 """The chat template around the turns, with the trace as the assistant's; nothing is asked."""
@@ -178,9 +178,9 @@ class _Task:
         return len(self.ids) - self.start - len(self.known)
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> Conversation:
         """What the reader needs to know."""
-        return Reading(self.row, self.ids, len(self.ids), self.num_new)
+        return Conversation(self.row, self.ids, len(self.ids), self.num_new)
 
 
 def _names(model: StreamGuard, name: str, default: Mapping[int, str]) -> list[str]:

@@ -9,7 +9,7 @@ from safethink.defenses.effects import Extension, Until
 from safethink.engines import ExtendRequest, Sampling
 from safethink.engines.build import end_ids
 from safethink.engines.hf import HfEngine
-from safethink.engines.sampling import choose, uniforms
+from safethink.engines.sampling import sample_tokens, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.prompts import Prompt
 from safethink.thinking.format import Thought
@@ -45,7 +45,7 @@ def plain(model: Qwen3ForCausalLM, request: ExtendRequest, sampling: Sampling) -
     for position in range(request.max_new_tokens):
         with torch.inference_mode():
             logits = model(torch.tensor([ids])).logits[:, -1]
-        ids.append(int(choose(logits, random[position, None], sampling)))
+        ids.append(int(sample_tokens(logits, random[position, None], sampling)))
         if ids[-1] in stop:
             break
     return tuple(ids[len(request.ids) :])

@@ -16,7 +16,7 @@ from safethink.engines.hf import HfEngine
 from safethink.engines.stopping import Stopper
 from safethink.kv_cache.choose import VARYING_ROPES, choose_store, rope_type
 from safethink.kv_cache.lane_store import LaneStore
-from safethink.kv_cache.per_row import SoloStore
+from safethink.kv_cache.per_row import PerRowStore
 from safethink.thinking.format import Thought
 from tests.support import chat_reasoner
 from tests.support.architectures import IN_LANES, ONE_BY_ONE, VOCABULARY, qwen3
@@ -126,7 +126,7 @@ def test_a_cache_that_cannot_roll_back_is_said_once(
         run(decoding)
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("safethink")]
     assert [message.split(":")[0] for message in ours] == ["rows are read one at a time, and again after a rollback"]
-    assert isinstance(choose_store(make_model()), SoloStore)
+    assert isinstance(choose_store(make_model()), PerRowStore)
 
 
 @pytest.mark.parametrize("limits", [{"max_rows": 2}, {"max_cached_tokens": 2 * 128}, {"max_rows": 1}])

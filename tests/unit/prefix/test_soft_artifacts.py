@@ -18,7 +18,7 @@ from safethink.defenses.effects import Until
 from safethink.engines import ExtendRequest, Sampling
 from safethink.engines.build import end_ids
 from safethink.engines.hf import HfEngine
-from safethink.engines.sampling import choose, uniforms
+from safethink.engines.sampling import sample_tokens, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError
 from safethink.files import json_hash
@@ -76,7 +76,7 @@ def plain(
         embeddings = torch.cat([embed(torch.tensor(before)), rows.double(), embed(later)])[None]
         with torch.inference_mode():
             logits = model(inputs_embeds=embeddings).logits[:, -1]
-        sampled.append(int(choose(logits, random[position, None], SAMPLED)))
+        sampled.append(int(sample_tokens(logits, random[position, None], SAMPLED)))
         if sampled[-1] in end_ids(model, TOKENIZER):
             break
     return sampled

@@ -17,11 +17,11 @@ from optimize.contexts import Context, ContextSet
 from optimize.objectives import (
     BenignDivergence,
     BenignLikelihood,
+    CachedScorer,
     ContextTerm,
     Length,
     Objective,
     Readability,
-    Reading,
     SafeContinuation,
     TermGradient,
     Unlikelihood,
@@ -31,7 +31,7 @@ from optimize.objectives import (
     terms,
     through_rows,
 )
-from optimize.objectives.cost_matrix import Columns
+from optimize.objectives.cost_matrix import CostMatrix
 from optimize.scoring import Example, Scorer
 from safethink.config import LimitsConfig
 from safethink.errors import ConfigError, SafeThinkError
@@ -68,8 +68,8 @@ def candidates() -> Int[Tensor, "candidates length"]:
 
 
 @pytest.fixture
-def reading(model, examples) -> Reading:
-    return Reading(Scorer(model, examples))
+def reading(model, examples) -> CachedScorer:
+    return CachedScorer(Scorer(model, examples))
 
 
 class Plain:
@@ -109,7 +109,7 @@ class Plain:
 class Case:
     """A term, and the formula that it stands for."""
 
-    make: Callable[[Reading], WholeTerm | ContextTerm]
+    make: Callable[[CachedScorer], WholeTerm | ContextTerm]
     formula: Callable[[Plain, Tensor, Tensor], Tensor]
 
 
@@ -176,7 +176,7 @@ def test_some_contexts_are_scored_as_among_all(name, candidates, reading):
 
 
 def test_what_is_unlikely_enough_is_left_alone(model, examples, candidates):
-    reading = Reading(Scorer(model, examples))
+    reading = CachedScorer(Scorer(model, examples))
     losses = reading.losses(candidates[:1]).continuation
     over = Unlikelihood(reading, clip=losses.min().item() - 0.01)
     assert costs_of(over, candidates[:1]).item() == pytest.approx(-losses.min().item() + 0.01)
@@ -199,7 +199,7 @@ def test_readability_says_exactly_what_every_label_costs(model, examples, candid
     assert costs_of(term, other[None]).item() - costs_of(term, ids[None]).item() == pytest.approx(change, abs=1e-5)
 
 
-def weighted(reading: Reading) -> list[Weighted]:
+def weighted(reading: CachedScorer) -> list[Weighted]:
     return [Weighted(SafeContinuation(reading)), Weighted(Readability(reading), 0.1), Weighted(Length(), 0.2)]
 
 
@@ -253,7 +253,7 @@ class Worst:
 
     name = "worst"
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: CachedScorer) -> None:
         self.reading, self.meters = reading, (reading,)
 
     def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
@@ -375,7 +375,7 @@ def many(model) -> tuple[list[Example], list[Example]]:
 
 
 def several(model, many) -> list[Weighted]:
-    large, small = (Reading(Scorer(model, examples)) for examples in many)
+    large, small = (CachedScorer(Scorer(model, examples)) for examples in many)
     return [
         Weighted(SafeContinuation(large)),
         Weighted(Readability(large), 0.1),
@@ -386,7 +386,7 @@ def several(model, many) -> list[Weighted]:
 
 def test_the_mean_over_all_columns_is_the_total_whatever_the_numbers_of_contexts(model, many, rivals):
     terms = several(model, many)
-    columns = Columns(terms, rivals)
+    columns = CostMatrix(terms, rivals)
     assert columns.num_columns == 16
     found = columns(range(40), range(16)).mean(1)
     expected = [sum(each.weight * costs_of(each.term, torch.tensor([ids])).item() for each in terms) for ids in rivals]
@@ -394,9 +394,9 @@ def test_the_mean_over_all_columns_is_the_total_whatever_the_numbers_of_contexts
 
 
 def test_a_column_is_the_same_alone_as_among_others_and_nothing_is_scored_twice(model, many, rivals):
-    whole, parts = Columns(several(model, many), rivals), several(model, many)
+    whole, parts = CostMatrix(several(model, many), rivals), several(model, many)
     expected = whole(range(40), range(16))
-    columns = Columns(parts, rivals)
+    columns = CostMatrix(parts, rivals)
     for some, columns_of_heat in ((range(40), [3, 5, 12]), ([7, 2, 30], [0, 1, 4, 11]), ([2], [2, 6, 7])):
         found = columns(some, columns_of_heat)
         torch.testing.assert_close(found, expected[list(some)][:, columns_of_heat], **EXACT)

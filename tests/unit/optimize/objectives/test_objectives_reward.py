@@ -12,9 +12,9 @@ import torch
 
 from optimize.config import GcgConfig, ObjectiveConfig, RacingConfig, RewardConfig
 from optimize.contexts import Context, ContextSet
-from optimize.objectives import ExpectedReward, Objective, Reading, Weighted, build
+from optimize.objectives import CachedScorer, ExpectedReward, Objective, Weighted, build
 from optimize.objectives.protocols import embeddings_of
-from optimize.objectives.rloo import Pool, Surrogate, leave_one_out
+from optimize.objectives.rloo import SampledContext, Surrogate, leave_one_out
 from optimize.objectives.sampler import RememberingMonitor, Sampler
 from optimize.search import driver, methods
 from optimize.search.journal import Journal
@@ -79,7 +79,7 @@ def contexts(guarded) -> list[Context]:
 
 def term(guarded: SafeThink, contexts, config: RewardConfig = CONFIG, seed: int = 0) -> ExpectedReward:
     sampler = Sampler(guarded, config.continuation_tokens, seed)
-    return ExpectedReward(sampler, partial(Reading.of, guarded, config=ObjectiveConfig()), contexts, 0.0, config)
+    return ExpectedReward(sampler, partial(CachedScorer.of, guarded, config=ObjectiveConfig()), contexts, 0.0, config)
 
 
 def test_advantages_are_against_the_mean_of_the_others_and_sum_to_nothing():
@@ -117,11 +117,11 @@ def plain_log_prob(guarded: SafeThink, context: Context, prefix: tuple[int, ...]
 
 def test_the_surrogate_is_its_formula_by_plain_forwards(guarded, contexts):
     pools = [
-        Pool(contexts[0], ((90, 91), (92,), (93, 94, 95)), (1.0, 0.0, 1.0)),
-        Pool(contexts[1], ((90,), (91,)), (1.0, 1.0)),
-        Pool(contexts[2], ((), (96, 97)), (0.0, 1.0)),
+        SampledContext(contexts[0], ((90, 91), (92,), (93, 94, 95)), (1.0, 0.0, 1.0)),
+        SampledContext(contexts[1], ((90,), (91,)), (1.0, 1.0)),
+        SampledContext(contexts[2], ((), (96, 97)), (0.0, 1.0)),
     ]
-    surrogate = Surrogate(pools, partial(Reading.of, guarded, config=ObjectiveConfig()))
+    surrogate = Surrogate(pools, partial(CachedScorer.of, guarded, config=ObjectiveConfig()))
     found = surrogate.of(torch.tensor([PREFIX, OTHER]), range(3))
     for row, prefix in enumerate((PREFIX, OTHER)):
         for column, pool in enumerate(pools):
@@ -148,7 +148,7 @@ def test_where_nothing_differs_there_is_no_signal_but_a_cost(contexts):
 def test_the_elite_speaks_where_all_samples_fail(contexts):
     reward = term(guard(monitor=lambda *texts: -1.0), contexts)
     reward.move_to(PREFIX)
-    reading = Reading.of(reward._sampler._guarded, contexts, config=ObjectiveConfig())
+    reading = CachedScorer.of(reward._sampler._guarded, contexts, config=ObjectiveConfig())
     before = reading.losses(torch.tensor([PREFIX])).continuation.mean()
     rows = embeddings_of(reading.model, torch.tensor(PREFIX))
     stepped = rows - 0.5 * reward.gradient(torch.tensor(PREFIX)).embeddings.to(rows)
@@ -190,7 +190,7 @@ def test_against_the_gradient_what_passes_becomes_likelier(guarded, contexts):
     stepped = rows - 0.05 * reward.gradient(torch.tensor(PREFIX)).embeddings.to(rows)
 
     def mean_loss(pairs, at) -> float:
-        reading = Reading.of(guarded, [c for c, _ in pairs], [ids for _, ids in pairs], config=ObjectiveConfig())
+        reading = CachedScorer.of(guarded, [c for c, _ in pairs], [ids for _, ids in pairs], config=ObjectiveConfig())
         return reading.scorer.soft_losses(at).mean().item()
 
     gap_before = mean_loss(failing, rows) - mean_loss(passing, rows)

@@ -63,7 +63,7 @@ def test_it_comes_near_the_cheapest_and_as_many_random_prefixes_do_not() -> None
         for index in range(40):
             loop.step(1000 * seed + index)
         regrets.append(min(loop.archive.costs.values()) - optimum)
-        drawn = starts.draw(torch.tensor(ALLOWED), 4, len(loop.archive), generator)
+        drawn = starts.random_prefixes(torch.tensor(ALLOWED), 4, len(loop.archive), generator)
         controls.append(min(map(toy.total, drawn)) - optimum)
     assert min(regrets) > -1e-4
     assert sum(regrets) / 6 < 0.3

@@ -13,10 +13,10 @@ import torch
 from optimize.config import GcgConfig
 from optimize.objectives import (
     BenignLikelihood,
+    CachedScorer,
     Cost,
     Objective,
     Readability,
-    Reading,
     SafeContinuation,
     Weighted,
 )
@@ -86,7 +86,7 @@ def objective() -> Objective:
         rows = torch.randint(48, (count, 12), generator=generator).tolist()
         return [Example(tuple(row[:8]), tuple(row[8:])) for row in rows]
 
-    unsafe, harmless = Reading(Scorer(model, examples(5))), Reading(Scorer(model, examples(3)))
+    unsafe, harmless = CachedScorer(Scorer(model, examples(5))), CachedScorer(Scorer(model, examples(3)))
     terms = SafeContinuation(unsafe), Readability(unsafe), BenignLikelihood(harmless)
     return Objective(model, [Weighted(*each) for each in zip(terms, (1.0, 0.05, 0.5), strict=True)])
 

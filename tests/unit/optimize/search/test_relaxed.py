@@ -102,7 +102,7 @@ def test_it_walks_down_to_the_cheapest(seed: int) -> None:
     for index in range(100):
         loop.step(1000 * seed + index)
     assert loop.archive.ranked()[0] == CHEAPEST
-    drawn = starts.draw(torch.tensor(ALLOWED), 3, len(loop.archive), generator)
+    drawn = starts.random_prefixes(torch.tensor(ALLOWED), 3, len(loop.archive), generator)
     assert CHEAPEST not in drawn
 
 
