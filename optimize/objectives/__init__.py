@@ -1,7 +1,10 @@
-"""Objectives: what a prefix is worth, as a weighted sum of terms.
+"""Objectives: the cost of a prefix as a weighted sum of terms, and its gradients.
 
 Every term is a class of its own; `WholeTerm` and `ContextTerm` say what one has to offer, so that another can be added
 from outside. No term lowers safety.
+
+Axes of the tensors in this room: candidates (prefixes of one length), contexts, columns (of the cost matrix), length
+(tokens of a prefix), allowed (ids that may take a place), hidden (width of the reasoner), vocab.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # pyright: standard
-"""Candidates in batches of one length, and numbers that must be finite."""
+"""Costs of candidates, batches of one length, and the check that numbers are finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ids: TypeAlias = tuple[int, ...]
 
 
 def by_length(candidates: Sequence[Ids]) -> Iterator[tuple[list[int], Int[Tensor, "some length"]]]:
-    """Where the candidates of each length stand, and what they are."""
+    """Group candidates by length; yields their indices and token ids."""
     places: dict[int, list[int]] = defaultdict(list)
     for place, ids in enumerate(candidates):
         places[len(ids)].append(place)
@@ -51,7 +51,7 @@ def finite(
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What candidates cost; lower is better.
+    """Costs of candidates; lower is better.
 
     Attributes:
         total: the weighted sum of the terms, which the search minimises.
@@ -73,5 +73,5 @@ class Cost:
         return cls(total, terms, torch.ones(len(total), dtype=torch.bool))
 
     def candidate(self, index: int) -> dict[str, float]:
-        """What one candidate costs: `total`, then term by term."""
-        return {"total": self.total[index].item()} | {name: each[index].item() for name, each in self.terms.items()}
+        """Costs of one candidate: `total`, then term by term."""
+        return {"total": self.total[index].item()} | {name: costs[index].item() for name, costs in self.terms.items()}

@@ -1,5 +1,5 @@
 # pyright: standard
-"""Harmless contexts should be left alone: what the reasoner goes on to say there stays as likely as it was."""
+"""Terms over harmless contexts: likelihood of the reasoner's own continuation, and KL divergence from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BenignLikelihood:
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
-        """In some of the contexts."""
+        """Costs of candidates in some of the contexts."""
         return self._cached.scorer.continuations(candidates, contexts)
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
@@ -62,7 +62,7 @@ class BenignDivergence:
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
-        """In some of the contexts."""
+        """Costs of candidates in some of the contexts."""
         return self._cached.scorer.divergence(candidates, contexts)
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:

@@ -84,4 +84,4 @@ def terms(
             Weighted(BenignDivergence(harmless), config.benign_kl_weight),
         ]
     found.append(Weighted(Length(), config.length_weight))
-    return [each for each in found if each.weight]
+    return [weighted for weighted in found if weighted.weight]

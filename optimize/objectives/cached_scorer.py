@@ -1,5 +1,5 @@
 # pyright: standard
-"""The reasoner over some contexts with targets, read once for all terms that need the same."""
+"""A scorer that caches its last losses, for terms over the same contexts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class CachedScorer:
         config: ObjectiveConfig,
         cluster: Cluster | None = None,
     ) -> CachedScorer:
-        """Read contexts, each with what should or should not follow a prefix there.
+        """Build the scorer of contexts, each with what should or should not follow a prefix there.
 
         Args:
             guarded: the reasoner.
@@ -54,7 +54,7 @@ class CachedScorer:
         """
         follows = [context.target_ids for context in contexts] if targets is None else targets
         separator = guarded.thought.separator_ids
-        examples = [Example(each.ids, target, separator) for each, target in zip(contexts, follows, strict=True)]
+        examples = [Example(context.ids, target, separator) for context, target in zip(contexts, follows, strict=True)]
         return cls(
             Scorer(guarded.model, examples, config.rows_per_forward, attention=config.attention, cluster=cluster)
         )

@@ -1,5 +1,5 @@
 # pyright: standard
-"""Where the monitor fired: the safe continuation should be likely, the violating step should not."""
+"""Terms over contexts where the monitor fired: likelihood of the safe continuation, unlikelihood of the violation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SafeContinuation:
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
-        """In some of the contexts."""
+        """Costs of candidates in some of the contexts."""
         return self._cached.losses(candidates, contexts).continuation
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
@@ -63,7 +63,7 @@ class Unlikelihood:
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
-        """In some of the contexts."""
+        """Costs of candidates in some of the contexts."""
         return -self._cached.scorer.continuations(candidates, contexts).clamp(max=self._clip)
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:

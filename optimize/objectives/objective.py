@@ -1,5 +1,5 @@
 # pyright: standard
-"""What a prefix costs: a weighted sum of terms, and where it falls."""
+"""The objective of a search: a weighted sum of terms, and its gradients."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ class Objective:
     """
 
     def __init__(self, model: PreTrainedModel, terms: Sequence[Weighted], racing: RacingConfig | None = None) -> None:
-        names = [each.term.name for each in terms]
+        names = [weighted.term.name for weighted in terms]
         if not terms or len(set(names)) < len(names):
             raise ConfigError(f"an objective needs terms, of different names; these are {', '.join(names) or 'none'}")
         # Turned around, a term would reward what it is there to prevent.
-        negative = next((each for each in terms if each.weight < 0), None)
+        negative = next((weighted for weighted in terms if weighted.weight < 0), None)
         if negative is not None:
             raise ConfigError(f"the weight of {negative.term.name} is {negative.weight}; it must be at least 0")
         self._model, self._terms, self._racing = model, tuple(terms), racing
-        self._on_policy = [each.term for each in terms if isinstance(each.term, OnPolicyTerm)]
+        self._on_policy = [weighted.term for weighted in terms if isinstance(weighted.term, OnPolicyTerm)]
         self._incumbent: Ids | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens forwarded so far, gradients counted twice."""
-        meters = {id(meter): meter for each in self._terms for meter in each.term.meters}
+        meters = {id(meter): meter for weighted in self._terms for meter in weighted.term.meters}
         return sum(meter.tokens for meter in meters.values())
 
     @property
     def weights(self) -> dict[str, float]:
         """The factor of every term in the total, by its name."""
-        return {each.term.name: each.weight for each in self._terms}
+        return {weighted.term.name: weighted.weight for weighted in self._terms}
 
     def cost(self, candidates: Sequence[Ids]) -> Cost:
-        """What every candidate costs; candidates may differ in length.
+        """Costs of all candidates, which may differ in length.
 
         Where candidates race, or a term learns on policy so that what a prefix costs changes, the incumbent is scored
         beside them.
@@ -67,22 +67,31 @@ class Objective:
         """
         rescored = self._incumbent if self._racing or self._on_policy else None
         pool = [*candidates] if rescored is None else [*candidates, rescored]
-        columns = CostMatrix(self._terms, pool)
+        cost = self._pool_cost(pool, None if rescored is None else len(candidates))
+        return cost if rescored is None else _without_incumbent(cost)
+
+    def _pool_cost(self, pool: Sequence[Ids], incumbent: int | None) -> Cost:
+        """Costs of a pool, in a race where one is configured.
+
+        Args:
+            pool: the prefixes.
+            incumbent: index of the one that no race drops; None for none.
+        """
+        matrix = CostMatrix(self._terms, pool)
         # Contexts come in an order that means something; a race runs them in another one, the same every time.
-        order = torch.randperm(columns.num_columns, generator=torch.Generator().manual_seed(0)).tolist()
+        order = torch.randperm(matrix.num_columns, generator=torch.Generator().manual_seed(0)).tolist()
         if self._racing is None:
-            total, exact = columns(range(len(pool)), order).mean(1), torch.ones(len(pool), dtype=torch.bool)
-        else:
-            ended = race(columns, len(pool), order, self._racing, None if rescored is None else len(candidates))
-            total, exact = ended.estimates, ended.exact
-        whole, count = Cost(total, columns.terms(), exact), len(candidates)
-        terms = {name: each[:count] for name, each in whole.terms.items()}
-        return Cost(total[:count], terms, exact[:count], None if rescored is None else whole.candidate(count))
+            total = matrix(range(len(pool)), order).mean(1)
+            return Cost.of(total, matrix.terms())
+        ended = race(matrix, len(pool), order, self._racing, incumbent)
+        return Cost(ended.estimates, matrix.terms(), ended.exact)
 
     def coordinate_gradient(
         self, prefix: Int[Tensor, "length"], allowed: Int[Tensor, "allowed"]
     ) -> Float[Tensor, "length allowed"]:
-        """What putting each allowed token at each place would change, to first order, up to a constant per place.
+        """Coordinate gradient: first-order change of the cost by each allowed token at each place.
+
+            g[i, v] = E_v . d cost / d e_i + cost of v as a label at i,    up to a constant per place i
 
         The gradient with respect to the prefix's embeddings, summed over terms, times the embeddings of the allowed
         tokens (GCG, arXiv 2307.15043, section 2); plus what a term says exactly of each token.
@@ -98,22 +107,25 @@ class Objective:
         rows = at_least_float32(embeddings_of(self._model, allowed))
         embeddings = rows.new_zeros(len(prefix), rows.shape[1])
         as_tokens = rows.new_zeros(len(prefix), len(allowed))
-        for each in self._terms:
-            gradient = each.term.gradient(prefix)
-            if gradient is not None:
-                embeddings += each.weight * finite(f"the gradient of {each.term.name}", gradient.embeddings, [ids])
-            if gradient is not None and gradient.token_costs is not None:
-                as_tokens += each.weight * gradient.token_costs[:, allowed.to(rows.device)]
+        for term, weight in ((weighted.term, weighted.weight) for weighted in self._terms):
+            gradient = term.gradient(prefix)
+            if gradient is None:
+                continue
+            embeddings += weight * finite(f"the gradient of {term.name}", gradient.embeddings, [ids])
+            if gradient.token_costs is not None:
+                as_tokens += weight * gradient.token_costs[:, allowed.to(rows.device)]
         return (embeddings @ rows.T + as_tokens).cpu()
 
     def soft_loss(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
-        """What a soft prefix costs; gradients flow to its rows.
+        """Cost of a soft prefix; gradients flow to its rows.
 
         Raises:
             SafeThinkError: a term is not a finite number.
         """
         with frozen(self._model):
-            costs = [each.weight * finite(each.term.name, each.term.soft_cost(rows)) for each in self._terms]
+            costs = [
+                weighted.weight * finite(weighted.term.name, weighted.term.soft_cost(rows)) for weighted in self._terms
+            ]
             return torch.stack(costs).sum()
 
     def move_to(self, prefix: Ids | Float[Tensor, "length hidden"]) -> None:
@@ -127,7 +139,7 @@ class Objective:
             term.move_to(prefix)
 
     def state_dict(self) -> dict[str, Any]:
-        """What going on after being killed needs: values that JSON can hold."""
+        """State to resume from: values that JSON can hold."""
         return {"incumbent": self._incumbent, "terms": {term.name: term.state_dict() for term in self._on_policy}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,3 +147,9 @@ class Objective:
         self._incumbent = None if state["incumbent"] is None else tuple(state["incumbent"])
         for term in self._on_policy:
             term.load_state_dict(state["terms"][term.name])
+
+
+def _without_incumbent(pool: Cost) -> Cost:
+    """Split a pool's cost into that of the candidates and of the incumbent, which stands last."""
+    terms = {name: costs[:-1] for name, costs in pool.terms.items()}
+    return Cost(pool.total[:-1], terms, pool.exact[:-1], pool.candidate(-1))

@@ -1,5 +1,5 @@
 # pyright: standard
-"""What an objective is made of: terms, each of which says what a prefix costs and where that falls.
+"""Protocols of an objective's terms: cost and gradient of a prefix.
 
 A term of one's own is a class with the five members of `WholeTerm`; see `through_rows` for the gradient.
 """
@@ -21,7 +21,7 @@ from optimize.scoring.modes import at_least_float32
 
 @dataclass(frozen=True, slots=True)
 class TermGradient:
-    """What a small change of one prefix does to a term.
+    """Gradient of a term at one prefix.
 
     Attributes:
         embeddings: the gradient with respect to the embeddings of the prefix's tokens, in float32 at least.
@@ -49,20 +49,20 @@ class Term(Protocol):
 
     @property
     def name(self) -> str:
-        """What logs call it."""
+        """Name in logs."""
         ...
 
     @property
     def meters(self) -> Sequence[Meter]:
-        """What counts the tokens that are forwarded for it; a meter that terms share is counted once."""
+        """Meters of the tokens that are forwarded for it; a meter that terms share is counted once."""
         ...
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient | None:
-        """Where the cost of a prefix falls; None where no substitution of a token changes it."""
+        """Gradient of the cost of a prefix; None where no substitution of a token changes it."""
         ...
 
     def soft_cost(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
-        """What a soft prefix costs: embedding rows in place of tokens, to which gradients flow."""
+        """Cost of a soft prefix: embedding rows in place of tokens, to which gradients flow."""
         ...
 
 
@@ -71,7 +71,7 @@ class WholeTerm(Term, Protocol):
     """A term that says at once what a prefix costs."""
 
     def costs(self, candidates: Int[Tensor, "candidates length"]) -> Float[Tensor, "candidates"]:
-        """What every candidate costs; token ids, one prefix per row."""
+        """Costs of all candidates; token ids, one prefix per row."""
         ...
 
 
@@ -81,13 +81,13 @@ class ContextTerm(Term, Protocol):
 
     @property
     def num_contexts(self) -> int:
-        """How many contexts there are."""
+        """Number of contexts."""
         ...
 
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
-        """What every candidate costs in some of the contexts, by their indices."""
+        """Costs of all candidates in some of the contexts, by their indices."""
         ...
 
 
@@ -104,7 +104,7 @@ class OnPolicyTerm(Term, Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What going on after being killed needs: values that JSON can hold."""
+        """State to resume from: values that JSON can hold."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ def through_rows(
 
 
 def embeddings_of(model: PreTrainedModel, ids: Int[Tensor, "length"]) -> Float[Tensor, "length hidden"]:
-    """What the reasoner reads for token ids."""
+    """Input embeddings of token ids."""
     # Through the module, not its weight: some models scale what they look up.
     with torch.no_grad():
         return model.get_input_embeddings()(ids.to(model.device))

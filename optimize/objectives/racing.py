@@ -21,12 +21,12 @@ from torch import Tensor
 from optimize.config import RacingConfig
 
 Evaluate = Callable[[Sequence[int], Sequence[int]], Float[Tensor, "candidates contexts"]]
-"""What some candidates cost in some contexts, both by their indices; finite numbers."""
+"""Costs of some candidates in some contexts, both by their indices; finite numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """How a race ended.
+    """Result of a race.
 
     Attributes:
         estimates: what each candidate costs, averaged over contexts; estimated for those that dropped out.

@@ -30,7 +30,7 @@ class Readability:
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
-        """In some of the contexts."""
+        """Costs of candidates in some of the contexts."""
         return self._cached.losses(candidates, contexts).nll
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> TermGradient:
@@ -44,7 +44,7 @@ class Readability:
 
 
 class Length:
-    """How many tokens, or soft rows, a prefix has; tells candidates apart where a method lets the length move."""
+    """Number of tokens, or soft rows, of a prefix; tells candidates apart where a method lets the length move."""
 
     name = "length"
     meters: tuple[Meter, ...] = ()

@@ -30,7 +30,7 @@ ROUNDING = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """What was drawn last, and where.
+    """The last draws, and the prefix that they were made behind.
 
     Attributes:
         at: ids of the prefix; empty before anything is drawn.
@@ -108,7 +108,7 @@ class ExpectedReward:
     def context_costs(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
-        """In some of the contexts."""
+        """Costs of candidates in some of the contexts."""
         falls = self._heard(tuple(candidates[0].tolist())).of(candidates, contexts)
         return _share(falls + falls.new_tensor(self._drawn.level)[list(contexts)])
 
@@ -122,7 +122,7 @@ class ExpectedReward:
         return _share(falls + falls.new_tensor(self._drawn.level)).mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was drawn last, and where."""
+        """The last draws, and where they were made."""
         return {"drawn": asdict(self._drawn), "steps_since": self._steps_since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,8 +131,8 @@ class ExpectedReward:
         self._drawn = _Drawn(
             at=tuple(drawn["at"]),
             num_rounds=drawn["num_rounds"],
-            fresh=[[_draw_of(each) for each in some] for some in drawn["fresh"]],
-            elites=[_draw_of(each) for each in drawn["elites"]],
+            fresh=[[_draw_of(draw) for draw in some] for some in drawn["fresh"]],
+            elites=[_draw_of(draw) for draw in drawn["elites"]],
             level=drawn["level"],
         )
         self._surrogate = self._surrogate_of(self._drawn.fresh, self._drawn.elites) if self._drawn.at else None
@@ -158,17 +158,17 @@ class ExpectedReward:
             some if elite.ids in {draw.ids for draw in some} else [*some, elite]
             for some, elite in zip(fresh, elites, strict=True)
         ]
-        pools = [
+        sampled = [
             SampledContext(context, tuple(draw.ids for draw in some), self._rewards(some))
             for context, some in zip(self._contexts, pooled, strict=True)
         ]
-        return Surrogate(pools, self._read)
+        return Surrogate(sampled, self._read)
 
     def _rewards(self, draws: Sequence[Draw]) -> tuple[float, ...]:
         return tuple(float(draw.score >= self._threshold) for draw in draws)
 
     def _heard(self, prefix: Ids | Float[Tensor, "length hidden"]) -> Surrogate:
-        """What was drawn last; before there is an incumbent, the first prefix that is asked about is taken for it."""
+        """Surrogate of the last draws; without an incumbent yet, the first prefix asked about is taken for it."""
         if self._surrogate is None:
             self._draw(prefix)
         assert self._surrogate is not None, "just drawn"

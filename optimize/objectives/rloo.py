@@ -16,12 +16,12 @@ from optimize.objectives.batches import Ids
 from optimize.objectives.cached_scorer import CachedScorer
 
 MakeScorer: TypeAlias = Callable[[Sequence[Context], Sequence[Ids]], CachedScorer]
-"""Makes a reading of contexts and what follows there; `CachedScorer.of` without its first and last argument."""
+"""Builds the scorer of contexts and what follows there; `CachedScorer.of` without its first and last argument."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledContext:
-    """What was drawn in one context.
+    """Continuations sampled in one context, with their rewards.
 
     Attributes:
         context: where.
@@ -58,24 +58,26 @@ class Surrogate:
     A continuation is one action, so its log-probability is that of all its tokens.
 
     Args:
-        pools: what was drawn, one per context.
-        read: makes a reading of it.
+        sampled: continuations and rewards, context by context.
+        read: builds the scorer of them.
     """
 
-    def __init__(self, pools: Sequence[SampledContext], read: MakeScorer) -> None:
-        self.num_contexts = len(pools)
+    def __init__(self, sampled: Sequence[SampledContext], read: MakeScorer) -> None:
+        self.num_contexts = len(sampled)
         weighed = [
-            (place, pool.context, ids, advantage * len(ids) / len(pool.rewards))
-            for place, pool in enumerate(pools)
-            for ids, advantage in zip(pool.continuations, leave_one_out(pool.rewards), strict=True)
+            (place, some.context, ids, advantage * len(ids) / len(some.rewards))
+            for place, some in enumerate(sampled)
+            for ids, advantage in zip(some.continuations, leave_one_out(some.rewards), strict=True)
             # What has no advantage says nothing, and what has no tokens is certain.
             if advantage and ids
         ]
         self._owners = [place for place, *_ in weighed]
-        self._factors = torch.zeros(len(weighed), len(pools), dtype=torch.float64)
+        self._factors = torch.zeros(len(weighed), len(sampled), dtype=torch.float64)
         for row, (place, *_, factor) in enumerate(weighed):
             self._factors[row, place] = factor
-        self._cached = read([each for _, each, *_ in weighed], [ids for _, _, ids, _ in weighed]) if weighed else None
+        self._cached = (
+            read([context for _, context, *_ in weighed], [ids for _, _, ids, _ in weighed]) if weighed else None
+        )
 
     @property
     def tokens(self) -> int:
@@ -85,7 +87,7 @@ class Surrogate:
     def of(
         self, candidates: Int[Tensor, "candidates length"], contexts: Sequence[int]
     ) -> Float[Tensor, "candidates contexts"]:
-        """Of every candidate, in some of the contexts."""
+        """Values at all candidates, in some of the contexts."""
         rows = [row for row, owner in enumerate(self._owners) if owner in contexts]
         if self._cached is None or not rows:
             return torch.zeros(len(candidates), len(contexts))
@@ -93,7 +95,7 @@ class Surrogate:
         return losses @ self._factors.to(losses)[rows][:, list(contexts)]
 
     def of_rows(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
-        """Of a soft prefix, in all contexts; gradients flow to its rows."""
+        """Values at a soft prefix, in all contexts; gradients flow to its rows."""
         if self._cached is None:
             return 0.0 * rows.sum() + rows.new_zeros(self.num_contexts)
         losses = self._cached.scorer.soft_losses(rows)

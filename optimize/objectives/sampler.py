@@ -1,5 +1,5 @@
 # pyright: standard
-"""What the reasoner says right behind an injected prefix, and what the monitor makes of it."""
+"""On-policy sampling: continuations right behind an injected prefix, scored by the monitor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Draw:
 
 
 class Sampler:
-    """Lets the reasoner go on behind a prefix for one step, at random or greedily.
+    """On-policy sampler of one step behind a prefix, at random and greedily.
 
     Args:
         guarded: the reasoner with its monitor.

@@ -1,5 +1,5 @@
 # pyright: standard
-"""The same scorer in every process, each with its share of the contexts.
+"""SPMD scoring: the same scorer in every process, each with its share of the contexts.
 
 Whoever makes or calls a scorer in the main process is heard by the others, which make the same scorer and the same call
 (`optimize.scoring.serving`). Both lead to the same sums over processes; what a call returns is of use in the main one.
@@ -64,7 +64,7 @@ class FlowsBack:
 
 
 class Lockstep:
-    """A scorer's twins in the other processes; without any, all of this does nothing.
+    """SPMD calls of a scorer: the same scorers in the other processes follow; without any, this does nothing.
 
     Args:
         scorer: that of this process.
@@ -78,11 +78,11 @@ class Lockstep:
         weakref.finalize(scorer, cluster.forgotten.append, self._number)
 
     def call(self, method: str, *arguments: Any) -> None:
-        """Let the twins do the same."""
+        """Let the other processes make the same call."""
         self._cluster.tell(Called(self._number, method, _on_cpu(arguments)))
 
     def call_soft(self, method: str, rows: Float[Tensor, "length hidden"]) -> int | None:
-        """Let the twins do the same with embedding rows; the number is for `merge`."""
+        """Let the other processes make the same call with embedding rows; the number is for `merge`."""
         graph = self._cluster.next_number() if rows.requires_grad and torch.is_grad_enabled() else None
         self._cluster.tell(Called(self._number, method, _on_cpu((rows,)), graph))
         return graph

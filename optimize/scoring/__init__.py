@@ -3,6 +3,14 @@
 What makes it fast: a context is read once and its KV cache kept at batch 1, because the prefix changes and the context
 does not. Only prefix and target positions reach the output head. The gradient is taken with respect to the prefix's
 embeddings, averaged over contexts, so that a search needs one product with the embedding matrix.
+
+Axes of the tensors in this room:
+
+    candidates  prefixes that are scored      contexts   examples, those of one batch or of all
+    rows        (context, candidate) pairs of one forward, context by context: rows = contexts * candidates
+    length      tokens of a prefix            target     separator and target tokens behind it, padded on the right
+    tokens      of a row: length + target - 1 positions  tokens of a context, padded on the left
+    heads, kv_heads, head_dim, hidden, vocab  of the reasoner
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # pyright: standard
-"""Which strategy of reading suits a reasoner: the fastest that gives the same logits as the plain one."""
+"""Autotuning of the attention strategy: the fastest whose logits are those of the plain one, by a self-test."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pick_strategy(model: PreTrainedModel, examples: Sequence[Example], wanted: S
 
 
 def _find(model: PreTrainedModel, examples: Sequence[Example], wanted: StrategyName) -> Strategy:
-    """The first of the ways that passes, in the order of their speed."""
+    """The first strategy that passes, in the order of their speed."""
     for strategy in FASTEST_FIRST:
         if wanted not in ("auto", strategy.name):
             continue
@@ -63,7 +63,7 @@ def _find(model: PreTrainedModel, examples: Sequence[Example], wanted: StrategyN
 
 
 def _complaint(model: PreTrainedModel, examples: Sequence[Example], strategy: Strategy) -> str | None:
-    """Why a strategy does not suit the reasoner; None where it does.
+    """Reason why a strategy does not suit the reasoner; None where it does.
 
     The shortest and the longest context are read in one batch, with a few candidates made of tokens of the examples.
     """

@@ -1,5 +1,5 @@
 # pyright: standard
-"""Contexts that share a batch, with what the reasoner remembers of them.
+"""Batches of contexts with their KV cache (prefix caching).
 
 Contexts of differing lengths are padded on the left, masked, with their own position ids; what follows a prefix is
 padded on the right, where causal attention never looks.
@@ -68,7 +68,7 @@ class Batch:
 def lay_out(
     examples: Sequence[Example], contexts_per_batch: int, processes: int = 1, pairs: bool = False
 ) -> list[tuple[int, ...]]:
-    """Which contexts share a batch: those of about the same length.
+    """Partition of the contexts into batches of about the same length.
 
     Args:
         examples: all of them.

@@ -1,5 +1,5 @@
 # pyright: standard
-"""What is scored, and what comes out."""
+"""Inputs and outputs of scoring: examples, losses, gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prefix is worth what it does to `target` when it stands between `context` and `target`.
+    """One context and the target whose loss a prefix, put between both, should lower.
 
     Attributes:
         context: prompt and trace, as token ids.
@@ -39,7 +39,7 @@ class Losses:
 
 @dataclass(frozen=True, slots=True)
 class NllGradient:
-    """What a small change of one prefix does to its own NLL, averaged over contexts, in float32 at least.
+    """Gradient of a prefix's own NLL, averaged over contexts, in float32 at least.
 
     A prefix is both input and label of its NLL.
 

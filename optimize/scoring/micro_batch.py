@@ -1,5 +1,5 @@
 # pyright: standard
-"""As many rows in one forward as the memory has room for."""
+"""Micro-batches with OOM back-off: a forward that does not fit is split in half, for good."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from optimize.scoring.batches import Batch
 from safethink.errors import SearchError
 
 Measure = Callable[[Batch, Int[Tensor, "candidates length"]], Float[Tensor, "..."]]
-"""What one forward says about some candidates in the contexts of a batch."""
+"""One forward over some candidates in the contexts of a batch."""
 
 Piece = tuple[Batch, Int[Tensor, "_"]]
 """Contexts, and which of the candidates are scored in them."""
 
 
 class MicroBatcher:
-    """Splits work into forwards; a size that was too large is never tried again.
+    """Micro-batching with OOM back-off; a size that was too large is never tried again.
 
     Args:
         rows_per_forward: the most (candidate, context) pairs in one forward.
@@ -35,7 +35,7 @@ class MicroBatcher:
     def run(
         self, batch: Batch, candidates: Int[Tensor, "candidates length"], measure: Measure
     ) -> Iterator[tuple[Batch, Int[Tensor, "some"], Float[Tensor, "..."]]]:
-        """What is measured, piece by piece: contexts, which of the candidates, and what came out.
+        """Measure all candidates in all contexts of a batch; yields contexts, indices of candidates, and the result.
 
         Raises:
             SearchError: the memory does not suffice for a single row.

@@ -1,5 +1,14 @@
 # pyright: standard
-"""What one forward over one batch of contexts says about prefixes."""
+"""Losses, KL divergences and gradients of prefixes over one batch of contexts, in one forward.
+
+With y_1..y_T the target of context c behind prefix s, and q the reasoner with nothing injected:
+
+    loss(s, c) = -1/T sum_t log p(y_t | c, s, y_<t)                                   nats per target token
+    kl(s, c)   =  1/T sum_t sum_v q(v | c, y_<t) (log q(v | c, y_<t) - log p(v | c, s, y_<t))
+    nll(s, c)  = -1/L sum_i log p(s_i | c, s_<i)                                      nats per prefix token
+
+Axes: see `optimize.scoring`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +29,7 @@ LogProbs = Float[Tensor, "_ vocab"]
 
 
 class BatchScorer:
-    """Measures prefixes in batches of contexts.
+    """Scores prefixes over one batch of contexts.
 
     Args:
         model: the reasoner.
@@ -136,7 +145,7 @@ class BatchScorer:
 def _rows(
     batch: Batch, candidates: Int[Tensor, "candidates length"]
 ) -> tuple[Int[Tensor, "rows tokens"], Int[Tensor, "rows target"]]:
-    """What is read, context by context: prefix and all of the target but its last token; and the target."""
+    """Inputs and labels, context by context: prefix and all of the target but its last token; and the target."""
     target = batch.target.repeat_interleave(len(candidates), dim=0)
     return torch.cat([candidates.repeat(len(batch), 1), target[:, :-1]], dim=1), target
 
@@ -144,7 +153,7 @@ def _rows(
 def _token_nll(
     logits: Float[Tensor, "rows tokens vocab"], labels: Int[Tensor, "rows tokens"]
 ) -> Float[Tensor, "rows tokens"]:
-    """What each label costs, in nats."""
+    """Cross-entropy of each label, in nats."""
     flat = at_least_float32(logits).flatten(0, 1)
     return functional.cross_entropy(flat, labels.flatten(), reduction="none").view(labels.shape)
 

@@ -234,11 +234,11 @@ class Scorer:
         return self._lockstep.add(values).cpu()[:, :, list(wanted)]
 
     def _read_unprefixed(self) -> dict[int, LogProbs]:
-        """What the reasoner says in each context with nothing injected; read once, whichever contexts are asked for."""
+        """Log-probabilities in each context with nothing injected; read once, whichever contexts are asked for."""
         if self._unprefixed is None:
             self.tokens += self._bare_tokens
             with inference(self.model):
-                read = [zip(each.order, self._in_batch.unprefixed(each), strict=True) for each in self._batches]
+                read = [zip(batch.order, self._in_batch.unprefixed(batch), strict=True) for batch in self._batches]
             self._unprefixed = dict(chain.from_iterable(read))
         return self._unprefixed
 

@@ -1,5 +1,5 @@
 # pyright: standard
-"""What the other processes do while the main one runs the program."""
+"""SPMD workers: the scorers of the other processes, which mirror every call of the main one."""
 
 from __future__ import annotations
 

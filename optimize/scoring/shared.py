@@ -5,6 +5,10 @@ Row by row, softmax attention over context and own tokens is the mean of two att
 (Hydragen, arXiv 2402.05099, section 3.1):
 
     out = (e^a out_context + e^b out_own) / (e^a + e^b),    a, b = log-sum-exp of the scores of either part
+        = out_own + sigmoid(a - b) (out_context - out_own)
+
+which is the step by which online softmax (Milakov and Gimelshein, arXiv 1805.02867) and FlashAttention-2 (Dao, arXiv
+2307.08691) merge blocks of keys. Axes: see `optimize.scoring`; rows = contexts * candidates.
 
 All candidates of a context attend to it as if they were one long row, which needs no mask but that of padding; each
 attends causally to its own tokens. Nothing is copied per candidate. transformers' attention interface puts it in place
@@ -37,7 +41,7 @@ Bias = Float[Tensor, "contexts 1 1 positions"] | None
 
 @dataclass(frozen=True, slots=True)
 class SharedContext:
-    """What candidates of a batch attend to beside their own tokens.
+    """Keys and values that all candidates of a context attend to.
 
     Attributes:
         keys_values: per layer, one row per context.
@@ -49,7 +53,7 @@ class SharedContext:
 
     @classmethod
     def of(cls, batch: Batch) -> SharedContext:
-        """That of a batch's contexts."""
+        """Build it from a batch's KV cache."""
         if len({len(example.context) for example in batch.examples}) == 1:
             return cls(batch.keys_values, None)
         bias = batch.keys_values[0][0].new_zeros(batch.mask.shape).masked_fill(~batch.mask, -math.inf)
@@ -59,7 +63,7 @@ class SharedContext:
 def follow_shared(
     model: PreTrainedModel, batch: Batch, rows: Num[Tensor, "rows tokens *hidden"], keep: int
 ) -> Float[Tensor, "rows keep vocab"]:
-    """Behind one cache for all candidates of a context; where gradients flow, there is one row for each anyway."""
+    """Logits behind one cache for all candidates of a context; with gradients, each context has one row anyway."""
     if torch.is_grad_enabled():
         return follow_expanded(model, batch, rows, keep)
     with _attention(model):
@@ -98,13 +102,14 @@ def attend_shared(
     # All candidates of a context as one long row, then row by row again.
     rows, heads, tokens, _ = query.shape
     long = query.transpose(1, 2).reshape(len(context_key), -1, heads, query.shape[-1]).transpose(1, 2)
-    there, there_lse = _attend(long, context_key, context_value, scale, shared_context.bias, causal=False)
-    there = there.transpose(1, 2).reshape(rows, tokens, heads, -1)
-    there_lse = there_lse.transpose(1, 2).reshape(rows, tokens, heads, 1)
+    context_out, context_lse = _attend(long, context_key, context_value, scale, shared_context.bias, causal=False)
+    context_out = context_out.transpose(1, 2).reshape(rows, tokens, heads, -1)
+    context_lse = context_lse.transpose(1, 2).reshape(rows, tokens, heads, 1)
     own_key, own_value = (own.repeat_interleave(groups, dim=1) for own in (key, value))
-    here, here_lse = _attend(query, own_key, own_value, scale, None, causal=True)
-    here, here_lse = here.transpose(1, 2), here_lse.transpose(1, 2)[..., None]
-    return here.lerp(there, (there_lse - here_lse).sigmoid().to(here.dtype)), None
+    own_out, own_lse = _attend(query, own_key, own_value, scale, None, causal=True)
+    own_out, own_lse = own_out.transpose(1, 2), own_lse.transpose(1, 2)[..., None]
+    # out = own + sigmoid(a - b) (context - own): no exponential of a score that is not bounded.
+    return own_out.lerp(context_out, (context_lse - own_lse).sigmoid().to(own_out.dtype)), None
 
 
 def _attend(
@@ -115,7 +120,12 @@ def _attend(
     bias: Float[Tensor, "batch 1 1 keys"] | None,
     causal: bool,
 ) -> tuple[Float[Tensor, "batch heads queries value_dim"], Float[Tensor, "batch heads queries"]]:
-    """Attention and the log-sum-exp of its scores, which torch's public function keeps to itself."""
+    """Attention and the log-sum-exp of its scores, which torch's public function keeps to itself.
+
+    scores = scale * query key^T + bias,    lse = log sum_k exp(scores_k),    out = exp(scores - lse) value
+    """
+    # A private operator of torch for the CPU; elsewhere, and where values have another width, the same by hand.
+    # `test_strategies` pins the two to each other, so that a release that changes the operator is noticed.
     if query.device.type == "cpu" and key.shape[-1] == value.shape[-1]:
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return fused(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)

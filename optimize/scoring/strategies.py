@@ -1,11 +1,11 @@
 # pyright: standard
-"""Ways of reading what stands behind a context.
+"""Attention strategies: how candidates are forwarded behind a cached context.
 
     expanded  every row has a copy of its context's keys and values;
     plain     every row is read with its context in front of it, from the first token on.
 
-The plain way is the definition of what is right, for it leans on nothing. The others are faster ways to the same
-logits.
+The plain strategy is the definition of what is right, for it leans on nothing. The others are faster ways to the same
+logits. Axes: see `optimize.scoring`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ of rows for each. Says the logits at the last `keep` tokens of every row."""
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """How contexts are read, and what stands behind them.
+    """A pair of forwards: one prefills contexts, the other reads candidates behind them.
 
     Attributes:
         name: what a configuration calls it.
@@ -50,7 +50,7 @@ class Strategy:
 def follow_expanded(
     model: PreTrainedModel, batch: Batch, rows: Num[Tensor, "rows tokens *hidden"], keep: int
 ) -> Float[Tensor, "rows keep vocab"]:
-    """Behind a cache of as many rows: a forward writes into the cache it is given, so it gets one of its own."""
+    """Logits behind a KV cache expanded to one row per candidate; a forward writes into it, so it gets a copy."""
     copies = len(rows) // len(batch)
     pairs = [(k.repeat_interleave(copies, 0), v.repeat_interleave(copies, 0)) for k, v in batch.keys_values]
     mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch), rows.shape[1])], dim=1)
@@ -67,7 +67,7 @@ def follow_expanded(
 def follow_plain(
     model: PreTrainedModel, batch: Batch, rows: Num[Tensor, "rows tokens *hidden"], keep: int
 ) -> Float[Tensor, "rows keep vocab"]:
-    """Nothing kept and nothing padded on the left: a forward per context, over context and rows."""
+    """Logits without a cache or left padding: a forward per context, over context and rows."""
     parts: list[Tensor] = []
     for example, some in zip(batch.examples, rows.chunk(len(batch)), strict=True):
         context = torch.tensor(example.context, device=rows.device)
@@ -84,7 +84,7 @@ def as_input(rows: Num[Tensor, "rows tokens *hidden"]) -> dict[str, Tensor]:
 
 
 def positions(batch: Batch, rows: Num[Tensor, "rows tokens *hidden"]) -> Int[Tensor, "rows tokens"]:
-    """Where each row's tokens stand, counted from the start of their context."""
+    """Position ids of each row's tokens, counted from the start of their context."""
     first = batch.mask.sum(1, keepdim=True)
     ids = first + torch.arange(rows.shape[1], device=rows.device)
     return ids.repeat_interleave(len(rows) // len(batch), dim=0)

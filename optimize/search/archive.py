@@ -1,4 +1,4 @@
-"""What a search has tried so far, and what that cost."""
+"""Archive of the prefixes that a search has tried, with their costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a search is going: a table on a terminal, plain lines elsewhere; always on stderr."""
+"""Progress of a search: a table on a terminal, plain lines elsewhere; always on stderr."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def search(
             _begin(state, method.state_dict().get("restart"))
             sifted = _sift(proposals, vocabulary, archive, config.candidates)
             scored = _score(sifted.alive, objective, vocabulary, archive, state.incumbent)
-            method.observe([each for each in scored if each.exact])
+            method.observe([candidate for candidate in scored if candidate.exact])
             state.tokens, state.method = _tokens(objective, method) - tokens_before, method.state_dict()
             state.objective = {} if on_policy is None else on_policy.state_dict()
             _advance(state, scored, config.shortest)
@@ -94,7 +94,7 @@ def _tokens(objective: Priced, method: Method) -> int:
 
 
 class _Sifted(NamedTuple):
-    """What is left of a step's proposals, and how many were looked at and dropped for that."""
+    """Proposals of a step that pass the filters, and how many were dropped."""
 
     alive: list[Ids]
     looked_at: int
@@ -160,8 +160,8 @@ def _score(
 def _advance(state: SearchState, scored: Sequence[Scored], shortest: int) -> None:
     """Finish a step: the incumbent stays unless something is cheaper."""
     state.step += 1
-    state.cost = next((each.terms for each in scored if each.ids == state.incumbent), state.cost)
-    best = min((each for each in scored if len(each.ids) >= shortest), key=_rank, default=None)
+    state.cost = next((candidate.terms for candidate in scored if candidate.ids == state.incumbent), state.cost)
+    best = min((candidate for candidate in scored if len(candidate.ids) >= shortest), key=_rank, default=None)
     if best is None or not best.exact:
         return
     if best.cost < state.best:

@@ -31,7 +31,7 @@ def smooth(
 
 
 def tried(ids: Ids, allowed: Int[Tensor, "allowed"], archive: Archive) -> Bool[Tensor, "length allowed"]:
-    """Which single edits of a prefix were tried, the one that changes nothing among them."""
+    """Mask of the single edits of a prefix that were tried, the one that changes nothing among them."""
     others = torch.tensor([other for other in archive.costs if len(other) == len(ids)])
     changed = others != torch.tensor(ids)
     neighbours = [others[changed.sum(1) == changed[:, place], place] for place in range(len(ids))]
@@ -72,7 +72,7 @@ def pairs(edits: Sequence[Edit], share: float, generator: torch.Generator) -> li
 
 
 def several(edits: Sequence[Edit], places: int, generator: torch.Generator) -> list[tuple[Edit, ...]]:
-    """As many random groups as there are edits, each of one edit at each of so many different places.
+    """Random groups, as many as there are edits, each of one edit at each of so many different places.
 
     Args:
         edits: single ones.
@@ -97,14 +97,14 @@ def merged(parent: Ids, scored: Sequence[Scored], count: int) -> list[Ids]:
         scored: what came of it.
         count: how many of the best single edits take part; of two at the same place, the better one does.
     """
-    single = [each for each in scored if sum(a != b for a, b in zip(parent, each.ids, strict=True)) == 1]
-    best = sorted(single, key=lambda each: each.cost)[:count]
+    single = [candidate for candidate in scored if sum(a != b for a, b in zip(parent, candidate.ids, strict=True)) == 1]
+    best = sorted(single, key=lambda candidate: candidate.cost)[:count]
     changes: dict[int, int] = {}
     out: list[Ids] = []
-    for each in best:
-        place = next(place for place, token in enumerate(each.ids) if token != parent[place])
+    for edited in best:
+        place = next(place for place, token in enumerate(edited.ids) if token != parent[place])
         if place not in changes:
-            changes[place] = each.ids[place]
+            changes[place] = edited.ids[place]
             out.append(edited(parent, tuple(changes.items())))
     return out[1:]
 

@@ -53,12 +53,12 @@ class Member:
 
 
 def front(members: Iterable[Member]) -> list[Member]:
-    """Those members that no other one beats in loss and NLL, from the least loss to the least NLL.
+    """Pareto front of loss and NLL, from the least loss to the least NLL.
 
     One beats another if it is nowhere worse and somewhere better. Of two that are equal in both, the first stays.
     """
     kept: list[Member] = []
-    for member in sorted(members, key=lambda each: (each.loss, each.nll)):
+    for member in sorted(members, key=lambda member: (member.loss, member.nll)):
         if not kept or member.nll < kept[-1].nll:
             kept.append(member)
     return kept
@@ -92,7 +92,7 @@ def spread(front: Sequence[Member], size: int) -> list[Member]:
     kept = list(front)
     if not kept:
         return kept
-    cheapest = min(kept, key=lambda each: each.cost)
+    cheapest = min(kept, key=lambda member: member.cost)
     widths = [abs(kept[-1].loss - kept[0].loss) or 1.0, abs(kept[-1].nll - kept[0].nll) or 1.0]
     while len(kept) > size:
         room = {place: _room(kept, place, widths) for place, each in enumerate(kept) if each is not cheapest}
@@ -101,7 +101,7 @@ def spread(front: Sequence[Member], size: int) -> list[Member]:
 
 
 def _room(front: Sequence[Member], place: int, widths: Sequence[float]) -> float:
-    """How far apart a member's neighbours are, each axis as a share of its width; infinite at the ends."""
+    """Crowding distance (NSGA-II): the gap between neighbours, each axis by its width; infinite at the ends."""
     if place in (0, len(front) - 1):
         return math.inf
     before, after = front[place - 1], front[place + 1]
@@ -117,7 +117,7 @@ EDITS = ("replace", "insert", "delete", "gradient", "reasoner")
 
 @runtime_checkable
 class Composed(Searchable, Protocol):
-    """What is minimised, with what its terms count for."""
+    """Objective that names the weights of its terms."""
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -127,7 +127,7 @@ class Composed(Searchable, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What to put where in one prefix.
+    """Substitutions proposed for one prefix.
 
     Attributes:
         promising: at every place, the tokens that the gradient promises most of.
@@ -189,7 +189,7 @@ class Evolution:
         """Take children into the population, and let go of those that are beaten most."""
         weight = self._objective.weights.get(NLL, 0.0)
         best = self._cheapest()
-        born = [_member(each, weight) for each in scored]
+        born = [_member(candidate, weight) for candidate in scored]
         self._population = survivors([*self._population, *born], self._config.population)
         self._stale = 0 if self._cheapest() < best else self._stale + 1
         living = {member.ids for member in self._population}
@@ -202,7 +202,7 @@ class Evolution:
         return {
             "restart": self._restart,
             "stale": self._stale,
-            "population": [[each.ids, each.cost, each.loss, each.nll] for each in self._population],
+            "population": [[member.ids, member.cost, member.loss, member.nll] for member in self._population],
             "read": list(self._hints),
             "tokens": torch.cat(rows) if rows else none.long(),
             "log_probs": torch.cat([hints.log_probs for hints in self._hints.values()]) if rows else none,
@@ -248,7 +248,7 @@ class Evolution:
         """Children that were never tried."""
         dice = random.Random(torch.randint(2**62, (), generator=generator).item())
         parents = [
-            min(dice.choices(self._population, k=2), key=lambda each: each.cost).ids
+            min(dice.choices(self._population, k=2), key=lambda member: member.cost).ids
             for _ in range(CHILDREN_PER_CANDIDATE * self._config.candidates)
         ]
         children = dict.fromkeys(self._child(ids, dice) for ids in parents)

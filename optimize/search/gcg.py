@@ -72,7 +72,7 @@ class Gcg:
     def observe(self, scored: Sequence[Scored]) -> None:
         """Keep the cheapest of this start, and merge the best single edits for the next step."""
         self._schedule.step()
-        known, came = dict(self._incumbents), {each.ids: each.cost for each in scored}
+        known, came = dict(self._incumbents), {candidate.ids: candidate.cost for candidate in scored}
         # The incumbent may have been scored once more: it keeps its place, at the new cost.
         least = min((came.get(ids, cost) for ids, cost in known.items()), default=float("inf"))
         self._incumbents = sorted((known | came).items(), key=lambda incumbent: incumbent[1])[: self._config.buffer]

@@ -54,7 +54,7 @@ class Grammar:
         return ({POOL: index} for index in range(len(self._pool)))
 
     def sizes(self) -> dict[str, int]:
-        """What is to be chosen, and among how many: a choice of every slot; without slots, a phrase of the pool."""
+        """Sizes of the choices, by name: a choice of every slot; without slots, a phrase of the pool."""
         if self._slots:
             return {_name(number): len(slot) for number, slot in enumerate(self._slots)}
         return {POOL: len(self._pool)}

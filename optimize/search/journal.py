@@ -1,5 +1,5 @@
 # pyright: standard
-"""What a search knows, kept so that killing it at any moment loses at most the step in hand.
+"""Journal of a search: its state after every step, so that killing it loses at most the step in hand.
 
 Two files. `search.jsonl` has one line per finished step: for people, and for the artifact. `search.safetensors` has
 what the next step needs, written beside and then renamed, so that it is always whole. A step counts once the second is
@@ -33,7 +33,7 @@ METHOD = "method."
 
 @dataclass
 class SearchState:
-    """Where a search stands, beside its archive.
+    """State of a search, beside its archive.
 
     Attributes:
         step: steps finished.

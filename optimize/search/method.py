@@ -1,5 +1,5 @@
 # pyright: standard
-"""What a search method is: it proposes candidates and observes what they cost; everything else is the driver's."""
+"""Protocol of a search method: it proposes candidates and observes what they cost; everything else is the driver's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Ids: TypeAlias = tuple[int, ...]
 
 @runtime_checkable
 class Priced(Protocol):
-    """What is minimised."""
+    """Objective that prices candidates."""
 
     @property
     def tokens(self) -> int:
@@ -27,18 +27,18 @@ class Priced(Protocol):
         ...
 
     def cost(self, candidates: Sequence[Ids]) -> Cost:
-        """What every candidate costs; candidates may differ in length."""
+        """Costs of all candidates, which may differ in length."""
         ...
 
 
 @runtime_checkable
 class Searchable(Priced, Protocol):
-    """What is minimised, with the direction in which it falls."""
+    """Objective with a coordinate gradient."""
 
     def coordinate_gradient(
         self, prefix: Int[Tensor, "length"], allowed: Int[Tensor, "allowed"]
     ) -> Float[Tensor, "length allowed"]:
-        """What putting each allowed token at each place would change, to first order."""
+        """Coordinate gradient: first-order change of the cost by each allowed token at each place."""
         ...
 
 
@@ -51,7 +51,7 @@ class OnPolicy(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step needs, as values that JSON can hold."""
+        """State to resume from, as values that JSON can hold."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -61,12 +61,12 @@ class OnPolicy(Protocol):
 
 @runtime_checkable
 class Alphabet(Protocol):
-    """What prefixes are made of."""
+    """Vocabulary that prefixes are made of."""
 
     allowed: tuple[int, ...]
 
     def survive(self, candidates: Sequence[Ids]) -> list[bool]:
-        """Whether each candidate is the same ids after being written down and read again."""
+        """Mask of the candidates whose ids survive a round trip through text."""
         ...
 
     def text(self, ids: Sequence[int]) -> str:
@@ -116,7 +116,7 @@ class Method(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step needs: tensors, and values that JSON can hold."""
+        """State to resume from: tensors, and values that JSON can hold."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ class Schedule:
 
     @property
     def share(self) -> float:
-        """What share of the search is over: of its steps or of its tokens, whichever is more."""
+        """Share of the search that is over: of its steps or of its tokens, whichever is more."""
         budget = self._config.budget_tokens
         return max(self._steps / self._config.steps, 0.0 if budget is None else self._tokens / budget)
 

@@ -27,7 +27,7 @@ from safethink.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Aids:
-    """What some methods ask of the reasoner beside the objective; made where one does.
+    """Lazy resources of the reasoner that some methods use beside the objective; made where one does.
 
     Attributes:
         proposer: says what the reasoner would say.
@@ -40,7 +40,7 @@ class Aids:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a search method of another package is made from; its options follow as keyword arguments.
+    """Inputs that a search method of another package is built from; its options follow as keyword arguments.
 
     Attributes:
         config: how long, how many, how often.

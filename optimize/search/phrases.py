@@ -43,7 +43,7 @@ MAX_ASKS = 8
 
 @runtime_checkable
 class RecoveryObjective(Protocol):
-    """States at which the monitor fired, and what becomes of them."""
+    """Recovery of states at which the monitor fired, and divergence on harmless ones."""
 
     num_contexts: int
     tokens: int
@@ -54,7 +54,7 @@ class RecoveryObjective(Protocol):
         ...
 
     def divergence(self, prefix: Ids) -> float:
-        """How far the prefix moves harmless continuations: KL divergence to the bare reasoner, in nats per token."""
+        """KL divergence of harmless continuations from the bare reasoner, in nats per token."""
         ...
 
 
@@ -134,7 +134,7 @@ class Restrained:
         self.num_too_far = 0
 
     def survive(self, candidates: Sequence[Ids]) -> list[bool]:
-        """Whether each candidate survives, and is near enough."""
+        """Mask of the candidates that survive, and are near enough."""
         alive = self._alphabet.survive(candidates)
         return [survives and self._is_near(ids) for ids, survives in zip(candidates, alive, strict=True)]
 
@@ -199,10 +199,10 @@ class Phrases:
         return Cost(total, {"unrecovered": total, "contexts": contexts}, exact)
 
     def observe(self, scored: Sequence[Scored]) -> None:
-        """Nothing to add: what is tried is noted while it is."""
+        """No-op: what is tried is noted while it is."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What was tried."""
+        """Phrases tried so far, with their failures."""
         return {"tried": [[tried.choice, tried.failures] for tried in self._tried]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -242,7 +242,7 @@ class Phrases:
         return []
 
     def _try(self, ids: Ids) -> list[float]:
-        """What does not recover, state by state, until all were seen or the pruner stops it."""
+        """Failures to recover, state by state, until all were seen or the pruner stops it."""
         if self._exhaustive:
             return [1.0 - share for share in self._measured.recovered(ids, self._order)]
         failures: list[float] = []

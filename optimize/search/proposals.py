@@ -1,5 +1,5 @@
 # pyright: standard
-"""What the reasoner itself would say where a prefix is injected, for methods that propose what reads well."""
+"""Proposals of tokens that read well, from the reasoner's own next-token distribution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_CONTEXTS = 8
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Says which tokens are likely where."""
+    """Source of likely tokens at each place of a prefix."""
 
     @property
     def tokens(self) -> int:

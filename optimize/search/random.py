@@ -41,8 +41,8 @@ class Random:
         """Learn nothing from it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the next step does not depend on those before."""
+        """Empty: steps do not depend on each other."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to go on from."""
+        """No-op: there is no state."""

@@ -32,10 +32,10 @@ MOMENTS = "adamw."
 
 @runtime_checkable
 class Relaxable(Priced, Protocol):
-    """What is minimised, over embedding rows too."""
+    """Objective over embedding rows too."""
 
     def soft_loss(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
-        """What embedding rows cost in place of tokens; gradients flow to them."""
+        """Cost of embedding rows in place of tokens; gradients flow to them."""
         ...
 
 
@@ -44,7 +44,7 @@ class Embeddings(Protocol):
     """The embeddings of the tokens that a prefix may be made of."""
 
     def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
-        """What the reasoner's layers read for token ids."""
+        """Input embeddings of token ids."""
         ...
 
     def nearest(self, rows: Float[Tensor, "rows hidden"]) -> Ids:
@@ -84,7 +84,7 @@ class Relaxed:
         self._begin(torch.zeros(1, 1) if rows is None else rows)
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
-        """What the rows project to after the next step, or at the beginning of a start; nothing without a start."""
+        """Projection of the rows after the next step, or at the beginning of a start; nothing without a start."""
         if self._stale > self._config.patience:
             self._leave()
             if self._has_one_start:

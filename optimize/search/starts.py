@@ -1,5 +1,5 @@
 # pyright: standard
-"""Where a search begins: the init text, filled up with random tokens, or random tokens alone."""
+"""Starting points of a search: the init text, filled up with random tokens, or random tokens alone."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Unigram:
         self._schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was spent."""
+        """Steps and tokens spent."""
         return self._schedule.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 # pyright: standard
-"""Which tokens may enter a prefix, and which prefixes survive being written down and read again.
+"""Allowed tokens of a prefix, and the round-trip filter of prefixes through text.
 
 A prefix is published as text and injected as ids, so the two must be the same thing: in isolation, and at the place
 where it is injected, because tokenizers merge across whatever stands before it.
@@ -57,7 +57,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, guarded: SafeThink, contexts: ContextSet) -> Vocabulary:
-        """What prefixes for a reasoner may be made of, to stand behind the contexts."""
+        """Build the vocabulary of prefixes for a reasoner, to stand behind the contexts."""
         banned = guarded.thought.banned_texts
         allowed = allowed_ids(guarded.tokenizer, guarded.model, banned)
         endings = tails(guarded.tokenizer, [context.ids for context in contexts.unsafe + contexts.harmless])
@@ -76,7 +76,7 @@ class Vocabulary:
         return ChatEncoder(self.tokenizer)
 
     def survive(self, candidates: Sequence[tuple[int, ...]]) -> list[bool]:
-        """Whether each candidate, written down and read again, is the same ids: alone and after every tail."""
+        """Mask of the candidates whose ids survive a round trip through text, alone and after every tail."""
         if not candidates:
             return []
         texts = self._decode(candidates)
@@ -99,7 +99,7 @@ class Vocabulary:
         return [_text(self.tokenizer, ids) for ids in rows]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """What `self.tokenizer` makes of texts, without what this is not asked for: offsets, masks, padding."""
+        """Encode texts with `self.tokenizer`, without offsets, masks or padding."""
         if not texts:
             return []
         if not isinstance(self.tokenizer, PreTrainedTokenizerFast):
@@ -107,7 +107,7 @@ class Vocabulary:
         backend = self.tokenizer.backend_tokenizer
         backend.no_padding()
         backend.no_truncation()
-        return [each.ids for each in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def allowed_ids(
@@ -138,7 +138,7 @@ def allowed_ids(
 
 
 def tails(tokenizer: PreTrainedTokenizerBase, contexts: Iterable[Sequence[int]]) -> list[str]:
-    """How contexts end, as text: the most frequent endings first, at most `MAX_TAILS`."""
+    """Endings of contexts, as text: the most frequent endings first, at most `MAX_TAILS`."""
     ends = Counter(tuple(ids[-TAIL_TOKENS:]) for ids in contexts)
     texts = Counter[str]()
     for ids, count in ends.items():

@@ -1,5 +1,5 @@
 # pyright: standard
-"""Keeps a training: every step in the search's journal, and the rows worth trying.
+"""Checkpoints of a training: every step in the search's journal, and the rows worth trying.
 
 Those are the rows that cost least, the last ones, and some spread over the steps: training loss is no more than a
 guide, and early rows, which are still near a text, may well be the better ones on validation. They are rounded to
@@ -47,12 +47,12 @@ class Kept:
 
 
 def spacing(num_steps: int) -> int:
-    """How far apart rows are kept: a power of two, so that what is kept later was kept before."""
+    """Steps between rows that are kept: a power of two, so that what is kept later was kept before."""
     return 2 ** max(0, math.ceil(math.log2(num_steps / NUM_SPREAD)))
 
 
 class Checkpointer:
-    """Writes steps down and goes on from them.
+    """Checkpointer: writes every step to the journal and resumes from it.
 
     Args:
         objective: its tokens are counted; what it learned on policy is kept.
@@ -86,7 +86,7 @@ class Checkpointer:
         self._objective.load_state_dict(self.state.objective)
         # Only now: what was learned on policy was read once more, and counted when it first was.
         self._tokens_before = self._objective.tokens - self.state.tokens
-        self.kept = [Kept(*each) for each in zip(held["steps"], held["costs"], held["kept"], strict=True)]
+        self.kept = [Kept(*fields) for fields in zip(held["steps"], held["costs"], held["kept"], strict=True)]
         moments = {name.removeprefix(MOMENTS): value for name, value in held.items() if name.startswith(MOMENTS)}
         return held["rows"], moments
 
@@ -102,8 +102,8 @@ class Checkpointer:
         state.tokens = self._objective.tokens - self._tokens_before
         if now.cost < state.best:
             state.best, state.improved, state.cost = now.cost, state.step, cost
-        best, every = min([*self.kept, now], key=lambda each: each.cost), spacing(state.step)
-        self.kept = [each for each in self.kept if each is best or (each.step + 1) % every == 0] + [now]
+        best, every = min([*self.kept, now], key=lambda kept: kept.cost), spacing(state.step)
+        self.kept = [kept for kept in self.kept if kept is best or (kept.step + 1) % every == 0] + [now]
         state.method, state.objective = self._needed(module, optimizer), self._objective.state_dict()
         self._journal.commit(state, self._line(now, cost))
 
@@ -126,7 +126,7 @@ class Checkpointer:
         moments = optimizer.state_dict()["state"][0]
         return {
             "rows": module.rows,
-            "steps": [each.step for each in self.kept],
-            "costs": [each.cost for each in self.kept],
-            "kept": torch.stack([each.rows for each in self.kept]),
+            "steps": [kept.step for kept in self.kept],
+            "costs": [kept.cost for kept in self.kept],
+            "kept": torch.stack([kept.rows for kept in self.kept]),
         } | {MOMENTS + name: moment for name, moment in moments.items()}

@@ -1,5 +1,5 @@
 # pyright: standard
-"""Where soft rows stand among the reasoner's own embeddings: how long those are, and which are near."""
+"""Geometry of soft rows among the reasoner's embeddings: norms and nearest tokens."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Surroundings:
         self.typical_norm = engine.rows(some).double().norm(dim=1).median().item()
 
     def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
-        """What the reasoner's layers read for token ids."""
+        """Input embeddings of token ids."""
         return self._engine.rows(ids)
 
     @torch.no_grad()
@@ -49,7 +49,7 @@ class Surroundings:
         return tuple(self._allowed[index] for index in torch.cat(cosines, dim=1).argmax(1).tolist())
 
     def excess(self, rows: Float[Tensor, "rows hidden"]) -> Float[Tensor, ""]:
-        """How much longer than a typical embedding the rows are, as a share of it, squared: the norm penalty.
+        """Norm penalty: mean over rows of max(0, |row| / typical norm - 1)^2.
 
         Nothing for shorter ones. A row far outside the embeddings leans on what the layers do where nothing was
         trained, and has no token near it.

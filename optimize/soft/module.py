@@ -18,7 +18,7 @@ from optimize.soft.geometry import Surroundings
 
 @runtime_checkable
 class Trainable(Protocol):
-    """What is minimised."""
+    """Objective over embedding rows."""
 
     @property
     def tokens(self) -> int:
@@ -26,7 +26,7 @@ class Trainable(Protocol):
         ...
 
     def soft_loss(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
-        """What a soft prefix costs; gradients flow to its rows."""
+        """Cost of a soft prefix; gradients flow to its rows."""
         ...
 
     def move_to(self, prefix: Float[Tensor, "length hidden"]) -> None:
@@ -34,7 +34,7 @@ class Trainable(Protocol):
         ...
 
     def state_dict(self) -> dict[str, object]:
-        """What going on after being killed needs: values that JSON can hold."""
+        """State to resume from: values that JSON can hold."""
         ...
 
     def load_state_dict(self, state: dict[str, object]) -> None:
@@ -84,7 +84,7 @@ class SoftPrefix(LightningModule):
         return total
 
     def total(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
-        """What rows cost: the objective, and the penalty on their length."""
+        """Loss of rows: the objective plus the norm penalty."""
         return self._objective.soft_loss(rows) + self._penalty(rows)
 
     def _penalty(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:

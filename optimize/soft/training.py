@@ -97,8 +97,8 @@ def train(
         with track("training the soft prefix", config.steps) as advance:
             advance(checkpointer.state.step)
             _fit(module, checkpointer, advance, config, journal.log.parent)
-    for each in checkpointer.kept:
-        journal.archive.add([engine.add_rows(each.rows)], [each.cost], [True])
+    for kept in checkpointer.kept:
+        journal.archive.add([engine.add_rows(kept.rows)], [kept.cost], [True])
     for ids in others:
         if ids not in journal.archive:
             with torch.no_grad():
@@ -118,7 +118,7 @@ def _first(
 def _fit(
     module: SoftPrefix, checkpointer: Checkpointer, advance: Callable[[int], None], config: SoftConfig, folder: Path
 ) -> None:
-    """Let Lightning train; it writes nothing of its own but to a logger that was asked for."""
+    """Run Lightning's trainer; it writes nothing of its own but to a logger that was asked for."""
     device = module.rows.device
 
     class Steps(Callback):

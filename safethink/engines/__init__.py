@@ -1,5 +1,9 @@
 # pyright: standard
-"""Engines produce the reasoner's tokens: ids in, ids out."""
+"""Engines: continuation of token ids by the reasoner, ids in, ids out.
+
+Axes of the tensors in this room: rows (sequences of a batch), hidden (width of the model), vocab (size of the
+vocabulary), asked (last tokens whose logits are read).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ HiddenStates: TypeAlias = Float[Tensor, "rows hidden"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen.
+    """Sampling parameters: temperature, nucleus mass, top-k.
 
     Attributes:
         temperature: 0 is greedy.
@@ -166,5 +170,5 @@ class LocalEngine(Engine, Protocol):
         ...
 
     def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
-        """What the reasoner's layers read for token ids; see `RowTable.rows`."""
+        """Input embeddings of token ids; see `RowTable.rows`."""
         ...

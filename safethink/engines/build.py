@@ -21,7 +21,7 @@ from safethink.thinking.format import Thought
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """Stands where the weights would.
+    """Weights behind a server, in place of a local model.
 
     Attributes:
         completions: the server.
@@ -37,11 +37,11 @@ class ServedModel:
     def context_tokens(self) -> int | None:
         """Number of tokens that the model can attend to there; None where neither side names a limit."""
         own = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return min((each for each in (own, self.completions.context_tokens) if each is not None), default=None)
+        return min((limit for limit in (own, self.completions.context_tokens) if limit is not None), default=None)
 
     @property
     def name(self) -> str:
-        """What is known of the weights: how the server calls them."""
+        """Name of the weights on the server, in place of their hash."""
         return f"served as {self.completions.model}"
 
 

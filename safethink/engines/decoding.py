@@ -1,5 +1,5 @@
 # pyright: standard
-"""The decode loop: rows that stop at different times, wait, and go on where they are."""
+"""Continuous batching: the decode loop of rows that stop at different times, wait, and go on where they are."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Decoding:
 
     @property
     def new(self) -> tuple[int, ...]:
-        """What was produced so far."""
+        """Tokens produced so far."""
         return tuple(self.ids[len(self.request.ids) :])
 
     @property
@@ -75,7 +75,7 @@ class _Decoding:
 
 
 class Decoder:
-    """Continues rows side by side; new ones come in as others stop.
+    """Continuous batching with OOM back-off: rows are decoded side by side, new ones come in as others stop.
 
     The last token of a step is read together with the next tokens of the other rows, so a row that goes on where it
     stopped waits for no forward of its own.

@@ -29,7 +29,7 @@ Seen = TypeVar("Seen")
 
 @dataclass
 class EngineStats:
-    """What an engine has done so far.
+    """Counters of an engine: tokens and time.
 
     Attributes:
         forwarded: tokens sent through the model.
@@ -125,7 +125,7 @@ class HfEngine:
         return torch.stack(states)
 
     def _look(self, requests: Sequence[LookRequest], layer: int | None) -> list[View]:
-        logits, states = self._reader.look_back([ReadRequest(each.row, each.ids) for each in requests], layer)
+        logits, states = self._reader.look_back([ReadRequest(request.row, request.ids) for request in requests], layer)
         hidden = [tuple(state.tolist()) for state in states] or [()] * len(requests)
         return [
             _view(self._decoder.possible(row_logits[-1]), request.top_k, row_hidden)
@@ -135,7 +135,8 @@ class HfEngine:
     def _weigh(self, requests: Sequence[WeighRequest]) -> list[tuple[float, ...]]:
         # A token's probability stands at the token before it.
         readings = [
-            ReadRequest(each.row, each.ids + each.continuation, len(each.continuation) + 1) for each in requests
+            ReadRequest(request.row, request.ids + request.continuation, len(request.continuation) + 1)
+            for request in requests
         ]
         logits, _ = self._reader.look_back(readings)
         weighed: list[tuple[float, ...]] = []
@@ -163,7 +164,7 @@ class HfEngine:
         self._reader.clear()
         middle = (len(requests) + 1) // 2
         halves = [half for half in (requests[:middle], requests[middle:]) if half]
-        return [each for half in halves for each in self._in_halves(half, work)]
+        return [seen for half in halves for seen in self._in_halves(half, work)]
 
     def release(self, row: int) -> None:
         """Forget what was read of `row`, and stop continuing it."""
@@ -175,7 +176,7 @@ class HfEngine:
         return self._reader.table.add(rows)
 
     def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
-        """What the reasoner's layers read for token ids; see `RowTable.rows`."""
+        """Input embeddings of token ids; see `RowTable.rows`."""
         return self._reader.table.rows(ids)
 
     def is_reasoner(self, sha256: str) -> bool:
@@ -196,7 +197,7 @@ class HfEngine:
 
 
 def _view(logits: Float[Tensor, " vocab"], top_k: int, hidden: tuple[float, ...]) -> View:
-    """What there is to see of the next token."""
+    """Top-k log-probabilities and entropy (nats) of the next token, and a hidden state."""
     scores = logits.double().log_softmax(-1)
     top = scores.topk(min(top_k, len(scores)))
     return View(

@@ -21,7 +21,7 @@ SEEDS: Final = 2**31
 
 
 class Piece(NamedTuple):
-    """What one request brought.
+    """Answer to one request.
 
     Attributes:
         ids: the new tokens, the one that ends the turn included.
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 
 
 class Stops(NamedTuple):
-    """Where a server may stop before the limit.
+    """Stop conditions that a server is given.
 
     Attributes:
         texts: strings that end an answer.
@@ -44,7 +44,7 @@ class Stops(NamedTuple):
     ids: tuple[int, ...] = ()
 
     def body(self) -> dict[str, object]:
-        """How vLLM and SGLang are told, and that what they stop at belongs to the answer."""
+        """Request fields of vLLM and SGLang for them, which also say that what they stop at belongs to the answer."""
         if not self.texts and not self.ids:
             return {}
         kept = {"include_stop_str_in_output": True, "no_stop_trim": True}
@@ -107,7 +107,7 @@ class HttpEngine:
         return self._completions.replicas.gather(map(self._extend, requests))
 
     def release(self, row: int) -> None:
-        """Nothing is kept here; the server forgets by itself."""
+        """No-op: the server manages its own KV cache."""
 
     async def _extend(self, request: ExtendRequest) -> Extension:
         """Ask until the row stops; more than once only where a delimiter that ends nothing stopped the server."""
@@ -150,7 +150,7 @@ class HttpEngine:
         return self._stopped(new, stops)
 
     def _stopped(self, new: tuple[int, ...], stops: Stops) -> Piece:
-        """What a server said that stopped by itself: at a delimiter, or because the turn ended."""
+        """Tokens of a server that stopped by itself: at a delimiter, or because the turn ended."""
         if new and self._stopper.reason(new[-1:], Until.ANSWER) == "end":
             return Piece(new, cut=False)
         if new and (new[-1] in stops.ids or any(tag in self._thought.decode(new) for tag in stops.texts)):
@@ -159,7 +159,7 @@ class HttpEngine:
         return Piece((*new, end_id) if isinstance(end_id, int) else new, cut=False)
 
     def _stops(self, until: Until) -> Stops:
-        """What the server may stop at; never later than the extension ends, perhaps earlier."""
+        """Stop conditions of an extension; never later than the extension ends, perhaps earlier."""
         family = self._thought.family
         tag = self._thought.opener if until in (Until.ANSWER, Until.ANSWER_STEP) else self._thought.closer
         # Steps of a number of tokens, or of a sentence, end where no string says so.

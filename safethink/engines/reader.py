@@ -1,5 +1,5 @@
 # pyright: standard
-"""Reads rows with a model, and remembers of each what the model says of the token that follows."""
+"""Rows behind a KV cache, with the next-token logits of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Line: TypeAlias = tuple[Tensor, int]
 
 
 class RowReader:
-    """What a model has read of many rows, and what it says behind each.
+    """KV cache of many rows, and the next-token logits and last hidden state of each.
 
     Attributes:
         table: where soft rows among the ids are looked up.
@@ -45,7 +45,7 @@ class RowReader:
 
     @cached_property
     def store(self) -> Store:
-        """What is kept of the rows; which kind it is, the model decides."""
+        """The KV cache, of the kind that suits the model."""
         return choose_store(self._model, self.table, self._max_cached_tokens)
 
     def is_at(self, row: int, ids: Sequence[int]) -> bool:
@@ -64,7 +64,7 @@ class RowReader:
         return self.store.length(row) == len(ids)
 
     def open(self, rows: dict[int, Sequence[int]]) -> None:
-        """Read rows to the end of their ids; those that begin alike in every token are read once.
+        """Prefill rows to the end of their ids; rows that are equal in every token are read once (prefix caching).
 
         Raises:
             CacheFullError: they do not fit side by side.
@@ -93,7 +93,7 @@ class RowReader:
         self._note(rows, result.logits[:, -1], result.states)
 
     def logits(self, rows: Sequence[int]) -> Float[Tensor, "rows vocab"]:
-        """What the model says of the token behind each row, which has been read to its end."""
+        """Next-token logits of rows that have been read to their end."""
         return _gather([self._next[row] for row in rows])
 
     def states(self, rows: Sequence[int]) -> Float[Tensor, "rows hidden"]:

@@ -1,5 +1,5 @@
 # pyright: standard
-"""The next token of each row, from that row's own random numbers."""
+"""Sampling of the next token: temperature, top-k, nucleus; each row from its own random numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def uniforms(seed: int, start: int, num_tokens: int) -> Float64[Tensor, " num_to
 def sample_tokens(
     logits: Float[Tensor, "batch vocab"], uniform: Float64[Tensor, " batch"], sampling: Sampling
 ) -> Int[Tensor, " batch"]:
-    """Choose one token per row by inverting its cumulative distribution at `uniform`, in float64.
+    """Sample one token per row by inverting its cumulative distribution at `uniform`, in float64.
+
+    token = min {v : sum_{w <= v} p_w > u},    u uniform in [0, 1)    (inverse transform sampling)
 
     No operation crosses rows, so a row's token never depends on its neighbours.
 

@@ -1,4 +1,4 @@
-"""Where a step, the thinking and an answer end; found on decoded text, so that fused delimiters count."""
+"""Stop conditions of steps, thinking and answers; matched on decoded text, so that fused delimiters count."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Stopper:
         self._may_end: dict[int, bool] = {}
 
     def reason(self, ids: Sequence[int], until: Until, before: Sequence[int] = ()) -> StopReason | None:
-        """Say why the last of `ids` ends the extension, or None.
+        """Stop reason of the last of `ids`; None where the extension goes on.
 
         Args:
             ids: the tokens since the text began that a delimiter may complete; at least one.

@@ -1,5 +1,13 @@
 # pyright: standard
-"""What a model has read of many rows: brought up to date, rolled back and asked for logits, side by side."""
+"""KV caches of many rows: extended, rolled back and asked for logits, side by side in one forward.
+
+Axes of the tensors in this room:
+
+    batch    rows of one forward              lanes    rows of the buffer, those that wait included
+    new      tokens read by one forward       columns  positions that the buffer has room for
+    heads    key-value heads                  dim      size of a head (value_dim where values have their own)
+    asked    last tokens whose logits count   hidden   width of the model; vocab, size of the vocabulary
+"""
 
 from __future__ import annotations
 
@@ -17,7 +25,7 @@ SHORT_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class ReadOutput:
-    """What a forward says of some rows, of each after its last token.
+    """Logits, and hidden states where asked for, of one forward over some rows.
 
     Attributes:
         logits: of the last so many tokens of each row, as were asked for.
@@ -30,7 +38,7 @@ class ReadOutput:
 
 @runtime_checkable
 class Store(Protocol):
-    """Keeps what a model has read of each row.
+    """KV cache of many rows, by key.
 
     Attributes:
         num_forwarded: tokens sent through the model so far, padding left out.
@@ -40,11 +48,11 @@ class Store(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """Of how many rows something is kept."""
+        """Number of rows in the cache."""
         ...
 
     def length(self, row: int) -> int:
-        """How many tokens of `row` are kept."""
+        """Number of cached tokens of `row`."""
         ...
 
     def common(self, row: int, ids: Sequence[int]) -> int:
@@ -54,7 +62,7 @@ class Store(Protocol):
     def forward(
         self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
     ) -> ReadOutput:
-        """Read new tokens, at least one, behind what is kept of each row.
+        """Forward new tokens, at least one, behind the cached ones of each row.
 
         Raises:
             CacheFullError: these rows do not fit side by side.
@@ -62,15 +70,15 @@ class Store(Protocol):
         ...
 
     def truncate(self, row: int, num_tokens: int) -> None:
-        """Forget all but the first `num_tokens` of a row; more than that where it cannot be had otherwise."""
+        """Roll a row back to its first `num_tokens`; further where the cache cannot be cut there."""
         ...
 
     def share(self, source: int, targets: Sequence[int]) -> None:
-        """Let other rows have what was read of `source`."""
+        """Copy the cache of `source` to other rows, so that a common prefix is read once (prefix caching)."""
         ...
 
     def pack(self, rows: Sequence[int]) -> None:
-        """Get ready to forward these rows together, many times."""
+        """Make the lanes of these rows contiguous, before they are forwarded together many times."""
         ...
 
     def drop(self, row: int) -> None:
@@ -93,7 +101,7 @@ def common_length(read: Sequence[int], ids: Sequence[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """A row to be read.
+    """A row to be brought up to date.
 
     Attributes:
         row: its key.
@@ -139,5 +147,5 @@ def read(
 
 
 def num_missing(store: Store, reading: ReadRequest) -> int:
-    """How many tokens must be read to bring a row up to date."""
+    """Number of tokens that must be forwarded to bring a row up to date."""
     return len(reading.ids) - min(store.common(reading.row, reading.ids), len(reading.ids) - reading.num_asked)

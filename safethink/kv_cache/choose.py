@@ -1,5 +1,5 @@
 # pyright: standard
-"""Which way a model's rows are kept: in lanes where that is exact, else one by one."""
+"""Choice of the KV cache: lanes where a self-test finds them exact, else one cache per row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 
 def choose_store(model: PreTrainedModel, table: RowTable | None = None, max_tokens: int | None = None) -> Store:
-    """Keep rows in lanes where the model attends to nothing but tokens and a probe is exact; else one by one.
+    """Build a lane cache where the model attends to nothing but tokens and a probe is exact; else one by one.
 
     Says so, once, where it is the slow way.
 
@@ -46,13 +46,13 @@ def choose_store(model: PreTrainedModel, table: RowTable | None = None, max_toke
 
 
 def rope_type(model: PreTrainedModel) -> str | None:
-    """Which rotary embedding the model has; None where it names none."""
+    """Kind of the model's rotary embedding; None where it names none."""
     parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return parameters.get("rope_type")
 
 
 def _obstacle(model: PreTrainedModel) -> str | None:
-    """What keeps the model's rows out of lanes; None for nothing."""
+    """Reason why lanes do not suit the model; None where they do."""
     config = model.config.get_text_config()
     name = type(model).__name__
     attention = getattr(model.config, "_attn_implementation", None)
@@ -79,7 +79,7 @@ def _obstacle(model: PreTrainedModel) -> str | None:
 
 @torch.inference_mode()
 def _probe(model: PreTrainedModel) -> float:
-    """How far logits read in lanes, with a rollback, lie from those of plain forwards, as a share of the largest."""
+    """Largest difference between logits in lanes, after a rollback, and of plain forwards, as a share."""
     lanes = LaneStore(model)
     rows = list(range(len(PROBE)))
     lanes.forward(rows, PROBE)

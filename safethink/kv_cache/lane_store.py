@@ -1,5 +1,9 @@
 # pyright: standard
-"""Keeps the keys and values of every row in a lane of one buffer: rolled back for nothing, forwarded side by side."""
+"""Batched KV cache with one lane per row: a rollback shortens a length, a forward covers all lanes.
+
+Rows of one forward are padded on the left to the longest `new`; position -1 marks padding, which is written to the
+spare last column and never attended to. Axes: see `safethink.kv_cache`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ GROWTH = 1.25
 
 
 class LaneStore:
-    """Keeps the keys and values of every row in a lane of one buffer; see `LaneCache`."""
+    """Batched KV cache with one lane per row, and an LRU limit on its size; see `LaneCache`."""
 
     def __init__(self, model: PreTrainedModel, table: RowTable | None = None, max_tokens: int | None = None) -> None:
         """Keep nothing yet.
@@ -51,11 +55,11 @@ class LaneStore:
 
     @property
     def num_rows(self) -> int:
-        """Of how many rows something is kept."""
+        """Number of rows in the cache."""
         return len(self._lanes)
 
     def length(self, row: int) -> int:
-        """How many tokens of `row` are kept."""
+        """Number of cached tokens of `row`."""
         return len(self._ids.get(row, ()))
 
     def common(self, row: int, ids: Sequence[int]) -> int:
@@ -97,7 +101,7 @@ class LaneStore:
     def forward(
         self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
     ) -> ReadOutput:
-        """Read new tokens, at least one, behind what is kept of each row.
+        """Forward new tokens, at least one, behind the cached ones of each row.
 
         Rows that have fewer than others are filled up in front, with tokens that nothing looks at.
 

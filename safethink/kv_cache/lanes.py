@@ -3,7 +3,7 @@
 
 Nothing is padded in between and nothing moves when a row grows, waits or is rolled back: a lane's length says how much
 of it counts, and what lies beyond is overwritten or never looked at. Since the column of a token is its position,
-sliding windows stay exact at any depth of a rollback.
+sliding windows stay exact at any depth of a rollback. Axes: see `safethink.kv_cache`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMN_BLOCK = 64
 
 @dataclass(frozen=True, slots=True)
 class LanePlacement:
-    """Where the tokens of one forward go.
+    """Lanes and columns that one forward writes to and attends to.
 
     Attributes:
         lanes: the lane of each row of the batch.
@@ -132,7 +132,7 @@ class LaneCache(Cache):
         super().__init__(layers=[*self._lanes])
 
     def place(self, placement: LanePlacement) -> None:
-        """Say where the tokens of the next forward go."""
+        """Set the lanes and columns of the next forward."""
         for layer in self._lanes:
             layer.placement = placement
 
@@ -148,7 +148,13 @@ class LaneCache(Cache):
 
 
 def masks(model: PreTrainedModel, positions: Int[Tensor, "batch new"], num_columns: int) -> dict[str, Tensor] | Tensor:
-    """What each new token may look at: every column up to its own, or of these its window's or its chunk's.
+    """Attention masks of the new tokens: causal, and within a window or a chunk where layers have one.
+
+    With p the position of the query and c the column of the key, both of which count tokens from the start of the row:
+
+        full     c <= p
+        sliding  p - window < c <= p
+        chunked  c <= p  and  c // chunk == p // chunk
 
     Args:
         model: names the kinds of its layers where they differ.

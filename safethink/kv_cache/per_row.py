@@ -1,5 +1,5 @@
 # pyright: standard
-"""For models whose cache cannot roll back: one row at a time, in the model's own cache, read again after a rollback."""
+"""KV caches of single rows, for models whose cache cannot roll back: read again from the start after a rollback."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from safethink.models.soft_rows import RowTable
 
 @dataclass
 class _Row:
-    """What was read of one row, and the model's cache of it; None where it has none."""
+    """Tokens of one row, and the model's cache of them; None where it has none."""
 
     ids: list[int] = field(default_factory=list)
     cache: Any = None
 
 
 class PerRowStore:
-    """Keeps each row in a cache of the model's own making: recurrent states, rings, whatever it is.
+    """One cache of the model's own kind per row: recurrent states, ring buffers, whatever it is.
 
     A row that goes on costs its new tokens alone; one that is rolled back is read again from its beginning.
     """
@@ -45,11 +45,11 @@ class PerRowStore:
 
     @property
     def num_rows(self) -> int:
-        """Of how many rows something is kept."""
+        """Number of rows in the cache."""
         return len(self._rows)
 
     def length(self, row: int) -> int:
-        """How many tokens of `row` are kept."""
+        """Number of cached tokens of `row`."""
         return len(self._rows[row].ids) if row in self._rows else 0
 
     def common(self, row: int, ids: Sequence[int]) -> int:
@@ -60,7 +60,7 @@ class PerRowStore:
     def forward(
         self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
     ) -> ReadOutput:
-        """Read new tokens, at least one, behind what is kept of each row."""
+        """Forward new tokens, at least one, behind the cached ones of each row, row by row."""
         reads = [self._forward(row, tokens, num_logits, layer) for row, tokens in zip(rows, new, strict=True)]
         states = [read.states for read in reads if read.states is not None]
         logits = torch.zeros(len(rows), num_logits, reads[0].logits.shape[-1]).to(reads[0].logits)
@@ -79,7 +79,7 @@ class PerRowStore:
             self._rows[target] = deepcopy(self._rows[source])
 
     def pack(self, rows: Sequence[int]) -> None:
-        """Nothing lies side by side."""
+        """No-op: rows have caches of their own."""
 
     def drop(self, row: int) -> None:
         """Forget a row."""

@@ -100,7 +100,7 @@ def load_causal_lm(
 
 
 def thought_settings(config: RunConfig) -> ThoughtConfig:
-    """How the configured reasoner writes its thinking down, nothing left open; reads its tokenizer, not its weights.
+    """Complete thinking format of the configured reasoner; reads its tokenizer, not its weights.
 
     Raises:
         MissingFileError: if there is no such folder or hub repository.
@@ -145,7 +145,7 @@ def load_model_type(path: str, revision: str | None = None, trust_remote_code: b
 
 @contextmanager
 def found(what: str, path: str | Path) -> Generator[None, None, None]:
-    """Say in one line what transformers says about `path` in many.
+    """Turn transformers' loading errors about `path` into one line.
 
     Raises:
         MissingFileError: whatever it says; what is said here is raised as it is.

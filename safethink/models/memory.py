@@ -1,5 +1,5 @@
 # pyright: standard
-"""How much memory a run takes, from the models' configurations: no weights are loaded."""
+"""Memory estimates of a run, from the models' configurations: no weights are loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GIB: Final = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a model takes.
+    """Memory of a model: weights, keys and values, logits.
 
     Attributes:
         weights_bytes: its parameters.
@@ -37,7 +37,7 @@ class Footprint:
 
 
 def footprint(config: ReasonerConfig | ModelSection) -> Footprint | None:
-    """What the configured model takes; None where it is not on this machine, or transformers has no such class."""
+    """Memory of the configured model; None where it is not on this machine, or transformers has no such class."""
     path = str(folders().guard) if isinstance(config, GuardMonitorConfig) and config.path == "testbed" else config.path
     try:
         model = _laid_out(path, config.revision)
@@ -73,10 +73,10 @@ def decoding_gib(config: RunConfig) -> float | None:
     rows = config.batch_size * (PROMPT_TOKENS + config.limits.max_trace_tokens + config.limits.max_answer_tokens)
     models = [config.reasoner, *models_of(config.monitor)]
     taken = [footprint(model) for model in models if getattr(model, "server", None) is None]
-    known = [each for each in taken if each is not None]
+    known = [size for size in taken if size is not None]
     if len(known) < len(taken):
         return None
-    return gib(sum(each.weights_bytes + rows * each.position_bytes for each in known))
+    return gib(sum(size.weights_bytes + rows * size.position_bytes for size in known))
 
 
 def gib(size_bytes: int) -> float:

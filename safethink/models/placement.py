@@ -1,5 +1,5 @@
 # pyright: standard
-"""Where a model's weights go, and in which precision."""
+"""Device, precision and quantisation of a model's weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype | str:
 
 
 def placed(dtype: str, device: torch.device, device_map: str | None, quantization: str | None) -> dict[str, Any]:
-    """What `from_pretrained` is told of precision and place.
+    """Arguments of `from_pretrained` for precision and device.
 
     Args:
         dtype: precision of the weights, see `pick_dtype`.
@@ -64,7 +64,7 @@ def put(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 
 def _quantization(name: str | None, dtype: str, device: torch.device) -> BitsAndBytesConfig | None:
-    """What bitsandbytes is to do, and in which precision it computes."""
+    """Configuration of bitsandbytes; None for no quantisation."""
     if name is None:
         return None
     precision = pick_dtype(dtype, device)
@@ -88,7 +88,7 @@ def compile_forward(model: PreTrainedModel, backend: str) -> None:
 
 @contextmanager
 def installed() -> Generator[None, None, None]:
-    """Say which extra is missing where transformers says which package."""
+    """Turn a missing package of transformers into the name of the extra that brings it."""
     try:
         yield
     except ImportError as error:

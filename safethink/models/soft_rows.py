@@ -43,7 +43,7 @@ def pack(portfolio: Sequence[Float[Tensor, "_ hidden"]]) -> bytes:
 
 
 def unpack(content: bytes) -> tuple[Float[Tensor, "_ hidden"], ...]:
-    """What `pack` was given.
+    """Read the rows of each prefix from the content of a safetensors file.
 
     Raises:
         ArtifactError: if it is no such file.
@@ -93,7 +93,7 @@ class RowTable:
 
     @torch.no_grad()
     def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
-        """What the layers read for `ids`: what the embedding module puts out for tokens, soft rows as they are.
+        """Input embeddings of `ids`: the embedding module's output for tokens, soft rows as they are.
 
         Raises:
             ArtifactError: if a soft row is not in the table.
@@ -103,7 +103,7 @@ class RowTable:
         return (inputs["inputs_embeds"] if "inputs_embeds" in inputs else self._embed(batch))[0]
 
     def inputs(self, ids: Int[Tensor, "batch new"]) -> dict[str, Tensor]:
-        """What a forward of the model takes for `ids`: the ids, or embeddings where there are soft rows among them.
+        """Model inputs for `ids`: the ids themselves, or embeddings where there are soft rows among them.
 
         Raises:
             ArtifactError: if a soft row is not in the table.

@@ -1,7 +1,8 @@
 # pyright: standard
-"""Reads growing conversations side by side: what was read of one stays cached, so each token is read about once.
+"""Prefix caching for monitors: conversations that grow are read side by side, each token about once.
 
-The only place where a monitor touches a cache of keys and values.
+The only place where a monitor touches a KV cache. Axes: batch (conversations of one forward), asked and new (last
+tokens whose logits are read), vocab.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One conversation that is to be read.
+    """A conversation to be brought up to date.
 
     Attributes:
         key: what is read is kept under it.
@@ -64,7 +65,7 @@ class ReadConversations:
 
     def ahead(self, ids: tuple[int, ...]) -> Float[Tensor, "batch new vocab"]:
         """The logits after each of `ids`, if every conversation went on with them; none does."""
-        further = [Conversation(each.key, each.ids + ids, len(each.ids), len(ids)) for each in self._readings]
+        further = [Conversation(known.key, known.ids + ids, len(known.ids), len(ids)) for known in self._readings]
         logits: dict[int, Tensor] = {}
         for group, lanes in self._reader.read(further):
             logits |= dict(zip(group, lanes.logits, strict=True))
@@ -72,7 +73,7 @@ class ReadConversations:
 
 
 class ConversationReader:
-    """Reads conversations with one model."""
+    """KV cache of growing conversations, with OOM back-off."""
 
     def __init__(self, model: PreTrainedModel, batch_size: int) -> None:
         """Read at most `batch_size` conversations side by side with `model`, a causal language model in eval mode."""
@@ -107,9 +108,12 @@ class ConversationReader:
         Yields:
             Which of `readings` were read together, and where they stand now.
         """
-        asked = [kv_cache.ReadRequest(each.key, each.ids + along, each.num_asked + len(along)) for each in readings]
-        for each in asked:
-            self._num_read[each.row] += kv_cache.num_missing(self._store, each)
+        asked = [
+            kv_cache.ReadRequest(reading.key, reading.ids + along, reading.num_asked + len(along))
+            for reading in readings
+        ]
+        for request in asked:
+            self._num_read[request.row] += kv_cache.num_missing(self._store, request)
         left, done = list(range(len(asked))), set[int]()
         while left:
             try:
@@ -137,7 +141,7 @@ class ConversationReader:
         logger.warning("memory is full; the monitor reads %d rows at once instead of %d", self._batch_size, size)
 
     def take_num_read(self, key: int) -> int:
-        """How many tokens were read under `key` since this was last asked."""
+        """Number of tokens read under `key` since this was last asked."""
         return self._num_read.pop(key, 0)
 
     def release(self, key: int) -> None:
@@ -151,7 +155,7 @@ class ConversationReader:
 
 
 class ReadingMonitor(Generic[Model]):
-    """What the monitors share that read conversations with a model of their own."""
+    """Base of the monitors that read conversations with a model of their own."""
 
     def __init__(self, model: Model, batch_size: int) -> None:
         """Read at most `batch_size` conversations side by side with `model`."""
