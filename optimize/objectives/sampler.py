@@ -115,7 +115,7 @@ class Sampler:
 
 
 def one_step(task: Task) -> Defense:
-    """Let the reasoner go on for a step, and have the trace scored; what was injected is masked, as ever."""
+    """Defense that takes one step and has the trace scored; what was injected is masked, as ever."""
     step = yield from extend(task.start, Until.STEP)
     trace = task.start + step.tokens
     value = yield from score(trace)

@@ -101,10 +101,10 @@ def merged(parent: Ids, scored: Sequence[Scored], count: int) -> list[Ids]:
     best = sorted(single, key=lambda candidate: candidate.cost)[:count]
     changes: dict[int, int] = {}
     out: list[Ids] = []
-    for edited in best:
-        place = next(place for place, token in enumerate(edited.ids) if token != parent[place])
+    for candidate in best:
+        place = next(place for place, token in enumerate(candidate.ids) if token != parent[place])
         if place not in changes:
-            changes[place] = edited.ids[place]
+            changes[place] = candidate.ids[place]
             out.append(edited(parent, tuple(changes.items())))
     return out[1:]
 
