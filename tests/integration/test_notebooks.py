@@ -28,6 +28,7 @@ def test_there_is_a_source_for_every_notebook() -> None:
         "quickstart",
         "learn_a_prefix",
         "publish_a_prefix",
+        "your_own_defense",
         "your_own_objective",
         "length_ablation",
     }
