@@ -6,7 +6,6 @@ from outside. No term lowers safety.
 
 from __future__ import annotations
 
-from optimize.objectives.batches import Cost
 from optimize.objectives.benign import BenignDivergence, BenignLikelihood
 from optimize.objectives.build import build, terms
 from optimize.objectives.cached_scorer import Reading
@@ -14,6 +13,7 @@ from optimize.objectives.continuation import SafeContinuation, Unlikelihood
 from optimize.objectives.objective import Objective
 from optimize.objectives.protocols import (
     ContextTerm,
+    Cost,
     Meter,
     OnPolicyTerm,
     Term,

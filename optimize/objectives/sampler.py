@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optimize.contexts import Context
-from optimize.objectives.batches import Ids
+from optimize.objectives.protocols import Ids
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
 from safethink.engines import Engine, LocalEngine, Sampling

@@ -12,8 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from optimize.scoring.examples import Example
-from optimize.scoring.shared import SHARED
-from optimize.scoring.strategies import EXPANDED, PLAIN, Way
+from optimize.scoring.strategies import EXPANDED, PLAIN, SHARED, Way
 from safethink.errors import ConfigError
 
 Wanted = Literal["auto", "shared", "expanded", "plain"]

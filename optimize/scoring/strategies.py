@@ -1,25 +1,39 @@
 # pyright: standard
-"""Ways of reading what stands behind a context.
+"""Attention strategies for what stands behind a context.
 
+    shared    candidates of one context attend to keys and values that stay at batch 1;
     expanded  every row has a copy of its context's keys and values;
     plain     every row is read with its context in front of it, from the first token on.
 
 The plain way is the definition of what is right, for it leans on nothing. The others are faster ways to the same
 logits.
+
+Shared: row by row, softmax attention over context and own tokens is the mean of two attentions, weighted by their
+normalisers (Hydragen, arXiv 2402.05099, section 3.1):
+
+    out = (e^a out_context + e^b out_own) / (e^a + e^b),    a, b = log-sum-exp of the scores of either part
+
+All candidates of a context attend to it as if they were one long row, which needs no mask but that of padding; each
+attends causally to its own tokens. Nothing is copied per candidate. transformers' attention interface puts it in place
+of a model's attention for the length of one forward; the model itself is not touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch.nn import Module
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 from optimize.scoring import batches
-from optimize.scoring.batches import Batch
+from optimize.scoring.batches import Batch, KeysValues, prefill
 from optimize.scoring.examples import Example
 
 Read = Callable[[PreTrainedModel, tuple[int, ...], Sequence[Example]], Batch]
@@ -92,3 +106,120 @@ def positions(batch: Batch, rows: Num[Tensor, "rows tokens *hidden"]) -> Int[Ten
 
 EXPANDED = Way("expanded", batches.prefill, follow_expanded)
 PLAIN = Way("plain", batches.read, follow_plain, rereads=True)
+
+
+NAME = "safethink_shared_context"
+UNSUPPORTED = ("s_aux", "softcap", "sliding_window", "position_bias", "head_mask")
+"""What some models' attention does beside softmax over everything before: sinks, capped scores, windows, biases."""
+
+Bias = Float[Tensor, "contexts 1 1 positions"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedContext:
+    """What candidates of a batch attend to beside their own tokens.
+
+    Attributes:
+        keys_values: per layer, one row per context.
+        bias: 0 at real positions and -inf at padding; None without padding.
+    """
+
+    keys_values: KeysValues
+    bias: Bias
+
+    @classmethod
+    def of(cls, batch: Batch) -> SharedContext:
+        """That of a batch's contexts."""
+        if len({len(example.context) for example in batch.examples}) == 1:
+            return cls(batch.keys_values, None)
+        bias = batch.keys_values[0][0].new_zeros(batch.mask.shape).masked_fill(~batch.mask, -math.inf)
+        return cls(batch.keys_values, bias[:, None, None])
+
+
+def follow_shared(
+    model: PreTrainedModel, batch: Batch, rows: Num[Tensor, "rows tokens *hidden"], keep: int
+) -> Float[Tensor, "rows keep vocab"]:
+    """Behind one cache for all candidates of a context; where gradients flow, there is one row for each anyway."""
+    if torch.is_grad_enabled():
+        return follow_expanded(model, batch, rows, keep)
+    with _attention(model):
+        return model(
+            **as_input(rows),
+            use_cache=False,
+            position_ids=positions(batch, rows),
+            logits_to_keep=keep,
+            shared_context=SharedContext.of(batch),
+        ).logits
+
+
+def attend_shared(
+    module: Module,
+    query: Float[Tensor, "rows heads tokens head_dim"],
+    key: Float[Tensor, "rows kv_heads tokens head_dim"],
+    value: Float[Tensor, "rows kv_heads tokens head_dim"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    shared_context: SharedContext | None = None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "rows tokens heads head_dim"], None]:
+    """Attention as transformers' interface has it, to a shared context and to a row's own tokens.
+
+    Raises:
+        NotImplementedError: the model's attention is of another kind, or does not say which context is meant.
+    """
+    unsupported = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
+    if shared_context is None or attention_mask is not None or dropout or unsupported:
+        raise NotImplementedError(f"attention with {', '.join(unsupported) or 'arguments of another kind'}")
+    scale = scaling or query.shape[-1] ** -0.5
+    groups, layer = query.shape[1] // key.shape[1], module.layer_idx
+    assert isinstance(layer, int), "a layer has a number"
+    context_key, context_value = (kept.repeat_interleave(groups, dim=1) for kept in shared_context.keys_values[layer])
+    # All candidates of a context as one long row, then row by row again.
+    rows, heads, tokens, _ = query.shape
+    long = query.transpose(1, 2).reshape(len(context_key), -1, heads, query.shape[-1]).transpose(1, 2)
+    there, there_lse = _attend(long, context_key, context_value, scale, shared_context.bias, causal=False)
+    there = there.transpose(1, 2).reshape(rows, tokens, heads, -1)
+    there_lse = there_lse.transpose(1, 2).reshape(rows, tokens, heads, 1)
+    own_key, own_value = (own.repeat_interleave(groups, dim=1) for own in (key, value))
+    here, here_lse = _attend(query, own_key, own_value, scale, None, causal=True)
+    here, here_lse = here.transpose(1, 2), here_lse.transpose(1, 2)[..., None]
+    return here.lerp(there, (there_lse - here_lse).sigmoid().to(here.dtype)), None
+
+
+def _attend(
+    query: Float[Tensor, "batch heads queries head_dim"],
+    key: Float[Tensor, "batch heads keys head_dim"],
+    value: Float[Tensor, "batch heads keys value_dim"],
+    scale: float,
+    bias: Float[Tensor, "batch 1 1 keys"] | None,
+    causal: bool,
+) -> tuple[Float[Tensor, "batch heads queries value_dim"], Float[Tensor, "batch heads queries"]]:
+    """Attention and the log-sum-exp of its scores, which torch's public function keeps to itself."""
+    if query.device.type == "cpu" and key.shape[-1] == value.shape[-1]:
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return fused(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
+    scores = (query * scale) @ key.transpose(-1, -2)
+    if bias is not None:
+        scores = scores + bias
+    if causal:
+        later = scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(later, -math.inf)
+    lse = torch.logsumexp(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1)
+    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+
+
+@contextmanager
+def _attention(model: PreTrainedModel) -> Iterator[None]:
+    """The model attends to shared contexts, and as before afterwards."""
+    AttentionInterface.register(NAME, attend_shared)
+    config = model.config.get_text_config()
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+SHARED = Way("shared", prefill, follow_shared)

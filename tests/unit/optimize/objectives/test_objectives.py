@@ -31,7 +31,7 @@ from optimize.objectives import (
     terms,
     through_rows,
 )
-from optimize.objectives.cost_matrix import Columns
+from optimize.objectives.racing import Columns
 from optimize.scoring import Example, Scorer
 from safethink.config import LimitsConfig
 from safethink.errors import ConfigError, SafeThinkError
