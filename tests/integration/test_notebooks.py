@@ -41,7 +41,7 @@ def test_a_notebook_is_its_source_with_the_outputs_of_a_run_and_no_path_of_a_mac
     said = f"run: python -m docs.tools.run_notebooks {source.stem}"
     assert cells(notebook) == cells(jupytext.read(source)), said
     outputs = [cell.outputs for cell in notebook.cells if cell.get("outputs")]
-    assert len(outputs) >= 3, said
+    assert outputs, said
     printed = json.dumps(outputs)
     assert '"output_type": "error"' not in printed
     assert not re.search(r"/(?:home|root|tmp|work|Users)/", printed)
