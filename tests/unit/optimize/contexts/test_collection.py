@@ -206,3 +206,9 @@ def test_lines_of_the_split_test_are_never_learned_on(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     learned_on = {prompt.text for split in of_file(path) for prompt in split.attacks}
     assert learned_on == {line["prompt"] for line in lines if line["split"] == "train"}
+
+
+def test_harmless_prompts_alone_are_refused_by_what_is_missing():
+    harmless = [Prompt(id=str(n), messages=ATTACKS[0].messages, kind="harmless") for n in range(4)]
+    with pytest.raises(ConfigError, match="all 4 prompts are harmless or borderline; learning needs attacks"):
+        of_prompts(harmless)
