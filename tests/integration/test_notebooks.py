@@ -13,6 +13,8 @@ from nbclient import NotebookClient
 
 from tests.support.source import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
 

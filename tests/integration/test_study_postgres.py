@@ -22,6 +22,8 @@ from optimize.study.config import StudyConfig
 from optimize.study.workers import num_finished
 from safethink.config import yaml_config
 
+pytestmark = [pytest.mark.slow, pytest.mark.postgres]
+
 TRIALS = 4
 STUDY = """
 base:
