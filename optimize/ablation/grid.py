@@ -102,7 +102,9 @@ def expand(config: AblationConfig) -> tuple[Cell, ...]:
 
 def shown(value: object) -> str:
     """A value as it stands in names and labels."""
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _places(config: AblationConfig) -> Iterator[Place]:
