@@ -72,7 +72,7 @@ class Cell:
     @property
     def fingerprint(self) -> str:
         """Hash of all that decides its result; where the contexts lie on this machine does not."""
-        config = self.config.model_copy(update={"contexts": self.config.contexts.model_copy(update={"path": None})})
+        config = self.config.replace(contexts=self.config.contexts.replace(path=None))
         return json_hash(
             [
                 config.model_dump(mode="json"),

@@ -55,7 +55,7 @@ class Sampler:
         self._guarded, self._seed = guarded, seed
         self._monitor = RememberingMonitor(guarded.monitor)
         self._greedy = HfEngine(guarded.model, guarded.stopper, Sampling(temperature=0.0))
-        self._limits = guarded.limits.model_copy(update={"max_step_tokens": max_tokens})
+        self._limits = guarded.limits.replace(max_step_tokens=max_tokens)
 
     def add_rows(self, rows: Float[Tensor, "length hidden"]) -> Ids:
         """The ids by which a soft prefix can be injected."""

@@ -149,10 +149,7 @@ def _rounds(config: SearchConfig) -> list[MethodConfig]:
     steps = [min(every, whole.steps - begun) for begun in range(0, whole.steps, every)]
     budget = whole.budget_tokens
     budgets = [None if budget is None else max(1, budget * share // whole.steps) for share in steps]
-    return [
-        whole.model_copy(update={"steps": share, "budget_tokens": tokens})
-        for share, tokens in zip(steps, budgets, strict=True)
-    ]
+    return [whole.replace(steps=share, budget_tokens=tokens) for share, tokens in zip(steps, budgets, strict=True)]
 
 
 def _search(

@@ -71,7 +71,7 @@ def test_clearer_states_and_first_firings_are_preferred():
         return by_length(prompt, trace) / (1 + len(trace) % 5)
 
     guarded = guard(sure)
-    many = collect_search(guarded, SPLIT, CONFIG.model_copy(update={"max_contexts": 100}), threshold=0.0)
+    many = collect_search(guarded, SPLIT, CONFIG.replace(max_contexts=100), threshold=0.0)
     assert list(many.unsafe) == spread(many.unsafe)
     by_depth = defaultdict(list)
     for context in many.unsafe:
@@ -79,7 +79,7 @@ def test_clearer_states_and_first_firings_are_preferred():
     assert all(margins == sorted(margins, reverse=True) for margins in by_depth.values())
     assert len(by_depth) > 1
     assert any(len(set(margins)) > 1 for margins in by_depth.values())
-    few = collect_search(guarded, SPLIT, CONFIG.model_copy(update={"max_contexts": 2}), threshold=0.0)
+    few = collect_search(guarded, SPLIT, CONFIG.replace(max_contexts=2), threshold=0.0)
     firsts = {context.prompt.id: context for context in collect_validation(guarded, SPLIT, CONFIG, 0.0).unsafe}
     assert few.num_mined == 8
     assert all(context.trace_ids == firsts[context.prompt.id].trace_ids for context in few.unsafe)
