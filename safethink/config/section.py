@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from safethink.config.yaml_config import validate
+
+Some = TypeVar("Some", bound="Section")
 
 
 class Section(BaseModel):
@@ -14,7 +16,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: Some, **changes: Any) -> Some:
         """The same section with other values, validated as if they had been read from a file.
 
         Raises:
@@ -23,7 +25,7 @@ class Section(BaseModel):
         held = {name: getattr(self, name) for name in self.model_fields_set}
         return validate(type(self), held | changes, type(self).__name__)
 
-    def model_copy(self, *, update: None = None, deep: bool = False) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def model_copy(self: Some, *, update: None = None, deep: bool = False) -> Some:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A copy; other values go through `replace`, for pydantic's `update` validates nothing.
 
         Raises:

@@ -293,7 +293,7 @@ def test_rows_bind_to_their_own_reasoner_alone(model: PreTrainedModel, folder: P
         other.bind(folder)
     with pytest.raises(ArtifactError, match="only the reasoner's own weights can read"):
         load(folder, TOKENIZER)
-    nameless = load(folder).replace(reasoner=None)
+    nameless = load(folder).model_copy(update={"reasoner": None})
     with pytest.raises(ArtifactError, match="a reasoner that it does not name"):
         other.bind(nameless)
 
