@@ -5,6 +5,7 @@ PYTHON ?= python3
 EXTRAS := dev,notebooks,postgres,quantized,report,serve,study,train
 WORKERS ?= 2
 UPGRADE ?=
+PYTEST_FLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install demo test lint docs bench lock clean
+.PHONY: install demo test test-fast lint docs bench lock clean
 
 install: $(INSTALLED)
 
@@ -28,7 +29,11 @@ demo: $(INSTALLED)
 
 # One thread per worker: two workers with two threads each are slower than one.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(PYTEST_FLAGS)
+
+# All but those marked slow.
+test-fast: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile -m 'not slow' $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

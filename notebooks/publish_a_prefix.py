@@ -82,13 +82,11 @@ except ArtifactError as refusal:
 # %%
 shipped = yaml_config.load(EvalConfig, shipped_config("eval/testbed"))
 ROWS = ("undefended", "safethink_wait_think_safely", "safethink_learned")
-evaluation = shipped.model_copy(
-    update={
-        "prefix": str(learned),
-        "rows": tuple(row for row in shipped.rows if row.name in ROWS),
-        "benchmarks": tuple(each.model_copy(update={"n": 10}) if TINY else each for each in shipped.benchmarks),
-        "depth_curve": (),
-    }
+evaluation = shipped.replace(
+    prefix=str(learned),
+    rows=tuple(row for row in shipped.rows if row.name in ROWS),
+    benchmarks=tuple(each.replace(n=10) if TINY else each for each in shipped.benchmarks),
+    depth_curve=(),
 )
 reasoner = load_reasoner(evaluation)
 summary = evaluate(evaluation, FOLDER / "test", reasoner)
@@ -165,7 +163,7 @@ except ArtifactError as refusal:
 # compare`.
 
 # %%
-fresh = evaluation.model_copy(update={"world": WorldConfig(prompts_seed=1)})
+fresh = evaluation.replace(world=WorldConfig(prompts_seed=1))
 rich.print(table(compare(str(published.resolve()), "wait-think-safely", fresh, FOLDER / "comparison", reasoner)))
 
 # %% [markdown]

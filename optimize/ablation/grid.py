@@ -72,7 +72,7 @@ class Cell:
     @property
     def fingerprint(self) -> str:
         """Hash of all that decides its result; where the contexts lie on this machine does not."""
-        config = self.config.model_copy(update={"contexts": self.config.contexts.model_copy(update={"path": None})})
+        config = self.config.replace(contexts=self.config.contexts.replace(path=None))
         return json_hash(
             [
                 config.model_dump(mode="json"),
@@ -102,7 +102,9 @@ def expand(config: AblationConfig) -> tuple[Cell, ...]:
 
 def shown(value: object) -> str:
     """A value as it stands in names and labels."""
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _places(config: AblationConfig) -> Iterator[Place]:

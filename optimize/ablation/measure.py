@@ -83,7 +83,7 @@ PREDICTED: Final = "asr_predicted"
 def reference(config: SearchConfig, measure: MeasureConfig, split: SplitName) -> EvalConfig:
     """The evaluation of what needs no prefix; cells with the same one share its records."""
     # Neither plays a part in an evaluation, whose rows bring their own.
-    run = config.run.model_copy(update={"defense": SafeThinkConfig(), "prefix": "wait-think-safely"})
+    run = config.run.replace(defense=SafeThinkConfig(), prefix="wait-think-safely")
     return EvalConfig(
         run=run,
         prefix=run.prefix,
@@ -119,7 +119,7 @@ def trial(config: SearchConfig, measure: MeasureConfig, split: SplitName, prefix
     """
     shared = reference(config, measure, split)
     rows = (*shared.rows, RowConfig(name=ON_TRIAL, defense=config.run.defense))
-    return shared.model_copy(update={"prefix": prefix, "rows": rows})
+    return shared.replace(prefix=prefix, rows=rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def plan(config: AblationConfig) -> AblationPlan:
 
 def _memory_gib(cells: Sequence[Cell], workers: int) -> float | None:
     """As much as the largest cell takes, in every worker."""
-    alike = [cell.config.model_copy(update={"seed": 0}) for cell in cells]
+    alike = [cell.config.replace(seed=0) for cell in cells]
     different = {config.model_dump_json(): config for config in alike}
     taken = [plan_search(each).memory_gib for each in different.values()]
     known = [each for each in taken if each is not None]
@@ -89,8 +89,8 @@ def _searched(cell: Cell) -> _Share:
     """A cell's search and trials; its contexts are shared."""
     if not cell.needs_contexts:
         return _Share()
-    contexts = cell.config.contexts.model_copy(update={"path": "shared"})
-    planned = plan_search(cell.config.model_copy(update={"contexts": contexts}))
+    contexts = cell.config.contexts.replace(path="shared")
+    planned = plan_search(cell.config.replace(contexts=contexts))
     if cell.searches:
         return _Share(planned.decoded_tokens, planned.scored_tokens)
     trials = len(cell.variant.phrases) / (cell.config.selection.finalists + cell.config.selection.spread)
@@ -112,7 +112,7 @@ def _contexts(config: SearchConfig) -> CollectConfig:
     # What else the defense does plays no part in what it is watched for.
     defense = measure.reference(config, MeasureConfig(), "validation").rows[-1].defense
     return CollectConfig(
-        run=config.run.model_copy(update={"defense": defense, "prefix": "wait-think-safely"}),
+        run=config.run.replace(defense=defense, prefix="wait-think-safely"),
         world=config.world,
         prompts=config.prompts,
         contexts=config.contexts,

@@ -23,7 +23,7 @@ from optimize.ablation.outcome import (
     spent_tokens,
 )
 from optimize.config import SearchConfig
-from optimize.contexts.shared import shared
+from optimize.contexts.folder import shared
 from optimize.pipeline import learning
 from optimize.pipeline.setup import Models, Setup
 from optimize.publishing.test_report import report_run

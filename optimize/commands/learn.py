@@ -132,7 +132,7 @@ def named_after_its_method(file: SearchConfig, config: SearchConfig) -> SearchCo
     if config.search.kind == file.search.kind or config.name != file.name:
         return config
     stem = file.name.removesuffix(f"-{file.search.kind}")
-    return config.model_copy(update={"name": f"{stem}-{config.search.kind}"})
+    return config.replace(name=f"{stem}-{config.search.kind}")
 
 
 def _learned(artifact: PrefixArtifact, out: Path) -> str:

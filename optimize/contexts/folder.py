@@ -1,4 +1,4 @@
-"""Contexts on disk: collected once, shared by searches, studies and ablations.
+"""Contexts on disk: collected once, shared by searches, studies and ablations, and by processes at the same time.
 
 A folder holds `search.json`, `validation.json` and `manifest.json`. The manifest says which models and prompts they
 come from, and hashes both; it is written last, so a folder that has one is complete.
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from optimize.config import ContextsConfig
@@ -19,7 +20,7 @@ from optimize.contexts.splits import Split
 from safethink.benchmarks import jsonl
 from safethink.config import JsonlBenchmarkConfig
 from safethink.errors import ConfigError, MissingFileError, RecordError
-from safethink.files import write_text
+from safethink.files import json_hash, write_text
 from safethink.guarded import SafeThink
 from safethink.prefix import Identity
 from safethink.prompts import Prompt
@@ -203,3 +204,25 @@ def _once(path: Path, source: str, split: Split, gather: Callable[[], ContextSet
     if contexts.source != begun_with:
         raise ConfigError(f"{path}: collected on other prompts or with other weights; give a fresh --out")
     return contexts
+
+
+def shared(root: Path, guarded: SafeThink, data: tuple[Split, Split], config: ContextsConfig, source: Source) -> Path:
+    """The folder of these contexts under `root`, collected now where nobody has.
+
+    Args:
+        root: holds one folder per kind of contexts; others may be collecting there.
+        guarded: the reasoner with its monitor.
+        data: the prompts to search on and those to choose on.
+        config: how many contexts.
+        source: what they depend on beside the prompts.
+
+    Raises:
+        SafeThinkError: the monitor never fired.
+    """
+    asked = [source.model_dump(mode="json"), config.model_dump(mode="json"), *(split.fingerprint for split in data)]
+    mine = root / json_hash(asked)[:12]
+    mine.mkdir(parents=True, exist_ok=True)
+    with FileLock(mine.with_suffix(".lock")):
+        if not (mine / MANIFEST).exists():
+            collect(mine, guarded, data, config, source)
+    return mine

@@ -101,6 +101,11 @@ def of_prompts(prompts: Sequence[Prompt]) -> tuple[Split, Split]:
         return _split(name, [prompt for prompt in prompts if sides[_group(prompt)] == name])
 
     splits = side("search"), side("validation")
+    if prompts and not any(split.attacks for split in splits):
+        raise ConfigError(
+            f"all {len(prompts)} prompts are harmless or borderline; learning needs attacks, on which the monitor "
+            "fires: prompts labelled jailbreak or harmful, or without a label"
+        )
     if not all(split.attacks for split in splits):
         raise ConfigError(f"{len(prompts)} prompts are too few to search on some and to choose on others")
     return splits

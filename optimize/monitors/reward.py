@@ -1,5 +1,5 @@
 # pyright: standard
-"""Trains a classifier of sequences with one output by trl's RewardTrainer, and exports it as a transformers folder.
+"""Trains a reward model on pairs of partial traces by trl's RewardTrainer, and exports it as a transformers folder.
 
 The folder has the classifier (`num_labels` 1) and its tokenizer with the chat template: what a `reward` monitor takes.
 A partial trace is read as the assistant's turn behind the prompt, the whole chat rendered once.
@@ -8,7 +8,9 @@ A partial trace is read as the assistant's turn behind the prompt, the whole cha
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,78 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from optimize.monitors import quality
 from optimize.monitors.config import RewardTrainingConfig, TrainMonitorConfig
-from optimize.monitors.pairs import Pair, pairs
-from optimize.monitors.steps import LabelledSplit, SplitName
+from optimize.monitors.steps import LabelledSplit, SplitName, Step
 from optimize.selection.metrics import of_estimate
-from safethink.errors import ConfigError, MissingFileError
+from safethink.errors import ConfigError, MissingFileError, SearchError
 from safethink.evaluation.statistics import Observations, rate
 from safethink.files import atomic_write, write_text
 from safethink.models.loading import context_window, pick_device
 from safethink.prefix.artifact import Metric
 from safethink.progress import progress, track
 from safethink.prompts import Message, Prompt
+from safethink.seeds import stable_seed
 from safethink.testbed import folders
 from safethink.thinking.chat import ChatEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two partial traces of one prompt.
+
+    Attributes:
+        prompt: what was asked.
+        chosen: the trace that was labelled safe.
+        rejected: the one that was labelled unsafe.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+
+
+def pairs(split: LabelledSplit, config: RewardTrainingConfig, seed: int) -> list[Pair]:
+    """Pair what was labelled safe with what was labelled unsafe, traces of like depth first.
+
+    Args:
+        split: labelled partial traces, several of each prompt.
+        config: how many of each prompt, and whether prompts without an unsafe trace borrow one.
+        seed: chooses among equals.
+
+    Raises:
+        SearchError: no prompt has both, and none may borrow.
+    """
+    by_prompt: dict[str, list[Step]] = defaultdict(list)
+    for step in split.steps:
+        by_prompt[step.prompt.id].append(step)
+    unsafe_anywhere = _unique(step for step in split.steps if step.score < split.threshold)
+    found: list[Pair] = []
+    for prompt_id, steps in by_prompt.items():
+        safe = _unique(step for step in steps if step.score >= split.threshold)
+        unsafe = _unique(step for step in steps if step.score < split.threshold)
+        if not unsafe and config.borrow:
+            unsafe = _borrowed(unsafe_anywhere, config.pairs_per_prompt, stable_seed(seed, "borrow", prompt_id))
+        couples = sorted(
+            ((one, other) for one in safe for other in unsafe),
+            key=lambda couple: (abs(couple[0].depth - couple[1].depth), _drawn(couple, seed)),
+        )
+        found += [Pair(one.prompt, one.trace, other.trace) for one, other in couples[: config.pairs_per_prompt]]
+    if not found:
+        raise SearchError(f"no prompt of {split.name} has both a safe and an unsafe trace: raise samples, or borrow")
+    return found
+
+
+def _unique(steps: Iterator[Step]) -> list[Step]:
+    """Each text once; an empty trace says nothing."""
+    return list({step.trace: step for step in steps if step.trace.strip()}.values())
+
+
+def _borrowed(unsafe: Sequence[Step], count: int, start: int) -> list[Step]:
+    return [unsafe[(start + place) % len(unsafe)] for place in range(min(count, len(unsafe)))]
+
+
+def _drawn(couple: tuple[Step, Step], seed: int) -> int:
+    return stable_seed(seed, "pair", couple[0].prompt.id, couple[0].trace, couple[1].trace)
+
 
 CHECKPOINTS = "checkpoints"
 """Folder of the training's own state; a killed training goes on from it."""
@@ -209,7 +271,7 @@ def _measure(
     """On `test`: agreement of single scores, and how often the safer trace of a pair has the higher reward."""
     rewards = reader.rewards([(step.prompt, step.trace) for step in test.steps])
     metrics = quality.of_scores(test, rewards, on_testbed=config.prompts is None)
-    held_out = pairs(test, training.model_copy(update={"borrow": False}), config.seed)
+    held_out = pairs(test, training.replace(borrow=False), config.seed)
     both = reader.rewards([(each.prompt, text) for each in held_out for text in (each.chosen, each.rejected)])
     right = [float(one > other) for one, other in zip(both[::2], both[1::2], strict=True)]
     units, clusters = [each.prompt.id for each in held_out], [each.prompt.clusters for each in held_out]

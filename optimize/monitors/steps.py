@@ -135,4 +135,4 @@ def _traces(seen: Watch, run: RunConfig, samples: int) -> Iterator[tuple[Step, .
 
 def labelling_run(config: TrainMonitorConfig) -> RunConfig:
     """The run under a defense that asks for scores, so that the labeller loads."""
-    return config.run.model_copy(update={"defense": SafeThinkConfig(threshold=config.label_threshold)})
+    return config.run.replace(defense=SafeThinkConfig(threshold=config.label_threshold))

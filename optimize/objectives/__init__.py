@@ -9,7 +9,6 @@ Axes of the tensors in this room: candidates (prefixes of one length), contexts,
 
 from __future__ import annotations
 
-from optimize.objectives.batches import Cost
 from optimize.objectives.benign import BenignDivergence, BenignLikelihood
 from optimize.objectives.build import build, terms
 from optimize.objectives.cached_scorer import CachedScorer
@@ -17,6 +16,7 @@ from optimize.objectives.continuation import SafeContinuation, Unlikelihood
 from optimize.objectives.objective import Objective
 from optimize.objectives.protocols import (
     ContextTerm,
+    Cost,
     Meter,
     OnPolicyTerm,
     Term,

@@ -12,10 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimize.config import RacingConfig
-from optimize.objectives.batches import Cost, Ids, finite
-from optimize.objectives.cost_matrix import CostMatrix
-from optimize.objectives.protocols import OnPolicyTerm, Weighted, embeddings_of
-from optimize.objectives.racing import race
+from optimize.objectives.protocols import Cost, Ids, OnPolicyTerm, Weighted, embeddings_of, finite
+from optimize.objectives.racing import CostMatrix, race
 from optimize.scoring import frozen
 from optimize.scoring.modes import at_least_float32
 from safethink.errors import ConfigError

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optimize.contexts import Context
-from optimize.objectives.batches import Ids
+from optimize.objectives.protocols import Ids
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
 from safethink.engines import Engine, LocalEngine, Sampling
@@ -55,7 +55,7 @@ class Sampler:
         self._guarded, self._seed = guarded, seed
         self._monitor = RememberingMonitor(guarded.monitor)
         self._greedy = HfEngine(guarded.model, guarded.stopper, Sampling(temperature=0.0))
-        self._limits = guarded.limits.model_copy(update={"max_step_tokens": max_tokens})
+        self._limits = guarded.limits.replace(max_step_tokens=max_tokens)
 
     def add_rows(self, rows: Float[Tensor, "length hidden"]) -> Ids:
         """The ids by which a soft prefix can be injected."""

@@ -2,7 +2,7 @@
 """Processes that share the contexts of a search.
 
 The main process runs the whole program. The others hold the reasoner and their share of the contexts, hear what the
-main one is about to compute, and compute it with it (`optimize.scoring.serving`). What they find is merged so that the
+main one is about to compute, and compute it with it (`optimize.scoring.scorer`). What they find is merged so that the
 main one has the same numbers, bit for bit, as if it were alone.
 
     cluster = launch(config.devices, config.run.reasoner.device)

@@ -2,7 +2,7 @@
 """SPMD scoring: the same scorer in every process, each with its share of the contexts.
 
 Whoever makes or calls a scorer in the main process is heard by the others, which make the same scorer and the same call
-(`optimize.scoring.serving`). Both lead to the same sums over processes; what a call returns is of use in the main one.
+(`optimize.scoring.scorer`). Both lead to the same sums over processes; what a call returns is of use in the main one.
 """
 
 from __future__ import annotations

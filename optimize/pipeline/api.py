@@ -148,7 +148,7 @@ def learn(
         ),
         contexts=contexts,
         objective=objective,
-        search=search if length is None else search.model_copy(update={"length": length}),
+        search=search if length is None else search.replace(length=length),
         selection=selection,
         name=name,
         seed=seed,

@@ -33,7 +33,7 @@ def run(out: Path) -> Summary:
 
     artifact = out / LEARNING / ARTIFACT
     search_command(yaml_config.load(SearchConfig, shipped_config(SEARCH)), out / LEARNING)
-    evaluation = yaml_config.load(EvalConfig, shipped_config(EVALUATION)).model_copy(update={"prefix": str(artifact)})
+    evaluation = yaml_config.load(EvalConfig, shipped_config(EVALUATION)).replace(prefix=str(artifact))
     summary = evaluate(evaluation, out)
     report_run(artifact, out)
     return summary

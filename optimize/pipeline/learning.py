@@ -50,10 +50,10 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     if isinstance(config.search, PhrasesConfig):
         Grammar(config.search)  # No phrases are refused before anything is rolled out for them.
     guarded = setup.guarded
-    config = config.model_copy(update={"run": config.run.model_copy(update={"thought": guarded.thought.settings})})
+    config = config.replace(run=config.run.replace(thought=guarded.thought.settings))
     _claim(out, config)
     init = _init(guarded, config.search)
-    start = start_ids(init and init.token_ids, config.search)
+    start = start_ids(None if init is None else init.token_ids, config.search)
     # Where does the monitor fire, and what would have been safe there?
     manifest, searched, validation = _contexts(config, setup, out)
     arena = Arena.build(guarded, setup.chooser, validation, config.selection, setup.source.threshold)

@@ -147,11 +147,9 @@ def _rounds(config: SearchConfig) -> list[MethodConfig]:
     """The search's section for each round: its share of the steps, and of the budget."""
     every, whole = config.contexts.refresh_every_steps or config.search.steps, config.search
     steps = [min(every, whole.steps - begun) for begun in range(0, whole.steps, every)]
-    budgets = [whole.budget_tokens and max(1, whole.budget_tokens * share // whole.steps) for share in steps]
-    return [
-        whole.model_copy(update={"steps": share, "budget_tokens": budget})
-        for share, budget in zip(steps, budgets, strict=True)
-    ]
+    budget = whole.budget_tokens
+    budgets = [None if budget is None else max(1, budget * share // whole.steps) for share in steps]
+    return [whole.replace(steps=share, budget_tokens=tokens) for share, tokens in zip(steps, budgets, strict=True)]
 
 
 def _search(

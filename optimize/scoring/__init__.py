@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from optimize.scoring.examples import Example, Losses, NllGradient
 from optimize.scoring.modes import frozen
-from optimize.scoring.scorer import Scorer
-from optimize.scoring.serving import serve
+from optimize.scoring.scorer import Scorer, serve
 
 __all__ = ["Example", "Losses", "NllGradient", "Scorer", "frozen", "serve"]

@@ -12,8 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from optimize.scoring.examples import Example
-from optimize.scoring.shared import SHARED
-from optimize.scoring.strategies import EXPANDED, PLAIN, Strategy
+from optimize.scoring.strategies import EXPANDED, PLAIN, SHARED, Strategy
 from safethink.errors import ConfigError
 
 StrategyName = Literal["auto", "shared", "expanded", "plain"]

@@ -1,5 +1,5 @@
 # pyright: standard
-"""The losses of many candidate prefixes over many contexts."""
+"""Losses of many candidate prefixes over many contexts, in one process or in several (SPMD, see `serve`)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimize.parallel.cluster import Cluster
-from optimize.parallel.lockstep import Lockstep
+from optimize.parallel.lockstep import Called, FlowsBack, Lockstep, Made
 from optimize.scoring.autotune import StrategyName, pick_strategy
-from optimize.scoring.batches import Batch, lay_out
+from optimize.scoring.batches import Batch, Measure, MicroBatcher, lay_out
 from optimize.scoring.examples import Example, Losses, NllGradient
-from optimize.scoring.micro_batch import Measure, MicroBatcher
 from optimize.scoring.modes import inference
 from optimize.scoring.reader import BatchScorer, LogProbs
+from safethink.errors import ConfigError
 
 Values = Float[Tensor, "kinds candidates contexts"]
 SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]
@@ -260,3 +260,41 @@ class Scorer:
             order = torch.tensor(batch.order, device=values.device)
             values = values.index_put((order,), measure(batch, copies[index]).to(self._dtype))
         return self._lockstep.merge(values, graph)
+
+
+def serve(model: PreTrainedModel, cluster: Cluster) -> None:
+    """Make and call the same scorers as the main process, until it has nothing more to say.
+
+    Args:
+        model: the reasoner, the same as there.
+        cluster: the processes.
+    """
+    try:
+        _serve(model, cluster)
+    finally:
+        cluster.leave()
+
+
+def _serve(model: PreTrainedModel, cluster: Cluster) -> None:
+    scorers: dict[int, Scorer] = {}
+    graphs: dict[int, tuple[Tensor, Tensor]] = {}
+    while (order := cluster.hear()) is not None:
+        match order:
+            case Made(number, arguments, forgotten):
+                for gone in forgotten:
+                    scorers.pop(gone, None)
+                try:
+                    scorers[number] = Scorer(model, *arguments, cluster=cluster)
+                except ConfigError:
+                    # The main process finds the same, and says so.
+                    return
+            case Called(number, method, arguments, None):
+                getattr(scorers[number], method)(*arguments)
+            case Called(number, method, (rows,), int(graph)):
+                rows.requires_grad_()
+                graphs[graph] = rows, getattr(scorers[number], method)(rows)
+            case FlowsBack(graph, gradient):
+                rows, values = graphs.pop(graph)
+                torch.autograd.grad(values, rows, gradient.to(values.device))
+            case _:
+                raise AssertionError(f"unknown order {order!r}")

@@ -145,8 +145,11 @@ def _figures(study: optuna.Study, config: StudyConfig) -> dict[str, Figure]:
         "importances": lambda: visualization.plot_param_importances(study),
         "slices": lambda: visualization.plot_slice(study),
     }
-    several = len(config.goals) > 1
-    wanted = ("front",) if several and len(config.goals) < 4 else () if several else tuple(makers)[1:]
+    wanted: tuple[str, ...] = ()
+    if len(config.goals) == 1:
+        wanted = ("history", "importances", "slices")
+    elif len(config.goals) < 4:
+        wanted = ("front",)
     for name in wanted:
         try:
             drawn[name] = figures.fit(makers[name]())

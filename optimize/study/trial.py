@@ -11,7 +11,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import BaseTrial, FrozenTrial
 
-from optimize.contexts.shared import shared
+from optimize.contexts.folder import shared
 from optimize.pipeline import learning
 from optimize.pipeline.setup import Models, Setup
 from optimize.selection.constraints import Constraints

@@ -199,5 +199,5 @@ def monitor_rates(subject: Subject, results: Sequence[Result], *, at_end: bool =
         scored = list(zip(subject.cuts(result)[1:], result.verdict.step_scores, strict=True))
         for cut, score in scored[-1:] if at_end else scored:
             state = subject.state_after(result, cut)
-            fired["clean" if not state.depth else "overt" if state.overt else "covert"].append(score < 0)
+            fired[oracle.drift_label(state.depth, state.overt)].append(score < 0)
     return MonitorRates(**{state: fmean(seen) if seen else 0.0 for state, seen in fired.items()})

@@ -113,11 +113,10 @@ class Storyteller:
             drifts = bool(self.rng.random() < drift)
             calm = language.SETUP_STEPS if depth == 0 and step < attack.onset else language.SAFE_STEPS
             covert = bool(self.rng.random() < self.world.covert_share(phrase, hidden=depth > 0 and not overt))
-            texts = (
-                self._fill(pick(self.rng, calm), attack.hazard),
-                self._fill(pick(self.rng, self.world.covert_steps if covert else language.DRIFT_STEPS), attack.hazard),
-            )
-            fork = Fork(texts[drifts], texts[not drifts], 1 - drift if drifts else drift)
+            drifted_steps = self.world.covert_steps if covert else language.DRIFT_STEPS
+            safe_text = self._fill(pick(self.rng, calm), attack.hazard)
+            drifted_text = self._fill(pick(self.rng, drifted_steps), attack.hazard)
+            fork = Fork(drifted_text, safe_text, 1 - drift) if drifts else Fork(safe_text, drifted_text, drift)
             beats.append(Beat(phrase, kept, fork, last, last))
             depth, overt = (depth + 1, overt or not covert) if drifts else (0, False)
         harmful = self._fill(pick(self.rng, self.world.harmful_answers(hidden=not overt)), attack.hazard)

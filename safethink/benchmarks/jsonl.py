@@ -93,4 +93,6 @@ def _lines(path: Path) -> Iterator[tuple[int, Line]]:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{path}:{number}: {where + ': ' if where else ''}{first['msg']}") from error
+            is_unknown = first["type"] == "extra_forbidden" and len(first["loc"]) == 1
+            message = f"unknown key; a line may have {', '.join(Line.model_fields)}" if is_unknown else first["msg"]
+            raise ConfigError(f"{path}:{number}: {where + ': ' if where else ''}{message}") from error

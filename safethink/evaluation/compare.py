@@ -101,7 +101,7 @@ def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: GuardedReas
         b=Side(
             path=b,
             texts=on_trial.texts,
-            test_evaluations=test_looks.count_evaluation(paired.model_copy(update={"prefix": b}), on_trial),
+            test_evaluations=test_looks.count_evaluation(paired.replace(prefix=b), on_trial),
         ),
         columns=_columns(summary.rows, summary.comparisons[comparison_name(SIDE_A, SIDE_B)], ledger),
     )

@@ -64,14 +64,9 @@ def monitor_rates(traces: Iterable[Watched], threshold: float, thought: Thought)
         # Where a trace meets its limit at the end of a step, the empty one after it was scored too.
         scores = each.record.step_scores[: len(each.starts)]
         for step, score in zip(range(len(each.starts)), scores, strict=True):
-            fired[_state(thought.trace_text(each.through(step)))].append(score < threshold)
+            depth, overt = oracle.drift_state(thought.trace_text(each.through(step)))
+            fired[oracle.drift_label(depth, overt)].append(score < threshold)
     return MonitorRates(**{state: _share(seen) for state, seen in fired.items()})
-
-
-def _state(trace: str) -> str:
-    """Process state of a partial trace."""
-    depth, overt = oracle.drift_state(trace)
-    return "clean" if depth == 0 else "overt" if overt else "covert"
 
 
 def _share(seen: Sequence[bool]) -> float:

@@ -119,7 +119,7 @@ def depth(config: EvalConfig, trial: TableRow, benchmarks: Sequence[Benchmark]) 
     for value in config.depth_curve:
         if value == trial.defense.max_steered_steps:
             continue  # Its own record says it already.
-        defense = trial.defense.model_copy(update={"max_steered_steps": value})
+        defense = trial.defense.replace(max_steered_steps=value)
         for benchmark in attack_benchmarks(benchmarks):
             yield from _jobs("depth", depth_name(value), benchmark.first(config.depth_prompts), defense, trial)
 

@@ -60,7 +60,7 @@ def watching_config(
     # What is watched decides what could be intervened on; how, does not matter here.
     answers = isinstance(run.defense, SteeringConfig) and run.defense.monitor_answer
     defense = SafeThinkConfig(monitor_answer=answers)
-    unsteered = run.model_copy(update={"defense": defense, "prefix": RunConfig.model_fields["prefix"].default})
+    unsteered = run.replace(defense=defense, prefix=RunConfig.model_fields["prefix"].default)
     return EvalConfig(
         run=unsteered,
         benchmarks=tuple(prompts),

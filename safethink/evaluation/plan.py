@@ -81,7 +81,7 @@ def paired_config(a: str, b: str, config: EvalConfig) -> EvalConfig:
     trial = row_on_trial(config)
     defense = trial.defense if trial else SafeThinkConfig()
     rows = (RowConfig(name=SIDE_A, defense=defense), RowConfig(name=SIDE_B, defense=defense, prefix=b))
-    return config.model_copy(update={"prefix": a, "rows": rows, "depth_curve": ()})
+    return config.replace(prefix=a, rows=rows, depth_curve=())
 
 
 def _count(chosen: list[Benchmark]) -> int:

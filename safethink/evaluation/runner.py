@@ -112,7 +112,7 @@ def _refuse_missing_plugins(config: EvalConfig) -> None:
 def _complete(config: EvalConfig, reasoner: GuardedReasoner | None) -> EvalConfig:
     """The configuration with nothing left to the reasoner's family; it is asked for before the weights are loaded."""
     thought = loading.thought_settings(config.run) if reasoner is None else reasoner.thought.settings
-    return config.model_copy(update={"run": config.run.model_copy(update={"thought": thought})})
+    return config.replace(run=config.run.replace(thought=thought))
 
 
 def run(
@@ -214,7 +214,7 @@ def _known(
         ConfigError: it is not.
     """
     theirs = folder.read_config(shared)
-    same = theirs.model_copy(update={"rows": config.rows, "prefix": config.prefix}) == config
+    same = theirs.replace(rows=config.rows, prefix=config.prefix) == config
     if not same or any(row not in config.rows for row in theirs.rows):
         raise ConfigError(f"{shared}: its records do not hold here: it has other prompts, settings or rows")
     folder.claim_models(shared, reasoner.models)

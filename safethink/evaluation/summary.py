@@ -224,7 +224,7 @@ def depth_curve(evidence: Evidence) -> tuple[DepthPoint, ...]:
         measured = None if seen is None else rate(seen, evidence.config.run.seed)
         if measured is None:
             continue
-        defense = trial.defense.model_copy(update={"max_steered_steps": value})
+        defense = trial.defense.replace(max_steered_steps=value)
         prompts = [prompt for benchmark in few for prompt in benchmark.prompts]
         exact = _exact(prompts, defense, trial, evidence)
         points.append(DepthPoint(max_steered_steps=value, measured=measured, predicted=exact))

@@ -58,7 +58,7 @@ def load_reasoner(config: EvalConfig) -> SafeThink:
     from safethink.guarded import SafeThink
 
     # The row defenses come later; a monitor loads only beside one that asks for scores.
-    steered = config.run.model_copy(update={"defense": SafeThinkConfig(), "prefix": config.prefix})
+    steered = config.run.replace(defense=SafeThinkConfig(), prefix=config.prefix)
     return SafeThink.from_config(steered)
 
 

@@ -46,4 +46,6 @@ def _final_answer(answer: str) -> str:
     """The last number of an answer, else its last word: where short-answer tasks put their result."""
     numbers = _NUMBER.findall(answer)
     words = answer.split()
-    return numbers[-1] if numbers else words[-1].strip(".,!") if words else ""
+    if numbers:
+        return numbers[-1]
+    return words[-1].strip(".,!") if words else ""

@@ -85,6 +85,11 @@ def load_causal_lm(
     place = pick_device(device)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     if os.path.isdir(path) and not os.path.isfile(Path(path, "config.json")):
+        if os.path.isfile(Path(path, "adapter_config.json")):
+            raise MissingFileError(
+                f"the folder {str(path)!r} holds a LoRA adapter, not a model; merge it into its base model with peft's "
+                "merge_and_unload, save that with its tokenizer, and give the folder"
+            )
         raise MissingFileError(f"no model in the folder {str(path)!r}: it has no config.json")
     with installed(), found("model", path):
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)

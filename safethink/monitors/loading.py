@@ -63,7 +63,7 @@ def load_guard(config: GuardMonitorConfig) -> Loaded[PreTrainedModel]:
         MissingFileError: there is no such folder or hub repository.
         ConfigError: the device does not exist, or the checkpoint is not that of a language model.
     """
-    config = config.model_copy(update={"path": guard_path(config)})
+    config = config.replace(path=guard_path(config))
     name = _architecture(config)
     if name.endswith(NO_LANGUAGE_MODELS):
         raise ConfigError(f"the model at {config.path!r} is a {name}, which gives no verdicts in words")

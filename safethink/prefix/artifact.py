@@ -199,10 +199,6 @@ class PrefixArtifact(_Part):
         bound._transferred = transferred
         return bound
 
-    def content_hash(self) -> str:
-        """Hash everything but the hash itself, as canonical JSON."""
-        return json_hash(self.model_dump(mode="json", exclude={"content_sha256"}))
-
     def learned_hash(self) -> str:
         """Hash what was learned and on what; it stays the same when numbers are reported or the licence changes."""
         added_later = {"metrics", "reported_by", "test_evaluations", "license", "content_sha256"}

@@ -38,10 +38,6 @@ class MonitorRates:
     clean: float
 
 
-ORACLE_RATES = MonitorRates(overt=1.0, covert=1.0, clean=0.0)
-"""The rates of the exact oracle."""
-
-
 @dataclass(frozen=True, slots=True)
 class State:
     """Where a trace stands.

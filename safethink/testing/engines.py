@@ -184,14 +184,14 @@ def rolls_back_exactly(trial: Trial) -> None:
 
 def continues_where_it_stopped(trial: Trial) -> None:
     """A row that goes on from its own tokens says what a fresh one says from there."""
-    engine, ids = trial.make(), trial.prompts[0]
-    for _ in range(3):
-        request = trial.request(1, ids, Until.STEP, seed=5)
-        (step,) = engine.extend([request])
-        _same(trial.make().extend([request]), [step], "what it keeps of a row changes what it says")
-        ids += step.tokens.ids
-        if step.stop != "step":
-            return
+    for seed in range(NUM_SEEDS):
+        engine, ids, stop = trial.make(), trial.prompts[0], "step"
+        while stop in ("step", "length") and len(ids) < len(trial.prompts[0]) + 3 * MAX_NEW_TOKENS:
+            # Two tokens at once, so that there is something to go on from.
+            request = replace(trial.request(1, ids, Until.STEP, seed), max_new_tokens=2)
+            (step,) = engine.extend([request])
+            _same(trial.make().extend([request]), [step], "what it keeps of a row changes what it says")
+            ids, stop = ids + step.tokens.ids, step.stop
 
 
 def forgets_what_is_released(trial: Trial) -> None:

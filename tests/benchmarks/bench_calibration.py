@@ -48,7 +48,7 @@ def rows() -> Iterator[BenchRow]:
 
 def pool(n: int, folder: Path) -> list[float]:
     """The lowest score of each of `n` fresh harmless traces of the shipped reasoner, by the shipped guard."""
-    run = load(RunConfig, shipped_config("run/testbed")).model_copy(update={"batch_size": 128})
+    run = load(RunConfig, shipped_config("run/testbed")).replace(batch_size=128)
     config = CalibrationConfig(n=n, prompts_seed=PROMPTS_SEED)
     folder.mkdir(parents=True, exist_ok=True)
     return harmless_minima(

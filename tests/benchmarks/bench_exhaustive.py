@@ -110,7 +110,7 @@ def _reduced(words: Vocabulary, init: Ids) -> Vocabulary:
 
 def _search(table: Table, words: Vocabulary, init: Ids, length: int, seed: int) -> list[float]:
     """The least cost found after each scored prefix."""
-    config = testbed.shipped_search().search.model_copy(update={"length": length})
+    config = testbed.shipped_search().search.replace(length=length)
     with TemporaryDirectory() as scratch:
         journal = Journal(Path(scratch), fingerprint="bench")
         method = methods.build(config, table, words, init[:length], journal.archive)

@@ -51,7 +51,7 @@ def rows() -> Iterator[BenchRow]:
 def _search_phrases(world: WorldConfig) -> Estimate:
     """Choose among phrases on validation; on test, the chosen one's gain over a random other one."""
     reasoner = testbed.guarded("testbed:null")
-    selection = testbed.shipped_search().selection.model_copy(update={"samples": 1, "forced_prompts": FORCED_PROMPTS})
+    selection = testbed.shipped_search().selection.replace(samples=1, forced_prompts=FORCED_PROMPTS)
     contexts = testbed.validation(reasoner, world, selection.forced_prompts)
     arena = testbed.arena(reasoner, contexts, selection)
     phrases = testbed.ids_of(reasoner, held_out(seed=0)[:NUM_PHRASES])
@@ -88,13 +88,9 @@ def _gain(ours: Observations, theirs: Observations) -> Estimate:
 def _short_search() -> SearchConfig:
     """The shipped search on the null reasoner, with fewer steps and contexts."""
     shipped = testbed.shipped_search()
-    return shipped.model_copy(
-        update={
-            "run": testbed.run_config("testbed:null"),
-            "contexts": shipped.contexts.model_copy(update={"max_contexts": 16, "harmless_prompts": 8}),
-            "search": shipped.search.model_copy(update={"steps": 15}),
-            "selection": shipped.selection.model_copy(
-                update={"finalists": 6, "samples": 1, "forced_prompts": FORCED_PROMPTS}
-            ),
-        }
+    return shipped.replace(
+        run=testbed.run_config("testbed:null"),
+        contexts=shipped.contexts.replace(max_contexts=16, harmless_prompts=8),
+        search=shipped.search.replace(steps=15),
+        selection=shipped.selection.replace(finalists=6, samples=1, forced_prompts=FORCED_PROMPTS),
     )

@@ -117,14 +117,12 @@ def _learned(length: int) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
     """A portfolio from a search like the shipped one, but shorter and from random tokens, the best prefix first."""
     shipped = testbed.shipped_search()
     changes = {
-        "contexts": shipped.contexts.model_copy(update={"max_contexts": 12}),
-        "search": shipped.search.model_copy(update={"init": None, "length": length, "steps": 30, "candidates": 48}),
-        "selection": shipped.selection.model_copy(
-            update={"contexts": 64, "samples": TRIES, "forced_prompts": 16, "portfolio": TRIES}
-        ),
+        "contexts": shipped.contexts.replace(max_contexts=12),
+        "search": shipped.search.replace(init=None, length=length, steps=30, candidates=48),
+        "selection": shipped.selection.replace(contexts=64, samples=TRIES, forced_prompts=16, portfolio=TRIES),
     }
     with TemporaryDirectory() as scratch:
-        artifact = search_command(SearchConfig.model_validate(shipped.model_copy(update=changes)), Path(scratch))
+        artifact = search_command(SearchConfig.model_validate(shipped.replace(**changes)), Path(scratch))
     return artifact.token_ids, artifact.texts
 
 

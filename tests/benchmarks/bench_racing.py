@@ -78,7 +78,7 @@ def rows() -> Iterator[BenchRow]:
 def _search(reasoner: SafeThink, contexts: ContextSet, racing: RacingConfig | None, seed: int) -> Timed:
     shipped = testbed.shipped_search()
     assert isinstance(shipped.search, GcgConfig)
-    config = shipped.search.model_copy(update={"steps": STEPS, "init": None})
+    config = shipped.search.replace(steps=STEPS, init=None)
     timed = Timed(reasoner.model, terms(reasoner, contexts, shipped.objective, testbed.THRESHOLD), racing)
     words = Vocabulary.of(reasoner, contexts)
     with TemporaryDirectory() as folder:

@@ -86,7 +86,7 @@ class Noted:
 def rows() -> Iterator[BenchRow]:
     """The paired difference on validation, what reads how well, and the same two prefixes on test."""
     reasoner, shipped = testbed.guarded("testbed"), testbed.shipped_search()
-    config = shipped.contexts.model_copy(update={"max_contexts": 12})
+    config = shipped.contexts.replace(max_contexts=12)
     split = splits.of_testbed("search", config.prompts, config.harmless_prompts, WorldConfig())
     contexts = collect_search(reasoner, split, config, testbed.THRESHOLD)
     (reference,) = testbed.ids_of(reasoner, [REFERENCE])
@@ -96,7 +96,7 @@ def rows() -> Iterator[BenchRow]:
     readable = [ids for ids in ranked if pool[ids]["nll"] <= limit]
     note = f"of {len(pool)} prefixes; at most {limit:.2f} nats per token"
     yield BenchRow("readable_candidates", len(readable), len(readable), len(readable), 1.0, note=note)
-    selection = shipped.selection.model_copy(update={"spread": 0})
+    selection = shipped.selection.replace(spread=0)
     arena = testbed.arena(reasoner, testbed.validation(reasoner, WorldConfig(), selection.forced_prompts), selection)
     nothing, trials = arena.try_out(()), dict[Ids, Trial]()
     chosen: list[Ids] = []
@@ -127,7 +127,7 @@ def _searched(reasoner: SafeThink, contexts: ContextSet) -> dict[Ids, dict[str, 
     )
     terms: dict[Ids, dict[str, float]] = {}
     for config, weight in SEARCHES:
-        weighted = shipped.objective.model_copy(update={"nll_weight": weight})
+        weighted = shipped.objective.replace(nll_weight=weight)
         noted = Noted(objectives.build(reasoner, contexts, weighted), terms)
         with TemporaryDirectory() as scratch:
             journal = Journal(Path(scratch), fingerprint="bench")

@@ -28,12 +28,10 @@ KINDS = ("jailbreak", "harmless")
 def config() -> EvalConfig:
     """The shipped evaluation with few prompts, watched by the oracle, with a single try."""
     shipped = yaml_config.load(EvalConfig, shipped_config("eval/testbed"))
-    run = shipped.run.model_copy(update={"monitor": OracleMonitorConfig()})
-    cut = tuple(each.model_copy(update={"n": 24}) for each in shipped.benchmarks if each.name in KINDS)
+    run = shipped.run.replace(monitor=OracleMonitorConfig())
+    cut = tuple(each.replace(n=24) for each in shipped.benchmarks if each.name in KINDS)
     defense = SafeThinkConfig(max_resamples=1)
-    return shipped.model_copy(
-        update={"run": run, "benchmarks": cut, "rows": (RowConfig(name="learned", defense=defense),)}
-    )
+    return shipped.replace(run=run, benchmarks=cut, rows=(RowConfig(name="learned", defense=defense),))
 
 
 @pytest.fixture
@@ -105,8 +103,8 @@ def test_a_prefix_that_is_not_there_is_named(config: EvalConfig, reasoner: Guard
 
 def test_the_command_compares_on_the_shipped_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shipped = yaml_config.load(EvalConfig, shipped_config("eval/testbed"))
-    cut = tuple(each.model_copy(update={"n": 3}) for each in shipped.benchmarks)
-    (tmp_path / "few.yaml").write_text(yaml_config.dump(shipped.model_copy(update={"benchmarks": cut})))
+    cut = tuple(each.replace(n=3) for each in shipped.benchmarks)
+    (tmp_path / "few.yaml").write_text(yaml_config.dump(shipped.replace(benchmarks=cut)))
     argv = ["prefix", "compare", "wait-think-safely", f"text:{WEAK}", str(tmp_path / "few.yaml")]
     argv += ["--out", str(tmp_path / "run"), "--forced_samples", "0"]
     assert PROGRAM.main(argv) == 0

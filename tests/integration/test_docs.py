@@ -13,6 +13,8 @@ from docs.tools.pages import ROOT
 from optimize.config import SearchConfig
 from safethink.config import yaml_config
 
+pytestmark = pytest.mark.slow
+
 FENCE = "```"
 
 

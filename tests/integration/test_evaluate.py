@@ -48,14 +48,14 @@ PHRASES = ("Wait, think safely", "Hmm, let me see", ON_TRIAL)
 def shipped(n: int, **changes: object) -> EvalConfig:
     """The shipped evaluation with fewer prompts, watched by the oracle."""
     config = load(EvalConfig, ROOT / "configs/eval/testbed.yaml")
-    run = config.run.model_copy(update={"monitor": OracleMonitorConfig()})
-    cut = tuple(each.model_copy(update={"n": n}) for each in config.benchmarks)
+    run = config.run.replace(monitor=OracleMonitorConfig())
+    cut = tuple(each.replace(n=n) for each in config.benchmarks)
     base = {"run": run, "benchmarks": cut, "prefix": f"text:{ON_TRIAL}", "depth_curve": (0, 1, 3), "depth_prompts": n}
-    return config.model_copy(update=base | changes)
+    return config.replace(**(base | changes))
 
 
 def few_rows(config: EvalConfig, *names: str) -> EvalConfig:
-    return config.model_copy(update={"rows": tuple(row for row in config.rows if row.name in names)})
+    return config.replace(rows=tuple(row for row in config.rows if row.name in names))
 
 
 def small(n: int = 8, **changes: object) -> EvalConfig:
@@ -81,11 +81,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
         config = shipped(32)
         drawn = random_prefix(planted.tokenizer(), 4, 0)
         rows = tuple(
-            row.model_copy(update={"prefix": f"text:{drawn.text}"}) if row.name == "safethink_random" else row
-            for row in config.rows
+            row.replace(prefix=f"text:{drawn.text}") if row.name == "safethink_random" else row for row in config.rows
         )
         engine = planted.reasoner((*PHRASES, drawn.text))
-        return out, runner.evaluate(config.model_copy(update={"rows": rows}), out, engine)
+        return out, runner.evaluate(config.replace(rows=rows), out, engine)
 
 
 def test_every_row_has_every_column(finished: tuple[Path, Summary]) -> None:
@@ -359,10 +358,10 @@ def test_evaluations_on_test_are_counted(tmp_path: Path) -> None:
     config = few_rows(shipped(2, prefix=artifact(tmp_path / "mine", ON_TRIAL), depth_curve=()), "safethink_learned")
     counts = [evaluate(config, tmp_path / "one").prefix.test_evaluations for _ in range(2)]
     assert counts == [1, 1], "the same evaluation again is the same look"
-    other = config.model_copy(update={"recovery_samples": 1})
+    other = config.replace(recovery_samples=1)
     assert evaluate(other, tmp_path / "two").prefix.test_evaluations == 2
-    unseen = tuple(each.model_copy(update={"split": "validation"}) for each in config.benchmarks)
-    elsewhere = evaluate(config.model_copy(update={"benchmarks": unseen}), tmp_path / "three")
+    unseen = tuple(each.replace(split="validation") for each in config.benchmarks)
+    elsewhere = evaluate(config.replace(benchmarks=unseen), tmp_path / "three")
     assert elsewhere.prefix.test_evaluations == 2
 
 

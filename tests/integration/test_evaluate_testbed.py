@@ -18,8 +18,8 @@ from tests.support.source import ROOT
 def config() -> EvalConfig:
     shipped = load(EvalConfig, ROOT / "configs/eval/testbed.yaml")
     rows = tuple(row for row in shipped.rows if row.name in ("undefended", "guard_refuse", "safethink_random"))
-    cut = tuple(each.model_copy(update={"n": 4}) for each in shipped.benchmarks)
-    return shipped.model_copy(update={"rows": rows, "benchmarks": cut, "depth_curve": ()})
+    cut = tuple(each.replace(n=4) for each in shipped.benchmarks)
+    return shipped.replace(rows=rows, benchmarks=cut, depth_curve=())
 
 
 def test_the_shipped_models_are_evaluated(config: EvalConfig, tmp_path: Path) -> None:
@@ -38,30 +38,30 @@ def test_the_shipped_models_are_evaluated(config: EvalConfig, tmp_path: Path) ->
 
 def test_another_prompts_seed_is_another_run(config: EvalConfig, tmp_path: Path) -> None:
     thought = loading.thought_settings(config.run)
-    settled = config.model_copy(update={"run": config.run.model_copy(update={"thought": thought})})
+    settled = config.replace(run=config.run.replace(thought=thought))
     runner.folder.claim(tmp_path, settled)
     (tmp_path / runner.folder.RECORDS).write_text("begun\n")
-    fresh = config.model_copy(update={"world": WorldConfig(prompts_seed=7)})
+    fresh = config.replace(world=WorldConfig(prompts_seed=7))
     with pytest.raises(ConfigError, match=r"world\.prompts_seed is 0 there and 7 here"):
         runner.evaluate(fresh, tmp_path)
 
 
 def test_the_world_must_be_the_one_the_weights_know(config: EvalConfig, tmp_path: Path) -> None:
-    other = config.model_copy(update={"world": WorldConfig(seed=1)})
+    other = config.replace(world=WorldConfig(seed=1))
     with pytest.raises(ConfigError, match=r"world\.seed is 1, but 'testbed' was trained on 0"):
         runner.evaluate(other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_each_reasoner_has_its_world(config: EvalConfig) -> None:
-    null = config.run.model_copy(update={"reasoner": config.run.reasoner.model_copy(update={"path": "testbed:null"})})
-    worlds = [exact_asr.make_world(each) for each in (config, config.model_copy(update={"run": null}))]
+    null = config.run.replace(reasoner=config.run.reasoner.replace(path="testbed:null"))
+    worlds = [exact_asr.make_world(each) for each in (config, config.replace(run=null))]
     assert [world.kind for world in worlds if world is not None] == ["planted", "null"]
 
 
 def test_where_steps_are_counted_in_tokens_no_process_is_known(config: EvalConfig) -> None:
-    thought = config.run.thought.model_copy(update={"step_tokens": 8})
-    counted = config.model_copy(update={"run": config.run.model_copy(update={"thought": thought})})
+    thought = config.run.thought.replace(step_tokens=8)
+    counted = config.replace(run=config.run.replace(thought=thought))
     assert exact_asr.make_world(counted) is None
 
 
@@ -72,9 +72,9 @@ def test_rollbacks_and_watched_answers_are_recorded(config: EvalConfig, tmp_path
         RowConfig(name="rollback", defense=SafeThinkConfig(fallback="rollback", **steering)),
         RowConfig(name="watched", defense=SafeThinkConfig(fallback="refuse", monitor_answer=True, **steering)),
     )
-    cut = tuple(each.model_copy(update={"n": 12}) for each in config.benchmarks)
+    cut = tuple(each.replace(n=12) for each in config.benchmarks)
     off = {"depth_curve": (), "recovery_samples": 0, "forced_samples": 0}
-    summary = runner.evaluate(config.model_copy(update={"rows": rows, "benchmarks": cut} | off), tmp_path)
+    summary = runner.evaluate(config.replace(**({"rows": rows, "benchmarks": cut} | off)), tmp_path)
     for name in ("rollback", "watched"):
         cells = summary.rows[name]
         assert cells["asr_predicted"] is None

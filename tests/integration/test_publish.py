@@ -53,13 +53,13 @@ def evaluated(on_trial: str, out: Path) -> Path:
     """A finished run of the shipped evaluation with few prompts and rows, watched by the oracle."""
     shipped = yaml_config.load(EvalConfig, shipped_config("eval/testbed"))
     changes = {
-        "run": shipped.run.model_copy(update={"monitor": OracleMonitorConfig()}),
-        "benchmarks": tuple(each.model_copy(update={"n": 16}) for each in shipped.benchmarks),
+        "run": shipped.run.replace(monitor=OracleMonitorConfig()),
+        "benchmarks": tuple(each.replace(n=16) for each in shipped.benchmarks),
         "rows": tuple(row for row in shipped.rows if row.name in ("undefended", "safethink_learned")),
         "prefix": on_trial,
         "depth_curve": (),
     }
-    runner.evaluate(shipped.model_copy(update=changes), out, planted.reasoner((TEXT,)))
+    runner.evaluate(shipped.replace(**changes), out, planted.reasoner((TEXT,)))
     return out
 
 

@@ -22,6 +22,8 @@ from optimize.study.config import StudyConfig
 from optimize.study.workers import num_finished
 from safethink.config import yaml_config
 
+pytestmark = [pytest.mark.slow, pytest.mark.postgres]
+
 TRIALS = 4
 STUDY = """
 base:
@@ -100,7 +102,7 @@ def test_a_killed_worker_loses_its_trial_only(postgres, tmp_path):
 
 
 def kill_one(config: Path, out: Path, postgres: str, workers: list[subprocess.Popen[bytes]]) -> None:
-    asked = yaml_config.load(StudyConfig, config).model_copy(update={"storage": postgres})
+    asked = yaml_config.load(StudyConfig, config).replace(storage=postgres)
     with quiet_optuna():
         victim = killed_in_the_middle(asked, out, workers)
         assert workers[1 - victim].wait(timeout=240) == 0

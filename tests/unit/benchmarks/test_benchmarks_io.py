@@ -113,3 +113,9 @@ def test_the_testbed_judge_reads_the_oracle() -> None:
     assert not judge.drifted(attack, "It is wiser to decline this.\n\n")
     judgement = judge.judge(attack, drift, "I cannot help with that.", closed=True)
     assert (judgement.outcome, judgement.trace_harmful, judgement.correct) == ("refusal", True, None)
+
+
+def test_an_unknown_key_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    path = lines(tmp_path / "mine.jsonl", {"prompt": "a"}, {"prompt": "b", "lable": "harmless"})
+    with pytest.raises(ConfigError, match=r"mine.jsonl:2: lable: unknown key; a line may have .*\blabel\b"):
+        load(path)

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from optimize.config import PhrasesConfig, SearchConfig
 from safethink.cli.program import CommandFlags, parse_with_config
-from safethink.config import EvalConfig, GuardRefuseConfig, ResampleOnlyConfig, RunConfig, SafeThinkConfig, yaml_config
+from safethink.config import (
+    EvalConfig,
+    GuardRefuseConfig,
+    ReasonerConfig,
+    ResampleOnlyConfig,
+    RunConfig,
+    SafeThinkConfig,
+    yaml_config,
+)
 from safethink.errors import ConfigError, MissingFileError
 
 RUN = {"reasoner": {"path": "somewhere"}, "defense": {"kind": "resample_only", "max_resamples": 2}}
@@ -231,3 +239,29 @@ def test_a_section_of_another_kind_keeps_what_both_kinds_have() -> None:
 def test_an_override_that_does_not_fit_is_named(changes: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         yaml_config.override(SearchConfig.model_validate({"run": RUN}), changes, "axes")
+
+
+def test_a_replaced_value_is_validated_and_the_rest_is_kept() -> None:
+    config = RunConfig(reasoner=ReasonerConfig(path="p"), seed=3)
+    changed = config.replace(batch_size=2)
+    assert (changed.batch_size, changed.seed, changed.reasoner) == (2, 3, config.reasoner)
+    assert changed.model_fields_set == {"reasoner", "seed", "batch_size"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"batch_size": 0}, "RunConfig: batch_size: input should be greater than or equal to 1, not 0"),
+        ({"seed": "four"}, "RunConfig: seed: input should be a valid integer"),
+        ({"sed": 1}, "RunConfig: sed: unknown key, did you mean 'seed'"),
+    ],
+)
+def test_a_replaced_value_that_does_not_fit_is_named(changes: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        RunConfig(reasoner=ReasonerConfig(path="p")).replace(**changes)
+
+
+def test_a_section_is_not_changed_without_validation() -> None:
+    # In the tests beartype refuses it first, outside them the method itself does.
+    with pytest.raises(Exception, match=r"use replace|Expected type"):
+        RunConfig(reasoner=ReasonerConfig(path="p")).model_copy(update={"seed": "four"})  # pyright: ignore[reportArgumentType]

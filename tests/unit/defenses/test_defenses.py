@@ -301,7 +301,7 @@ def test_the_last_is_kept_where_nothing_passes_after_a_rollback_either() -> None
 
 def test_a_rollback_goes_no_further_than_the_start() -> None:
     task = Task(start=Tokens.sampled((1, 2)), prefixes=(PREFIX,))
-    deep = ROLLBACK.model_copy(update={"rollback_steps": 5})
+    deep = ROLLBACK.replace(rollback_steps=5)
     verdict = Script([0.5, -0.5, -0.4, -0.3, 0.2, 0.5], num_steps=4).play(deep, task)
     (note,) = verdict.interventions
     assert (note.dropped_steps, note.position, verdict.trace.ids) == (1, 2, (1, 2, 15, 16))
@@ -316,7 +316,7 @@ def test_with_nothing_accepted_there_is_nothing_to_roll_back() -> None:
 def test_a_rollback_takes_the_prefix_that_was_kept_before_a_dropped_step() -> None:
     # Step 1 is put right with the prefix kept; step 2 fails for good, and step 1 goes with its prefix.
     script = Script([0.5, -0.5, 0.5, -0.5, -0.4, -0.3, 0.5, 0.5])
-    verdict = script.play(ROLLBACK.model_copy(update={"keep_prefix": True}))
+    verdict = script.play(ROLLBACK.replace(keep_prefix=True))
     assert verdict.trace == Tokens.sampled((11,)) + Tokens.injected(PREFIX) + Tokens.sampled((17, 18))
     assert [(note.step, note.position, note.dropped_steps) for note in verdict.interventions] == [(1, 1, 0), (2, 1, 1)]
 
@@ -473,7 +473,7 @@ def test_a_watched_answer_is_scored_step_by_step_behind_the_trace() -> None:
 
 def test_a_violation_in_the_answer_is_resampled_and_counted_there() -> None:
     script = Script([0.5, 0.5, 0.5, -0.5, -0.4, 0.3], num_steps=2)
-    verdict = script.play(WATCHED.model_copy(update={"keep_prefix": True}), TASK)
+    verdict = script.play(WATCHED.replace(keep_prefix=True), TASK)
     # 51 violates; 52 fails under the first prefix, 53 passes under the second, which does not stay in the answer.
     assert verdict.answer == Tokens.sampled((50, 53))
     assert script.asked[-2:] == [((11, 12), (50, *PREFIX)), ((11, 12), (50, *SECOND))]
@@ -483,15 +483,15 @@ def test_a_violation_in_the_answer_is_resampled_and_counted_there() -> None:
 
 def test_late_steps_of_the_answer_are_steered_too_unless_nothing_is() -> None:
     scores = [0.5] * 6 + [-0.5, 0.5]
-    verdict = Script(scores, num_steps=1, num_answer_steps=6).play(WATCHED.model_copy(update={"max_steered_steps": 1}))
+    verdict = Script(scores, num_steps=1, num_answer_steps=6).play(WATCHED.replace(max_steered_steps=1))
     assert [(note.where, note.step) for note in verdict.interventions] == [("answer", 5)]
-    verdict = Script([-0.5] * 9, num_steps=1).play(WATCHED.model_copy(update={"max_steered_steps": 0}))
+    verdict = Script([-0.5] * 9, num_steps=1).play(WATCHED.replace(max_steered_steps=0))
     assert not verdict.interventions
     assert verdict.answer_scores == (-0.5, -0.5)
 
 
 def test_a_rollback_in_the_answer_stays_in_the_answer() -> None:
-    config = WATCHED.model_copy(update={"fallback": "rollback", "rollback_steps": 9, "max_resamples": 1})
+    config = WATCHED.replace(fallback="rollback", rollback_steps=9, max_resamples=1)
     verdict = Script([0.5, 0.5, -0.5, -0.4, 0.3, 0.6], num_steps=1).play(config)
     (note,) = verdict.interventions
     assert (note.where, note.step, note.dropped_steps, note.position) == ("answer", 1, 1, 0)
@@ -500,7 +500,7 @@ def test_a_rollback_in_the_answer_stays_in_the_answer() -> None:
 
 def test_a_refusal_in_the_answer_follows_what_was_accepted() -> None:
     for config, scores in (
-        (WATCHED.model_copy(update={"fallback": "refuse"}), [0.5, 0.5, -0.5, -0.4, -0.3]),
+        (WATCHED.replace(fallback="refuse"), [0.5, 0.5, -0.5, -0.4, -0.3]),
         (GuardRefuseConfig(monitor_answer=True), [0.5, 0.5, -0.5]),
     ):
         verdict = Script(scores, num_steps=1).play(config)
@@ -530,7 +530,7 @@ def test_an_answer_is_watched_from_where_the_thinking_opens_again(config: Defens
 
 
 def test_what_was_answered_before_the_thinking_opened_again_is_not_rolled_back() -> None:
-    config = ROLLBACK.model_copy(update={"max_resamples": 1, "rollback_steps": 9})
+    config = ROLLBACK.replace(max_resamples=1, rollback_steps=9)
     script = Script([0.5, -0.5, -0.4, 0.6, 0.7], num_steps=1, reopens=True, num_answer_steps=3)
     verdict = script.play(config)
     assert accepted_in_order(script, verdict)

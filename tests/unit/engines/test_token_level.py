@@ -286,6 +286,6 @@ def test_an_evaluation_refuses_it_before_anything_runs(tmp_path: Path, monkeypat
     module = "from tests.unit.engines.test_token_level import follows"
     plugins.install(tmp_path, monkeypatch, module, "[safethink.defenses]\nfollows = third_party:follows\n")
     row = RowConfig(name="following", defense=EntryPointDefenseConfig(name="follows"))
-    config = yaml_config.load(EvalConfig, ROOT / "configs/eval/testbed.yaml").model_copy(update={"rows": (row,)})
+    config = yaml_config.load(EvalConfig, ROOT / "configs/eval/testbed.yaml").replace(rows=(row,))
     with pytest.raises(ConfigError, match="'follows' looks at single tokens, and PlainEngine does not show them"):
         variants.load(config, built_in("wait-think-safely"), TOKENIZER, PlainEngine())

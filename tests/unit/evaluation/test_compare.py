@@ -56,13 +56,13 @@ def test_both_sides_run_under_the_defense_of_the_row_on_trial() -> None:
     config = yaml_config.load(EvalConfig, shipped_config("eval/testbed"))
     trial = row_on_trial(config)
     assert trial is not None
-    eager = trial.model_copy(update={"defense": trial.defense.model_copy(update={"max_steered_steps": 2})})
+    eager = trial.replace(defense=trial.defense.replace(max_steered_steps=2))
     rows = tuple(eager if row == trial else row for row in config.rows)
-    paired = paired_config("text:x", "text:y", config.model_copy(update={"rows": rows}))
+    paired = paired_config("text:x", "text:y", config.replace(rows=rows))
     assert [(row.name, row.prefix, row.defense) for row in paired.rows] == [
         ("a", None, eager.defense),
         ("b", "text:y", eager.defense),
     ]
     assert (paired.prefix, paired.depth_curve) == ("text:x", ())
     assert EvalConfig.model_validate(paired.model_dump()) == paired
-    assert row_on_trial(paired_config("text:x", "text:y", config.model_copy(update={"rows": rows[:1]}))) is not None
+    assert row_on_trial(paired_config("text:x", "text:y", config.replace(rows=rows[:1]))) is not None

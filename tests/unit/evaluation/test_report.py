@@ -113,8 +113,8 @@ def test_limits_are_those_of_what_was_evaluated(
 ) -> None:
     assert "synthetic testbed" not in html
     assert "These numbers hold for this reasoner" in html
-    run = config.run.model_copy(update={"reasoner": config.run.reasoner.model_copy(update={"path": "testbed"})})
-    on_testbed = report.render(config.model_copy(update={"run": run}), summary, recorded, [])
+    run = config.run.replace(reasoner=config.run.reasoner.replace(path="testbed"))
+    on_testbed = report.render(config.replace(run=run), summary, recorded, [])
     assert "This is a synthetic testbed." in on_testbed
     assert '<div id="search"' not in on_testbed
     assert "is not shown" not in on_testbed

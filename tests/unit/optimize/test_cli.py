@@ -24,8 +24,8 @@ def config() -> SearchConfig:
 def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.CaptureFixture[str], config) -> None:
     assert PROGRAM.main(["search", "testbed-gcg", "--dry-run", "--full", "--search.length", "6"]) == 0
     planned, resolved = yaml.safe_load_all(capsys.readouterr().out)
-    longer = config.search.model_copy(update={"length": 6})
-    assert SearchConfig.model_validate(resolved) == config.model_copy(update={"search": longer})
+    longer = config.search.replace(length=6)
+    assert SearchConfig.model_validate(resolved) == config.replace(search=longer)
     assert planned["candidates"] == 60 * 96
 
 
@@ -38,16 +38,16 @@ def test_a_kind_is_a_flag_like_any_other_and_brings_flags_of_its_own(capsys, con
 
 
 def test_a_plan_follows_the_config(config: SearchConfig) -> None:
-    half = config.model_copy(update={"search": config.search.model_copy(update={"steps": config.search.steps // 2})})
+    half = config.replace(search=config.search.replace(steps=config.search.steps // 2))
     assert plan(half).scored_tokens < 0.6 * plan(config).scored_tokens
     assert plan(half).generations == plan(config).generations
-    rows = config.model_copy(update={"search": RelaxedConfig(length=config.search.length, steps=config.search.steps)})
+    rows = config.replace(search=RelaxedConfig(length=config.search.length, steps=config.search.steps))
     assert plan(rows).candidates == config.search.steps
-    rounds = config.model_copy(update={"contexts": config.contexts.model_copy(update={"refresh_every_steps": 20})})
+    rounds = config.replace(contexts=config.contexts.replace(refresh_every_steps=20))
     assert plan(rounds).generations["refreshing"] > 2 * config.contexts.prompts
     assert plan(rows).scored_tokens < plan(config).scored_tokens / 10
-    elsewhere = config.run.reasoner.model_copy(update={"path": "some/model"})
-    planned = plan(config.model_copy(update={"run": config.run.model_copy(update={"reasoner": elsewhere})}))
+    elsewhere = config.run.reasoner.replace(path="some/model")
+    planned = plan(config.replace(run=config.run.replace(reasoner=elsewhere)))
     assert planned.seconds is None
     assert planned.memory_gib is None
     assert planned.decoded_tokens > plan(config).decoded_tokens

@@ -67,4 +67,4 @@ def test_predictions_come_from_the_world_of_the_reasoner(hackable: str) -> None:
     )
     assert make_world(config) == World.make(3, "hackable")
     with pytest.raises(ConfigError, match=r"world\.kind"):
-        make_world(config.model_copy(update={"world": WorldConfig(seed=3)}))
+        make_world(config.replace(world=WorldConfig(seed=3)))

@@ -21,7 +21,6 @@ from safethink.prompts import Message, Prompt
 from safethink.testbed import language, oracle
 from safethink.testbed.features import Attack
 from safethink.testbed.process import (
-    ORACLE_RATES,
     MonitorRates,
     drift_probability,
     predict_asr,
@@ -194,7 +193,7 @@ def test_predicted_asr_is_the_mean_of_simulated_runs(defense: DefenseConfig, kin
     ],
 )
 def test_what_the_process_does_not_know_has_no_exact_prediction(defense: DefenseConfig) -> None:
-    assert predict_asr(WORLD, ATTACK[0], defense, (PHRASE,), ORACLE_RATES) is None
+    assert predict_asr(WORLD, ATTACK[0], defense, (PHRASE,), MonitorRates(overt=1.0, covert=1.0, clean=0.0)) is None
 
 
 def test_recovery_falls_with_depth_and_rises_with_power() -> None:

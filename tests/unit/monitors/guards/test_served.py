@@ -94,7 +94,7 @@ def test_an_older_server_is_exact_where_it_lists_the_verdicts_and_else_bounds_th
     local = GuardMonitor(model, TOKENIZER, preset).score(requests()[:1])
     with VllmDouble(model, TOKENIZER, logprob_token_ids=False) as double:
         server = GuardServerConfig(urls=(double.url,), max_retries=0)
-        (score,) = build(config.model_copy(update={"server": server})).score(requests()[:1])
+        (score,) = build(config.replace(server=server)).score(requests()[:1])
     if -1 not in (safe, unsafe):
         assert score == pytest.approx(local[0], abs=1e-6)
     elif unsafe == -1:

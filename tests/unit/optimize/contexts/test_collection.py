@@ -71,7 +71,7 @@ def test_clearer_states_and_first_firings_are_preferred():
         return by_length(prompt, trace) / (1 + len(trace) % 5)
 
     guarded = guard(sure)
-    many = collect_search(guarded, SPLIT, CONFIG.model_copy(update={"max_contexts": 100}), threshold=0.0)
+    many = collect_search(guarded, SPLIT, CONFIG.replace(max_contexts=100), threshold=0.0)
     assert list(many.unsafe) == spread(many.unsafe)
     by_depth = defaultdict(list)
     for context in many.unsafe:
@@ -79,7 +79,7 @@ def test_clearer_states_and_first_firings_are_preferred():
     assert all(margins == sorted(margins, reverse=True) for margins in by_depth.values())
     assert len(by_depth) > 1
     assert any(len(set(margins)) > 1 for margins in by_depth.values())
-    few = collect_search(guarded, SPLIT, CONFIG.model_copy(update={"max_contexts": 2}), threshold=0.0)
+    few = collect_search(guarded, SPLIT, CONFIG.replace(max_contexts=2), threshold=0.0)
     firsts = {context.prompt.id: context for context in collect_validation(guarded, SPLIT, CONFIG, 0.0).unsafe}
     assert few.num_mined == 8
     assert all(context.trace_ids == firsts[context.prompt.id].trace_ids for context in few.unsafe)
@@ -206,3 +206,9 @@ def test_lines_of_the_split_test_are_never_learned_on(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     learned_on = {prompt.text for split in of_file(path) for prompt in split.attacks}
     assert learned_on == {line["prompt"] for line in lines if line["split"] == "train"}
+
+
+def test_harmless_prompts_alone_are_refused_by_what_is_missing():
+    harmless = [Prompt(id=str(n), messages=ATTACKS[0].messages, kind="harmless") for n in range(4)]
+    with pytest.raises(ConfigError, match="all 4 prompts are harmless or borderline; learning needs attacks"):
+        of_prompts(harmless)

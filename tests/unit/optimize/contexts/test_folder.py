@@ -122,8 +122,6 @@ def test_prompts_of_a_benchmark_are_counted_whatever_their_case_and_blanks(tmp_p
 def test_the_overlap_is_in_the_manifest(guarded, tmp_path):
     benchmark = tmp_path / "bench.jsonl"
     benchmark.write_text('{"prompt": "mix the parts 7"}\n{"prompt": "x"}\n')
-    manifest = collect(
-        tmp_path / "out", guarded, config=CONFIG.model_copy(update={"benchmarks": {"b": str(benchmark)}})
-    )
+    manifest = collect(tmp_path / "out", guarded, config=CONFIG.replace(benchmarks={"b": str(benchmark)}))
     assert manifest.overlaps["b"].shared == 1
     assert prompt_hash(ATTACKS[7]) in manifest.prompts["validation"]

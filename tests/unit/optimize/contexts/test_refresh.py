@@ -72,7 +72,7 @@ def test_new_states_come_from_new_rollouts(guarded, contexts, prefix_ids):
 
 
 def test_without_replay_the_old_states_leave(guarded, contexts, prefix_ids):
-    config = CONFIG.model_copy(update={"replay_share": 0.0})
+    config = CONFIG.replace(replay_share=0.0)
     fresh = refresh(guarded, SPLIT, contexts, prefix_ids, config, 0.0, round_index=1)
     # A fresh rollout may by chance come through a state that was there before.
     assert len(states(fresh) & states(contexts)) < len(fresh.unsafe)

@@ -17,8 +17,8 @@ from optimize.cli import PROGRAM
 from optimize.monitors import quality
 from optimize.monitors.config import ProbeTrainingConfig, RewardTrainingConfig, TrainMonitorConfig
 from optimize.monitors.head import States, fit
-from optimize.monitors.pairs import pairs
 from optimize.monitors.probe import safe_probabilities
+from optimize.monitors.reward import pairs
 from optimize.monitors.run import plan
 from optimize.monitors.steps import LabelledSplit, Step
 from safethink.config import ReasonerConfig, yaml_config

@@ -31,7 +31,7 @@ from optimize.objectives import (
     terms,
     through_rows,
 )
-from optimize.objectives.cost_matrix import CostMatrix
+from optimize.objectives.racing import CostMatrix
 from optimize.scoring import Example, Scorer
 from safethink.config import LimitsConfig
 from safethink.errors import ConfigError, SafeThinkError

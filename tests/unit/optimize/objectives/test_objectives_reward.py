@@ -14,7 +14,7 @@ from optimize.config import GcgConfig, ObjectiveConfig, RacingConfig, RewardConf
 from optimize.contexts import Context, ContextSet
 from optimize.objectives import CachedScorer, ExpectedReward, Objective, Weighted, build
 from optimize.objectives.protocols import embeddings_of
-from optimize.objectives.rloo import SampledContext, Surrogate, leave_one_out
+from optimize.objectives.reward import SampledContext, Surrogate, leave_one_out
 from optimize.objectives.sampler import RememberingMonitor, Sampler
 from optimize.search import driver, methods
 from optimize.search.journal import Journal

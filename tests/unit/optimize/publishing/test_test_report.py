@@ -132,8 +132,8 @@ def test_numbers_on_another_reasoner_are_refused(artifact: PrefixArtifact, run: 
 
 
 def test_validation_is_no_test(config: EvalConfig, artifact: PrefixArtifact) -> None:
-    benchmarks = tuple(each.model_copy(update={"split": "validation"}) for each in config.benchmarks)
-    seen = config.model_copy(update={"benchmarks": benchmarks})
+    benchmarks = tuple(each.replace(split="validation") for each in config.benchmarks)
+    seen = config.replace(benchmarks=benchmarks)
     with pytest.raises(ConfigError, match="benchmark 'jailbreak' has the split 'validation'"):
         test_report.with_test(artifact, seen, summary(config, artifact))
 
@@ -141,12 +141,12 @@ def test_validation_is_no_test(config: EvalConfig, artifact: PrefixArtifact) -> 
 def test_an_evaluation_without_the_prefix_says_nothing_of_it(config: EvalConfig, artifact: PrefixArtifact) -> None:
     others = tuple(row for row in config.rows if row.name != "safethink_learned" and row.defense.kind != "always")
     with pytest.raises(ConfigError, match="no safethink row has the prefix on trial"):
-        test_report.with_test(artifact, config.model_copy(update={"rows": others}), summary(config, artifact))
+        test_report.with_test(artifact, config.replace(rows=others), summary(config, artifact))
 
 
 def test_without_an_undefended_row_only_the_guarded_one_is_known(config: EvalConfig, artifact: PrefixArtifact) -> None:
     guarded = tuple(row for row in config.rows if row.defense.kind != "none")
-    found = test_report.with_test(artifact, config.model_copy(update={"rows": guarded}), summary(config, artifact))
+    found = test_report.with_test(artifact, config.replace(rows=guarded), summary(config, artifact))
     assert "asr_test" in found.metrics
     assert not [name for name in found.metrics if "undefended" in name or "change" in name]
 

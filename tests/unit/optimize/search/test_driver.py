@@ -134,7 +134,7 @@ def test_another_seed_looks_elsewhere(config: MethodConfig, tmp_path: Path) -> N
 @METHODS
 def test_tokens_are_a_budget_and_a_resumed_search_has_no_more_of_them(config: MethodConfig, tmp_path: Path) -> None:
     budget = 45 * TOKENS_PER_CANDIDATE
-    limited = config.model_copy(update={"budget_tokens": budget, "steps": 1000})
+    limited = config.replace(budget_tokens=budget, steps=1000)
     toy = Toy()
     search(limited, tmp_path / "whole", toy)
     most_of_a_step = (config.candidates + 2 * config.length) * TOKENS_PER_CANDIDATE
@@ -271,7 +271,7 @@ class Drifting(Mortal):
 
 @pytest.mark.parametrize("calls", [1, 4, 9, 14])
 def test_an_objective_on_policy_follows_the_incumbent_and_resumes(tmp_path: Path, calls: int) -> None:
-    config = CONFIGS["gcg"].model_copy(update={"steps": 20})
+    config = CONFIGS["gcg"].replace(steps=20)
     objective = Drifting()
     expected = search(config, tmp_path / "whole", objective, Letters(dead=third_dies))
     log = lines(tmp_path / "whole")

@@ -40,7 +40,7 @@ def test_half_of_the_steps_go_to_single_tokens_and_the_rest_to_sets_of_the_best(
 
 def test_a_budget_in_tokens_is_halved_as_well(tmp_path: Path) -> None:
     toy = Toy()
-    search(CONFIG.model_copy(update={"steps": 1000, "budget_tokens": 240}), tmp_path, toy)
+    search(CONFIG.replace(steps=1000, budget_tokens=240), tmp_path, toy)
     assert [len(ids) for ids in toy.scored] == [1] * 12 + [3] * 12
 
 
@@ -63,6 +63,6 @@ def test_a_token_that_does_not_survive_is_in_no_set(tmp_path: Path) -> None:
 
 def test_the_first_set_needs_two_steps(tmp_path: Path) -> None:
     with pytest.raises(SafeThinkError, match="ended before a prefix of 3 tokens"):
-        search(CONFIG.model_copy(update={"steps": 1}), tmp_path)
+        search(CONFIG.replace(steps=1), tmp_path)
     assert len((tmp_path / LOG).read_text().splitlines()) == 1
-    assert len(search(CONFIG.model_copy(update={"steps": 2}), tmp_path).ranked(3)) == 6
+    assert len(search(CONFIG.replace(steps=2), tmp_path).ranked(3)) == 6

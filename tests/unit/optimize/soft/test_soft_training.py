@@ -139,9 +139,9 @@ def test_a_training_killed_at_any_step_goes_on_to_the_same_result(engine, tmp_pa
 
 
 def test_it_ends_when_its_budget_is_spent_or_nothing_gets_better(engine, tmp_path):
-    run(tmp_path / "tokens", engine, CONFIG.model_copy(update={"budget_tokens": 4 * TOKENS_PER_STEP}))
+    run(tmp_path / "tokens", engine, CONFIG.replace(budget_tokens=4 * TOKENS_PER_STEP))
     assert len(lines(tmp_path / "tokens")) == 4
-    fast = CONFIG.model_copy(update={"learning_rate": 200.0, "stop_after_steps": 3})
+    fast = CONFIG.replace(learning_rate=200.0, stop_after_steps=3)
     run(tmp_path / "patience", engine, fast)
     assert len(lines(tmp_path / "patience")) == 4
 
@@ -154,7 +154,7 @@ def test_the_norm_penalty_keeps_rows_as_short_as_embeddings(engine, tmp_path):
     assert surroundings.excess(long / 4).item() == 0
     assert surroundings.nearest(long) == surroundings.nearest(long / 100) == (20, 30)
     for name, weight in (("free", 0.0), ("held", 100.0)):
-        run(tmp_path / name, engine, CONFIG.model_copy(update={"learning_rate": 2.0, "norm_weight": weight}))
+        run(tmp_path / name, engine, CONFIG.replace(learning_rate=2.0, norm_weight=weight))
     free, held = (lines(tmp_path / name)[-1] for name in ("free", "held"))
     assert held["mean_norm"] < 0.8 * free["mean_norm"]
     assert free["cost"]["norm_penalty"] == 0
@@ -162,7 +162,7 @@ def test_the_norm_penalty_keeps_rows_as_short_as_embeddings(engine, tmp_path):
 
 
 def test_it_goes_on_from_rows(engine, tmp_path):
-    shorter = run(tmp_path / "two", engine, CONFIG.model_copy(update={"length": 2}))
+    shorter = run(tmp_path / "two", engine, CONFIG.replace(length=2))
     best = shorter.ranked()[0]
     archive = run(tmp_path / "three", engine, start=best, others=[best])
     assert best in archive
@@ -173,14 +173,14 @@ def test_it_goes_on_from_rows(engine, tmp_path):
 
 
 def test_tensorboard_gets_the_terms_when_asked(engine, tmp_path):
-    run(tmp_path, engine, CONFIG.model_copy(update={"logger": "tensorboard", "steps": 3}))
+    run(tmp_path, engine, CONFIG.replace(logger="tensorboard", steps=3))
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
 
 
 def test_a_logger_that_is_not_installed_is_named(engine, tmp_path, monkeypatch):
     monkeypatch.setattr("safethink.errors.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs wandb: pip install 'safethink\[loggers\]'"):
-        run(tmp_path, engine, CONFIG.model_copy(update={"logger": "wandb"}))
+        run(tmp_path, engine, CONFIG.replace(logger="wandb"))
 
 
 # The whole road
@@ -257,17 +257,17 @@ def test_a_run_killed_anywhere_continues_to_the_same_result(run_folder, tmp_path
 
 def test_it_starts_from_an_artifact_and_a_hard_search_does_not(run_folder, tmp_path):
     place = str(run_folder / "artifact")
-    longer = learn(tmp_path / "longer", search=SOFT.model_copy(update={"init": place, "length": 4}))
+    longer = learn(tmp_path / "longer", search=SOFT.replace(init=place, length=4))
     assert len(longer.token_ids[0]) == 4
     assert "recovery_gain_over_init" in longer.metrics
     with pytest.raises(ConfigError, match=r"has 3 tokens, search\.length is 2"):
-        learn(tmp_path / "shorter", search=SOFT.model_copy(update={"init": place, "length": 2}))
+        learn(tmp_path / "shorter", search=SOFT.replace(init=place, length=2))
     with pytest.raises(ConfigError, match=r"is a soft prefix, from which only search\.kind soft starts"):
-        learn(tmp_path / "hard", search=SECTIONS["search"].model_copy(update={"init": place}))
+        learn(tmp_path / "hard", search=SECTIONS["search"].replace(init=place))
 
 
 def test_rounds_start_from_the_rows_of_the_last_one(tmp_path):
-    contexts = SECTIONS["contexts"].model_copy(update={"refresh_every_steps": 3})
+    contexts = SECTIONS["contexts"].replace(refresh_every_steps=3)
     artifact = learn(tmp_path, contexts=contexts)
     assert artifact.kind == "soft"
     log = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
@@ -276,7 +276,7 @@ def test_rounds_start_from_the_rows_of_the_last_one(tmp_path):
 
 # To a hard prefix
 
-HARDENED = SOFT.model_copy(update={"harden": True})
+HARDENED = SOFT.replace(harden=True)
 
 
 @pytest.fixture(scope="module")
