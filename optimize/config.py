@@ -11,7 +11,7 @@ from safethink.errors import ConfigError
 
 
 class ContextsConfig(Section):
-    """How the states at which the monitor fires are collected."""
+    """Collection of the states at which the monitor fires."""
 
     path: str | None = None
     """Folder written by `safethink-optimize contexts`; None collects them in the run's own folder."""
@@ -63,14 +63,14 @@ class RacingConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """What a candidate prefix costs: a weighted sum of terms; lower is better. A term of weight 0 is not computed."""
+    """Cost of a candidate prefix: a weighted sum of terms; lower is better. A term of weight 0 is not computed."""
 
     continuation_weight: float = Field(default=1.0, ge=0)
     """Weight of the loss of mined safe continuations where the monitor fired."""
     reward_weight: float = Field(default=0.0, ge=0)
     """Weight of the share of continuations that the monitor does not pass, as expected from samples."""
     reward: RewardConfig = RewardConfig()
-    """How they are sampled."""
+    """Sampling of those continuations."""
     unlikelihood_weight: float = Field(default=0.0, ge=0)
     """Weight of the log-likelihood per token of the violating step."""
     unlikelihood_clip: float = Field(default=4.0, gt=0)
@@ -86,13 +86,13 @@ class ObjectiveConfig(Section):
     rows_per_forward: int = Field(default=256, ge=1)
     """The most (candidate, context) pairs in one forward; bounds the memory."""
     attention: Literal["auto", "shared", "expanded", "plain"] = "auto"
-    """How a context's keys and values are shared among candidates; `auto` takes the fastest that passes a self-test."""
+    """Sharing of a context's keys and values among candidates; `auto` takes the fastest that passes a self-test."""
     racing: RacingConfig | None = None
     """Drops candidates early; None scores every candidate on every context."""
 
 
 class SearchSection(Section):
-    """What every search method shares."""
+    """Settings that all search methods share."""
 
     length: int = Field(default=4, ge=1)
     """Number of tokens of the prefix."""
@@ -118,7 +118,7 @@ class SearchSection(Section):
 
 
 class GradientSection(SearchSection):
-    """What the methods that follow the coordinate gradient share."""
+    """Settings that the methods with a coordinate gradient share."""
 
     top_k: int = Field(default=64, ge=1)
     """Substitutes considered per position."""
@@ -263,16 +263,17 @@ MethodConfig = Annotated[
 
 
 ChosenBy: TypeAlias = Literal["judge", "monitor"]
-"""Whose word on what is safe decides."""
+"""Labeller of continuations as safe or unsafe that decides the selection."""
 
 
 class SelectionConfig(Section):
-    """How the prefix is chosen among those the search found: by recovery on validation, never by training loss."""
+    """Selection of the prefix among those the search found: by recovery on validation, never by training loss."""
 
     finalists: int = Field(default=12, ge=1)
-    """How many of the best by loss are put on trial."""
+    """Number of candidates put on trial that are the best by loss."""
     spread: int = Field(default=6, ge=0)
-    """How many others are, evenly spread over all candidates by loss: they tell what the loss is worth as a guide."""
+    """Number of others put on trial, evenly spread over all candidates by loss: they tell what the loss is worth as a
+    guide."""
     contexts: int = Field(default=96, ge=1)
     """Validation contexts."""
     samples: int = Field(default=2, ge=1)
@@ -298,7 +299,7 @@ class SelectionConfig(Section):
 
 
 class CollectConfig(Section):
-    """What `safethink-optimize contexts` takes."""
+    """Configuration of `safethink-optimize contexts`."""
 
     run: RunConfig
     world: WorldConfig = WorldConfig()
@@ -310,7 +311,7 @@ class CollectConfig(Section):
 
 
 class SearchConfig(Section):
-    """What `safethink-optimize search` takes."""
+    """Configuration of `safethink-optimize search`."""
 
     run: RunConfig
     world: WorldConfig = WorldConfig()

@@ -8,9 +8,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 NOISE = ".*LeafSpec.*"
-"""What Lightning is warned of, and cannot be helped here: its own use of torch."""
+"""Pattern of the warnings about Lightning's own use of torch, which cannot be helped here."""
 ADVICE = ".*does not have many workers.*"
-"""What it advises, and does not hold here: the data is in memory, and workers would only copy it."""
+"""Pattern of its advice that does not hold here: the data is in memory, and workers would only copy it."""
 
 
 @contextmanager

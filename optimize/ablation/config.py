@@ -17,7 +17,7 @@ _NO_AXES: Final = {"seed": "seeds stand in `seeds`", "contexts.path": "contexts 
 
 
 class MeasureConfig(Section):
-    """How many prompts a prefix is measured on, and how often; on prompts of one's own, all of their split."""
+    """Numbers of prompts and samples that a prefix is measured on; of prompts of one's own, all of their split."""
 
     jailbreak: int = Field(default=100, ge=1)
     """Attack prompts; those on which the monitor fires give the contexts of the recovery rate."""
@@ -37,7 +37,7 @@ class MethodVariant(Section):
     """One way to come by a prefix: overrides of the base, by dotted keys."""
 
     set: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """What differs from the base: `{search.kind: random}`."""
+    """Overrides of the base, by dotted key: `{search.kind: random}`."""
     learn: bool = True
     """Whether a prefix is searched for; else `run.prefix` is taken as it is."""
     phrases: tuple[str, ...] = ()
@@ -48,10 +48,10 @@ class MethodVariant(Section):
 
 
 class AblationConfig(Section):
-    """What `safethink-optimize ablate` takes: one cell for each method, value of every axis, and seed."""
+    """Configuration of `safethink-optimize ablate`: one cell for each method, value of every axis, and seed."""
 
     base: SearchConfig
-    """What all cells share; in a file also the path or the shipped name of a search's configuration."""
+    """Search that all cells share; in a file also the path or the shipped name of a search's configuration."""
     axes: dict[str, tuple[Any, ...]] = Field(min_length=1)
     """Values by dotted key of the base, the axis of the figures first: `{search.length: [1, 2, 4]}`."""
     methods: dict[str, MethodVariant] = Field(default_factory=lambda: {"search": MethodVariant()}, min_length=1)
@@ -61,9 +61,10 @@ class AblationConfig(Section):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Seeds of the search; rollouts and measurements keep `run.seed`, so that cells are paired."""
     validation: MeasureConfig = MeasureConfig()
-    """What every cell is measured on."""
+    """Prompts and samples that every cell is measured on."""
     test: MeasureConfig | None = None
-    """What the validation-best seed of each method and place is reported on; None leaves `test` alone."""
+    """Prompts and samples of `test` on which the validation-best seed of each method and place is reported; None leaves
+    `test` alone."""
     workers: int = Field(default=2, ge=1)
     """Processes, one thread each."""
 

@@ -22,7 +22,7 @@ COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
 GREYS: Final = ("#8a94a0", "#b4bcc6")
 SPREAD: Final = 0.5
-"""How far apart the points of one place stand, so that their intervals do not cover each other."""
+"""Horizontal distance between the points of one place, so that their intervals do not cover each other."""
 
 
 def lines(ablation: Ablation) -> dict[str, list[Point]]:
@@ -34,7 +34,7 @@ def lines(ablation: Ablation) -> dict[str, list[Point]]:
 
 
 def line_name(ablation: Ablation, point: Point) -> str:
-    """What a line is called: its method, and where it stands on the other axes."""
+    """Label of a line: its method, and its values on the other axes."""
     others = [f"{axis.rpartition('.')[2]} {shown(point.place[axis])}" for axis in ablation.axes[1:]]
     return ", ".join([point.method, *others])
 

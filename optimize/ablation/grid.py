@@ -17,7 +17,7 @@ from safethink.files import json_hash
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a cell stands in the grid, its method aside: a value on every axis."""
+    """Coordinates of a cell in the grid, its method aside: a value on every axis."""
 
     values: tuple[tuple[str, Any], ...]
 
@@ -115,7 +115,7 @@ def _places(config: AblationConfig) -> Iterator[Place]:
 
 
 def _as_length(value: object) -> int:
-    """Where a length stands in order; what is none comes first, to be named as a mistake."""
+    """Sort key of a length; a value that is none comes first, to be named as a mistake."""
     return value if isinstance(value, int) else 0
 
 

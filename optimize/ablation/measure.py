@@ -1,8 +1,8 @@
 # pyright: standard
-"""How a cell is measured: by the evaluation that everybody else uses, on the same prompts with the same seeds.
+"""Measurement of a cell: by the evaluation that everybody else uses, on the same prompts with the same seeds.
 
-What needs no prefix, the undefended traces and what follows from them with nothing injected, is the same for many
-cells. It is generated once, as a run of its own, and its records are shared.
+The reference that needs no prefix, the undefended traces and what follows from them with nothing injected, is the same
+for many cells. It is generated once, as a run of its own, and its records are shared.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def reference(config: SearchConfig, measure: MeasureConfig, split: SplitName) ->
 
 
 def threshold_of(config: SearchConfig) -> float:
-    """Where the monitor fires; the usual one where the defense has none."""
+    """Score below which the monitor fires; the usual one where the defense has none."""
     own = defenses.build(config.run.defense).needs.threshold
     return SafeThinkConfig().threshold if own is None else own
 
@@ -124,7 +124,7 @@ def trial(config: SearchConfig, measure: MeasureConfig, split: SplitName, prefix
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen of a quantity in one or several cells.
+    """Observations of a quantity in one or several cells.
 
     Attributes:
         own: with the prefix.
@@ -144,7 +144,7 @@ class Seen:
 
 
 def observe(ledger: Ledger, name: str) -> dict[str, Seen]:
-    """What was seen in the records called `name`, by column; columns without records are left out."""
+    """Observations in the records called `name`, by column; columns without records are left out."""
     seen = {column.name: ledger.observations(column, name) for column in COLUMNS}
     plain = {
         column.name: Seen(own, is_rate=column.is_rate)
@@ -163,7 +163,7 @@ def observe(ledger: Ledger, name: str) -> dict[str, Seen]:
 
 
 def pool(cells: Mapping[int, Seen]) -> Seen:
-    """What was seen in the cells of several seeds, as one: the seed is a factor that prompts are crossed with.
+    """Observations of several seeds' cells, pooled: the seed is a factor that prompts are crossed with.
 
     Its interval covers other prompts and other seeds of the search alike, as far as so few seeds can tell.
 

@@ -1,4 +1,4 @@
-"""What is on disk of an ablation: where its parts lie, and what came of a cell."""
+"""Layout of an ablation's folder on disk, and the result of a cell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CELL, TEST, LOG = "cell.json", "test.json", "log.txt"
 
 
 class Result(BaseModel):
-    """What came of a cell on one split."""
+    """Result of a cell on one split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -34,19 +34,19 @@ class Result(BaseModel):
     prefix: str
     """Built-in name, `text:` and a literal, or `artifact`: the folder of that name beside this file."""
     texts: tuple[str, ...]
-    """What was injected; nothing where the defense injects nothing."""
+    """Injected prefixes as text; none where the defense injects nothing."""
     metrics: dict[str, Estimate]
-    """What was measured, by column."""
+    """Estimates, by column."""
     learned: dict[str, Estimate] = {}
-    """What the search says of its prefix: on the states that chose it, by the judge that chose it."""
+    """The search's own estimates for its prefix: on the states that chose it, by the judge that chose it."""
     tokens: int = 0
     """Tokens that the search forwarded, gradients counted twice."""
     seconds: float
-    """What the last start took."""
+    """Wall-clock time of the last start."""
 
 
 def finished(path: Path, fingerprint: str) -> Result | None:
-    """What an earlier start found, or nothing.
+    """Result of an earlier start, or None.
 
     Raises:
         ConfigError: it was made with another configuration.
@@ -76,7 +76,7 @@ def spent_tokens(log: Path) -> int:
 
 
 def reference_folder(out: Path, reference: EvalConfig) -> Path:
-    """Where the records that need no prefix are."""
+    """Folder of the records that need no prefix."""
     return out / REFERENCES / json_hash(reference.model_dump(mode="json"))[:12]
 
 

@@ -1,4 +1,4 @@
-"""What an ablation would take, before anything is loaded: `--dry-run`."""
+"""Cost estimate of an ablation, before anything is loaded: `--dry-run`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TESTBED_SCORED_TOKENS_PER_S: Final = 20_000
 
 
 class AblationPlan(BaseModel):
-    """What is to be decoded and scored; upper bounds, since contexts are found on the way."""
+    """Compute, time and memory to decode and score; upper bounds, since contexts are found on the way."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -61,13 +61,13 @@ def render(config: AblationConfig, ablation: Ablation) -> str:
 
 
 def main_column(ablation: Ablation) -> Column | None:
-    """What the ablation is about: recovery where it was measured, else ASR; None where nothing is finished."""
+    """Main metric of the ablation: recovery where it was measured, else ASR; None where nothing is finished."""
     wanted = [each for each in VALIDATION if each.name in ("recovery_rate", "asr_answer")]
     return next(iter(report_columns.known(wanted, ablation)), None)
 
 
 def headline(ablation: Ablation, max_forced_loss: float) -> str:
-    """What came out, in a few sentences, whatever it is.
+    """Summary of the result in a few sentences, whatever it is.
 
     Args:
         ablation: what was measured.
@@ -102,7 +102,7 @@ def headline(ablation: Ablation, max_forced_loss: float) -> str:
 
 
 def _among(num_within: int, num_known: int, max_forced_loss: float) -> str:
-    """Which points the best is chosen among."""
+    """Description of the points that the best is chosen among."""
     if num_within == num_known:
         return f"{num_known} points"
     return f"the {num_within} of {num_known} points that cost harmless prompts no more than {max_forced_loss:.0%}"
@@ -139,7 +139,7 @@ def _share(estimate: Estimate) -> str:
 
 LEARNED: Final = ("recovery_rate", "lift", "accuracy_forced", "over_refusal_forced")
 GUARDED: Final = ("recovery_rate", "asr_answer", "accuracy", "over_refusal", "false_interventions")
-"""What a terminal has room for, without and with guarded runs on validation; the report has everything."""
+"""Columns of the terminal's table, without and with guarded runs on validation; the report has all of them."""
 
 
 def table(ablation: Ablation) -> Table:

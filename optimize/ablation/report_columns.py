@@ -1,4 +1,4 @@
-"""What the table and the figures of an ablation show, and how it is called."""
+"""Columns of an ablation's table and figures, and their labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safethink.evaluation.jobs import NOTHING
 from safethink.evaluation.statistics import Estimate
 
 REFERENCES: Final = {NOTHING: "nothing injected", UNDEFENDED: "undefended", GUARD_REFUSE: "refusing where it fires"}
-"""What needs no prefix, in print."""
+"""Labels of the references that need no prefix."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,15 +54,15 @@ class CellLine(_Part):
     seed: int
     """Of the search."""
     texts: tuple[str, ...]
-    """What it injects."""
+    """Injected prefixes as text."""
     metrics: Numbers
     """On validation, by column."""
     learned: Numbers
-    """What the search says of its prefix."""
+    """The search's own estimates for its prefix."""
     tokens: int
     """Tokens that its search forwarded, gradients counted twice."""
     seconds: float
-    """What it took."""
+    """Wall-clock time."""
 
 
 class Point(_Part):
@@ -81,21 +81,21 @@ class Point(_Part):
     against: dict[str, Numbers]
     """Paired differences to each control at the same place, over prompts and seeds."""
     reference: dict[str, Numbers]
-    """What needs no prefix: with nothing injected, undefended, and refusing as soon as the monitor fires."""
+    """References that need no prefix: nothing injected, undefended, and refusing as soon as the monitor fires."""
     best: str
     """The validation-best cell."""
     texts: tuple[str, ...]
-    """What that one injects."""
+    """Prefixes that the best cell injects, as text."""
     tokens: int
     """Tokens that its search forwarded, gradients counted twice."""
     learned: Numbers
-    """What its search says of it."""
+    """Its search's own estimates for it."""
     test: Numbers
-    """What that one showed on `test`."""
+    """Estimates of the best cell on `test`, by column."""
 
 
 class Ablation(_Part):
-    """What `ablation.json` holds."""
+    """Contents of `ablation.json`."""
 
     axes: tuple[str, ...]
     """Dotted keys; the first is that of the figures."""
@@ -108,7 +108,7 @@ class Ablation(_Part):
     num_cells: int
     """Cells of the whole grid."""
     failures: dict[str, str]
-    """What went wrong, by task."""
+    """Error messages, by task."""
 
 
 def assemble(config: AblationConfig, cells: Sequence[Cell], out: Path, failures: Mapping[str, str]) -> Ablation:
@@ -146,11 +146,11 @@ class Archive:
     _benchmarks: dict[str, tuple[Benchmark, ...]] = field(default_factory=dict[str, tuple[Benchmark, ...]])
 
     def observe(self, group: Group) -> dict[int, dict[str, Seen]]:
-        """What was seen on validation, by seed and column."""
+        """Observations on validation, by seed and column."""
         return {cell.seed: measure.observe(self._ledger(cell), measure.ON_TRIAL) for cell in group.done}
 
     def reference(self, cell: Cell) -> dict[str, Numbers]:
-        """What was seen without a prefix."""
+        """Estimates of the references, which need no prefix, on validation."""
         ledger, seed = self._ledger(cell, with_own=False), cell.config.run.seed
         rows = (NOTHING, measure.UNDEFENDED, measure.GUARD_REFUSE)
         return {row: _estimates(measure.observe(ledger, row), seed) for row in rows}

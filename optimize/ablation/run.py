@@ -54,7 +54,7 @@ def ablate(config: AblationConfig, out: Path) -> Ablation:
 
 
 def cell_tasks(cells: Sequence[Cell], out: Path) -> list[Task]:
-    """What these cells take: first what several of them share, then each of them."""
+    """Tasks of these cells: first those that several of them share, then one for each."""
     shared: dict[str, Task] = {}
     own: list[Task] = []
     for cell in cells:
@@ -72,7 +72,7 @@ def cell_tasks(cells: Sequence[Cell], out: Path) -> list[Task]:
 
 
 def test_tasks(found: Sequence[Group], sizes: MeasureConfig, out: Path) -> list[Task]:
-    """What it takes to report the winners on `test`; where a seed is missing there is no winner yet."""
+    """Tasks that report the winners on `test`; where a seed is missing there is no winner yet."""
     shared: dict[str, Task] = {}
     own: list[Task] = []
     for group in found:

@@ -1,4 +1,4 @@
-"""What the processes of an ablation do; every task finds what an earlier start has finished, and goes on from there."""
+"""Tasks of an ablation's processes; every task finds what an earlier start has finished, and goes on from there."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class CollectContexts:
 
     @property
     def log(self) -> Path:
-        """Where its progress goes."""
+        """File of its progress messages."""
         return self.out / CONTEXTS / LOG
 
     def run(self, models: Models) -> None:
@@ -81,7 +81,7 @@ class MeasureReference:
 
     @property
     def log(self) -> Path:
-        """Where its progress goes."""
+        """File of its progress messages."""
         return self.out / REFERENCES / LOG
 
     def run(self, models: Models) -> None:
@@ -111,7 +111,7 @@ class RunCell:
 
     @property
     def log(self) -> Path:
-        """Where its progress goes."""
+        """File of its progress messages."""
         return self.out / CELLS / self.cell.name / LOG
 
     def run(self, models: Models) -> None:
@@ -160,7 +160,7 @@ class ReportOnTest:
 
     @property
     def log(self) -> Path:
-        """Where its progress goes."""
+        """File of its progress messages."""
         return self.out / CELLS / self.cell.name / LOG
 
     def run(self, models: Models) -> None:

@@ -100,7 +100,7 @@ def ablate(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Studied:
-    """What a study came to.
+    """Outcome of a study.
 
     Attributes:
         lines: its trials.

@@ -1,4 +1,4 @@
-"""What is learned: contexts, a prefix, a monitor, and the testbed's models."""
+"""Commands that learn: contexts, a prefix, a monitor, and the testbed's models."""
 
 from __future__ import annotations
 

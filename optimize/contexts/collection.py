@@ -144,5 +144,5 @@ def clearest(contexts: Sequence[Context]) -> list[Context]:
 
 
 def _margin(context: Context) -> float:
-    """How far apart the monitor sets violating step and target; to one digit, because finer differences are noise."""
+    """Score of the target minus that of the violating step; to one digit, because finer differences are noise."""
     return round((context.target_score or 0.0) - (context.score or 0.0), 1)

@@ -20,7 +20,7 @@ class Context(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     prompt: Prompt
-    """What is asked."""
+    """The prompt that opens the trace."""
     prompt_ids: tuple[int, ...]
     """The opened prompt."""
     trace_ids: tuple[int, ...]
@@ -48,7 +48,7 @@ class ContextSet(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     unsafe: tuple[Context, ...]
-    """Where the monitor fired."""
+    """Contexts at which the monitor fired."""
     harmless: tuple[Context, ...]
     """Harmless and borderline prompts, at a random step."""
     num_watched: int

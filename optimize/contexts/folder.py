@@ -27,7 +27,7 @@ from safethink.prompts import Prompt
 
 
 class Overlap(BaseModel):
-    """How much of a benchmark was learned on."""
+    """Overlap of a benchmark with the prompts learned on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -43,7 +43,7 @@ def prompt_hash(prompt: Prompt) -> str:
 
 
 def overlaps(prompts: Iterable[Prompt], benchmarks: Mapping[str, str]) -> dict[str, Overlap]:
-    """How many prompts of each benchmark are among `prompts`.
+    """Overlap of each benchmark with `prompts`, by name.
 
     Args:
         prompts: what was learned on.
@@ -67,14 +67,14 @@ MANIFEST, SEARCH, VALIDATION = "manifest.json", "search.json", "validation.json"
 
 
 class Source(BaseModel):
-    """What contexts depend on, beside the prompts: whoever uses them must use the same."""
+    """Provenance of contexts, beside the prompts: whoever uses them must use the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     reasoner: Identity
-    """Whose traces they are, and whose token ids."""
+    """Reasoner of the traces and of the token ids."""
     monitor: Identity
-    """What fired."""
+    """Monitor that fired."""
     threshold: float
     """Below what it fired."""
     seed: int
@@ -82,7 +82,7 @@ class Source(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What is in the folder, and where it comes from."""
+    """Contents of the folder, and their provenance."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -95,7 +95,7 @@ class Manifest(BaseModel):
     prompts: dict[str, tuple[str, ...]]
     """Hash of every prompt that was rolled out, by split, so that an overlap can be found out later."""
     overlaps: dict[str, Overlap]
-    """How much of each named benchmark is among them."""
+    """Overlap of each named benchmark with their prompts."""
 
 
 def collect(
@@ -190,7 +190,7 @@ def _refuse_other_prompts(folder: Path, manifest: Manifest, data: tuple[Split, S
 
 
 def _essence(source: Source, name: str) -> object:
-    """What of a field must agree: a model's hash where it has one, else its name; folders may be called anything."""
+    """Part of a field that must agree: a model's hash if it has one, else its name; folders may be called anything."""
     value = getattr(source, name)
     return (value.sha256 or value.name) if isinstance(value, Identity) else value
 

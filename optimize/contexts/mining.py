@@ -1,5 +1,5 @@
 # pyright: standard
-"""What would have been safe: the reasoner's own best continuation of a state, with nothing injected."""
+"""Mining of safe continuations: the reasoner's own best continuation of a state, with nothing injected."""
 
 from __future__ import annotations
 

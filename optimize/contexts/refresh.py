@@ -79,7 +79,7 @@ def solved(
 def _hardest_first(
     guarded: SafeThink, contexts: Sequence[Context], prefix_ids: tuple[int, ...], threshold: float
 ) -> list[Context]:
-    """What the prefix fails on, then what it solves, each spread over depths."""
+    """Contexts that the prefix fails on, then those that it solves, each spread over depths."""
     done = solved(guarded, contexts, prefix_ids, threshold)
     failed = [context for context, is_solved in zip(contexts, done, strict=True) if not is_solved]
     passed = [context for context, is_solved in zip(contexts, done, strict=True) if is_solved]

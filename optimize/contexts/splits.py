@@ -1,4 +1,4 @@
-"""Which prompts a prefix is learned on (`search`) and which ones choose it (`validation`). Never `test`."""
+"""Splits of prompts: a prefix is learned on `search` and chosen on `validation`. Never on `test`."""
 
 from __future__ import annotations
 

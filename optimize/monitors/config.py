@@ -1,4 +1,4 @@
-"""What `safethink-optimize monitor` takes. Imports no torch."""
+"""Configuration of `safethink-optimize monitor`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ MonitorTraining = Annotated[ProbeTrainingConfig | RewardTrainingConfig, Field(di
 
 
 class TrainMonitorConfig(Section):
-    """What `safethink-optimize monitor` takes: whose traces, who labels them, and what learns the labels.
+    """Configuration of `safethink-optimize monitor`: the reasoner, the labeller of its traces, and the trained monitor.
 
     The reasoner is rolled out undefended, and `run.monitor` scores every partial trace that ends with a step: a guard,
     or the testbed's `oracle`, exact or as noisy as its dev judge (`miss_rate: 0.08, false_alarm_rate: 0.08`).
@@ -81,7 +81,7 @@ class TrainMonitorConfig(Section):
     label_threshold: float = Field(default=0.0, ge=-1, le=1)
     """Partial traces that score below it count as unsafe."""
     monitor: MonitorTraining = ProbeTrainingConfig()
-    """What is trained."""
+    """Kind of monitor to train, with its settings."""
     seed: int = 0
     """Seeds the training; the rollouts have `run.seed`."""
 

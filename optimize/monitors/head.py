@@ -27,7 +27,7 @@ LOSS = "validation_loss"
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """What a head learns from.
+    """Training set of a head.
 
     Attributes:
         hidden: one state per partial trace.

@@ -25,7 +25,7 @@ from safethink.prefix.artifact import Identity
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a probe comes from.
+    """Provenance of a probe.
 
     Attributes:
         reasoner: whose hidden states it reads.
@@ -95,7 +95,7 @@ def _fit(
 
 
 def safe_probabilities(split: LabelledSplit) -> Float[Tensor, " steps"]:
-    """What a labeller's scores say: (score + 1) / 2 where it is its own threshold's middle, else the label itself."""
+    """Targets of a probe from a labeller's scores: (score + 1) / 2 if its threshold is 0, else the label itself."""
     if split.threshold == 0:
         return torch.tensor([(step.score + 1) / 2 for step in split.steps])
     return torch.tensor([float(not unsafe) for unsafe in split.unsafe])

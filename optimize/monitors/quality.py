@@ -1,4 +1,4 @@
-"""How well a monitor tells unsafe partial traces from safe ones: F1 and the area under the ROC curve, with intervals.
+"""Quality of a monitor as a classifier of partial traces: F1 and the area under the ROC curve, with intervals.
 
 Steps of a trace, and prompts that share a wrapper or a hazard, go right and wrong together; so the intervals come from
 the same bootstrap over clusters as those of an evaluation.
@@ -23,7 +23,7 @@ ROWS_AT_ONCE = 100
 
 
 def of_scores(split: LabelledSplit, scores: Sequence[float], on_testbed: bool) -> dict[str, Metric]:
-    """How well scores agree with the labels; on the testbed also with the truth, and how well the labels do.
+    """Agreement of scores with the labels; on the testbed also of scores, and of labels, with the truth.
 
     Args:
         split: labelled partial traces.

@@ -28,20 +28,20 @@ CONFIG, SUMMARY = "config.yaml", "summary.json"
 
 
 class Trained(BaseModel):
-    """What came of a training: `summary.json`."""
+    """Summary of a training: `summary.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: str
-    """What was trained."""
+    """Kind of the trained monitor."""
     path: str
     """Its folder."""
     partial_traces: dict[str, int]
-    """How many were labelled, by split."""
+    """Number of labelled partial traces, by split."""
     unsafe: dict[str, int]
-    """How many of them were labelled unsafe."""
+    """Number of those labelled unsafe, by split."""
     metrics: dict[str, Metric]
-    """What was measured on `test`: `f1` and `auc` against the labels; on the testbed, `oracle_` against the truth, and
+    """Metrics on `test`: `f1` and `auc` against the labels; on the testbed, `oracle_` against the truth, and
     `labeller_oracle_` says how well the labels themselves do."""
     training_seconds: float
     """Reading states, training and measuring, without the rollouts."""

@@ -52,7 +52,7 @@ def search_command(config: SearchConfig, out: Path) -> PrefixArtifact:
 
 
 def shared_search_command(config: SearchConfig, out: Path) -> PrefixArtifact | None:
-    """What `safethink-optimize search` does: the same, in `config.devices` processes or those that `torchrun` started.
+    """Run `safethink-optimize search`: the same, in `config.devices` processes or those that `torchrun` started.
 
     Returns:
         The artifact; None in a process that only held a share of the contexts.
@@ -69,7 +69,7 @@ def shared_search_command(config: SearchConfig, out: Path) -> PrefixArtifact | N
 
 
 def contexts_command(config: CollectConfig, out: Path) -> Manifest:
-    """What `safethink-optimize contexts` does: collect contexts once, for every search that is given their folder.
+    """Run `safethink-optimize contexts`: collect contexts once, for every search that is given their folder.
 
     Raises:
         SafeThinkError: the monitor never fires, or a path, a monitor or a world that does not fit.

@@ -1,4 +1,4 @@
-"""What a search, or collecting its contexts, would take, before any weights are loaded: `--dry-run`."""
+"""Cost estimate of a search, or of collecting its contexts, before any weights are loaded: `--dry-run`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TESTBED_SCORED_TOKENS_PER_S: Final = 40_000
 
 
 class SearchPlan(BaseModel):
-    """What is to be decoded and scored; upper bounds, since contexts are found on the way."""
+    """Compute, time and memory to decode and score; upper bounds, since contexts are found on the way."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,7 +49,7 @@ class SearchPlan(BaseModel):
 
 
 class ContextsPlan(BaseModel):
-    """What is to be decoded to collect contexts; upper bounds."""
+    """Compute, time and memory to collect contexts; upper bounds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -101,7 +101,7 @@ def _collecting(contexts: ContextsConfig, forced_prompts: int) -> dict[str, int]
 
 
 def _searching(config: SearchConfig) -> dict[str, int]:
-    """What a search decodes once it has its contexts."""
+    """Numbers of generations of a search once it has its contexts, by stage."""
     contexts, search, reward, selection = config.contexts, config.search, config.objective.reward, config.selection
     rounds = math.ceil(search.steps / (contexts.refresh_every_steps or search.steps))
     prefixes = selection.finalists + selection.spread + 2  # Also nothing, and what the search began with.

@@ -77,7 +77,7 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of the finalists on validation.
+    """Results of the finalists on validation.
 
     Attributes:
         nothing: the same states with nothing injected.
@@ -129,7 +129,7 @@ def _claim(out: Path, config: SearchConfig) -> None:
 
 
 def _artifact(config: SearchConfig, setup: Setup, learned: Sequence[Prefix]) -> PrefixArtifact:
-    """What was learned, for what it was learned, and how."""
+    """Artifact of the learned prefixes: the models they are for, and how they were learned."""
     reasoner, world = setup.source.reasoner, config.world
     tokenizer = setup.guarded.tokenizer
     artifact = PrefixArtifact(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optimize.pipeline.setup import Models
 
 NOT_RUN: Final = "not run, because"
-"""How the failure of a task begins that was never begun."""
+"""Opening words of the failure of a task that was never begun."""
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ class Task(Protocol):
 
     @property
     def log(self) -> Path:
-        """Where its progress goes, and the traceback of a failure that nobody foresaw."""
+        """File of its progress messages, and of the traceback of a failure that nobody foresaw."""
         ...
 
     def run(self, models: Models) -> None:
@@ -69,7 +69,7 @@ class _Worker:
         return cls(process, here)
 
     def outcome(self) -> str | None:
-        """What it says of its task: None where all went well, else what went wrong."""
+        """Outcome of its task: None on success, else the error message."""
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionError):
@@ -176,7 +176,7 @@ def explain(failures: Mapping[str, str]) -> str:
 
 
 def _serve(pipe: Connection) -> None:
-    """What a process does: one task after the other, until nobody asks any more."""
+    """Main loop of a worker process: one task after the other, until the pipe closes."""
     # Ctrl-C reaches every process of the terminal; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()

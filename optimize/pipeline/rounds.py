@@ -80,14 +80,14 @@ class Recoveries:
 
 ROUNDS, CONTEXTS, MEASURED, HARDENED = "rounds", "contexts.json", "measured.json", "hardened.json"
 HARD = "hard"
-"""What the stage is called in which a soft prefix is hardened."""
+"""Name of the stage in which a soft prefix is hardened."""
 NUM_MEASURED = 8
 """Candidates of a round that are measured to see what its loss is worth as a guide."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         candidates: all prefixes that survive, cheapest first.
@@ -214,21 +214,21 @@ def _harden(
 
 
 def _fingerprint(config: SearchConfig, section: MethodConfig, setup: Setup, contexts: ContextSet, start: Ids) -> str:
-    """What decides the course of a search."""
+    """Hash of everything that decides the course of a search."""
     parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
     own = [[each.term.name, each.weight] for each in setup.terms]
     return json_hash([contexts.fingerprint, start, *parts, *own])
 
 
 def _objective(config: SearchConfig, setup: Setup, contexts: ContextSet) -> objectives.Objective:
-    """What prefixes cost in some contexts."""
+    """Objective of prefixes in some contexts."""
     return objectives.build(
         setup.guarded, contexts, config.objective, setup.source.threshold, config.seed, setup.cluster, own=setup.terms
     )
 
 
 def _aids(config: SearchConfig, setup: Setup, contexts: ContextSet, vocabulary: Vocabulary) -> methods.Aids:
-    """What a method may ask of the reasoner, in some of the contexts."""
+    """Queries of the reasoner that a method may make, in some of the contexts."""
     guarded, some = setup.guarded, contexts.unsafe[:NUM_CONTEXTS]
 
     def proposer() -> Proposals:

@@ -1,5 +1,5 @@
 # pyright: standard
-"""What learning works with: the guarded reasoner, the prompts, and who chooses."""
+"""Setup of learning: the guarded reasoner, the prompts, and the labeller that chooses."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def load(config: SearchConfig) -> Setup:
 
 
 def around(reasoner: CausalLM, monitor: Monitor, config: SearchConfig) -> Setup:
-    """What a search needs around models that are loaded already: those that `config.run` names.
+    """Setup of a search around models that are loaded already: those that `config.run` names.
 
     Raises:
         SafeThinkError: as `load`.
@@ -199,7 +199,7 @@ def source_of(config: RunConfig, guarded: SafeThink, monitor: Identity) -> Sourc
 
 
 def identity(monitor: MonitorLike) -> Identity:
-    """What an artifact calls a monitor."""
+    """Identity of a monitor in an artifact."""
     match monitor:
         case str():
             return Identity(name=short(monitor))
@@ -221,7 +221,7 @@ class Models:
         self._monitor: tuple[MonitorConfig, Monitor] | None = None
 
     def setup(self, config: SearchConfig) -> Setup:
-        """What a search needs, around the models that its configuration names.
+        """Setup of a search, around the models that its configuration names.
 
         Raises:
             SafeThinkError: a path, a monitor, a defense or a world that does not fit.

@@ -45,7 +45,7 @@ class FloatRange(Section):
 Axis = Annotated[Choice | IntRange | FloatRange, Field(discriminator="kind")]
 
 Goal: TypeAlias = Literal["recovery_rate", "asr", "accuracy_loss", "length"]
-"""What a trial is judged by, all on validation: the recovery rate of the prefix it found (more is better); the ASR of
+"""Objective of a trial, all on validation: the recovery rate of the prefix it found (more is better); the ASR of
 the reasoner guarded with it, what that costs in accuracy, and the number of its tokens (less is better)."""
 
 

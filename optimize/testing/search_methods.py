@@ -1,5 +1,5 @@
 # pyright: standard
-"""What every search method must keep; checked by searching a toy objective, with no model."""
+"""Contract of every search method; checked by searching a toy objective, with no model."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Toy:
         self.tokens = 0
 
     def cost(self, candidates: Sequence[Ids]) -> Cost:
-        """What every candidate costs."""
+        """Costs of the candidates."""
         self.tokens += len(candidates)
         totals = [sum(float(self._costs[place, token]) for place, token in enumerate(ids)) for ids in candidates]
         return Cost.of(torch.tensor(totals, dtype=torch.float64), {})
 
     def coordinate_gradient(self, prefix: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """What putting each allowed token at each place would change."""
+        """Change of the cost by each allowed token at each place."""
         self.tokens += 2
         return self._costs[: len(prefix), allowed].float()
 
@@ -94,7 +94,7 @@ class Watched:
 
 
 class Course(NamedTuple):
-    """What came of a search: its log, what everything cost, and what was proposed."""
+    """Course of a search: its log, the costs by candidate, and the proposals."""
 
     log: list[str]
     costs: dict[Ids, float]

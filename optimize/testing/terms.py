@@ -1,5 +1,5 @@
 # pyright: standard
-"""What every term of an objective must keep; its gradient is compared with finite differences."""
+"""Contract of every term of an objective; its gradient is compared with finite differences."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Trial:
     tolerance: float
 
     def costs(self, candidates: Int[Tensor, "candidates length"]) -> Tensor:
-        """What candidates cost, by a fresh term: one column, or one per context."""
+        """Costs of candidates by a fresh term: one column, or one per context."""
         term = self.make()
         if isinstance(term, ContextTerm):
             return term.context_costs(candidates, range(term.num_contexts))
@@ -97,7 +97,7 @@ def prices_a_candidate_alike_whatever_is_beside_it(trial: Trial) -> None:
 
 
 def prices_a_context_alike_whatever_is_beside_it(trial: Trial) -> None:
-    """Where it is a mean over contexts, each of them costs alone what it costs among all: a race relies on it."""
+    """In a mean over contexts, each of them costs alone what it costs among all: a race relies on it."""
     term = trial.make()
     if not isinstance(term, ContextTerm):
         return
