@@ -11,7 +11,7 @@ from optimize.config import PhrasesConfig
 from safethink.errors import ConfigError
 
 Choice: TypeAlias = dict[str, int]
-"""Which phrase: the number of one of the pool, or that of the choice of every slot."""
+"""Indices that pick a phrase: its number in the pool, or for every slot that of its choice."""
 
 POOL = "pool"
 

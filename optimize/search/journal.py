@@ -28,7 +28,7 @@ from safethink.files import atomic_write, writing
 LOG = "search.jsonl"
 STATE = "search.safetensors"
 METHOD = "method."
-"""What the names of a method's tensors begin with in the file."""
+"""Key prefix of a method's tensors in the file."""
 
 
 @dataclass

@@ -27,7 +27,7 @@ from optimize.search.archive import Archive
 from optimize.search.method import Alphabet, Ids, Priced, Scored
 
 MOMENTS = "adamw."
-"""What the names of AdamW's tensors begin with in the state."""
+"""Key prefix of AdamW's tensors in the state."""
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from safethink.guarded import SafeThink
 from safethink.thinking.chat import ChatEncoder
 
 TAIL_TOKENS = 8
-"""How much of a context is put before a prefix when it is read again; merges do not reach further."""
+"""Number of tokens of a context put before a prefix when it is read again; merges do not reach further."""
 MAX_TAILS = 16
 """The most endings of contexts that every candidate is tried after."""
 

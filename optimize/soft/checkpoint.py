@@ -26,7 +26,7 @@ NUM_SPREAD = 8
 """The most rows kept on the way, evenly spread over the steps so far: a budget may end a training long before its last
 step."""
 MOMENTS = "adamw."
-"""What the names of the optimizer's tensors begin with in the journal."""
+"""Key prefix of the optimizer's tensors in the journal."""
 
 Rows = Float[Tensor, "length hidden"]
 

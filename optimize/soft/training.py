@@ -35,7 +35,7 @@ from safethink.progress import track
 from safethink.seeds import stable_seed
 
 EXTRA = "loggers"
-"""What to install for them."""
+"""Extra of this package that installs the loggers."""
 
 
 def build_logger(name: Literal["tensorboard", "wandb"] | None, folder: Path) -> Logger | Literal[False]:
