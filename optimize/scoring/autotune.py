@@ -25,7 +25,7 @@ TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.1, tor
 logger = logging.getLogger(__name__)
 
 _chosen: WeakKeyDictionary[PreTrainedModel, dict[str, Way]] = WeakKeyDictionary()
-"""Cache of the choice for each model in each precision, so that its other scorers need not test again."""
+"""What was found out about each model in each precision, so that its other scorers need not ask again."""
 
 
 def choose(model: PreTrainedModel, examples: Sequence[Example], wanted: Wanted) -> Way:
