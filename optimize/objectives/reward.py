@@ -111,7 +111,7 @@ class Surrogate:
 
 
 ROUNDING = 1e-4
-"""How far a share may lie beyond 0 and 1: where all or nothing passes, rounding must not cut the gradient off."""
+"""Tolerance of a share beyond 0 and 1: where all or nothing passes, rounding must not cut the gradient off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ PLAIN = Strategy("plain", batches.read, follow_plain, rereads=True)
 
 NAME = "safethink_shared_context"
 UNSUPPORTED = ("s_aux", "softcap", "sliding_window", "position_bias", "head_mask")
-"""What some models' attention does beside softmax over everything before: sinks, capped scores, windows, biases."""
+"""Features of some models' attention beside softmax over everything before: sinks, capped scores, windows, biases."""
 
 Bias = Float[Tensor, "contexts 1 1 positions"] | None
 
