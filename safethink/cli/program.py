@@ -1,3 +1,4 @@
+# pyright: standard
 """What both command lines share: commands by name, what every command takes, and one line per error."""
 
 from __future__ import annotations

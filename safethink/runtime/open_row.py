@@ -1,4 +1,3 @@
-# pyright: standard
 """Opens rows: one prompt and sample under one defense, ready for the scheduler.
 
 The only place that builds a defense's task, puts it over the turns and messages of the reasoner's thinking, and seeds

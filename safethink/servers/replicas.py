@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -21,7 +20,6 @@ from safethink.seeds import stable_seed
 
 if TYPE_CHECKING:
     import openai
-    from anyio.from_thread import BlockingPortal
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Result = TypeVar("Result")
@@ -29,6 +27,8 @@ Result = TypeVar("Result")
 REST_S: Final = 30.0
 """A replica that failed is asked after the others for so long."""
 CONNECT_TIMEOUT_S: Final = 10.0
+CLOSING_TIMEOUT_S: Final = 5.0
+"""Requests that run for longer once nobody needs the loop are left behind."""
 EXCERPT_CHARACTERS: Final = 120
 
 
@@ -42,9 +42,10 @@ class RefusedError(ServerError):
 
 
 class Background:
-    """An event loop on a thread of its own, for callers that wait; also where a loop runs already, as in a notebook.
+    """An event loop on a daemon thread, for callers that wait; also where a loop runs already, as in a notebook.
 
-    The loop outlives a call, and with it the connections that were opened in it.
+    The loop outlives a call, and with it the connections that were opened in it. anyio's blocking portal would do the
+    same, but its thread is joined when the interpreter ends, so that Ctrl-C during a request would not end the process.
     """
 
     def __init__(self, closing: Iterable[Callable[[], Awaitable[None]]] = ()) -> None:
@@ -53,20 +54,17 @@ class Background:
         Args:
             closing: what to await when the loop is no longer needed, such as the closing of connections.
         """
-        # It comes with the client's package, which is optional.
-        from anyio.from_thread import start_blocking_portal
-
-        running = start_blocking_portal("asyncio", name="safethink-requests")
-        self._portal = running.__enter__()
-        # When the process ends, its connections do too.
-        weakref.finalize(self, _close, running, self._portal, tuple(closing)).atexit = False
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._loop.run_forever, name="safethink-requests", daemon=True)
+        thread.start()
+        weakref.finalize(self, _close, self._loop, thread, tuple(closing))
 
     def gather(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
         """Run coroutines side by side and return their results, in order.
 
         The first that raises cancels the others, and so does whatever stops the caller, such as Ctrl-C.
         """
-        future = self._portal.start_task_soon(_together, list(work))
+        future = asyncio.run_coroutine_threadsafe(_together(list(work)), self._loop)
         try:
             return future.result()
         except BaseException:
@@ -84,20 +82,20 @@ async def _together(work: list[Coroutine[Any, Any, Result]]) -> list[Result]:
 
 
 def _close(
-    running: AbstractContextManager[BlockingPortal],
-    portal: BlockingPortal,
-    closing: tuple[Callable[[], Awaitable[None]], ...],
+    loop: asyncio.AbstractEventLoop, thread: threading.Thread, closing: tuple[Callable[[], Awaitable[None]], ...]
 ) -> None:
     async def close() -> None:
         for each in closing:
             await each()
-
-    def stop() -> None:
-        portal.call(close)
-        running.__exit__(None, None, None)
+        loop.stop()
 
     # The garbage collector may call this on any thread, the loop's own included, which must not wait for itself.
-    threading.Thread(target=stop, daemon=True).start()
+    asyncio.run_coroutine_threadsafe(close(), loop)
+    if threading.current_thread() is thread:
+        return
+    thread.join(CLOSING_TIMEOUT_S)
+    if not thread.is_alive():
+        loop.close()
 
 
 @dataclass

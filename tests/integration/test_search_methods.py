@@ -44,7 +44,7 @@ class Killed(Exception):
 
 
 def config(method: str, contexts: Path | None = None) -> SearchConfig:
-    where = CONTEXTS.model_copy(update={"path": None if contexts is None else str(contexts)})
+    where = CONTEXTS.replace(path=None if contexts is None else str(contexts))
     return SearchConfig(run=RUN, contexts=where, search=METHODS[method], selection=SELECTION, name=method)
 
 

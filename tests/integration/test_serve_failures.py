@@ -128,7 +128,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_server(double: VllmDouble, tmp_path:
         _, complaint = child.communicate(timeout=30)
         assert time.monotonic() - started_s < 10
         assert child.returncode == 130
-        assert complaint.splitlines()[-1] == b"safethink: interrupted"
+        assert complaint.splitlines()[-1].startswith(b"safethink: interrupted")
     finally:
         child.kill()
         child.communicate()

@@ -136,7 +136,7 @@ def test_a_soft_prefix_is_evaluated(said, soft: Path, tmp_path: Path) -> None:
 
 
 def test_a_soft_prefix_is_shown_and_verified(said, soft: Path) -> None:
-    status, out, _ = said("prefix", "show", soft)
+    status, out, _ = said("prefix", "show", soft, "--full")
     assert status == 0
     assert "kind: soft" in out
     status, out, _ = said("prefix", "verify", soft)
