@@ -63,7 +63,6 @@ class SafeThink:
         monitor: scores partial traces; None where the defense asks for no scores.
         defense: the rule for when and how to intervene, as it was given.
         rule: the same, ready to begin on a row.
-        prefix: the portfolio, with the token ids of this reasoner.
         limits: how long steps, traces and answers may get.
         batch_size: the most rows decoded at once.
         seed: base seed of every row.
@@ -75,7 +74,7 @@ class SafeThink:
         tokenizer: PreTrainedTokenizerBase,
         *,
         monitor: MonitorLike | None = None,
-        prefix: PrefixLike = "wait-think-safely",
+        prefix: PrefixLike | None = "wait-think-safely",
         defense: DefenseLike = DEFAULT.defense,
         thought: ThoughtConfig = DEFAULT.thought,
         sampling: SamplingConfig = DEFAULT.sampling,
@@ -87,10 +86,10 @@ class SafeThink:
         """Guard a model that is already loaded; see `RunConfig` for what the settings mean.
 
         A defense of one's own is any generator function `(task) -> Defense`; see `defenses.Needs` for what it may
-        declare.
+        declare. Without a `prefix` only those defenses fit that inject none.
 
         Raises:
-            ConfigError: if the defense needs a monitor and there is none, or an engine of another kind.
+            ConfigError: if the defense needs a monitor or a prefix and there is none, or an engine of another kind.
             MissingFileError: if the prefix or the monitor's model cannot be found.
             ArtifactError: if the prefix does not fit the reasoner.
         """
@@ -102,7 +101,7 @@ class SafeThink:
         self.engine: Engine = build.build(model, self.thought, self.stopper, settings, max_cached_tokens)
         self.limits, self.batch_size, self.seed = limits, batch_size, seed
         self.monitor = None if monitor is None else as_monitor(monitor)
-        self.prefix = self.bind(prefix)
+        self._prefix = None if prefix is None else self.bind(prefix)
         self.defense, self.rule = defense, self._checked(defenses.build(defense))
 
     @classmethod
@@ -148,10 +147,21 @@ class SafeThink:
     def variant(self, *, defense: DefenseLike | None = None, prefix: PrefixLike | None = None) -> SafeThink:
         """The same reasoner and monitor under another defense or with another prefix; nothing is loaded again."""
         other = copy(self)
-        other.prefix = self.prefix if prefix is None else self.bind(prefix)
+        other._prefix = self._prefix if prefix is None else self.bind(prefix)
         if defense is not None:
             other.defense, other.rule = defense, other._checked(defenses.build(defense))
         return other
+
+    @property
+    def prefix(self) -> PrefixArtifact:
+        """The portfolio, with the token ids of this reasoner.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self._prefix is None:
+            raise ConfigError("this needs a prefix, and none was given")
+        return self._prefix
 
     @property
     def model(self) -> PreTrainedModel:
@@ -326,13 +336,15 @@ class SafeThink:
             trace=trace,
             own_trace=self.thought.trace_text(verdict.trace) if any(verdict.trace.forced) else trace,
             answer=self.thought.answer_text(verdict.answer),
-            prefixes=self.prefix.texts,
+            prefixes=() if self._prefix is None else self._prefix.texts,
             guarded=self,
         )
 
     def _checked(self, rule: Rule) -> Rule:
         if rule.needs.scores and self.monitor is None:
             raise ConfigError(f"defense {rule.name!r} needs a monitor, and none was given")
+        if rule.needs.prefix and self._prefix is None:
+            raise ConfigError(f"defense {rule.name!r} needs a prefix, and none was given")
         refuse_unfit(self.engine, rule, self.monitor)
         return rule
 

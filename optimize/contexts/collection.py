@@ -14,7 +14,7 @@ from optimize.config import ContextsConfig
 from optimize.contexts.context import Context, ContextSet, spread
 from optimize.contexts.mining import mine, without_flukes
 from optimize.contexts.splits import Split
-from safethink.config import DefenseConfig, NoneConfig, SafeThinkConfig
+from safethink.config import DefenseConfig, NoneConfig, ResampleOnlyConfig
 from safethink.errors import SearchError
 from safethink.guarded import SafeThink
 from safethink.progress import progress
@@ -35,7 +35,7 @@ def firings(guarded: SafeThink, split: Split, threshold: float) -> list[list[Con
     Raises:
         SearchError: it never fired.
     """
-    watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0)
+    watching = ResampleOnlyConfig(threshold=threshold, max_steered_steps=0)
     rollouts = _roll_out(guarded, split.attacks, watching, f"watching {split.name} prompts")
     fired = [states for rollout in rollouts if (states := _firings(guarded, rollout, threshold))]
     if not fired:

@@ -27,7 +27,9 @@ from optimize.pipeline import setup
 from optimize.pipeline.learning import run
 from optimize.pipeline.setup import Setup, short
 from optimize.scoring import frozen, serve
+from safethink import prefix as prefixes
 from safethink.config import LimitsConfig, ReasonerConfig, RunConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
+from safethink.errors import ArtifactError
 from safethink.guarded import as_prompt
 from safethink.models import loading
 from safethink.monitors.build import MonitorLike, as_monitor, build
@@ -121,7 +123,8 @@ def learn(
         objective: what a prefix costs.
         terms: what it costs beside that: terms of one's own, each with its weight. The log has them by name, the
             artifact's configuration does not. A search over phrases goes by what they recover, and looks at no term.
-        search: how to search.
+        search: how to search. Where it does not say how to begin, it begins with the default `init` if that fits the
+            tokenizer and the length, and with random tokens if not.
         selection: how finalists are chosen from.
         thought: where thinking opens and closes, where a step ends.
         sampling: how the reasoner's next token is chosen.
@@ -132,6 +135,7 @@ def learn(
         The artifact, to be handed to `SafeThink` or saved by `safethink.prefix.save`.
 
     Raises:
+        ConfigError: a setting that does not fit, such as a length below 1.
         SafeThinkError: there is nothing to learn from: too few prompts, a monitor that never fires; or two
             prompts have the same id.
     """
@@ -148,7 +152,7 @@ def learn(
         ),
         contexts=contexts,
         objective=objective,
-        search=search if length is None else search.replace(length=length),
+        search=_fitted(search if length is None else search.replace(length=length), tokenizer),
         selection=selection,
         name=name,
         seed=seed,
@@ -160,6 +164,17 @@ def learn(
         guarded = setup.guard(model, tokenizer, watching, config.run)
         source = setup.source_of(config.run, guarded, setup.identity(monitor))
         return run(config, Setup(guarded, data, chooser, source, tuple(terms)), Path(scratch if out is None else out))
+
+
+def _fitted(search: MethodConfig, tokenizer: PreTrainedTokenizerBase) -> MethodConfig:
+    """The search without its default `init` where nobody asked for that and it fits no prefix of this length."""
+    if search.init is None or "init" in search.model_fields_set:
+        return search
+    try:
+        (ids,) = prefixes.load(search.init, tokenizer).token_ids
+    except ArtifactError:  # It does not round-trip.
+        return search.replace(init=None)
+    return search if len(ids) <= search.length else search.replace(init=None)
 
 
 def _splits(

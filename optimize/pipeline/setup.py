@@ -23,6 +23,7 @@ from safethink.config import (
     ModelSection,
     MonitorConfig,
     MonitorSection,
+    NoneConfig,
     ProbeMonitorConfig,
     ReasonerConfig,
     RunConfig,
@@ -141,7 +142,7 @@ def threshold_of(config: RunConfig) -> float:
 
 
 def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: Monitor, config: RunConfig) -> SafeThink:
-    """The reasoner with its monitor, under the settings of `config`.
+    """The reasoner with its monitor, under the settings of `config`; it has no prefix yet, and injects none.
 
     Raises:
         ConfigError: the monitor does not go by text alone.
@@ -151,6 +152,8 @@ def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: M
         model,
         tokenizer,
         monitor=monitor,
+        prefix=None,
+        defense=NoneConfig(),
         thought=config.thought,
         sampling=config.sampling,
         limits=config.limits,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import normalizers
 
 import optimize
 from optimize.ablation.outcome import spent_tokens
@@ -18,7 +20,7 @@ from optimize.pipeline.setup import portable
 from optimize.selection.trials import Arena
 from safethink import prefix as prefixes
 from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig, ThoughtConfig, families, yaml_config
-from safethink.errors import ConfigError, PromptError, SafeThinkError
+from safethink.errors import ArtifactError, ConfigError, PromptError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.prefix import PrefixArtifact
 from safethink.prompts import Prompt
@@ -284,3 +286,29 @@ def test_the_callers_model_is_left_as_it_was():
     optimize.learn(model, tiny_reasoner.tokenizer(), by_length, [*ATTACKS, *TASKS], **SECTIONS)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_default_init_is_left_out_where_it_is_longer_than_the_prefix():
+    search = GcgConfig(steps=2, candidates=6, top_k=8)
+    artifact = learn(length=2, search=search)
+    assert len(artifact.token_ids[0]) == 2
+    assert artifact.config["search"]["init"] is None
+
+
+def test_a_length_that_is_none_is_one_line():
+    with pytest.raises(ConfigError, match=r"^GcgConfig: length: .* greater than or equal to 1, not 0$"):
+        learn(length=0)
+    with pytest.raises(ConfigError, match=r"^GcgConfig: length: .* integer.*, not 'four'$"):
+        SECTIONS["search"].replace(length="four")
+
+
+def test_a_random_start_asks_nothing_of_the_built_in_prefix():
+    tokenizer = copy.deepcopy(tiny_reasoner.tokenizer())
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Lowercase()
+    with pytest.raises(ArtifactError, match="does not round-trip"):
+        prefixes.load("wait-think-safely", tokenizer)
+    search = GcgConfig(length=2, steps=2, candidates=6, top_k=8, init=None)
+    settings = SECTIONS | {"search": search}
+    artifact = optimize.learn(small_model(), tokenizer, by_length, [*ATTACKS, *TASKS], **settings)
+    assert len(artifact.token_ids[0]) == 2
