@@ -133,6 +133,7 @@ class ChatEncoder:
 
         Raises:
             PromptError: if the template refuses the turns or leaves one out.
+            ConfigError: if the tokenizer has no template.
         """
         try:
             return self._chat(messages, suffix, template_args, as_parts=False)
@@ -187,6 +188,11 @@ class ChatEncoder:
         try:
             rendered = str(self._tokenizer.apply_chat_template(turns, tokenize=False, **template_args))
         except (TemplateError, TypeError, ValueError) as error:
+            if not self._tokenizer.chat_template:
+                raise ConfigError(
+                    f"tokenizer {self._tokenizer.name_or_path!r} has no chat template: take a model that was trained "
+                    "to chat, or put its template beside the tokenizer as chat_template.jinja"
+                ) from error
             raise PromptError(f"the chat template refuses the turns [{', '.join(roles)}]: {error}") from error
         return self._rendered.setdefault(key, rendered)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safethink.errors import PromptError
+from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
 from safethink.thinking.chat import ChatEncoder
-from tests.support import tiny_guard
+from tests.support import tiny_guard, tiny_reasoner
 
 TOKENIZER = tiny_guard.tokenizer()
 ENCODER = ChatEncoder(TOKENIZER)
@@ -69,3 +71,10 @@ def test_a_turn_that_the_template_drops_is_a_prompt_error() -> None:
     with pytest.raises(PromptError, match=r"message 0 \(user\)"):
         ChatEncoder(tokenizer).chat(chat("a", "b"))
     assert ChatEncoder(tokenizer).chat(chat("a", "b")[1:]).ids == ChatEncoder(tokenizer).text("b")
+
+
+def test_a_tokenizer_without_a_chat_template_is_one_line_of_our_own():
+    tokenizer = copy.deepcopy(tiny_reasoner.tokenizer())
+    tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match=r"^tokenizer '.*' has no chat template: take .*chat_template\.jinja$"):
+        ChatEncoder(tokenizer).chat((Message(role="user", content="hi"),))
