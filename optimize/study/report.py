@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # pyright: ignore[reportMissingTypeStubs]
 
 REPORT = "report.html"
+IMPORTANCES_FROM = 10
+"""Complete trials below which the importance of a setting is chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def write(study: optuna.Study, config: StudyConfig, out: Path) -> Path:
             plotly_js=figures.plotly_js(),
             figures={name: figures.to_html(figure, name) for name, figure in _figures(study, config).items()},
             lines=lines(study, config),
+            too_few=_too_few(study, config),
             goals=config.goals,
             name=config.name,
             on_testbed=config.base.prompts is None,
@@ -136,6 +139,14 @@ def _interval(trial: FrozenTrial, goal: str) -> tuple[float, float, int]:
     return low, high, n
 
 
+def _too_few(study: optuna.Study, config: StudyConfig) -> str | None:
+    """A sentence in place of the importances where too few trials are complete to tell them; None where enough are."""
+    num_complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if len(config.goals) > 1 or num_complete >= IMPORTANCES_FROM:
+        return None
+    return f"Too few trials to tell which setting matters: {num_complete} complete, {IMPORTANCES_FROM} needed."
+
+
 def _figures(study: optuna.Study, config: StudyConfig) -> dict[str, Figure]:
     """Optuna's plots, those that the trials are enough for."""
     drawn: dict[str, Figure] = {}
@@ -151,6 +162,8 @@ def _figures(study: optuna.Study, config: StudyConfig) -> dict[str, Figure]:
     elif len(config.goals) < 4:
         wanted = ("front",)
     for name in wanted:
+        if name == "importances" and _too_few(study, config):
+            continue
         try:
             drawn[name] = figures.fit(makers[name]())
         except (ValueError, RuntimeError, OptunaError):

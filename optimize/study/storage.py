@@ -71,6 +71,11 @@ def open_study(config: StudyConfig, out: Path, worker: int = 0) -> optuna.Study:
     return study
 
 
+def fail_stale(study: optuna.Study) -> None:
+    """End the trials whose worker died without a word; Optuna itself looks for them only before a further trial."""
+    optuna.storages.fail_stale_trials(study)
+
+
 def fingerprint(config: StudyConfig) -> str:
     """Hash of what decides a trial's outcome; how many there are, and by whom they are run, does not."""
     return json_hash(config.model_dump(mode="json", exclude={"trials", "workers", "storage", "heartbeat_s", "retries"}))

@@ -72,12 +72,14 @@ def run(config: StudyConfig, out: Path) -> optuna.Study:
             finished is kept.
     """
     study = storage.open_study(config, out)
+    storage.fail_stale(study)
     with track("trials", config.trials) as advance:
         advance(min(num_finished(study), config.trials))
         if config.workers == 1:
             _work(config, out, 0, Models(), lambda: advance(1))
         else:
             _share(study, config, out, advance)
+    storage.fail_stale(study)
     return study
 
 

@@ -211,3 +211,31 @@ def test_searches_side_by_side_are_not_shared_among_devices():
         config(base=BASE | {"devices": 2})
     with pytest.raises(ConfigError, match=r"devices: 3"):
         config(space={"devices": {"kind": "choice", "values": [1, 3]}})
+
+
+def test_a_trial_whose_worker_was_killed_is_ended_though_no_further_one_is_asked_for(tmp_path):
+    asked = config(trials=1)
+    study = storage.open_study(asked, tmp_path)
+    finished(study, 0.1, feasible=True, text="one")
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
+    killed = study.trials[-1]
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("DELETE FROM trial_heartbeats")
+        database.execute(
+            "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (?, '2020-01-01 00:00:00')", (killed._trial_id,)
+        )
+    database.close()
+    states = [trial.state.name for trial in workers.run(asked, tmp_path).trials]
+    assert states[:2] == ["COMPLETE", "FAIL"]
+    assert "RUNNING" not in states
+
+
+def test_importances_are_not_drawn_from_a_few_trials(tmp_path):
+    study = storage.open_study(config(), tmp_path)
+    for number in range(report.IMPORTANCES_FROM - 1):
+        finished(study, 0.1 * number, feasible=True, text="one")
+    page = report.write(study, config(), tmp_path).read_text()
+    assert f"Too few trials to tell which setting matters: {report.IMPORTANCES_FROM - 1} complete" in page
+    assert 'id="importances"' not in page
+    finished(study, 0.1, feasible=True, text="one")
+    assert "Too few trials" not in report.write(study, config(), tmp_path).read_text()
