@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,17 @@ from safethink import errors
 from safethink import prefix as prefixes
 from safethink.config import yaml_config
 from safethink.errors import ConfigError
+from safethink.evaluation.folder import refuse_other
 from safethink.files import json_hash, write_text
 from safethink.guarded import SafeThink
 from safethink.models.hashes import chat_template_hash, tokenizer_hash
-from safethink.prefix import Metric, Prefix, PrefixArtifact
+from safethink.prefix import Metric, Prefix, PrefixArtifact, hub
 
 Ids = tuple[int, ...]
 
 CONFIG, CONTEXTS, TRIALS, ARTIFACT = "config.yaml", "contexts", "selection.jsonl", "artifact"
 NOTHING: Ids = ()
+FILE_ENDINGS = (".json", ".jsonl", ".safetensors", ".yaml", ".yml", ".txt", ".md")
 
 
 def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
@@ -119,13 +122,12 @@ def _measured(config: SearchConfig, arena: Arena, found: Found, tried: Tried, ou
 def _claim(out: Path, config: SearchConfig) -> None:
     """Write the configuration down, or check that the folder was begun with the same one."""
     out.mkdir(parents=True, exist_ok=True)
-    text = yaml_config.dump(config)
     path = out / CONFIG
     # A run that stopped before it had any contexts, at a misspelt path for instance, has no claim to the folder.
     begun = ((out / CONTEXTS).exists() or (out / LOG).exists() or (out / ROUNDS).exists()) and path.exists()
-    if begun and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{path}: the run was begun with another configuration; give a fresh --out")
-    write_text(path, text)
+    if begun:
+        refuse_other(path, yaml_config.load(SearchConfig, path), config)
+    write_text(path, yaml_config.dump(config))
 
 
 def _artifact(config: SearchConfig, setup: Setup, learned: Sequence[Prefix]) -> PrefixArtifact:
@@ -162,5 +164,23 @@ def _init(guarded: SafeThink, config: MethodConfig) -> Prefix | None:
     """The prefix that the search starts from; None for a random start, or a method that begins nowhere."""
     if config.init is None or not config.begins_with_init:
         return None
-    is_artifact = config.init in prefixes.list_built_in() or (Path(config.init) / prefixes.JSON_FILE).is_file()
-    return guarded.bind(config.init if is_artifact else prefixes.LITERAL + config.init).prefixes[0]
+    return guarded.bind(_prefix_of(config.init)).prefixes[0]
+
+
+def _prefix_of(init: str) -> str:
+    """What `search.init` names, as `prefix.load` reads it: a name, a folder or a place on the hub, else words.
+
+    Raises:
+        ConfigError: it looks like one of those, and there is none.
+    """
+    is_folder = os.path.isfile(os.path.join(init, prefixes.JSON_FILE))
+    if is_folder or init in prefixes.list_built_in() or init.startswith(prefixes.LITERAL) or hub.parse(init):
+        return init
+    # Names have no blanks: words that resemble one, such as "Wait, think safely", are words.
+    hint = "" if " " in init else yaml_config.did_you_mean(init, prefixes.list_built_in())
+    if hint or os.sep in init or init.endswith(FILE_ENDINGS) or os.path.exists(init):
+        raise ConfigError(
+            f"search.init: {init!r} is no built-in prefix, no folder of an artifact and no OWNER/NAME@COMMIT on the hub"
+            f"{hint or ';'} if it is words, write {prefixes.LITERAL + init!r}"
+        )
+    return prefixes.LITERAL + init

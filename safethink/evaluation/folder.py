@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, cast
 
+from pydantic import BaseModel
+
 from safethink.config import EvalConfig, yaml_config
 from safethink.errors import ConfigError, MissingFileError
 from safethink.files import write_text, writing
@@ -31,7 +33,7 @@ def claim(folder: Path, config: EvalConfig) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if _has_begun(folder) and (folder / CONFIG).exists():
-        _refuse_other(folder / CONFIG, config)
+        refuse_other(folder / CONFIG, read_config(folder), config)
     elif _has_begun(folder):
         raise ConfigError(f"{folder} has {RECORDS} but no {CONFIG}: whose records they are cannot be told")
     else:
@@ -76,8 +78,18 @@ def _has_begun(folder: Path) -> bool:
     return (folder / RECORDS).exists() and (folder / RECORDS).stat().st_size > 0
 
 
-def _refuse_other(path: Path, config: EvalConfig) -> None:
-    there, here = (dict(_flat(each.model_dump(mode="json"))) for each in (read_config(path.parent), config))
+def refuse_other(path: Path, begun: BaseModel, config: BaseModel) -> None:
+    """Refuse to go on in a folder that was begun with another configuration.
+
+    Args:
+        path: the file that `begun` stands in.
+        begun: what the folder was begun with.
+        config: what it is to go on with; the address of a server may have changed.
+
+    Raises:
+        ConfigError: they differ; names the first key and both values.
+    """
+    there, here = (dict(_flat(each.model_dump(mode="json"))) for each in (begun, config))
     for key in sorted(there.keys() | here.keys()):
         old, new = there.get(key, _ABSENT), here.get(key, _ABSENT)
         if old != new and not _is_whereabouts(key):

@@ -14,7 +14,7 @@ import optimize
 from optimize.ablation.outcome import spent_tokens
 from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionConfig
 from optimize.contexts import folder
-from optimize.pipeline import rounds, setup
+from optimize.pipeline import learning, rounds, setup
 from optimize.pipeline.dry_run import plan
 from optimize.pipeline.setup import portable
 from optimize.selection.trials import Arena
@@ -180,7 +180,7 @@ def test_a_run_killed_anywhere_continues_to_the_same_result(run_folder, tmp_path
 
 
 def test_a_folder_begun_with_other_settings_prompts_or_weights_is_refused(run_folder, monkeypatch):
-    with pytest.raises(ConfigError, match="another configuration"):
+    with pytest.raises(ConfigError, match=r"config.yaml belongs to another run: .* there and .* here"):
         learn(run_folder, seed=1)
     with pytest.raises(ConfigError, match="other prompts"):
         learn(run_folder, prompts=[*ATTACKS[1:], *TASKS])
@@ -312,3 +312,22 @@ def test_a_random_start_asks_nothing_of_the_built_in_prefix():
     settings = SECTIONS | {"search": search}
     artifact = optimize.learn(small_model(), tokenizer, by_length, [*ATTACKS, *TASKS], **settings)
     assert len(artifact.token_ids[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        ("wait-think-safly", "did you mean 'wait-think-safely'"),
+        ("runs/nowhere/artifact", "'runs/nowhere/artifact' is no built-in prefix"),
+        ("someone/prefix", "no OWNER/NAME@COMMIT on the hub"),
+        ("prefix.json", "if it is words, write 'text:prefix.json'"),
+    ],
+)
+def test_an_init_that_looks_like_a_name_and_is_none_is_refused_by_it(init, said):
+    with pytest.raises(ConfigError, match=said):
+        learn(search=SECTIONS["search"].replace(init=init))
+
+
+def test_an_init_may_say_that_it_is_words():
+    assert learning._prefix_of("text:wait, think") == learning._prefix_of("wait, think") == "text:wait, think"
+    assert learning._prefix_of("Wait, think safely") == "text:Wait, think safely"
