@@ -55,7 +55,7 @@ class Background:
             closing: what to await when the loop is no longer needed, such as the closing of connections.
         """
         self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._loop.run_forever, name="safethink-requests", daemon=True)
+        thread = threading.Thread(target=_serve, args=(self._loop,), name="safethink-requests", daemon=True)
         thread.start()
         weakref.finalize(self, _close, self._loop, thread, tuple(closing))
 
@@ -91,11 +91,14 @@ def _close(
 
     # The garbage collector may call this on any thread, the loop's own included, which must not wait for itself.
     asyncio.run_coroutine_threadsafe(close(), loop)
-    if threading.current_thread() is thread:
-        return
-    thread.join(CLOSING_TIMEOUT_S)
-    if not thread.is_alive():
-        loop.close()
+    if threading.current_thread() is not thread:
+        thread.join(CLOSING_TIMEOUT_S)
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop until it is stopped, then close it."""
+    loop.run_forever()
+    loop.close()
 
 
 @dataclass
