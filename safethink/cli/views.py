@@ -144,14 +144,19 @@ def _num_common(one: str, other: str) -> int:
 
 
 def _pieces(tokens: Tokens, decode: Decode) -> Iterator[tuple[str, bool]]:
-    """Each token's own text and whether it was injected; bytes of one character stay together."""
-    done = ""
-    for index, forced in enumerate(tokens.forced):
-        text = decode(tokens.ids[: index + 1])
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and index + 1 < len(tokens):
+    """Each token's own text and whether it was injected; bytes of one character stay together.
+
+    Decodes a window in place of the whole trace, so the time is linear in its length. The window begins at a token that
+    has a text of its own, since a decoder may strip the blank at the beginning of what it reads.
+    """
+    begin = done = 0
+    for stop, forced in enumerate(tokens.forced, start=1):
+        text = decode(tokens.ids[begin:stop])
+        if text.endswith("\N{REPLACEMENT CHARACTER}") and stop < len(tokens):
             continue
-        yield text[len(done) :], forced
-        done = text
+        piece = text[len(decode(tokens.ids[begin:done])) :]
+        yield piece, forced
+        begin, done = done if piece else begin, stop
 
 
 def play(events: Iterable[Event], console: Console) -> None:

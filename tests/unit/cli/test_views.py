@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 
 import pytest
@@ -39,6 +39,42 @@ def test_coloured_tokens_are_the_text_with_the_injected_parts_marked(parts: list
 
 def test_a_character_cut_at_the_end_is_still_shown() -> None:
     assert coloured(Tokens.sampled((0x61, 0xC3)), decode).plain == "a\N{REPLACEMENT CHARACTER}"
+
+
+def stripped(ids: Sequence[int]) -> str:
+    """A decoder that swallows a blank at the beginning, and shows nothing of a zero byte."""
+    return decode([token for token in ids if token]).removeprefix(" ")
+
+
+@pytest.mark.parametrize("read", [decode, stripped])
+@given(ids=st.lists(st.sampled_from([*b"\0 a", *"é✓".encode(), 0xFF]), max_size=12).map(tuple))
+def test_a_token_is_shown_as_what_it_adds_to_the_text_before_it(
+    read: Callable[[Sequence[int]], str], ids: tuple[int, ...]
+) -> None:
+    pieces, done = [], ""
+    for stop in range(1, len(ids) + 1):
+        text = read(ids[:stop])
+        if not text.endswith("\N{REPLACEMENT CHARACTER}") or stop == len(ids):
+            pieces.append(text[len(done) :])
+            done = text
+    shown = coloured(Tokens.sampled(ids), read)
+    assert shown.plain == visible("".join(pieces))
+    assert [shown.plain[span.start : span.end] for span in shown.spans] == [
+        visible(piece) for piece in pieces[1::2] if piece
+    ]
+
+
+def test_colouring_a_trace_reads_every_token_a_few_times_only() -> None:
+    num_read = 0
+
+    def counting(ids: Sequence[int]) -> str:
+        nonlocal num_read
+        num_read += len(ids)
+        return decode(ids)
+
+    ids = tuple(("ab✓ " * 200).encode())
+    coloured(Tokens.sampled(ids), counting)
+    assert num_read < 10 * len(ids)
 
 
 def test_control_characters_become_pictures() -> None:
