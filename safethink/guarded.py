@@ -253,11 +253,11 @@ class SafeThink:
         transcript = Transcript(self.thought)
         row = self.row(as_prompt(prompt), sample, streamed=True)
         with closing(scheduler.follow([row], self.engine, self.monitor, self.thought, self.limits)) as news:
-            for each in news:
-                if isinstance(each, Accepted):
-                    yield from transcript.show(each.standing, each.sampled)
+            for event in news:
+                if isinstance(event, Accepted):
+                    yield from transcript.show(event.standing, event.sampled)
                 else:
-                    yield from transcript.finish(self._result(each))
+                    yield from transcript.finish(self._result(event))
 
     def row(self, prompt: Prompt, sample: int = 0, streamed: bool = False) -> Row:
         """One prompt and sample under this defense, ready for the scheduler.

@@ -75,7 +75,7 @@ def attack_prompts(benchmarks: Sequence[Benchmark]) -> list[Prompt]:
 
 def only_kinds(benchmarks: Sequence[Benchmark], *kinds: str) -> list[Benchmark]:
     """The benchmarks cut down to prompts of these kinds; those with none left out."""
-    return [cut for cut in (each.only(*kinds) for each in benchmarks) if cut.prompts]
+    return [cut for cut in (benchmark.only(*kinds) for benchmark in benchmarks) if cut.prompts]
 
 
 def trial_row(rows: Sequence[TableRow]) -> TableRow | None:

@@ -171,7 +171,7 @@ def judged(job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Ju
         trace_ids=verdict.trace.ids,
         forced=tuple(index for index, forced in enumerate(verdict.trace.forced) if forced),
         answer_ids=verdict.answer.ids,
-        interventions=tuple(InterventionRecord.of(each) for each in verdict.interventions),
+        interventions=tuple(map(InterventionRecord.of, verdict.interventions)),
         step_scores=verdict.step_scores,
         answer_scores=verdict.answer_scores,
         sampled_tokens=usage.sampled,

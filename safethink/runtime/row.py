@@ -1,4 +1,4 @@
-"""A row on its way: its running defense, what that waits for, and what it has taken so far."""
+"""One row: a prompt and sample with its defense, the defense while it runs, and what that took."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one row took.
+    """Tokens, monitor calls and seconds of one row.
 
     Attributes:
         sampled: tokens the reasoner produced, dropped ones included; also one for each look at its likeliest tokens.
@@ -69,15 +69,15 @@ class Finished(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What stands of a row that goes on, and how many tokens it has sampled by then."""
+    """The part of a row that can no longer be dropped, and the number of tokens sampled by then."""
 
     row: Row
     standing: Accept
     sampled: int
 
 
-class Flight:
-    """A row whose defense is running: the effect it waits for, or its verdict.
+class RunningRow:
+    """A row whose defense has begun: a coroutine with its pending effect or its verdict, and its counters.
 
     Attributes:
         row: the row.
@@ -121,7 +121,7 @@ class Flight:
             self._notice_dropped(self.effect.tokens)
 
     def take_accepted(self) -> list[Accepted]:
-        """What was accepted since this was last asked."""
+        """Return what was accepted since the last call."""
         taken, self._accepted = self._accepted, []
         return taken
 
@@ -135,7 +135,8 @@ class Flight:
     def looked(self, view: View) -> None:
         """Answer a `Look`."""
         assert isinstance(self.effect, Look)
-        self._sampled += bool(self.effect.top_k and view.room)
+        if self.effect.top_k and view.room:
+            self._sampled += 1
         self.answer(view)
 
     def scored(self, value: float, num_read: int | None) -> None:
@@ -151,7 +152,7 @@ class Flight:
         self._monitor_seconds += monitor_seconds
 
     def finish(self) -> Finished:
-        """What became of the row."""
+        """The row with its verdict and usage, once the defense has returned."""
         assert self.verdict is not None, "still running"
         output = self.verdict.trace + self.verdict.answer
         usage = Usage(

@@ -33,7 +33,7 @@ from safethink.monitors import (
     layer_read_by,
     reads_text,
 )
-from safethink.runtime.row import Accepted, Finished, Flight, Row, Usage
+from safethink.runtime.row import Accepted, Finished, Row, RunningRow, Usage
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
 
@@ -77,9 +77,9 @@ def run(
 ) -> Generator[Finished, None, None]:
     """Run every row's defense to its end: `follow`, for who reads nothing before it is finished."""
     with closing(follow(rows, engine, monitor, thought, limits, batch_size)) as news:
-        for each in news:
-            if isinstance(each, Finished):
-                yield each
+        for event in news:
+            if isinstance(event, Finished):
+                yield event
 
 
 def follow(
@@ -107,28 +107,30 @@ def follow(
         MonitorError: if the monitor fails on a row; no row is ever answered without its guard.
     """
     waiting = iter(rows)
-    flights: dict[int, Flight] = {}
+    under_way: dict[int, RunningRow] = {}
     # A monitor that reads text is fast in batches; others have nothing to wait for.
     share = BATCH_SHARE if monitor is not None and reads_text(monitor) else 0.0
     extending = _Extending(continuous(engine), share, thought, limits)
     try:
         while True:
-            flights |= {each.key: each for each in map(Flight, islice(waiting, batch_size - len(flights)))}
-            if not flights:
+            under_way |= {
+                running.key: running for running in map(RunningRow, islice(waiting, batch_size - len(under_way)))
+            }
+            if not under_way:
                 return
-            extending.advance(list(flights.values()))
-            _look_all(flights.values(), engine, thought, limits)
-            _weigh_all(flights.values(), engine)
-            _score_all(flights.values(), engine, monitor, thought)
-            finished = [flight for flight in flights.values() if flight.verdict is not None]
-            news = [each for flight in flights.values() for each in flight.take_accepted()]
-            for flight in finished:
-                _release(flights.pop(flight.key), engine, monitor)
+            extending.advance(list(under_way.values()))
+            _look_all(under_way.values(), engine, thought, limits)
+            _weigh_all(under_way.values(), engine)
+            _score_all(under_way.values(), engine, monitor, thought)
+            finished = [running for running in under_way.values() if running.verdict is not None]
+            news = [accepted for running in under_way.values() for accepted in running.take_accepted()]
+            for running in finished:
+                _release(under_way.pop(running.key), engine, monitor)
             yield from news
-            yield from [flight.finish() for flight in finished]
+            yield from [running.finish() for running in finished]
     finally:
-        for flight in flights.values():
-            _release(flight, engine, monitor)
+        for running in under_way.values():
+            _release(running, engine, monitor)
 
 
 class _Extending:
@@ -139,138 +141,148 @@ class _Extending:
         self._share = share
         self._thought = thought
         self._limits = limits
-        self._under_way: dict[int, tuple[Flight, ExtendRequest, int]] = {}
+        self._under_way: dict[int, tuple[RunningRow, ExtendRequest, int]] = {}
 
-    def advance(self, flights: Sequence[Flight]) -> None:
+    def advance(self, rows: Sequence[RunningRow]) -> None:
         """Begin what is asked for, and answer those that the engine has done."""
-        new = [flight for flight in flights if isinstance(flight.effect, Extend) and flight.key not in self._under_way]
-        for flight in new:
-            room = _room(flight, flight.effect, self._thought, self._limits)
-            self._under_way[flight.key] = flight, _request(flight, room, self._thought, self._limits), room
+        new = [running for running in rows if isinstance(running.effect, Extend) and running.key not in self._under_way]
+        for running in new:
+            room = _room(running, running.effect, self._thought, self._limits)
+            self._under_way[running.key] = running, _request(running, room, self._thought, self._limits), room
         started = time.perf_counter()
-        self._engine.submit([self._under_way[flight.key][1] for flight in new])
+        self._engine.submit([self._under_way[running.key][1] for running in new])
         if not self._under_way:
             return
         extensions = self._engine.collect(list(self._under_way), self._share)
-        _share([flight for flight, _, _ in self._under_way.values()], started)
+        _count_engine_time([running for running, _, _ in self._under_way.values()], started)
         for key, extension in extensions.items():
-            flight, request, room = self._under_way.pop(key)
+            running, request, room = self._under_way.pop(key)
             # A step that grew too long ends there; the thinking goes on.
             cut = extension.stop == "length" and request.max_new_tokens < room
-            flight.extended(replace(extension, stop="step") if cut else _read(flight, extension, self._thought))
+            running.extended(replace(extension, stop="step") if cut else _read(running, extension, self._thought))
 
 
-def _read(flight: Flight, extension: Extension, thought: Thought) -> Extension:
+def _read(running: RunningRow, extension: Extension, thought: Thought) -> Extension:
     """Say of closed thinking whether there is anything in it; a defense cannot read."""
-    if extension.stop != "thought" or not isinstance(flight.effect, Extend):
+    if extension.stop != "thought" or not isinstance(running.effect, Extend):
         return extension
-    words = thought.trace_text(flight.effect.trace + extension.tokens)
+    words = thought.trace_text(running.effect.trace + extension.tokens)
     return replace(extension, unthought=not words.strip())
 
 
-def _share(flights: Sequence[Flight], started: float, with_monitor: bool = False) -> None:
-    """Share the time since `started` among the rows of a batch, as the engine's or the monitor's."""
-    part = (time.perf_counter() - started) / len(flights)
-    for flight in flights:
-        flight.spent(monitor_seconds=part) if with_monitor else flight.spent(engine_seconds=part)
+def _count_engine_time(rows: Sequence[RunningRow], started: float) -> None:
+    """Share the engine's time since `started` among the rows of a batch, in equal parts."""
+    seconds = (time.perf_counter() - started) / len(rows)
+    for running in rows:
+        running.spent(engine_seconds=seconds)
 
 
-def _room(flight: Flight, effect: Effect | None, thought: Thought, limits: LimitsConfig) -> int:
+def _count_monitor_time(rows: Sequence[RunningRow], started: float) -> None:
+    """Share the monitor's time since `started` among the rows of a batch, in equal parts."""
+    seconds = (time.perf_counter() - started) / len(rows)
+    for running in rows:
+        running.spent(monitor_seconds=seconds)
+
+
+def _room(running: RunningRow, effect: Effect | None, thought: Thought, limits: LimitsConfig) -> int:
     """Tokens that fit before the trace or answer limit, or the end of the context window."""
     assert isinstance(effect, Extend | Look)
     num_trace, num_answer = len(effect.trace), len(effect.answer) if isinstance(effect, Extend) else 0
     answering = isinstance(effect, Extend) and effect.until in (Until.ANSWER, Until.ANSWER_STEP)
     room = limits.max_answer_tokens - num_answer if answering else limits.max_trace_tokens - num_trace
     if thought.context_tokens is not None:
-        room = min(room, thought.context_tokens - len(flight.row.prompt_ids) - num_trace - num_answer)
+        room = min(room, thought.context_tokens - len(running.row.prompt_ids) - num_trace - num_answer)
     return max(0, room)
 
 
-def _request(flight: Flight, room: int, thought: Thought, limits: LimitsConfig) -> ExtendRequest:
-    assert isinstance(flight.effect, Extend)
-    ids = flight.row.prompt_ids + flight.effect.tokens.ids
-    by_step = flight.effect.until in (Until.STEP, Until.ANSWER_STEP)
+def _request(running: RunningRow, room: int, thought: Thought, limits: LimitsConfig) -> ExtendRequest:
+    assert isinstance(running.effect, Extend)
+    ids = running.row.prompt_ids + running.effect.tokens.ids
+    by_step = running.effect.until in (Until.STEP, Until.ANSWER_STEP)
     return ExtendRequest(
-        row=flight.key,
+        row=running.key,
         ids=ids,
         step_start=len(ids),
-        until=flight.effect.until,
+        until=running.effect.until,
         max_new_tokens=min(room, thought.longest_step(limits.max_step_tokens)) if by_step else room,
-        seed=stable_seed(flight.row.seed, flight.row.prompt.id, flight.row.sample, flight.num_dropped),
+        seed=stable_seed(running.row.seed, running.row.prompt.id, running.row.sample, running.num_dropped),
     )
 
 
-def _look_all(flights: Iterable[Flight], engine: Engine, thought: Thought, limits: LimitsConfig) -> None:
-    asked = [(flight, flight.effect) for flight in flights if isinstance(flight.effect, Look)]
+def _look_all(rows: Iterable[RunningRow], engine: Engine, thought: Thought, limits: LimitsConfig) -> None:
+    asked = [(running, running.effect) for running in rows if isinstance(running.effect, Look)]
     if not asked:
         return
     assert isinstance(engine, TokenLevelEngine), "a defense that looks was not refused"
     requests = [
-        LookRequest(flight.key, flight.row.prompt_ids + look.trace.ids, look.top_k, look.layer)
-        for flight, look in asked
+        LookRequest(running.key, running.row.prompt_ids + look.trace.ids, look.top_k, look.layer)
+        for running, look in asked
     ]
     started = time.perf_counter()
     views = engine.look(requests)
-    _share([flight for flight, _ in asked], started)
-    for (flight, look), view in zip(asked, views, strict=True):
-        flight.looked(replace(view, room=_room(flight, look, thought, limits)))
+    _count_engine_time([running for running, _ in asked], started)
+    for (running, look), view in zip(asked, views, strict=True):
+        running.looked(replace(view, room=_room(running, look, thought, limits)))
 
 
-def _weigh_all(flights: Iterable[Flight], engine: Engine) -> None:
-    asked = [(flight, flight.effect) for flight in flights if isinstance(flight.effect, Weigh)]
+def _weigh_all(rows: Iterable[RunningRow], engine: Engine) -> None:
+    asked = [(running, running.effect) for running in rows if isinstance(running.effect, Weigh)]
     if not asked:
         return
     assert isinstance(engine, TokenLevelEngine), "a defense that weighs was not refused"
     requests = [
-        WeighRequest(flight.key, flight.row.prompt_ids + weigh.trace.ids, weigh.continuation) for flight, weigh in asked
+        WeighRequest(running.key, running.row.prompt_ids + weigh.trace.ids, weigh.continuation)
+        for running, weigh in asked
     ]
     started = time.perf_counter()
     weights = engine.weigh(requests)
-    _share([flight for flight, _ in asked], started)
-    for (flight, _), log_probabilities in zip(asked, weights, strict=True):
-        flight.answer(log_probabilities)
+    _count_engine_time([running for running, _ in asked], started)
+    for (running, _), log_probabilities in zip(asked, weights, strict=True):
+        running.answer(log_probabilities)
 
 
-def _score_all(flights: Iterable[Flight], engine: Engine, monitor: Monitor | None, thought: Thought) -> None:
-    asked = [(flight, flight.effect) for flight in flights if isinstance(flight.effect, Score)]
+def _score_all(rows: Iterable[RunningRow], engine: Engine, monitor: Monitor | None, thought: Thought) -> None:
+    asked = [(running, running.effect) for running in rows if isinstance(running.effect, Score)]
     if not asked:
         return
     assert monitor is not None, "a defense asks for scores but there is no monitor"
     states = _states(asked, engine, layer_read_by(monitor))
     with_text = reads_text(monitor)
     requests = [
-        ScoreRequest(flight.key, flight.row.prompt, _text(effect, thought) if with_text else "", state)
-        for (flight, effect), state in zip(asked, states, strict=True)
+        ScoreRequest(running.key, running.row.prompt, _text(effect, thought) if with_text else "", state)
+        for (running, effect), state in zip(asked, states, strict=True)
     ]
     started = time.perf_counter()
     scores = fail_closed.score(monitor, requests)
-    _share([flight for flight, _ in asked], started, with_monitor=True)
+    _count_monitor_time([running for running, _ in asked], started)
     counts = isinstance(monitor, CountingMonitor)
-    for (flight, _), value in zip(asked, scores, strict=True):
-        flight.scored(value, monitor.tokens_read(flight.key) if counts else None)
+    for (running, _), value in zip(asked, scores, strict=True):
+        running.scored(value, monitor.tokens_read(running.key) if counts else None)
 
 
 def _text(effect: Score, thought: Thought) -> str:
     return thought.monitored(effect.trace, effect.answer, effect.sees_injected)
 
 
-def _states(asked: Sequence[tuple[Flight, Score]], engine: Engine, layer: int | None) -> Iterable[HiddenState | None]:
-    """What the reasoner's own `layer` holds where each trace ends; None for each where no layer is read."""
+def _states(
+    asked: Sequence[tuple[RunningRow, Score]], engine: Engine, layer: int | None
+) -> Iterable[HiddenState | None]:
+    """Hidden states of the reasoner's `layer` at the end of each trace; None for each where no layer is read."""
     if layer is None:
         return [None] * len(asked)
     assert isinstance(engine, StateEngine), "a monitor that reads hidden states was not refused"
     started = time.perf_counter()
     states = engine.states(
-        [StateRequest(flight.key, flight.row.prompt_ids + effect.tokens.ids) for flight, effect in asked], layer
+        [StateRequest(running.key, running.row.prompt_ids + effect.tokens.ids) for running, effect in asked], layer
     )
-    _share([flight for flight, _ in asked], started)
+    _count_engine_time([running for running, _ in asked], started)
     return states
 
 
-def _release(flight: Flight, engine: Engine, monitor: Monitor | None) -> None:
-    engine.release(flight.key)
+def _release(running: RunningRow, engine: Engine, monitor: Monitor | None) -> None:
+    engine.release(running.key)
     if monitor is not None:
-        monitor.release(flight.key)
+        monitor.release(running.key)
 
 
 def refuse_unfit(engine: Engine, rule: Rule, monitor: Monitor | None = None) -> None:

@@ -63,8 +63,9 @@ def _extend(effect: Extend, turns: Turns, between: Between) -> Move[Extension]:
             return replace(extension, tokens=new)
         num_asked = _num_asked(effect.trace + new, turns)
         turn = turns[num_asked]
-        # The model has written the end of its turn itself.
-        new += Tokens.injected(turn[new.ids[-1] == turn[0] :])
+        # Where the model stopped at the end-of-turn token, it has written that token itself.
+        already_written = 1 if new.ids[-1] == turn[0] else 0
+        new += Tokens.injected(turn[already_written:])
         if num_asked + 1 == len(turns):
             return Extension(new, "thought")
         if effect.until is Until.STEP:
@@ -75,7 +76,8 @@ def _num_asked(trace: Tokens, turns: Turns) -> int:
     """How many of the questions stand in a trace."""
     num_asked = 0
     for place in range(len(trace)):
-        num_asked += num_asked < len(turns) - 1 and _stands(turns[num_asked][1:], trace, place)
+        if num_asked < len(turns) - 1 and _stands(turns[num_asked][1:], trace, place):
+            num_asked += 1
     return num_asked
 
 
