@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
 
 import pytest
 
@@ -28,6 +29,15 @@ WRITTEN = {
     "llava-cot": " So.</SUMMARY>\n\n<REASONING> Hmm. </REASONING>\n\n<CONCLUSION> It is 7. </CONCLUSION><|eot_id|>",
 }
 
+SHIPPED_BY_TRL = {
+    "qwen3": "qwen3",
+    "gpt-oss": "gptoss",
+    "deepseek-r1-distill-qwen": "deepseek_r1_distill",
+    "llava-cot": "llama3",
+    "llamav-o1": "llama3_2",
+}
+"""Chat templates as they were published, by family: those of our own are minimal."""
+
 
 @dataclass
 class Stepwise:
@@ -44,9 +54,10 @@ class Stepwise:
         return Verdict(trace, Tokens(), closed=stop == "thought")
 
 
-def guarded_family(name: str, max_step_tokens: int) -> SafeThink:
+def guarded_family(name: str, max_step_tokens: int, template: str = "") -> SafeThink:
     """A random model of the family's class that writes two steps or more, closes and answers."""
-    published, model = PUBLISHED[name], PUBLISHED[name].model()
+    published = replace(PUBLISHED[name], template=template or PUBLISHED[name].template)
+    model = published.model()
     guarded = SafeThink(
         model,
         published.tokenizer(),
@@ -72,7 +83,19 @@ def script(name: str, guarded: SafeThink) -> list[int]:
 @pytest.mark.parametrize("max_step_tokens", [4, 200])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_mined_targets_are_the_steps_of_a_guarded_run(name: str, max_step_tokens: int) -> None:
-    guarded, defense = guarded_family(name, max_step_tokens), Stepwise()
+    assert_mined_are_run(guarded_family(name, max_step_tokens))
+
+
+@pytest.mark.parametrize("max_step_tokens", [4, 200])
+@pytest.mark.parametrize("name", SHIPPED_BY_TRL)
+def test_they_are_on_the_chat_templates_that_were_published(name: str, max_step_tokens: int) -> None:
+    template = files("trl").joinpath("chat_templates", f"{SHIPPED_BY_TRL[name]}.jinja").read_text(encoding="utf-8")
+    assert_mined_are_run(guarded_family(name, max_step_tokens, template))
+
+
+def assert_mined_are_run(guarded: SafeThink) -> None:
+    """Run the reasoner step by step, and mine at each step."""
+    defense = Stepwise()
     guarded.variant(defense=defense)(PROMPT)
     assert len(defense.steps) > 1
     prompt_ids = guarded.thought.open_prompt(PROMPT)
