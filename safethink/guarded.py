@@ -37,6 +37,8 @@ from safethink.runtime.scheduler import Accepted, Finished, Row, refuse_unfit
 from safethink.runtime.streaming import Event, Transcript
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import prefill_tokens
+from safethink.thinking.reading import answer_text, full_trace_text, trace_text
 
 DEFAULT = RunConfig(reasoner=ReasonerConfig(path=""))
 """The settings' defaults are those of the YAML file."""
@@ -295,7 +297,7 @@ class SafeThink:
         """Go back to before a step of `result`, inject once, and continue unguarded; see `Result.fork`."""
         trace = result.verdict.trace
         starts = self.stopper.step_starts(
-            trace, self.limits.max_step_tokens, first=len(self.thought.prefill(result.prompt))
+            trace, self.limits.max_step_tokens, first=len(prefill_tokens(self.thought, result.prompt))
         )
         if not 0 <= step < len(starts):
             raise ValueError(f"the trace has steps 0 to {len(starts) - 1}, not {step}")
@@ -325,7 +327,7 @@ class SafeThink:
 
     def _result(self, finished: Finished) -> Result:
         row, verdict, usage = finished
-        trace = self.thought.full_trace_text(verdict.trace)
+        trace = full_trace_text(self.thought, verdict.trace)
         return Result(
             prompt=row.prompt,
             sample=row.sample,
@@ -334,8 +336,8 @@ class SafeThink:
             verdict=verdict,
             usage=usage,
             trace=trace,
-            own_trace=self.thought.trace_text(verdict.trace) if any(verdict.trace.forced) else trace,
-            answer=self.thought.answer_text(verdict.answer),
+            own_trace=trace_text(self.thought, verdict.trace) if any(verdict.trace.forced) else trace,
+            answer=answer_text(self.thought, verdict.answer),
             prefixes=() if self._prefix is None else self._prefix.texts,
             guarded=self,
         )

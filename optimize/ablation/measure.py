@@ -35,6 +35,7 @@ from safethink.evaluation.metrics import COLUMNS, Ledger
 from safethink.evaluation.statistics import Estimate, Observations, mean, paired_difference, rate
 from safethink.evaluation.summary import Evidence
 from safethink.guarded import SafeThink
+from safethink.thinking.opening import open_prompt
 
 MAX_PLACES: Final = 64
 """The most places at which it is measured."""
@@ -55,7 +56,7 @@ def readability(guarded: SafeThink, evidence: Evidence) -> Estimate | None:
         return None
     thought = guarded.thought
     # What would follow plays no part; the scorer wants something to.
-    examples = [Example(thought.open_prompt(place.prompt) + place.start.ids, thought.close_ids) for place in places]
+    examples = [Example(open_prompt(thought, place.prompt) + place.start.ids, thought.close_ids) for place in places]
     nll = Scorer(guarded.model, examples).losses(torch.tensor([portfolio[0]])).nll[0]
     prompts = [place.prompt for place in places]
     seen = Observations.of(nll.tolist(), [each.id for each in prompts], [each.clusters for each in prompts])

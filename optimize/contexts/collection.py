@@ -21,6 +21,8 @@ from safethink.progress import progress
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
 from safethink.seeds import stable_seed
+from safethink.thinking.opening import prefill_tokens
+from safethink.thinking.reading import trace_text
 from safethink.tokens import Tokens
 
 
@@ -66,7 +68,7 @@ def _roll_out(guarded: SafeThink, prompts: Sequence[Prompt], defense: DefenseCon
 def _steps(guarded: SafeThink, result: Result) -> list[Context]:
     """A rollout cut into steps; a last piece without words is none."""
     trace = result.verdict.trace
-    first = len(guarded.thought.prefill(result.prompt))
+    first = len(prefill_tokens(guarded.thought, result.prompt))
     starts = guarded.stopper.step_starts(trace, guarded.limits.max_step_tokens, first)
     steps = [
         Context(
@@ -78,7 +80,7 @@ def _steps(guarded: SafeThink, result: Result) -> list[Context]:
         )
         for depth, (start, end) in enumerate(zip(starts, (*starts[1:], len(trace)), strict=True))
     ]
-    return [step for step in steps if guarded.thought.trace_text(Tokens.sampled(step.step_ids)).strip()]
+    return [step for step in steps if trace_text(guarded.thought, Tokens.sampled(step.step_ids)).strip()]
 
 
 def _firings(guarded: SafeThink, result: Result, threshold: float) -> list[Context]:

@@ -24,6 +24,8 @@ from safethink.evaluation.worker import GuardedReasoner
 from safethink.files import json_hash
 from safethink.prompts import Prompt
 from safethink.testbed.origin import require_world
+from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import trace_text
 
 SplitName: TypeAlias = Literal["search", "validation", "test"]
 SPLITS: Final[tuple[SplitName, ...]] = get_args(SplitName)
@@ -125,10 +127,10 @@ def _traces(seen: Watch, run: RunConfig, samples: int) -> Iterator[tuple[Step, .
     thought, chosen = seen.reasoner.thought, watched_benchmarks(seen.benchmarks)
     for sample in range(samples):
         for each in watched(chosen, seen.records, thought, run.limits.max_step_tokens, sample):
-            prompt_ids = thought.open_prompt(each.prompt)
+            prompt_ids = open_prompt(thought, each.prompt)
             partial = [each.through(depth) for depth in range(len(each.record.step_scores))]
             yield tuple(
-                Step(each.prompt, prompt_ids + trace.ids, thought.trace_text(trace), depth, score)
+                Step(each.prompt, prompt_ids + trace.ids, trace_text(thought, trace), depth, score)
                 for depth, (trace, score) in enumerate(zip(partial, each.record.step_scores, strict=True))
             )
 

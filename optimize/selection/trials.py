@@ -26,6 +26,7 @@ from safethink.monitors import fail_closed
 from safethink.progress import progress
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
+from safethink.thinking.reading import trace_text
 from safethink.tokens import Tokens
 
 Ids = tuple[int, ...]
@@ -86,7 +87,7 @@ class Arena:
             SearchError: there is none.
         """
         texts = [
-            (c.prompt, guarded.thought.trace_text(Tokens.sampled(c.trace_ids + c.step_ids))) for c in contexts.unsafe
+            (c.prompt, trace_text(guarded.thought, Tokens.sampled(c.trace_ids + c.step_ids))) for c in contexts.unsafe
         ]
         flags = chooser.drifted(texts)
         drifted = [context for context, drifts in zip(contexts.unsafe, flags, strict=True) if drifts]
@@ -162,7 +163,7 @@ class Arena:
         trace, start = result.verdict.trace, len(context.trace_ids)
         starts = self.guarded.stopper.step_starts(trace, self.guarded.limits.max_step_tokens, start)
         end = starts[1] if len(starts) > 1 else len(trace)
-        return result.prompt, self.guarded.thought.trace_text(trace[:end])
+        return result.prompt, trace_text(self.guarded.thought, trace[:end])
 
     def _observe(
         self, values: Sequence[bool], contexts: Sequence[Context], counts: Sequence[bool] | None = None

@@ -23,6 +23,8 @@ from safethink.testbed.process import (
     refusal_probability,
 )
 from safethink.testbed.world import World
+from safethink.thinking.opening import prefill_tokens
+from safethink.thinking.reading import trace_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Subject:
 
     def state_after(self, result: Result, cut: int) -> State:
         """State of the trace after its first `cut` tokens."""
-        return State(*oracle.drift_state(self.guarded.thought.trace_text(result.verdict.trace[:cut])))
+        return State(*oracle.drift_state(trace_text(self.guarded.thought, result.verdict.trace[:cut])))
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def acceptance_row(
 
 def forced_refusal_row(name: str, subject: Subject, prompts: Sequence[Prompt], phrase: str, about: str) -> CardRow:
     """The share of borderline prompts that are refused with `phrase` forced in before the first step."""
-    starts = [Branch(prompt, subject.guarded.thought.prefill(prompt)) for prompt in prompts]
+    starts = [Branch(prompt, prefill_tokens(subject.guarded.thought, prompt)) for prompt in prompts]
     results = subject.inject(starts, phrase)
     planted = refusal_probability(subject.world, 0, phrase)
     return rate_row(name, results, [is_refused(result) for result in results], about, planted)

@@ -13,6 +13,7 @@ from safethink.testbed.origin import origin, require_world
 from safethink.testbed.process import MonitorRates, predict_asr
 from safethink.testbed.world import World
 from safethink.thinking.format import Thought
+from safethink.thinking.reading import trace_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def monitor_rates(traces: Iterable[Watched], threshold: float, thought: Thought)
         # Where a trace meets its limit at the end of a step, the empty one after it was scored too.
         scores = each.record.step_scores[: len(each.starts)]
         for step, score in zip(range(len(each.starts)), scores, strict=True):
-            depth, overt = oracle.drift_state(thought.trace_text(each.through(step)))
+            depth, overt = oracle.drift_state(trace_text(thought, each.through(step)))
             fired[oracle.drift_label(depth, overt)].append(score < threshold)
     return MonitorRates(**{state: _share(seen) for state, seen in fired.items()})
 

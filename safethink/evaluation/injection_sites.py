@@ -13,6 +13,8 @@ from safethink.judges import Judge
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import prefill_tokens
+from safethink.thinking.reading import trace_text
 from safethink.tokens import Tokens
 
 
@@ -70,7 +72,7 @@ def watched(
             if record.note or not record.trace_ids:
                 continue
             trace = Tokens.sampled(record.trace_ids)
-            starts = stopper.step_starts(trace, max_step_tokens, first=len(thought.prefill(prompt)))
+            starts = stopper.step_starts(trace, max_step_tokens, first=len(prefill_tokens(thought, prompt)))
             out.append(Watched(benchmark.name, prompt, record, trace, starts))
     return out
 
@@ -101,7 +103,7 @@ def find_contexts(
         if step is None:
             continue
         fired += 1
-        if judge.drifted(each.prompt, thought.trace_text(each.through(step))):
+        if judge.drifted(each.prompt, trace_text(thought, each.through(step))):
             places.append(Place(each.benchmark, each.prompt, each.trace[: each.starts[step]]))
     return Contexts(tuple(places), fired, len(traces))
 
@@ -119,7 +121,7 @@ def random_steps(
     traces = watched(only_kinds(benchmarks, "harmless", "borderline"), records, thought, max_step_tokens)
     for each in traces:
         # Between the last words and the closing tag there is no step.
-        starts = [start for start in each.starts if thought.trace_text(each.trace[start:]).strip()] or [each.starts[0]]
+        starts = [start for start in each.starts if trace_text(thought, each.trace[start:]).strip()] or [each.starts[0]]
         for sample in range(samples):
             start = starts[stable_seed(seed, "forced", each.prompt.id, sample) % len(starts)]
             places.append(Place(each.benchmark, each.prompt, each.trace[:start], sample))

@@ -23,6 +23,8 @@ from safethink.runtime.open_row import open_row
 from safethink.runtime.row import Row, Usage
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import answer_text, full_trace_text, trace_text
 
 if TYPE_CHECKING:
     from safethink.guarded import SafeThink
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class GuardedReasoner(Protocol):
-    """What an evaluation asks of a guarded reasoner; `SafeThink` is one."""
+    """Parts of a guarded reasoner that an evaluation uses; `SafeThink` is one."""
 
     @property
     def engine(self) -> Engine:
@@ -136,7 +138,7 @@ class Execution:
         """The opened prompt; ids are unique within a benchmark only."""
         place = job.key.benchmark, job.prompt.id
         if place not in self._opened:
-            self._opened[place] = self.reasoner.thought.open_prompt(job.prompt)
+            self._opened[place] = open_prompt(self.reasoner.thought, job.prompt)
         return self._opened[place]
 
     def _keep(self, record: Record) -> None:
@@ -157,8 +159,8 @@ def monitor_of(reasoner: GuardedReasoner) -> Monitor:
 
 def judged(job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Judge) -> Record:
     """Judge one output and say everything about it that the summary, the report or a fork will want."""
-    answer = thought.answer_text(verdict.answer)
-    judgement = judge.judge(job.prompt, thought.trace_text(verdict.trace), answer, verdict.closed)
+    answer = answer_text(thought, verdict.answer)
+    judgement = judge.judge(job.prompt, trace_text(thought, verdict.trace), answer, verdict.closed)
     return Record(
         **job.key._asdict(),
         outcome=judgement.outcome,
@@ -193,7 +195,7 @@ def spans(verdict: Verdict, thought: Thought) -> tuple[Span, ...]:
     borders |= {position for position, _ in placed(verdict.interventions)}
     cuts = [0, *sorted(border for border in borders if 0 < border < len(trace)), len(trace)]
     pieces = (
-        Span(start=start, text=thought.full_trace_text(trace[start:stop]), forced=trace.forced[start])
+        Span(start=start, text=full_trace_text(thought, trace[start:stop]), forced=trace.forced[start])
         for start, stop in pairwise(cuts)
         if start < stop
     )

@@ -14,6 +14,8 @@ from safethink.defenses.effects import Defense, Task
 from safethink.prompts import Prompt
 from safethink.runtime.row import Row
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt, prefill_tokens
+from safethink.thinking.turns import over_turns
 from safethink.tokens import Tokens
 
 
@@ -49,7 +51,7 @@ def open_row(
     Raises:
         PromptError: if the prompt is empty or too long.
     """
-    start = thought.prefill(prompt) if trace is None else trace
+    start = prefill_tokens(thought, prompt) if trace is None else trace
     task = Task(
         start=start,
         prefixes=prefixes,
@@ -62,8 +64,8 @@ def open_row(
         task = replace(task, start=start + task.injection(injected))
     return Row(
         prompt=prompt,
-        prompt_ids=thought.open_prompt(prompt) if prompt_ids is None else prompt_ids,
-        defense=thought.in_turns(defense(task)),
+        prompt_ids=open_prompt(thought, prompt) if prompt_ids is None else prompt_ids,
+        defense=over_turns(defense(task), thought),
         sample=sample,
         seed=seed,
         label=label,

@@ -1,4 +1,4 @@
-"""What a guarded reasoner returns for one prompt and sample, and where it can be continued from."""
+"""The result of a guarded run on one prompt and sample, and the branches that continue it from its middle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safethink.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Where a continuation starts: part of a trace, and what is injected after it.
+    """The start of a continuation: part of a trace, and the prefix injected after it.
 
     Attributes:
         prompt: the prompt.
@@ -31,7 +31,7 @@ class Branch:
 
 @runtime_checkable
 class Forker(Protocol):
-    """What can continue a result from its middle."""
+    """Continues a result from its middle."""
 
     def fork(self, result: Result, step: int, prefix: PrefixLike | None, n: int, seed: int | None) -> list[Result]:
         """Go back to before a step, inject once, continue; see `Result.fork`."""

@@ -18,7 +18,7 @@ class Row:
 
     Attributes:
         prompt: what is asked.
-        prompt_ids: the opened prompt, see `Thought.open_prompt`.
+        prompt_ids: the opened prompt, see `opening.open_prompt`.
         defense: a defense that has not begun, see `defenses.start`.
         sample: which sample of the prompt.
         seed: with the prompt's id, the sample and the number of times something was dropped, seeds an extension; so two

@@ -36,6 +36,7 @@ from safethink.monitors import (
 from safethink.runtime.row import Accepted, Finished, Row, RunningRow, Usage
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
+from safethink.thinking.reading import monitored_text, trace_text
 
 
 class Waves:
@@ -166,7 +167,7 @@ def _read(running: RunningRow, extension: Extension, thought: Thought) -> Extens
     """Say of closed thinking whether there is anything in it; a defense cannot read."""
     if extension.stop != "thought" or not isinstance(running.effect, Extend):
         return extension
-    words = thought.trace_text(running.effect.trace + extension.tokens)
+    words = trace_text(thought, running.effect.trace + extension.tokens)
     return replace(extension, unthought=not words.strip())
 
 
@@ -261,7 +262,7 @@ def _score_all(rows: Iterable[RunningRow], engine: Engine, monitor: Monitor | No
 
 
 def _text(effect: Score, thought: Thought) -> str:
-    return thought.monitored(effect.trace, effect.answer, effect.sees_injected)
+    return monitored_text(thought, effect.trace, effect.answer, effect.sees_injected)
 
 
 def _states(

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from safethink.defenses.effects import Accept, Intervention, Part
 from safethink.runtime.result import Result
 from safethink.thinking.format import Thought
+from safethink.thinking.reading import answer_text, full_trace_text
 from safethink.tokens import Tokens
 
 EventKind: TypeAlias = Literal["trace", "answer", "intervention", "done"]
@@ -44,7 +45,7 @@ class Event:
 
 @dataclass
 class _Shown:
-    """How far one part was shown."""
+    """Number of tokens and characters of one part that were shown."""
 
     num_tokens: int = 0
     num_characters: int = 0
@@ -66,7 +67,7 @@ class Transcript:
         self._sampled = 0
 
     def show(self, standing: Accept, sampled: int) -> Iterator[Event]:
-        """What is new in `standing`, when so many tokens have been sampled in all."""
+        """Yield the events that `standing` adds, when so many tokens have been sampled in all."""
         for intervention in standing.interventions[self._num_interventions :]:
             yield Event("intervention", wait_tokens=sampled - self._sampled, intervention=intervention)
         self._num_interventions = len(standing.interventions)
@@ -74,7 +75,7 @@ class Transcript:
         yield from self._show("answer", standing.answer, sampled, whole=False)
 
     def finish(self, result: Result) -> Iterator[Event]:
-        """What was not shown before, and the end."""
+        """Yield what was not shown before, and the end."""
         verdict, sampled = result.verdict, result.usage.sampled
         yield from self.show(Accept(verdict.trace, interventions=verdict.interventions), sampled)
         yield from self._show("trace", verdict.trace, sampled, whole=True)
@@ -93,7 +94,7 @@ class Transcript:
         shown.num_characters = max(shown.num_characters, len(text))
 
     def _text(self, part: Part, tokens: Tokens) -> str:
-        return self._thought.full_trace_text(tokens) if part == "trace" else self._thought.answer_text(tokens)
+        return full_trace_text(self._thought, tokens) if part == "trace" else answer_text(self._thought, tokens)
 
     def _settled(self, part: Part, tokens: Tokens) -> str:
         """The text as far as no token that follows can change it."""

@@ -93,7 +93,7 @@ def checks(
     Args:
         make: makes a fresh one over the same weights.
         thought: how the reasoner's thinking is written.
-        prompts: prompts as `Thought.open_prompt` gives them, two at least, of different lengths.
+        prompts: prompts as `opening.open_prompt` gives them, two at least, of different lengths.
         end_ids: what ends a turn.
         samples: whether it draws tokens; a greedy one need not heed seeds.
         tolerance: how far two numbers of the same forward may differ.

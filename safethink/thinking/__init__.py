@@ -1,1 +1,1 @@
-"""How a reasoner's thinking is written: format, delimiters, turns, chat."""
+"""The format of a reasoner's thinking: tags and turns, prompts opened as ids, traces read as text."""

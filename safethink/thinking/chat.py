@@ -205,7 +205,7 @@ class ChatEncoder:
 
 
 def hole(index: int) -> str:
-    """What stands in a template for the content of that index until it is put in, see `ChatEncoder.fill`."""
+    """Placeholder in a template for the content of that index, see `ChatEncoder.fill`."""
     return f"{_EDGE}SafeThinkMessage{index}Placeholder{_EDGE}"
 
 

@@ -45,7 +45,7 @@ class Tag:
         return bool(self.parts) and not self.is_control
 
     def find(self, ids: Sequence[int]) -> range | None:
-        """Where among `ids` this control delimiter first stands; None for nowhere."""
+        """Position among `ids` of the first occurrence of this control delimiter; None for nowhere."""
         first, last = self.parts[0], self.parts[-1]
         if first not in ids or last not in ids:
             return None
@@ -68,7 +68,7 @@ class Tag:
         return bool(self.text) and self.decode(ids).count(self.text) > self.decode(ids[:start]).count(self.text)
 
     def _at(self, ids: Sequence[int], place: int) -> range | None:
-        """Where it stands if it begins at `place`."""
+        """Its position if it begins at `place`."""
         end = place
         for index, part in enumerate(self.parts):
             if isinstance(part, str):

@@ -16,12 +16,20 @@ from dataclasses import replace
 
 from safethink.defenses.effects import Defense, Extend, Extension, Until
 from safethink.defenses.moves import Move, extend
+from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
 Turns = Sequence[tuple[int, ...]]
-"""What follows each turn of the reasoner, see `Thought.turns`."""
+"""Token ids that follow each turn of the reasoner, see `Thought.turns`."""
 Between = Callable[[tuple[int, ...]], bool]
 """Whether a trace ends between two messages."""
+
+
+def over_turns(defense: Defense, thought: Thought) -> Defense:
+    """A defense that has not begun, as it runs on one reasoner: over all turns and messages of its thinking."""
+    if not thought.family.message_breaks:
+        return defense
+    return in_turns(defense, thought.turns, thought.is_between_messages)
 
 
 def in_turns(defense: Defense, turns: Turns, between: Between) -> Defense:
@@ -46,7 +54,7 @@ def in_turns(defense: Defense, turns: Turns, between: Between) -> Defense:
 
 
 def turn_length(trace: Tokens, place: int, turns: Turns) -> int:
-    """How many tokens of a question stand in `trace` from `place` on; 0 where none does."""
+    """Number of tokens of the question that stands in `trace` from `place` on; 0 where none does."""
     asked = (turn[shared:] for turn in turns for shared in (0, 1))
     return next((len(turn) for turn in asked if _stands(turn, trace, place)), 0)
 
@@ -73,7 +81,7 @@ def _extend(effect: Extend, turns: Turns, between: Between) -> Move[Extension]:
 
 
 def _num_asked(trace: Tokens, turns: Turns) -> int:
-    """How many of the questions stand in a trace."""
+    """Number of questions that stand in a trace."""
     num_asked = 0
     for place in range(len(trace)):
         if num_asked < len(turns) - 1 and _stands(turns[num_asked][1:], trace, place):

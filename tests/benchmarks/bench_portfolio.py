@@ -42,6 +42,8 @@ from safethink.testbed.features import Attack
 from safethink.testbed.process import drift_probability, recovery_probability
 from safethink.testbed.prompts import draw
 from safethink.testbed.world import World
+from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import answer_text, trace_text
 from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow
 
@@ -131,7 +133,7 @@ def _walk(reasoner: SafeThink, places: Sequence[Place], prefixes: Sequence[Ids])
     rows = [
         Row(
             place.prompt,
-            reasoner.thought.open_prompt(place.prompt),
+            open_prompt(reasoner.thought, place.prompt),
             _within_tries(Task(place.start, tuple(prefixes), reasoner.thought.separator_ids)),
             sample,
             stable_seed(reasoner.seed, "tries", len(place.start)),
@@ -143,9 +145,13 @@ def _walk(reasoner: SafeThink, places: Sequence[Place], prefixes: Sequence[Ids])
     run = scheduler.run(rows, reasoner.engine, reasoner.monitor, reasoner.thought, reasoner.limits, reasoner.batch_size)
     finished = sorted(run, key=lambda done: order[id(done.row)])
     judge = TestbedJudge()
-    texts = reasoner.thought.trace_text, reasoner.thought.answer_text
     outcomes = [
-        judge.judge(done.row.prompt, texts[0](done.verdict.trace), texts[1](done.verdict.answer), done.verdict.closed)
+        judge.judge(
+            done.row.prompt,
+            trace_text(reasoner.thought, done.verdict.trace),
+            answer_text(reasoner.thought, done.verdict.answer),
+            done.verdict.closed,
+        )
         for done in finished
     ]
 

@@ -19,6 +19,7 @@ from safethink.monitors.function import ConstantMonitor
 from safethink.prompts import Prompt
 from safethink.runtime.scheduler import run
 from safethink.testbed.prompts import draw
+from safethink.thinking.opening import open_prompt
 from safethink.tokens import Tokens
 from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow, speedup, timed
@@ -99,7 +100,7 @@ def _over_generate(name: str, reasoner: SafeThink, repeats: int) -> BenchRow:
 
 def generate(reasoner: SafeThink, prompts: Sequence[Prompt]) -> list[str]:
     """What transformers' own `generate` makes of a left-padded batch."""
-    opened = [reasoner.thought.open_prompt(prompt) for prompt in prompts]
+    opened = [open_prompt(reasoner.thought, prompt) for prompt in prompts]
     width, limits = max(map(len, opened)), reasoner.limits
     model: Any = reasoner.model
     with torch.inference_mode():

@@ -23,6 +23,8 @@ from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
+from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import trace_text
 from safethink.tokens import Tokens
 
 Ids = tuple[int, ...]
@@ -56,7 +58,7 @@ class Naive:
     def run(self, prompt: Prompt) -> NaiveRun:
         """Think and answer, guarded."""
         guarded, config = self._guarded, self._config
-        opened = guarded.thought.open_prompt(prompt)
+        opened = open_prompt(guarded.thought, prompt)
         injected = guarded.prefix.token_ids[0] + guarded.thought.separator_ids
         trace: Ids = ()
         num_dropped, num_interventions, index = 0, 0, 0
@@ -113,7 +115,7 @@ class Naive:
         """Put the whole question to the guard, as if it had never read any of it."""
         monitor = self._guarded.monitor
         assert monitor is not None, "nothing to score with"
-        text = self._guarded.thought.trace_text(Tokens.sampled(trace))
+        text = trace_text(self._guarded.thought, Tokens.sampled(trace))
         (score,) = monitor.score([ScoreRequest(-1, prompt, text)])
         monitor.release(-1)
         return score

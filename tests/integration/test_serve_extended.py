@@ -20,6 +20,7 @@ from safethink.models import loading
 from safethink.models.hashes import model_hash
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.prompts import Prompt
+from safethink.thinking.opening import open_prompt
 from tests.support.transformers_serve import serving
 
 NUM_TOKENS = 24
@@ -69,7 +70,7 @@ def test_the_server_continues_the_tokens_as_the_engine_the_rows(rows, extended, 
     separator = rows.thought.separator_ids
     unlike: list[bool] = []
     for prompt in PROMPTS:
-        opened = rows.thought.open_prompt(Prompt.from_text(prompt))
+        opened = open_prompt(rows.thought, Prompt.from_text(prompt))
         expected = continued(rows, opened + rows.prefix.token_ids[0] + separator)
         text = rows.tokenizer.decode(list(opened)) + artifact.prefixes[0].text + rows.thought.family.prefix_separator
         body = {"model": str(extended), "prompt": text, "max_tokens": NUM_TOKENS}

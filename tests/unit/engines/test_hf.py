@@ -13,6 +13,7 @@ from safethink.engines.sampling import sample_tokens, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.prompts import Prompt
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
 from tests.support import chat_reasoner
 
 TOKENIZER = chat_reasoner.tokenizer()
@@ -31,7 +32,7 @@ def engine(model: Qwen3ForCausalLM, sampling: Sampling, eos: frozenset[int] | No
 
 
 def requests(n: int, until: Until = Until.ANSWER, max_new_tokens: int = NUM_TOKENS) -> list[ExtendRequest]:
-    opened = [THOUGHT.open_prompt(Prompt.from_text("zz " * (1 + 7 * i % 23) + str(i))) for i in range(n)]
+    opened = [open_prompt(THOUGHT, Prompt.from_text("zz " * (1 + 7 * i % 23) + str(i))) for i in range(n)]
     return [ExtendRequest(i, ids, len(ids), until, max_new_tokens, 100 + i) for i, ids in enumerate(opened)]
 
 

@@ -34,6 +34,8 @@ from safethink.prefix import built_in
 from safethink.prompts import Prompt
 from safethink.runtime.scheduler import Row, refuse_unfit, run
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import trace_text
 from safethink.tokens import FIRST_SOFT_ID, Tokens
 from tests.support import chat_reasoner, plugins
 from tests.support.source import ROOT
@@ -73,7 +75,7 @@ def engine(model: PreTrainedModel) -> HfEngine:
 
 
 def opened(row: int) -> tuple[int, ...]:
-    return THOUGHT.open_prompt(Prompt.from_text("zz " * (1 + 7 * row % 23) + str(row)))
+    return open_prompt(THOUGHT, Prompt.from_text("zz " * (1 + 7 * row % 23) + str(row)))
 
 
 def plain_view(model: PreTrainedModel, ids: tuple[int, ...], layer: int | None) -> View:
@@ -225,7 +227,7 @@ def test_following_the_likeliest_token_is_greedy_decoding(model: PreTrainedModel
 def test_a_monitor_chooses_among_the_likeliest(model: PreTrainedModel) -> None:
     done = finish(follow(Task(close=THOUGHT.close_ids), top_k=50), model, liked="e")
     plain = finish(follow(Task(close=THOUGHT.close_ids), top_k=1), model, liked="e")
-    text, unguided = (THOUGHT.trace_text(each.verdict.trace) for each in (done, plain))
+    text, unguided = (trace_text(THOUGHT, each.verdict.trace) for each in (done, plain))
     assert text.count("e") > unguided.count("e")
 
 

@@ -42,6 +42,8 @@ from safethink.monitors.recording import RecordingMonitor
 from safethink.prefix.artifact import Identity
 from safethink.prompts import Prompt
 from safethink.runtime.scheduler import refuse_unfit
+from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import trace_text
 from safethink.tokens import Tokens
 from tests.support import chat_reasoner
 
@@ -135,8 +137,8 @@ def test_it_reads_injected_tokens_too() -> None:
     assert isinstance(guarded.engine, HfEngine)
     injected, own = Tokens.injected(chat_reasoner.encode("Wait")), Tokens.sampled(chat_reasoner.encode(" Add 3"))
     traces = [own, injected + own]
-    assert len({guarded.thought.trace_text(trace) for trace in traces}) == 1
-    asked = [StateRequest(row, guarded.thought.open_prompt(PROMPT) + trace.ids) for row, trace in enumerate(traces)]
+    assert len({trace_text(guarded.thought, trace) for trace in traces}) == 1
+    asked = [StateRequest(row, open_prompt(guarded.thought, PROMPT) + trace.ids) for row, trace in enumerate(traces)]
     scores = ProbeMonitor(make()).score([request(state) for state in guarded.engine.states(asked, 1)])
     assert abs(scores[0] - scores[1]) > 1e-6
 

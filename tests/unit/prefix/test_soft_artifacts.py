@@ -28,6 +28,8 @@ from safethink.models.soft_rows import row_ids
 from safethink.prefix import Identity, Prefix, PrefixArtifact, built_in, load, save
 from safethink.prompts import Prompt
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import full_trace_text, trace_text
 from safethink.tokens import Tokens, is_soft
 from tests.support import chat_reasoner
 
@@ -60,7 +62,7 @@ def request(row: int, ids: tuple[int, ...], until: Until = Until.ANSWER) -> Exte
 
 
 def opened(row: int) -> tuple[int, ...]:
-    return THOUGHT.open_prompt(Prompt.from_text("zz " * (1 + 5 * row % 7) + str(row)))
+    return open_prompt(THOUGHT, Prompt.from_text("zz " * (1 + 5 * row % 7) + str(row)))
 
 
 def plain(
@@ -167,8 +169,8 @@ def test_text_shows_a_placeholder_for_each_row() -> None:
     assert shown.endswith("⟩think safely")
     assert shown.count("⟨soft ") == 2
     tokens = Tokens.sampled(hard) + Tokens.injected(soft) + Tokens.sampled(words)
-    assert THOUGHT.full_trace_text(tokens) == shown
-    assert THOUGHT.trace_text(tokens) == "Wait, think safely"
+    assert full_trace_text(THOUGHT, tokens) == shown
+    assert trace_text(THOUGHT, tokens) == "Wait, think safely"
     stopper = Stopper(THOUGHT, ())
     assert stopper.step_starts(tokens, len(words)) == stopper.step_starts(
         Tokens.sampled(hard) + Tokens.injected((1, 2)) + Tokens.sampled(words), len(words)

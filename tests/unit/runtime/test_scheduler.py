@@ -19,6 +19,8 @@ from safethink.prompts import Message, Prompt, Role
 from safethink.runtime.scheduler import Accepted, Finished, Row, follow, run
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import answer_text, trace_text
 from safethink.tokens import Tokens
 from tests.support import chat_reasoner
 
@@ -70,7 +72,7 @@ def rows(n: int, config: DefenseConfig = SafeThinkConfig(), start: Tokens = Toke
     for index in range(n):
         prompt = Prompt.from_text(f"prompt {index}", id=f"p{index}")
         task = Task(start, prefixes=(PREFIX,), close=(CLOSE,), refusal=THOUGHT.refusal_ids)
-        yield Row(prompt, THOUGHT.open_prompt(prompt), defenses.start(config, task))
+        yield Row(prompt, open_prompt(THOUGHT, prompt), defenses.start(config, task))
 
 
 def drive(
@@ -277,7 +279,7 @@ def test_a_watched_answer_is_read_behind_its_trace_without_tags_or_injected_toke
     assert not any("Wait" in trace or "think>" in trace or "im_end" in trace for trace in seen)
     for finished in done.values():
         verdict = finished.verdict
-        trace, answer = THOUGHT.trace_text(verdict.trace), THOUGHT.answer_text(verdict.answer)
+        trace, answer = trace_text(THOUGHT, verdict.trace), answer_text(THOUGHT, verdict.answer)
         assert f"{trace.rstrip()}\n\n{answer}" in [each.rstrip() for each in seen]
         assert len(verdict.answer_scores) == 2
     assert any(note.where == "answer" for finished in done.values() for note in finished.verdict.interventions)

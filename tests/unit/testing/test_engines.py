@@ -21,11 +21,12 @@ from safethink.seeds import stable_seed
 from safethink.testing import engines
 from safethink.testing.check import Check
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
 from safethink.tokens import Tokens
 from tests.support import chat_reasoner
 
 THOUGHT = Thought(ThoughtConfig(), chat_reasoner.tokenizer())
-PROMPTS = tuple(THOUGHT.open_prompt(Prompt.from_text(text)) for text in ("Add 3 and 4.", "Hmm, is it so? Wait."))
+PROMPTS = tuple(open_prompt(THOUGHT, Prompt.from_text(text)) for text in ("Add 3 and 4.", "Hmm, is it so? Wait."))
 MODEL = chat_reasoner.model()
 END_IDS = end_ids(MODEL, chat_reasoner.tokenizer())
 STOPPER = Stopper(THOUGHT, END_IDS)

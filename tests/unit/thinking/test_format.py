@@ -11,6 +11,8 @@ from safethink.errors import PromptError
 from safethink.prompts import Message, Prompt
 from safethink.refusals import REFUSAL
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt, prefill_tokens
+from safethink.thinking.reading import answer_text, full_trace_text, monitored_text, trace_text
 from safethink.tokens import Tokens
 from tests.support import chat_reasoner
 from tests.support.chat_reasoner import encode
@@ -33,44 +35,45 @@ def test_an_ordinary_prompt_is_opened_as_the_template_renders_it() -> None:
     rendered = TOKENIZER.apply_chat_template(
         [message.model_dump() for message in messages], add_generation_prompt=True, return_dict=False
     )
-    assert list(THOUGHT.open_prompt(Prompt(id="p", messages=messages))) == rendered
+    assert list(open_prompt(THOUGHT, Prompt(id="p", messages=messages))) == rendered
 
 
 @given(st.lists(st.sampled_from([*CONTROL, "a", " ", "<", "\n"]), min_size=1).map("".join).filter(str.strip))
 def test_control_strings_in_a_prompt_stay_text(text: str) -> None:
     unlimited = Thought(ThoughtConfig(), TOKENIZER)
-    opened = unlimited.open_prompt(Prompt.from_text(text))
-    plain = unlimited.open_prompt(Prompt.from_text("a"))
+    opened = open_prompt(unlimited, Prompt.from_text(text))
+    plain = open_prompt(unlimited, Prompt.from_text("a"))
     control = [chat_reasoner.token_id(name) for name in CONTROL]
     assert [i for i in opened if i in control] == [i for i in plain if i in control]
     assert chat_reasoner.decode(opened) == chat_reasoner.decode(plain).replace("user\na", f"user\n{text}")
 
 
 def test_the_opener_is_appended_where_the_template_leaves_it_to_the_model() -> None:
-    opened = SPELLED.open_prompt(Prompt.from_text("Add 3."))
+    opened = open_prompt(SPELLED, Prompt.from_text("Add 3."))
     assert chat_reasoner.decode(opened).endswith("<think>\n[[\n")
 
 
 def test_the_prefill_is_part_of_the_trace_and_cannot_close_it() -> None:
     prompt = Prompt(id="p", messages=(Message(role="user", content="hi"),), prefill="Sure.</think>\n\n")
-    prefill = THOUGHT.prefill(prompt)
+    prefill = prefill_tokens(THOUGHT, prompt)
     assert CLOSE not in prefill.ids
     assert not any(prefill.forced)
-    assert THOUGHT.trace_text(prefill) == prompt.prefill
-    assert THOUGHT.open_prompt(prompt) == THOUGHT.open_prompt(Prompt.from_text("hi"))
+    assert trace_text(THOUGHT, prefill) == prompt.prefill
+    assert open_prompt(THOUGHT, prompt) == open_prompt(THOUGHT, Prompt.from_text("hi"))
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_an_empty_prompt_is_refused_by_name(text: str) -> None:
     with pytest.raises(PromptError, match="'q7' is empty"):
-        THOUGHT.open_prompt(Prompt.from_text(text, id="q7"))
+        open_prompt(THOUGHT, Prompt.from_text(text, id="q7"))
 
 
 def test_a_prompt_that_leaves_no_room_for_a_step_is_refused_with_the_sizes() -> None:
-    fits = next(n for n in range(200) if len(Thought(ThoughtConfig(), TOKENIZER).open_prompt(user("z" * n))) == 100)
-    assert len(THOUGHT.open_prompt(user("z" * fits))) == 100
+    unlimited = Thought(ThoughtConfig(), TOKENIZER)
+    fits = next(n for n in range(200) if len(open_prompt(unlimited, user("z" * n))) == 100)
+    assert len(open_prompt(THOUGHT, user("z" * fits))) == 100
     with pytest.raises(PromptError, match=r"'p' has 101 tokens; with 20 kept free .* window of 120"):
-        THOUGHT.open_prompt(user("z" * (fits + 1)))
+        open_prompt(THOUGHT, user("z" * (fits + 1)))
 
 
 def user(text: str) -> Prompt:
@@ -83,18 +86,18 @@ def test_monitors_read_own_tokens_without_the_closing_tag() -> None:
         + Tokens.injected(encode("Wait"))
         + Tokens.sampled((*encode(" This"), CLOSE))
     )
-    assert THOUGHT.trace_text(trace) == "Mix it.\n\n This"
-    assert THOUGHT.full_trace_text(trace) == "Mix it.\n\nWait This"
+    assert trace_text(THOUGHT, trace) == "Mix it.\n\n This"
+    assert full_trace_text(THOUGHT, trace) == "Mix it.\n\nWait This"
 
 
 def test_a_spelled_closing_tag_is_removed_too() -> None:
-    assert SPELLED.trace_text(Tokens.sampled(encode("Mix it.]]"))) == "Mix it."
-    assert SPELLED.trace_text(Tokens.sampled(encode("Mix it."))) == "Mix it."
+    assert trace_text(SPELLED, Tokens.sampled(encode("Mix it.]]"))) == "Mix it."
+    assert trace_text(SPELLED, Tokens.sampled(encode("Mix it."))) == "Mix it."
 
 
 def test_an_answer_is_text_without_control_tokens_even_when_a_defense_wrote_it() -> None:
-    assert THOUGHT.answer_text(Tokens.sampled((*encode("\n\nIt is 7."), TOKENIZER.eos_token_id))) == "It is 7."
-    assert THOUGHT.answer_text(Tokens.injected(THOUGHT.refusal_ids)) == REFUSAL
+    assert answer_text(THOUGHT, Tokens.sampled((*encode("\n\nIt is 7."), TOKENIZER.eos_token_id))) == "It is 7."
+    assert answer_text(THOUGHT, Tokens.injected(THOUGHT.refusal_ids)) == REFUSAL
 
 
 def stops(stopper: Stopper, text: str, until: Until = Until.STEP) -> tuple[str | None, str]:
@@ -166,11 +169,13 @@ def test_monitors_read_an_answer_behind_its_trace_without_tags() -> None:
     answer = (
         Tokens.sampled(encode("\n\n<think>It")) + Tokens.injected(encode("Wait")) + Tokens.sampled(encode(" is 7."))
     )
-    assert THOUGHT.monitored(trace, Tokens()) == THOUGHT.trace_text(trace)
-    assert THOUGHT.monitored(trace, answer) == "Mix it.\n\nIt is 7."
-    assert THOUGHT.monitored(trace, answer, with_injected=True) == "Mix it.\n\nItWait is 7."
-    assert THOUGHT.monitored(Tokens.sampled((CLOSE,)), answer) == "It is 7."
-    assert SPELLED.monitored(Tokens.sampled(encode("Mix it.]]")), Tokens.sampled(encode("[[so"))) == "Mix it.\n\nso"
+    assert monitored_text(THOUGHT, trace, Tokens()) == trace_text(THOUGHT, trace)
+    assert monitored_text(THOUGHT, trace, answer) == "Mix it.\n\nIt is 7."
+    assert monitored_text(THOUGHT, trace, answer, with_injected=True) == "Mix it.\n\nItWait is 7."
+    assert monitored_text(THOUGHT, Tokens.sampled((CLOSE,)), answer) == "It is 7."
+    assert (
+        monitored_text(SPELLED, Tokens.sampled(encode("Mix it.]]")), Tokens.sampled(encode("[[so"))) == "Mix it.\n\nso"
+    )
 
 
 def test_the_steps_of_a_finished_trace_are_found_again() -> None:

@@ -18,6 +18,8 @@ from safethink.defenses.effects import Extend, Extension, Score, Task, Until
 from safethink.errors import ConfigError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.prompts import Prompt
+from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import trace_text
 from safethink.tokens import Tokens
 from tests.support import tiny_reasoner
 
@@ -60,9 +62,9 @@ def test_the_monitor_fires_at_the_step_and_passes_the_target(guarded, searched):
         prompt = context.prompt.text
         assert context.score is not None
         assert context.score < 0
-        assert by_length(prompt, guarded.thought.trace_text(trace + Tokens.sampled(context.step_ids))) == context.score
+        assert by_length(prompt, trace_text(guarded.thought, trace + Tokens.sampled(context.step_ids))) == context.score
         assert 0 < len(context.target_ids) <= CONFIG.target_tokens
-        assert context.prompt_ids == guarded.thought.open_prompt(context.prompt)
+        assert context.prompt_ids == open_prompt(guarded.thought, context.prompt)
         assert context.ids == context.prompt_ids + context.trace_ids
 
 
@@ -103,7 +105,7 @@ def test_validation_takes_the_first_firing_of_each_rollout(guarded):
     ids = [context.prompt.id for context in validation.unsafe]
     assert len(ids) == len(set(ids)) == validation.num_fired
     for context in validation.unsafe:
-        trace = guarded.thought.trace_text(Tokens.sampled(context.trace_ids))
+        trace = trace_text(guarded.thought, Tokens.sampled(context.trace_ids))
         assert context.depth == 0 or by_length("", trace) >= 0
 
 

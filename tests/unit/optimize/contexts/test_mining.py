@@ -16,6 +16,7 @@ from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend
 from safethink.guarded import SafeThink
 from safethink.prompts import Prompt
+from safethink.thinking.opening import open_prompt
 from safethink.tokens import Tokens
 from tests.support.published_families import NAMED, PUBLISHED, steer
 
@@ -66,7 +67,7 @@ def guarded_family(name: str, max_step_tokens: int, template: str = "") -> SafeT
         sampling=SamplingConfig(temperature=0),
         limits=LimitsConfig(max_step_tokens=max_step_tokens, max_trace_tokens=200),
     )
-    steer(model, dict(enumerate(script(name, guarded), len(guarded.thought.open_prompt(PROMPT)))))
+    steer(model, dict(enumerate(script(name, guarded), len(open_prompt(guarded.thought, PROMPT)))))
     return guarded
 
 
@@ -98,7 +99,7 @@ def assert_mined_are_run(guarded: SafeThink) -> None:
     defense = Stepwise()
     guarded.variant(defense=defense)(PROMPT)
     assert len(defense.steps) > 1
-    prompt_ids = guarded.thought.open_prompt(PROMPT)
+    prompt_ids = open_prompt(guarded.thought, PROMPT)
     states = [
         Context(prompt=PROMPT, prompt_ids=prompt_ids, trace_ids=trace.ids, step_ids=(), depth=depth)
         for depth, (trace, _) in enumerate(defense.steps)
@@ -113,7 +114,7 @@ def assert_mined_are_run(guarded: SafeThink) -> None:
 @pytest.mark.parametrize("target_tokens", range(1, 16))
 def test_a_target_that_is_cut_short_ends_in_no_header(target_tokens: int) -> None:
     guarded = guarded_family("gpt-oss", 200)
-    state = Context(prompt=PROMPT, prompt_ids=guarded.thought.open_prompt(PROMPT), trace_ids=(), step_ids=(), depth=0)
+    state = Context(prompt=PROMPT, prompt_ids=open_prompt(guarded.thought, PROMPT), trace_ids=(), step_ids=(), depth=0)
     first = mine(guarded, [state], ContextsConfig(best_of=1, target_tokens=1000), threshold=0.0)[0].target_ids
     later = state.model_copy(update={"trace_ids": first})
     (mined,) = mine(guarded, [later], ContextsConfig(best_of=1, target_tokens=target_tokens), threshold=0.0)

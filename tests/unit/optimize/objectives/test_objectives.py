@@ -37,6 +37,7 @@ from safethink.config import LimitsConfig
 from safethink.errors import ConfigError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.prompts import Prompt
+from safethink.thinking.opening import open_prompt
 from tests.support import tiny_reasoner
 
 VOCABULARY = 97
@@ -315,7 +316,7 @@ def guarded() -> SafeThink:
 
 def context(guarded: SafeThink, name: str) -> Context:
     prompt = Prompt.from_text(f"mix {name}", id=name)
-    ids = guarded.thought.open_prompt(prompt)
+    ids = open_prompt(guarded.thought, prompt)
     return Context(
         prompt=prompt, prompt_ids=ids, trace_ids=(70, 71), step_ids=(72, 73, 74), depth=1, target_ids=(75, 76)
     )

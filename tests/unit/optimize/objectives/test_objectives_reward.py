@@ -23,6 +23,7 @@ from safethink.errors import MonitorError
 from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest
 from safethink.prompts import Prompt
+from safethink.thinking.opening import open_prompt
 from tests.support import tiny_reasoner
 from tests.unit.optimize.objectives.test_objectives import costs_of
 
@@ -66,7 +67,7 @@ def contexts(guarded) -> list[Context]:
         prompt = Prompt.from_text(f"mix the parts {n}", id=f"p{n}")
         return Context(
             prompt=prompt,
-            prompt_ids=guarded.thought.open_prompt(prompt),
+            prompt_ids=open_prompt(guarded.thought, prompt),
             trace_ids=(70, 71 + n)[: 1 + n % 2],
             step_ids=(72,),
             depth=1,

@@ -28,6 +28,7 @@ from safethink.models.loading import CausalLM
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.prompts import Message, Prompt
 from safethink.thinking.chat import ChatEncoder
+from safethink.thinking.opening import open_prompt
 from tests.support import chat_reasoner, tiny_reasoner
 from tests.unit.prefix.test_soft_artifacts import THOUGHT, noise, scaled_model
 
@@ -108,7 +109,7 @@ def test_the_new_tokens_are_never_said(make_model, tmp_path):
     hard = extend_vocabulary(tmp_path / "soft", str(tmp_path / "reasoner"), tmp_path / "extended")
     reasoner = exact(tmp_path / "extended")
     new = set(hard.token_ids[0])
-    ids = THOUGHT.open_prompt(PROMPTS[0])
+    ids = open_prompt(THOUGHT, PROMPTS[0])
     if make_model is tied_model:
         with torch.no_grad():
             assert int(reasoner.model(torch.tensor([ids])).logits[0, -1].argmax()) in new, "they would be said"

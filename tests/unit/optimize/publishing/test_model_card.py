@@ -18,6 +18,7 @@ from safethink.config import RunConfig, ThoughtConfig
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.prompts import Prompt
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
 from tests.support import chat_reasoner, published
 
 
@@ -144,7 +145,7 @@ def test_ten_lines_send_the_very_ids_that_safethink_would(
     assert "safethink" not in snippet
     exec(snippet, {})
     here = Thought(thought, chat_reasoner.tokenizer())
-    opened = here.open_prompt(Prompt.from_text("Your prompt.", id="p"))
+    opened = open_prompt(here, Prompt.from_text("Your prompt.", id="p"))
     ((ids, params),) = vllm.sent
     assert tuple(ids) == opened + chat_reasoner.encode(published.TEXTS[0]) + here.separator_ids
     assert params == {"temperature": 0.6, "max_tokens": 4096}

@@ -18,6 +18,7 @@ from safethink.judges import Judgement
 from safethink.monitors import ScoreRequest
 from safethink.monitors.function import FunctionMonitor
 from safethink.prompts import Prompt
+from safethink.thinking.opening import open_prompt
 from tests.support import tiny_reasoner
 
 CONFIG = SelectionConfig(contexts=5, samples=2, forced_prompts=4)
@@ -53,7 +54,7 @@ def guarded() -> SafeThink:
 def contexts(guarded) -> ContextSet:
     def context(name: str, reference: str | None = None) -> Context:
         prompt = Prompt.from_text(f"mix {name}", id=name).model_copy(update={"reference": reference})
-        ids = guarded.thought.open_prompt(prompt)
+        ids = open_prompt(guarded.thought, prompt)
         return Context(prompt=prompt, prompt_ids=ids, trace_ids=(70, 71), step_ids=(72,), depth=1, score=-1.0)
 
     unsafe = tuple(context(f"attack-{n}") for n in range(8))

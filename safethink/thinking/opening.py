@@ -1,0 +1,57 @@
+"""Prompts opened as token ids: the chat template rendered once, up to the open thinking."""
+
+from __future__ import annotations
+
+from safethink.errors import PromptError
+from safethink.prompts import Message, Prompt
+from safethink.thinking.format import Thought
+from safethink.tokens import Tokens
+
+
+def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
+    """Render the chat template, once, up to the open thinking.
+
+    The messages are encoded as text: a control string in them stays text. Where the template leaves it to the model to
+    open the thinking, the opening tag is appended. `prompt.prefill` is not part of it: see `prefill_tokens`.
+
+    Raises:
+        PromptError: if the prompt is empty or no Unicode text, the template refuses it, or it leaves no room in the
+            context window.
+    """
+    if not prompt.text.strip():
+        raise PromptError(f"prompt {prompt.id!r} is empty")
+    if not _is_unicode(prompt):
+        raise PromptError(f"prompt {prompt.id!r} is not Unicode text: it has half of a character")
+    family = thought.family
+    ids, tail = thought.rendered(_first_turn(thought, prompt))
+    if tail.rfind(family.open_tag) <= tail.rfind(family.close_tag):
+        ids += thought.open_ids + thought.encoder.text(family.open_break)
+    num_tokens = len(ids) + len(prefill_tokens(thought, prompt))
+    if thought.context_tokens is not None and num_tokens + thought.reserve_tokens > thought.context_tokens:
+        raise PromptError(
+            f"prompt {prompt.id!r} has {num_tokens} tokens; with {thought.reserve_tokens} kept free for a step, "
+            f"that exceeds the reasoner's context window of {thought.context_tokens}"
+        )
+    return ids
+
+
+def prefill_tokens(thought: Thought, prompt: Prompt) -> Tokens:
+    """The prompt's prefill of the trace: the attacker's words, which the monitor reads like sampled ones."""
+    return Tokens.sampled(thought.encoder.text(prompt.prefill))
+
+
+def _first_turn(thought: Thought, prompt: Prompt) -> tuple[Message, ...]:
+    """The prompt's messages, with the first question of a reasoner that thinks over several turns."""
+    if not thought.family.stage_turns:
+        return prompt.messages
+    *before, last = prompt.messages
+    return (*before, last.model_copy(update={"content": last.content + thought.family.stage_turns[0]}))
+
+
+def _is_unicode(prompt: Prompt) -> bool:
+    """Whether every text of a prompt can be encoded; bytes that a shell could not read become lone surrogates."""
+    try:
+        "".join([*(message.content for message in prompt.messages), prompt.prefill]).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""Traces and answers as text: what monitors, judges and people read of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from safethink.thinking.format import Thought
+from safethink.tokens import Tokens
+
+
+def trace_text(thought: Thought, trace: Tokens) -> str:
+    """Text of a trace for monitors: the reasoner's own tokens, without the closing tag."""
+    return _thinking(thought, trace.own())
+
+
+def full_trace_text(thought: Thought, trace: Tokens) -> str:
+    """Text of a trace as it stands, injected tokens included, without the closing tag."""
+    return _thinking(thought, trace.ids)
+
+
+def answer_text(thought: Thought, answer: Tokens) -> str:
+    """Text of an answer, or a defense's refusal, without control tokens, its own tags and surrounding blanks."""
+    text = thought.decode(answer.ids, plain=True).strip()
+    for tag in thought.family.answer_tags:
+        text = text.removeprefix(tag).removesuffix(tag).strip()
+    return text
+
+
+def monitored_text(thought: Thought, trace: Tokens, answer: Tokens, with_injected: bool = False) -> str:
+    """Text of an output for monitors: the trace, and behind a blank line what there is of the answer.
+
+    Args:
+        thought: the format of the reasoner's thinking.
+        trace: the trace.
+        answer: what there is of the answer; its tags, where the reasoner thinks in it again, are left out.
+        with_injected: whether injected tokens are read too.
+    """
+    thinking = full_trace_text(thought, trace) if with_injected else trace_text(thought, trace)
+    if not len(answer):
+        return thinking
+    text = _untagged(thought, answer.ids if with_injected else answer.own()).lstrip()
+    return f"{thinking.rstrip()}\n\n{text}" if thinking.strip() else text
+
+
+def _thinking(thought: Thought, ids: tuple[int, ...]) -> str:
+    """The text of a trace, its messages one below the other."""
+    messages = (thought.decode(message, plain=True) for message in _messages(thought, _open_part(thought, ids)))
+    text = "\n\n".join(filter(None, messages))
+    # Spelled out, it closes only where the trace ends: before that it is what somebody wrote.
+    is_closed = thought.closer.is_spelled and ids and thought.closer.ends(ids, len(ids) - 1)
+    return text.rpartition(thought.family.close_tag)[0] if is_closed else text
+
+
+def _untagged(thought: Thought, ids: tuple[int, ...]) -> str:
+    """The text of an answer without what opens and closes thinking."""
+    while thought.closer.is_control and (closed := thought.closer.find(ids)) is not None:
+        ids = ids[: closed.start] + ids[closed.stop :]
+    text = "".join(thought.decode(message, plain=True) for message in _messages(thought, ids))
+    for tag in (thought.opener, thought.closer):
+        text = text.replace(tag.text, "") if tag.is_spelled else text
+    return text
+
+
+def _open_part(thought: Thought, ids: tuple[int, ...]) -> tuple[int, ...]:
+    """A trace without the control tokens that close it, and whatever follows them."""
+    if thought.turns and ids[-len(thought.close_ids) :] == thought.close_ids:
+        return ids[: -len(thought.close_ids)]
+    closed = thought.closer.find(ids) if thought.closer.is_control else None
+    if closed is None:
+        return ids
+    whole = thought.whole_closer.find(ids) if thought.whole_closer.is_control else None
+    return ids[: whole.start if whole is not None and whole.stop == closed.stop else closed.start]
+
+
+def _messages(thought: Thought, ids: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The messages of a trace. An opener that the model writes again is no part of them."""
+    while True:
+        found = [span for tag in thought.breaks if (span := tag.find(ids)) is not None]
+        if not found:
+            yield ids
+            return
+        first = min(found, key=lambda span: span.start)
+        yield ids[: first.start]
+        ids = ids[first.stop :]
