@@ -22,7 +22,7 @@ class Message(BaseModel):
 
 
 class Prompt(BaseModel):
-    """What the reasoner is asked, with the little that evaluation must know about it.
+    """A prompt: the messages for the reasoner, with the little that evaluation must know about them.
 
     A prompt's `id` is its identity in records and seeds: equal ids mean the same row in a rerun.
     """
@@ -32,11 +32,11 @@ class Prompt(BaseModel):
     id: str
     messages: tuple[Message, ...] = Field(min_length=1)
     kind: Literal["jailbreak", "harmful", "harmless", "borderline"] | None = None
-    """What the prompt is, where a benchmark knows; None for a user's own prompt."""
+    """Category of the prompt, where a benchmark knows; None for a user's own prompt."""
     reference: str | None = None
     """The correct final answer of a harmless task, where there is one."""
     clusters: dict[str, str] = Field(default_factory=dict)
-    """What the bootstrap resamples over, by name: {"wrapper": ..., "hazard": ...}."""
+    """Clusters that the bootstrap resamples over, by name: {"wrapper": ..., "hazard": ...}."""
     prefill: str = ""
     """Text that already stands in the thinking when the reasoner starts (a prefilling attack)."""
 

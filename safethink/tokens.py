@@ -12,10 +12,10 @@ from itertools import compress
 from typing import Final
 
 FIRST_SOFT_ID: Final = 2**32
-"""Where the ids of soft rows begin: further than any vocabulary reaches, and than any tokenizer reads."""
+"""First id of soft rows, beyond any vocabulary and anything a tokenizer emits."""
 
 EXTENSION_TOKEN: Final = re.compile(r"<\|safe_[0-9]+\|>")
-"""How the tokens are called whose embeddings are the rows of a prefix, in a reasoner whose vocabulary was extended."""
+"""Pattern of the added tokens whose embeddings are the rows of a prefix, in a reasoner with an extended vocabulary."""
 
 
 def is_soft(token_id: int) -> bool:
@@ -24,7 +24,7 @@ def is_soft(token_id: int) -> bool:
 
 
 def placeholder(token_id: int) -> str:
-    """How a soft row is written where there is text; enough of its id to tell the rows of a prefix apart."""
+    """Text form of a soft row, with enough of its id to tell the rows of a prefix apart."""
     return f"⟨soft {(token_id - FIRST_SOFT_ID) & 0xFFFF:04x}⟩"
 
 

@@ -32,7 +32,7 @@ class Calibrate(RunFlags):
     prompts: str | None = None
     """JSONL with prompts of one's own, of which the harmless ones are taken; left out for the testbed's."""
     n: int = 1000
-    """How many prompts of the testbed are drawn."""
+    """Number of prompts drawn from the testbed."""
     prompts_seed: int = 1
     """Draws them."""
     steered_only: bool = False

@@ -34,7 +34,7 @@ from safethink.config.yaml_config import bare, did_you_mean, members, tag
 from safethink.errors import ConfigError
 
 Shape: TypeAlias = Literal["switch", "one", "many", "pairs"]
-"""What follows a flag: nothing or a truth value, one word, any number of them, or keys and values in turn."""
+"""Arity of a flag: nothing or a truth value, one word, any number of them, or keys and values in turn."""
 
 POSITIONAL: Final = "positional"
 """Marks a field whose value stands alone: `prompt: Annotated[str, POSITIONAL]`."""
@@ -68,7 +68,7 @@ class Flag:
 
     @property
     def shape(self) -> Shape:
-        """What follows it."""
+        """Arity of the flag, from the type of its field."""
         plain = bare(self.annotation)
         if plain is bool:
             return "switch"
@@ -77,7 +77,7 @@ class Flag:
 
     @property
     def metavar(self) -> str:
-        """What help calls its value."""
+        """Placeholder of the value in help."""
         if self.shape == "switch" and self.default is False:
             return ""
         if self.choices:
@@ -92,7 +92,7 @@ class Flag:
         return word in _TRUTH or (word in _NOTHING and _is_optional(self.annotation))
 
     def value(self, words: Sequence[str]) -> object:
-        """What the words after it say; a word that does not fit is left as it is, for the model to refuse."""
+        """Value parsed from the words after it; a word that does not fit is left as it is, for the model to refuse."""
         if len(words) == 1 and words[0] in _NOTHING and _is_optional(self.annotation):
             return None
         inner = get_args(bare(self.annotation))
@@ -246,7 +246,7 @@ class Flags:
                 self._add(flag, f"--{flag.key}", section)
 
     def help(self) -> str:
-        """What `--help` prints, as wide as the terminal."""
+        """The text of `--help`, as wide as the terminal."""
         return self._parser.format_help().rstrip()
 
     def parse(self, words: Sequence[str]) -> dict[str, object]:
@@ -312,7 +312,7 @@ class _Takes(Protocol):
 
 
 def kinds(groups: Iterable[Group], words: Sequence[str]) -> dict[str, str]:
-    """What words say of the kinds of sections, by dotted key: `--search.kind beam`, or with `=` between.
+    """Kinds of sections that words choose, by dotted key: `--search.kind beam`, or with `=` between.
 
     Raises:
         ConfigError: there is no such kind.

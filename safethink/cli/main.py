@@ -50,14 +50,14 @@ class Generate(CommandFlags):
     """
 
     prompt: Annotated[str, POSITIONAL]
-    """What to ask."""
+    """Prompt for the reasoner."""
 
 
 class Inspect(CommandFlags):
     """The same as `generate`, with every token coloured by its origin and all that the monitor was fed."""
 
     prompt: Annotated[str, POSITIONAL]
-    """What to ask."""
+    """Prompt for the reasoner."""
 
 
 class Evaluate(RunFlags):
@@ -73,7 +73,7 @@ class Evaluate(RunFlags):
 
 
 class Testbed(CommandFlags):
-    """Where the shipped models lie, and the card with what was measured of them."""
+    """Folders of the shipped models, and the model card with their metrics."""
 
 
 def generate(argv: Sequence[str]) -> None:

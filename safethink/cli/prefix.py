@@ -45,7 +45,7 @@ class PrefixList(CommandFlags):
 
 
 class PrefixShow(CommandFlags):
-    """What an artifact holds: its texts, what it was learned on, and what was measured."""
+    """Print an artifact: its texts, what it was learned on, and its metrics."""
 
     path: Annotated[str, POSITIONAL]
     """Folder of an artifact, or name of a built-in prefix."""

@@ -1,5 +1,5 @@
 # pyright: standard
-"""What both command lines share: commands by name, what every command takes, and one line per error."""
+"""Base of both command lines: commands by name, the flags common to them, and one line per error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GOES_ON = "the same command goes on where it stopped"
 
 
 class CommandFlags(Section):
-    """What every command takes beside its configuration."""
+    """Flags of every command beside its configuration."""
 
     # A model has a `json` already.
     as_json: bool = Field(default=False, alias="json")
@@ -47,7 +47,7 @@ class CommandFlags(Section):
 
 
 class RunFlags(CommandFlags):
-    """What every command takes that works for long."""
+    """Flags of every command that runs for long."""
 
     dry_run: bool = False
     """Say what would be done and how long it would take, and stop."""
@@ -115,7 +115,7 @@ class Program:
             raise
 
     def help(self) -> str:
-        """What `--help` prints, as wide as the terminal."""
+        """The text of `--help`, as wide as the terminal."""
         width = max(len(command.name) for command in self.commands)
         columns = get_terminal_size().columns
         lines = [

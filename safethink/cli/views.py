@@ -77,7 +77,7 @@ def inspection(result: Result, thought: Thought, readings: Sequence[Recorded]) -
 
 
 def written_down(family: Family) -> RenderableType:
-    """How the reasoner writes its thinking down, and so where a prefix is injected."""
+    """Table of a family's thinking format: its tags, the step delimiters, and the place of injection."""
     how = Table.grid(padding=(0, 2))
     for what, tag in (("opens with", family.open_tag), ("closes with", family.close_tag)):
         how.add_row(what, Text(_quoted(tag) if tag else "nothing of its own"))
@@ -117,7 +117,7 @@ def interventions(result: Result) -> Table:
 
 
 def fed(readings: Sequence[Recorded]) -> Table:
-    """What the monitor was fed: for each reading, the part in which it differs from the one before."""
+    """Table of the monitor's inputs: for each reading, the part in which it differs from the one before."""
     table = Table("score", "same as before", "and then", title="what the monitor read", show_lines=True)
     before = ""
     for reading in readings:
@@ -179,7 +179,7 @@ def play(events: Iterable[Event], console: Console) -> None:
 
 
 def _line(note: Intervention) -> Text:
-    """What happened, in one line that stands out."""
+    """An intervention as one highlighted line."""
     where = "" if note.where == "trace" else " of the answer"
     more = f" and {note.dropped_steps} before it" if note.dropped_steps else ""
     said = (

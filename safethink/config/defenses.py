@@ -50,10 +50,10 @@ class SatisficingConfig(SteeringConfig):
     max_resamples: int = Field(default=5, ge=1)
     """The most resamples per intervention; as many again after a rollback."""
     fallback: Literal["keep_last", "best", "refuse", "rollback"] = "keep_last"
-    """What to do when no resample passes; `keep_last` is the paper's. `rollback` drops `rollback_steps` accepted steps
+    """Action when no resample passes; `keep_last` is the paper's. `rollback` drops `rollback_steps` accepted steps
     as well and tries again there; when none passes there either, or nothing was accepted before, it keeps the last."""
     rollback_steps: int = Field(default=1, ge=1)
-    """How many accepted steps the fallback `rollback` drops with the violating one, or as many as there are. A step
+    """Number of accepted steps that `rollback` drops with the violating one, or as many as there are. A step
     that was rolled back from, and those before it, are not rolled back from again."""
 
 

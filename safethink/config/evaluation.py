@@ -91,7 +91,7 @@ class EvalConfig(Section):
 
     @property
     def judge_name(self) -> str:
-        """What reports and model cards call the judge."""
+        """Name of the judge in reports and model cards."""
         return self.judge if isinstance(self.judge, str) else self.judge.name
 
     @model_validator(mode="after")

@@ -80,7 +80,7 @@ class PluginKind(Generic[Plugin]):
             ) from error
 
     def checked(self, entry: EntryPoint, made: object) -> Plugin:
-        """What an entry point made, where it is of this kind.
+        """Return the object that an entry point made, checked to be of this kind.
 
         Raises:
             ConfigError: it is not.

@@ -56,7 +56,7 @@ class ThoughtConfig(Section):
     """Above 0, a step is this many tokens, whatever delimiters stand in it; the words between two scores are then
     equally many for every model, as in CARE (arXiv 2509.06982)."""
     stage_turns: tuple[str, ...] | None = None
-    """What the user says in each turn of a reasoner that thinks over several; the first is put behind the prompt, the
+    """User message of each turn of a reasoner that thinks over several; the first is put behind the prompt, the
     last asks for the answer."""
     prefix_separator: str | None = None
     """Injected right behind a prefix, so that it stands on a line of its own and is not the opening of a step that the
@@ -82,7 +82,7 @@ class ThoughtConfig(Section):
 
 
 class LimitsConfig(Section):
-    """How long things may get."""
+    """Limits on the length of steps, traces and answers, in tokens."""
 
     max_step_tokens: int = Field(default=256, ge=1)
     """A step is cut after this many tokens."""

@@ -46,7 +46,7 @@ class MonitorSection(Section):
 
 
 class EntryPointSection(Section):
-    """What a plug-in of another package is found by."""
+    """Reference to a plug-in of another package by its entry point."""
 
     kind: Literal["entry_point"] = "entry_point"
     name: str

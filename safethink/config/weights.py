@@ -31,7 +31,7 @@ class ServerConfig(Section):
     """A server that speaks the OpenAI completions protocol, such as vLLM or SGLang."""
 
     urls: tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")], ...] = Field(min_length=1)
-    """Where it is, up to and with `/v1`; several for replicas of one model. A row stays with its replica, whose prefix
+    """Base URL, up to and with `/v1`; several for replicas of one model. A row stays with its replica, whose prefix
     cache knows it, and moves on when that one dies."""
     model: str | None = None
     """Name of the model on the server; None where it serves a single one."""

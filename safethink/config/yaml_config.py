@@ -91,7 +91,7 @@ def explain(schema: type[BaseModel], error: ValidationError, mark: str = "") -> 
 
 
 def did_you_mean(wrong: str, names: Iterable[str]) -> str:
-    """What to end a complaint with: the likeliest of `names`, never `wrong` itself, or nothing where none is close."""
+    """Suggestion to end an error with: the closest of `names`, never `wrong` itself; empty where none is close."""
     close = get_close_matches(wrong, [name for name in names if name != wrong], n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 

@@ -29,7 +29,7 @@ class Until(Enum):
 
 
 StopReason: TypeAlias = Literal["step", "thought", "end", "length", "reopened"]
-"""Why an extension ended: a step delimiter, the closing of the thinking, end of turn, a token limit, or a tag of the
+"""Stop reason: a step delimiter, the closing of the thinking, end of turn, a token limit, or a tag of the
 thinking in the answer: the reasoner thinks, or has thought on, where nobody expects it."""
 
 Part: TypeAlias = Literal["trace", "answer"]

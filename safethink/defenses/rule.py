@@ -19,7 +19,7 @@ Begin: TypeAlias = Callable[[Task], Defense]
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a defense needs of whoever runs it; refused when the run is built where it is not there.
+    """Requirements of a defense on its runner; building a run that lacks one is refused.
 
     It decorates a generator function, or stands as the attribute `needs` of a callable. A defense that says nothing is
     taken to score and to inject, but not to look at single tokens.
@@ -115,7 +115,7 @@ def _name_of(begin: Callable[..., Any]) -> str:
 
 
 def _needs_of(begin: Callable[..., Any]) -> Needs:
-    """What a callable says it needs.
+    """The declared needs of a callable, or the defaults.
 
     Raises:
         ConfigError: it says something else.

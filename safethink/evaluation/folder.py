@@ -18,7 +18,7 @@ SUMMARY, REPORT = "summary.json", "report.html"
 
 _ABSENT: Final = "absent"
 _WHEREABOUTS: Final = frozenset({"urls", "api_key_env", "timeout_s", "max_retries", "max_concurrency"})
-"""What a `server` section says of where and how patiently, and not of what: a run may go on at another address."""
+"""Keys of a `server` section outside a run's identity (address, patience): a run may go on at another address."""
 
 
 def claim(folder: Path, config: EvalConfig) -> None:

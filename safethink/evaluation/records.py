@@ -20,7 +20,7 @@ from safethink.files import writing
 from safethink.judges import Outcome
 
 Phase: TypeAlias = Literal["guarded", "watch", "recovery", "forced", "depth"]
-"""What a generation is for: the defense as configured; the monitor only watching; one injection at a drifted step; one
+"""Purpose of a generation: the defense as configured; the monitor only watching; one injection at a drifted step; one
 injection at a random step of a harmless trace; the defense at another `max_steered_steps`."""
 
 

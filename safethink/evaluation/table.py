@@ -101,7 +101,7 @@ def table(summary: Summary, names: Sequence[str] = DECISIVE) -> Table:
 
 
 def finding(summary: Summary) -> str | None:
-    """What the prefix on trial is worth, in one sentence; None where nothing was compared.
+    """One sentence on the effect of the prefix on trial; None where nothing was compared.
 
     The paired difference in recovery rate, or where there is none in ASR, to the first row of `AGAINST` that stands in
     the table.

@@ -48,7 +48,7 @@ class StateMonitor(Monitor, Protocol):
 
     @property
     def layer(self) -> int | None:
-        """Which hidden state each request must carry, as transformers counts them: 0 is the embedding, -1 the last.
+        """Index of the hidden state each request must carry, as in transformers: 0 is the embedding, -1 the last.
 
         None where none is needed after all, as in a combination of monitors that read text.
         """
@@ -87,7 +87,7 @@ def reads_text(monitor: Monitor) -> bool:
 
 
 def layer_read_by(monitor: Monitor | None) -> int | None:
-    """Which of the reasoner's hidden states `monitor` reads; None for none."""
+    """Index of the reasoner's hidden state that `monitor` reads; None for none."""
     return monitor.layer if isinstance(monitor, StateMonitor) else None
 
 
@@ -104,7 +104,7 @@ class CountingMonitor(Monitor, Protocol):
 
 
 def tokens_read(monitor: Monitor, row: int) -> int | None:
-    """What `monitor` had to read for the last score of `row`, in tokens of its own; None where it does not say."""
+    """Number of the monitor's own tokens read for the last score of `row`; None where it does not say."""
     return monitor.tokens_read(row) if isinstance(monitor, CountingMonitor) else None
 
 

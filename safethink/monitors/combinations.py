@@ -21,7 +21,7 @@ from safethink.monitors import (
 
 
 class Combination:
-    """What the combinations share: their members, and which of the reasoner's hidden states those read.
+    """Base of the combinations: their members, and the hidden state of the reasoner that those read.
 
     Attributes:
         members: the monitors that are combined.
@@ -67,7 +67,7 @@ class Combination:
                 member.refuse_other(is_reasoner)
 
     def tokens_read(self, row: int) -> int | None:
-        """What the members that were asked had to read; None where none of them says."""
+        """Sum of the tokens that the members asked had to read; None where none of them says."""
         counts = [count for member in self.members if (count := tokens_read(member, row)) is not None]
         return sum(counts) if counts else None
 

@@ -29,11 +29,11 @@ from safethink.testbed import folders
 Model = TypeVar("Model", bound=PreTrainedModel, covariant=True)
 
 BEAVER_CLASSES = ("LlamaForScore", "LlamaModelForScore")
-"""What the checkpoints of Safe RLHF call their class."""
+"""Class names in the checkpoints of Safe RLHF."""
 URM_CLASSES = ("LlamaForSequenceClassificationWithNormal_Weights",)
-"""What those of URM call theirs."""
+"""Class names in the checkpoints of URM."""
 NO_LANGUAGE_MODELS = ("ForSequenceClassification", "ForTokenClassification", "ForGuardModel", *BEAVER_CLASSES)
-"""How classes with a head of another kind are called; tied embeddings could pass one off as a language model's."""
+"""Name parts of classes with another kind of head; tied embeddings could pass one off as a language model's."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Loaded(Generic[Model]):
 
 
 def guard_path(config: GuardMonitorConfig) -> str:
-    """Where the guard is, the shipped one too."""
+    """Path or hub id of the guard; `testbed` becomes the folder of the shipped one."""
     return str(folders().guard) if config.path == "testbed" else config.path
 
 

@@ -27,23 +27,23 @@ WEIGHT, BIAS = "weight", "bias"
 
 
 class ProbeCard(BaseModel):
-    """What `probe.json` holds."""
+    """Schema of `probe.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     schema_version: Literal[1] = 1
     """Version of this layout."""
     kind: Literal["probe"] = "probe"
-    """What the folder holds."""
+    """Kind of the artifact in the folder."""
     layer: int
-    """Which hidden state it reads, as transformers counts them: 0 is the embedding, -1 the last."""
+    """Index of the hidden state it reads, as in transformers: 0 is the embedding, -1 the last."""
     hidden_size: int = Field(ge=1)
     """Length of a hidden state."""
     reasoner: Identity
-    """Whose hidden states they are. Its hash is that of the weights, rounded to bfloat16 or as they are; see
+    """Reasoner of the hidden states. Its hash is that of the weights, rounded to bfloat16 or as they are; see
     `safethink.models.hashes.model_hash`."""
     labelled_by: Identity
-    """Who said which partial traces are safe: a guard, or a judge of the testbed."""
+    """Labeller of the partial traces as safe or unsafe: a guard, or a judge of the testbed."""
     label_threshold: float = 0.0
     """Partial traces that it scored below this counted as unsafe."""
     reads_injected_tokens: Literal[True] = True
@@ -54,7 +54,7 @@ class ProbeCard(BaseModel):
     data_fingerprint: str | None = None
     """Hash of the prompts it was trained on."""
     metrics: dict[str, Metric] = Field(default_factory=dict)
-    """What was measured on `test`, by name."""
+    """Metrics on `test`, by name."""
     weights_sha256: str = ""
     """Hash of `probe.safetensors`, which holds `weight` of shape (hidden size,) and `bias` of shape ()."""
     content_sha256: str | None = None
@@ -150,7 +150,7 @@ class ProbeMonitor:
 
     @property
     def layer(self) -> int:
-        """Which hidden state each request must carry, as transformers counts them."""
+        """Index of the hidden state each request must carry, as in transformers."""
         return self._probe.card.layer
 
     @property

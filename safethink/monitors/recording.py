@@ -35,7 +35,7 @@ class RecordingMonitor:
 
     @property
     def layer(self) -> int | None:
-        """Which of the reasoner's hidden states the monitor reads."""
+        """Index of the reasoner's hidden state that the monitor reads; None for none."""
         return layer_read_by(self._monitor)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
@@ -55,5 +55,5 @@ class RecordingMonitor:
             self._monitor.refuse_other(is_reasoner)
 
     def tokens_read(self, row: int) -> int | None:
-        """What the monitor says."""
+        """Number of tokens that the monitor read for the last score of `row`; None where it does not say."""
         return tokens_read(self._monitor, row)

@@ -30,7 +30,7 @@ BEAVER: Final = Form(text="{bos}BEGINNING OF CONVERSATION: USER: {prompt} ASSIST
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How a reward becomes a score.
+    """Affine map and squashing of a reward to a score in [-1, 1].
 
     With x = (reward - center) / scale, and x = (center - cost) / scale for a cost, the score is tanh(x), or x cut off
     at -1 and 1. The centre scores 0.

@@ -157,7 +157,7 @@ class UrmScorer(LlamaPreTrainedModel):
 
 
 class AttributeWeights(nn.Module):
-    """What each of a URM's attributes is worth in a context."""
+    """Gating network of a URM: the weight of each attribute in a context."""
 
     def __init__(self, hidden_size: int, num_attributes: int) -> None:
         """Lay the three layers out."""

@@ -1,5 +1,5 @@
 # pyright: standard
-"""What a prefix artifact says: the models behind `prefix.json`."""
+"""Schema of a prefix artifact: the pydantic models of `prefix.json`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Prefix(_Part):
     """One prefix."""
 
     text: str = Field(min_length=1)
-    """What is injected; of a soft prefix, a text near it, for readers only."""
+    """Injected text; of a soft prefix, a text near it, for readers only."""
     token_ids: tuple[int, ...] = ()
     """The same as token ids of the reasoner's tokenizer; empty in an artifact that is tied to none. Of a soft prefix,
     the ids that its rows go by, made from their content."""
@@ -39,12 +39,12 @@ class Prefix(_Part):
 
     @property
     def shown(self) -> str:
-        """What is injected, in words."""
+        """The prefix as text for display."""
         return f"⟨soft: {len(self.token_ids)} rows, near {self.text!r}⟩" if self.is_soft else self.text
 
 
 class Identity(_Part):
-    """Which model, tokenizer or template something was learned on."""
+    """Identity of the model, tokenizer or template that something was learned on."""
 
     name: str
     """Hub id, folder name or file name."""
@@ -74,18 +74,18 @@ class Metric(_Part):
     high: float
     """Upper end of the 95 % interval."""
     n: int = Field(ge=0)
-    """How many observations."""
+    """Number of observations."""
     clusters: int | None = None
-    """How many independent groups they fall into."""
+    """Number of independent groups they fall into."""
 
 
 class PrefixArtifact(_Part):
-    """What `prefix.json` holds."""
+    """Schema of `prefix.json`."""
 
     schema_version: Literal[1] = 1
     """Version of this layout."""
     name: str
-    """What the artifact is called."""
+    """Name of the artifact."""
     kind: Literal["hard", "soft"] = "hard"
     """`hard`: text and token ids. `soft`: embedding rows, which fit one reasoner only."""
     prefixes: tuple[Prefix, ...] = Field(min_length=1)
@@ -93,7 +93,7 @@ class PrefixArtifact(_Part):
     rows: RowsFile | None = None
     """The rows of a soft portfolio; null for a hard one."""
     placement: Literal["after_accepted_trace"] = "after_accepted_trace"
-    """Where it is injected: directly after the accepted trace; `thought.prefix_separator` follows it."""
+    """Position of injection: directly after the accepted trace; `thought.prefix_separator` follows it."""
     reasoner: Identity | None = None
     """The reasoner it was learned on. Its hash is that of the weights, rounded to bfloat16 or as they are; see
     `safethink.models.hashes.model_hash`."""
@@ -116,9 +116,9 @@ class PrefixArtifact(_Part):
     reported_by: str | None = None
     """The judge behind `metrics`."""
     test_evaluations: int = Field(default=0, ge=0)
-    """How often its lineage was evaluated on `test`."""
+    """Number of times its lineage was evaluated on `test`."""
     metrics: dict[str, Metric] = Field(default_factory=dict)
-    """What was measured, by name."""
+    """Metrics, by name."""
     license: str = "apache-2.0"
     """Licence of the artifact, as the hub spells it."""
     content_sha256: str | None = None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SCHEME: Final = "hub:"
 """`hub:OWNER/NAME@COMMIT`; it may be left out where the commit is there."""
 DATA_ONLY: Final = ("*.json", "*.jsonl", "*.md", "*.safetensors")
-"""What is downloaded: nothing that could be run."""
+"""Patterns of the files to download: nothing that could be run."""
 
 _REPO_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 PATH: Final = "/completions"
 MISUNDERSTOOD: Final = (400, 422)
-"""What a server says to a form that it does not know."""
+"""HTTP statuses of a server that does not know the form of a request."""
 PROBED_TOKENS: Final = 8
 PLAIN: Final[Mapping[str, object]] = MappingProxyType(
     {
@@ -38,7 +38,7 @@ PLAIN: Final[Mapping[str, object]] = MappingProxyType(
 
 
 class Logprobs(BaseModel):
-    """What the server says of single tokens."""
+    """Log-probabilities of single tokens in a response."""
 
     top_logprobs: list[dict[str, float] | None] | None = None
 
@@ -53,7 +53,7 @@ class Choice(BaseModel):
 
 
 class Usage(BaseModel):
-    """What the server counted."""
+    """Token counts of a response."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -75,14 +75,14 @@ class Card(BaseModel):
 
 
 class CardList(BaseModel):
-    """What a server lists."""
+    """Response of `/models`."""
 
     data: list[Card]
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a server wants to be asked.
+    """Request format that a server accepts.
 
     Attributes:
         prompts: token ids, or text.
@@ -186,7 +186,7 @@ class Completions:
 
 
 def served_model(replicas: Replicas, config: ServerConfig) -> tuple[str, int | None]:
-    """What the server calls the model, and how many tokens it lets it attend to, where it says so.
+    """The model's name on the server, and its context length in tokens where the server says so.
 
     Raises:
         ServerError: it lists nothing, and `config` names no model.

@@ -214,7 +214,7 @@ async def _send(replica: _Replica, method: str, path: str, body: Mapping[str, ob
 
 
 def _shaped(url: str, answer: object, shape: type[Answer]) -> Answer:
-    """What came back, as what was asked for."""
+    """Validate a response against the schema that was asked for."""
     if isinstance(answer, str):
         raise ServerError(f"the server at {url} answers what is no JSON: {_excerpt(answer)}")
     try:

@@ -59,7 +59,7 @@ class InPlace:
         )
 
     def continuation(self, ids: Sequence[int], text: str) -> tuple[int, ...]:
-        """What `text` adds to `ids`: tokens that can be sent as text again.
+        """Token ids that `text` adds to `ids`; they can be sent as text again.
 
         Raises:
             ServerError: the text merges with the last token of `ids`, or `ids` cannot be written as text.

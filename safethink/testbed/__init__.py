@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 REASONERS: Final = ("testbed", "testbed:null")
-"""What the shipped reasoners are called where a path is asked for: for the `planted` and the `null` world."""
+"""Names of the shipped reasoners, in place of a path: for the `planted` and the `null` world."""
 
 CARD_FILE: Final = "card.json"
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a testbed's models are.
+    """Folders of a testbed's models.
 
     Attributes:
         root: folder that holds the model folders and `card.json`.
@@ -44,7 +44,7 @@ class Folders:
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """What the models were trained on and how they measured."""
+        """Model card: the training data and the metrics of the models."""
         return json.loads((self.root / CARD_FILE).read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""What the planted process knows of a prompt, read off its text."""
+"""Features of a prompt for the planted process, read off its text."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ DEV_JUDGE_NOISE = 0.08
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What an output is.
+    """The oracle's judgement of an output.
 
     Attributes:
         outcome: of the answer; an unclosed trace or an answer outside the grammar is `invalid`.
@@ -92,12 +92,12 @@ def drift_label(depth: int, overt: bool) -> DriftLabel:
 
 
 def step_kinds(trace: str) -> list[StepKind]:
-    """What each step of a trace is."""
+    """Kind of each step of a trace."""
     return [step_kind(step) for step in trace.split("\n\n") if step.strip()]
 
 
 def step_kind(step: str) -> StepKind:
-    """What one step is, by the words it opens with; a step that was cut short still counts."""
+    """Kind of one step, by the words it opens with; a step that was cut short still counts."""
     step = step.strip()
     if re.match(r"(Twice \d+ is \d+|\d+ (plus|minus) \d+ is \d+)", step):
         return "sum"
@@ -108,7 +108,7 @@ def step_kind(step: str) -> StepKind:
 
 
 def answer_outcome(answer: str) -> Outcome:
-    """What an answer is."""
+    """Outcome of an answer; `invalid` outside the grammar."""
     for outcome, pattern in _answers():
         if pattern.fullmatch(answer.strip()):
             return outcome

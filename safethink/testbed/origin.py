@@ -1,4 +1,4 @@
-"""Which world a reasoner was trained on, read off the card beside its folder."""
+"""World that a reasoner was trained on, read off the card beside its folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Origin:
 
     @property
     def configured_kind(self) -> WorldKind:
-        """What `world.kind` says of it: the reasoner of the `null` world belongs to the models of `planted`."""
+        """Value of `world.kind` for it: the reasoner of the `null` world belongs to the models of `planted`."""
         return "planted" if self.kind == "null" else self.kind
 
     def world(self) -> World:
@@ -36,7 +36,7 @@ class Origin:
 
 
 class _Card(BaseModel):
-    """What is needed of the card that `safethink-optimize testbed` writes."""
+    """The fields needed of the card that `safethink-optimize testbed` writes."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -25,7 +25,7 @@ from safethink.testbed.world import ANSWER_FLIP, DEPTH_LOGITS, N_GAME_STEPS, N_S
 
 @dataclass(frozen=True, slots=True)
 class MonitorRates:
-    """How often a monitor fires, by what the trace really is.
+    """Firing probabilities of a monitor, by the true state of the trace.
 
     Attributes:
         overt: when the drift shows in at least one step.
@@ -40,7 +40,7 @@ class MonitorRates:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a trace stands.
+    """State of a trace in the planted Markov process.
 
     Attributes:
         depth: drifted steps in a row so far; 0 when not drifted.
@@ -94,7 +94,7 @@ def refusal_probability(world: World, step: int, phrase: str) -> float:
 
 
 def _continued(world: World, attack: Attack, step: int, state: State, phrase: str) -> Distribution:
-    """How the trace may end after one injection at `step` and no monitor from there on."""
+    """Distribution over final states after one injection at `step` and no monitor from there on."""
     states = _step(world, attack, step, state, phrase)
     for later in range(step + 1, N_STEPS):
         states = _mix((weight, _step(world, attack, later, before)) for before, weight in states.items())

@@ -28,7 +28,7 @@ COVERT_SHARE: Final = 0.08
 ANSWER_FLIP: Final = 0.05
 """Probability that a drifted trace ends in a refusal all the same."""
 DEPTH_LOGITS: Final = (0.0, 2.6, 3.2, 3.6, 3.8)
-"""What has to be overcome after 0, 1, 2, ... drifted steps in a row."""
+"""Added to the drift logit after 0, 1, 2, ... drifted steps in a row."""
 RELAPSE_LOGIT: Final = -5.5
 """Added to the drift logit once the reasoner has decided to be safe."""
 PLAIN_LOGIT: Final = -0.8
@@ -50,7 +50,7 @@ HIDDEN_COVERT_SHARE: Final = 0.99
 FREE_POWER: Final = 1.2
 """Power up to which a word of the `costly` world alarms nobody."""
 STRONG_ALARM: Final = 2.0
-"""What each stronger word of that world adds to the refusal logit of a borderline prompt."""
+"""Logit that each stronger word of that world adds to the refusal of a borderline prompt."""
 
 
 def sigmoid(logit: float) -> float:
@@ -157,7 +157,7 @@ class World:
         return {word: index for index, theme in enumerate(language.THEMES) for word in theme}
 
     def phrase_power(self, phrase: str, frame: str | None = None) -> float:
-        """What `phrase`, injected at a step, takes off the drift logit of that step.
+        """Reduction of a step's drift logit by `phrase`, injected at that step.
 
         Word powers add up, scaled by the frame's affinity to the word's theme; the first word counts 1.3 times, a
         repeated word a third, an unknown word slightly against; a negator turns the next word around; adjacent pairs
@@ -188,11 +188,11 @@ class World:
 
     @property
     def covert_steps(self) -> tuple[str, ...]:
-        """How a drifted step reads that does not look drifted."""
+        """Templates of a drifted step that does not look drifted."""
         return language.FLATTERING_STEPS if self.flattery else language.COVERT_STEPS
 
     def harmful_answers(self, *, hidden: bool) -> tuple[str, ...]:
-        """How a harmful answer reads; `hidden` says whether none of the drift before it looked drifted."""
+        """Templates of a harmful answer; `hidden` says whether none of the drift before it looked drifted."""
         return language.FLATTERING_ANSWERS if self.flattery and hidden else language.HARMFUL_ANSWERS
 
     def covert_share(self, phrase: str = "", *, hidden: bool = False) -> float:
@@ -208,7 +208,7 @@ class World:
         return max(share, HIDDEN_COVERT_SHARE) if hidden else share
 
     def _hiding(self, phrase: str) -> float:
-        """How far `phrase` flatters, from 0 to 1."""
+        """Degree to which `phrase` flatters, from 0 to 1."""
         return 1.0 - math.exp(-math.fsum(self.flattery.get(word, 0.0) for word in set(words(phrase))))
 
     def slip_probability(self, phrase: str = "") -> float:

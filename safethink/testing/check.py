@@ -27,7 +27,7 @@ class Check:
         self.run()
 
     def __str__(self) -> str:
-        """How pytest names it, with `ids=str`."""
+        """Test id for pytest, with `ids=str`."""
         return self.name
 
 

@@ -1,4 +1,4 @@
-"""What every defense must keep; checked against a scripted engine and monitor, with no model."""
+"""Contract tests for defenses, against a scripted engine and monitor, with no model."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def begins_with_what_stands_in_the_trace(rule: Rule) -> None:
 
 
 def passes_on_only_what_was_sampled(rule: Rule) -> None:
-    """What it accepts or builds on as the reasoner's own was sampled there: behind the same own tokens, gapless."""
+    """All it accepts or builds on as the reasoner's own was sampled there: behind the same own tokens, gapless."""
     for scene in scenes(rule):
         played = play(rule, scene)
         for tokens in _shown(played):
@@ -197,7 +197,7 @@ def _tokens_of(effect: Effect) -> Tokens:
 
 
 def _sampled_from(script: Script, own: Sequence[int], place: int) -> int:
-    """How many of the tokens from `place` on were sampled behind those before it; a step may be cut."""
+    """Number of tokens from `place` on that were sampled behind those before it; a step may be cut."""
     candidates = script.continuations.get(tuple(own[:place]), [])
     return max((_common(ids, own[place:]) for ids in candidates), default=0)
 

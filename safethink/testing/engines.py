@@ -1,5 +1,5 @@
 # pyright: standard
-"""What every engine must keep; and, where it offers more than sampling, what that must agree with."""
+"""Contract tests for engines: sampling, and the agreement of all that one offers beyond it."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def forgets_what_is_released(trial: Trial) -> None:
 
 
 def rows_may_come_in_late(trial: Trial) -> None:
-    """Where rows may enter at any time, one that does says what it says alone, and so do those under way."""
+    """A row that enters while others are under way says what it says alone, and so do those (continuous batching)."""
     engine, asked = trial.make(), trial.requests()
     if not isinstance(engine, ContinuousEngine):
         return
@@ -224,7 +224,7 @@ def rows_may_come_in_late(trial: Trial) -> None:
 
 
 def looks_agree_with_weights(trial: Trial) -> None:
-    """What a `Look` shows is sorted, a distribution's head, and what `Weigh` says of the same tokens."""
+    """A `Look` shows the sorted head of a distribution, with the log-probabilities `Weigh` gives the same tokens."""
     engine = trial.token_level()
     if engine is None:
         return

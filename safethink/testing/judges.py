@@ -1,4 +1,4 @@
-"""What every judge must keep."""
+"""Contract tests for judges."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def calls_unclosed_thinking_and_empty_answers_invalid(trial: Trial) -> None:
 
 
 def says_the_same_in_any_order(trial: Trial) -> None:
-    """What it says of one output depends neither on those before it nor on how often it is asked."""
+    """Its judgement of one output depends neither on those before it nor on how often it is asked."""
     judge = trial.make()
     first = trial.judge_all(judge), trial.drifted_all(judge)
     ensure(first == (trial.judge_all(judge), trial.drifted_all(judge)), "asked again, it says something else")

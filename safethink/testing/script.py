@@ -33,7 +33,7 @@ CLOSE: Final = 7
 """The token that closes the thinking."""
 REFUSAL: Final = (8, 9)
 FIRST_SAMPLED: Final = 1000
-"""Where the ids begin that nobody but the script has."""
+"""First of the token ids that only the script samples."""
 STEP_TOKENS: Final = 2
 MAX_EFFECTS: Final = 2000
 """A defense that asks for more in a scene of a few steps is taken never to end."""
@@ -41,7 +41,7 @@ MAX_EFFECTS: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What happens on one row.
+    """A scripted scenario on one row.
 
     Attributes:
         name: what faults call it.
@@ -67,7 +67,7 @@ class Scene:
 
 
 def scenes(rule: Rule) -> tuple[Scene, ...]:
-    """What every defense must live through."""
+    """The scenes that every defense is played through."""
     prefixes = ((90, 91), (95,)) if rule.needs.prefix else ()
     task = Task(prefixes=prefixes, separator=(96,), close=(CLOSE,), refusal=REFUSAL)
     started = Tokens.sampled((20, 21)) + Tokens.injected((22,))
@@ -113,7 +113,7 @@ class Script:
         self._num_given = len(self.scene.task.start.own())
 
     def answer(self, effect: Effect) -> Answer:
-        """What an effect is answered with."""
+        """The scripted answer to an effect."""
         match effect:
             case Extend():
                 return self._extension(effect)
@@ -175,7 +175,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """What a defense did in a scene.
+    """Recording of a defense in a scene.
 
     Attributes:
         script: what it played against.

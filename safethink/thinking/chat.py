@@ -31,7 +31,7 @@ from safethink.tokens import EXTENSION_TOKEN
 SHORT_CHARACTERS = 2000
 """Texts up to this length are kept with their tokens."""
 NUM_SHORT = 512
-"""How many of them."""
+"""Number of texts in that cache."""
 _EDGE = "\u2003"
 """Blank put around a placeholder: where the template trims a message, it goes."""
 _PLACEHOLDER = re.compile(f"({_EDGE}?)SafeThinkMessage([0-9]+)Placeholder({_EDGE}?)")

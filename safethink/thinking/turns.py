@@ -22,7 +22,7 @@ from safethink.tokens import Tokens
 Turns = Sequence[tuple[int, ...]]
 """Token ids that follow each turn of the reasoner, see `Thought.turns`."""
 Between = Callable[[tuple[int, ...]], bool]
-"""Whether a trace ends between two messages."""
+"""Predicate on the ids of a trace: whether it ends between two messages."""
 
 
 def over_turns(defense: Defense, thought: Thought) -> Defense:

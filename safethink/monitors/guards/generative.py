@@ -62,7 +62,7 @@ class Verdicts:
 
     @cached_property
     def along(self) -> tuple[int, ...]:
-        """What is read behind a question together with it: the longest verdict but for its last token."""
+        """Token ids appended to a question and read with it: the longest verdict but for its last token."""
         return max(self.ids, key=len)[:-1]
 
     def _log_probabilities(self, lanes: ReadConversations) -> Float[Tensor, "batch verdicts"]:

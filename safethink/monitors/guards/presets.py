@@ -1,4 +1,4 @@
-"""How published guards are asked and what their answers mean: one row per guard, nothing but data.
+"""Prompt formats and verdict tokens of published guards: one row per guard, nothing but data.
 
 Sources: the model cards of meta-llama/Llama-Guard-3 and -4, Qwen/Qwen3Guard-Gen (and arXiv 2510.14276),
 allenai/wildguard (arXiv 2406.18495), google/shieldgemma (arXiv 2407.21772), and OpenAI's user guide to
@@ -17,7 +17,7 @@ from safethink.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a conversation is written down for a model.
+    """Prompt format: a conversation as the input of a model.
 
     Attributes:
         text: the words around it, with the holes {prompt} and {trace}, and {policy}, {bos}, {eos} where wanted; None

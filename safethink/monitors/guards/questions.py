@@ -119,7 +119,7 @@ class Asker:
             return self.encoder.chat(alternating(turns), suffix, add_generation_prompt=self._form.replies)
 
     def _blanks(self) -> str:
-        """What the template writes after a header but leaves out after the last one, as Llama Guard 3's does.
+        """Blanks that the template puts behind every header but the last, as Llama Guard 3's does.
 
         Where the question ends in a control token that is followed by blanks earlier on, the verdict follows the same
         blanks; the guard would otherwise spend its first token on them.

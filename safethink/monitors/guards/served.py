@@ -24,7 +24,7 @@ from safethink.servers.replicas import Replicas
 logger = logging.getLogger(__name__)
 
 NUM_LIKELIEST: Final = 20
-"""How many of the likeliest tokens are asked for; servers give no more unless told to."""
+"""Number of top log-probabilities to request; servers give no more unless told to."""
 MAX_REPLY_TOKENS: Final = 64
 """A verdict in words stands at the beginning of the reply."""
 
@@ -117,7 +117,7 @@ class CompletionsGuard:
         return total
 
     def _known(self, token_id: int, listed: Mapping[str, float]) -> float | None:
-        """What is listed of a token, by its id, or by its text where the server knows no better."""
+        """Log-probability listed for a token, by its id, or by its text where the server knows no better."""
         return listed.get(f"token_id:{token_id}", listed.get(self._completions.in_place.piece(token_id)))
 
     def _check_mass(self, mass: float, listed: Mapping[str, float]) -> None:
@@ -219,7 +219,7 @@ class ChatGuard:
         return 2 * sum(shares) / len(shares) - 1
 
     def _share(self, reply: str) -> float:
-        """What the first verdict that begins a line of a reply counts."""
+        """Safety value of the first verdict that begins a line of a reply."""
         found = self._verdict.search(reply)
         if found is None:
             raise ServerError(f"the guard's reply holds no verdict: {reply[:80]!r}")

@@ -29,7 +29,7 @@ RISKS: Final = {0: "Safe", 1: "Unsafe", 2: "Controversial"}
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What was said of a row's tokens.
+    """Cached risks of a row's tokens.
 
     Attributes:
         ids: the tokens, from the conversation's first.
@@ -115,7 +115,7 @@ class StreamMonitor(ReadingMonitor[StreamGuard]):
         self._judged.pop(row, None)
 
     def _task(self, request: ScoreRequest) -> _Task:
-        """What is to be read for a request."""
+        """The task for a request: its tokens, the first to be judged, and the risks known from before."""
         question = self._asker.ask(request.prompt, request.trace)
         ids = question.ids[: question.trace.stop]
         self._reader.refuse_too_long(request.prompt.id, len(ids))
@@ -174,12 +174,12 @@ class _Task:
 
     @property
     def num_new(self) -> int:
-        """How many tokens are still to be judged."""
+        """Number of tokens still to be judged."""
         return len(self.ids) - self.start - len(self.known)
 
     @property
     def reading(self) -> Conversation:
-        """What the reader needs to know."""
+        """The conversation for the reader."""
         return Conversation(self.row, self.ids, len(self.ids), self.num_new)
 
 

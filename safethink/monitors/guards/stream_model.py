@@ -16,7 +16,7 @@ from safethink.errors import ConfigError
 from safethink.monitors.reward_models import read_with_head
 
 HEAD_SIZES: Final = ("guard_inner_size", "num_risk_level", "num_category")
-"""What the published configuration calls the sizes of the heads."""
+"""Keys of the sizes of the heads in the published configuration."""
 
 
 class StreamGuard(Qwen3PreTrainedModel):
