@@ -168,7 +168,7 @@ def _init(guarded: SafeThink, config: MethodConfig) -> Prefix | None:
 
 
 def _prefix_of(init: str) -> str:
-    """What `search.init` names, as `prefix.load` reads it: a name, a folder or a place on the hub, else words.
+    """Prefix source of `search.init`, as `prefix.load` reads it: a name, a folder or a place on the hub, else words.
 
     Raises:
         ConfigError: it looks like one of those, and there is none.
