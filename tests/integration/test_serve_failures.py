@@ -124,9 +124,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_server(double: VllmDouble, tmp_path:
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
         child.send_signal(signal.SIGINT)
-        started_s = time.monotonic()
-        _, complaint = child.communicate(timeout=30)
-        assert time.monotonic() - started_s < 10
+        _, complaint = child.communicate(timeout=30)  # The server would take twice as long.
         assert child.returncode == 130
         assert complaint.splitlines()[-1].startswith(b"safethink: interrupted")
     finally:
