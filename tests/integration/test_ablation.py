@@ -23,6 +23,8 @@ from safethink.errors import ConfigError, RecordError
 from safethink.evaluation import records
 from tests.support.source import ROOT
 
+pytestmark = pytest.mark.slow
+
 RUN = {
     "reasoner": {"path": "testbed"},
     "monitor": {"kind": "guard", "path": "testbed"},

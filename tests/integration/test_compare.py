@@ -20,6 +20,8 @@ from safethink.testbed.world import World
 from tests.support import planted
 from tests.support.timeless import SECONDS
 
+pytestmark = pytest.mark.slow
+
 STRONG, WEAK = "doubt calm stop again", "Hmm, let me see"
 KINDS = ("jailbreak", "harmless")
 

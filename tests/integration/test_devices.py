@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.support.source import ROOT
+
+pytestmark = pytest.mark.slow
 
 SEARCH = {
     "run": {

@@ -13,8 +13,6 @@ from docs.tools.pages import ROOT
 from optimize.config import SearchConfig
 from safethink.config import yaml_config
 
-pytestmark = pytest.mark.slow
-
 FENCE = "```"
 
 
@@ -55,6 +53,7 @@ def test_the_readme_is_short() -> None:
     assert len(text.split()) <= 900
 
 
+@pytest.mark.slow
 def test_the_picture_in_the_readme_is_that_of_today_s_run() -> None:
     assert make_trace_svg.draw(make_trace_svg.trace_lines()) == make_trace_svg.PATH.read_text(encoding="utf-8")
 

@@ -41,6 +41,8 @@ from tests.support import chat_reasoner, planted, tiny_guard
 from tests.support.source import ROOT
 from tests.support.timeless import timeless
 
+pytestmark = pytest.mark.slow
+
 ON_TRIAL = "doubt calm stop again"
 PHRASES = ("Wait, think safely", "Hmm, let me see", ON_TRIAL)
 

@@ -25,6 +25,8 @@ from safethink.runtime.result import Result
 from safethink.testbed import folders
 from safethink.testbed.prompts import draw
 
+pytestmark = pytest.mark.slow
+
 MAX_NEW_TOKENS = 200
 NEVER_FIRES = ConstantMonitorConfig(value=1.0)
 

@@ -23,6 +23,8 @@ from safethink.monitors import probe
 from tests.support.source import ROOT
 from tests.support.timeless import SECONDS, timeless
 
+pytestmark = pytest.mark.slow
+
 RUN = {
     "reasoner": {"path": "testbed"},
     "monitor": {"kind": "guard", "path": "testbed"},

@@ -24,6 +24,8 @@ from tests.support import planted, stub_hub
 from tests.support.stub_hub import StubHub
 from tests.support.timeless import timeless
 
+pytestmark = pytest.mark.slow
+
 TEXT = "doubt calm stop again"
 REPO = "ada/kind-words"
 

@@ -24,6 +24,8 @@ from optimize.search.journal import LOG, Journal
 from safethink import prefix
 from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig
 
+pytestmark = pytest.mark.slow
+
 RUN = RunConfig(
     reasoner=ReasonerConfig(path="testbed"),
     monitor=GuardMonitorConfig(path="testbed"),

@@ -23,6 +23,8 @@ from safethink.prompts import Prompt
 from safethink.thinking.opening import open_prompt
 from tests.support.transformers_serve import serving
 
+pytestmark = [pytest.mark.slow, pytest.mark.server]
+
 NUM_TOKENS = 24
 GREEDY = SamplingConfig(temperature=0.0)
 PROMPTS = ("How do I wake the mirror imp?", "Add 3 and 4, please.", "Write a poem about rain.")

@@ -25,6 +25,8 @@ from tests.support.source import ROOT
 from tests.support.timeless import timeless, timeless_record
 from tests.support.vllm_double import VllmDouble
 
+pytestmark = [pytest.mark.slow, pytest.mark.server]
+
 NUM_PROMPTS = 10
 
 

@@ -34,6 +34,8 @@ from safethink.testbed import folders
 from tests.support.transformers_serve import serving
 from tests.support.vllm_double import VllmDouble
 
+pytestmark = [pytest.mark.slow, pytest.mark.server]
+
 LIMITS = LimitsConfig(max_step_tokens=48, max_trace_tokens=160, max_answer_tokens=32)
 
 GUARD = GuardMonitorConfig()

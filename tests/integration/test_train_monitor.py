@@ -32,6 +32,8 @@ from safethink.prompts import Message
 from safethink.testbed import language, oracle
 from safethink.thinking.chat import ChatEncoder
 
+pytestmark = pytest.mark.slow
+
 LIMITS = {"max_step_tokens": 48, "max_trace_tokens": 128, "max_answer_tokens": 32}
 CONFIG = {
     "run": {"reasoner": {"path": "testbed"}, "monitor": {"kind": "guard", "path": "testbed"}, "limits": LIMITS},

@@ -60,6 +60,7 @@ def test_quantised_it_is_smaller_and_decodes_as_its_own_plain_forward(tmp_path: 
         assert same >= 0.9 * len(result.trace_ids)
 
 
+@pytest.mark.slow
 def test_compiled_it_says_the_same(tmp_path: Path) -> None:
     path = saved(tmp_path, hidden_size=32, layers=1)
     # This backend traces as any other does, and then runs the graph as it is.

@@ -35,14 +35,17 @@ def alone() -> dict[str, object]:
     return searched(MODULE, "1") | {"processes": 2}
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds_bit_for_bit(alone):
     assert searched(MODULE, "2") == alone
 
 
+@pytest.mark.slow
 def test_torchrun_starts_them_too(alone):
     assert searched(*TORCHRUN, MODULE, "1") == alone
 
 
+@pytest.mark.slow
 def test_an_error_of_the_main_process_ends_the_others():
     done = run(MODULE, "2", "fail")
     assert done.returncode == 1

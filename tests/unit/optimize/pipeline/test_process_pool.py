@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from optimize.pipeline.process_pool import Pool, explain
 from optimize.pipeline.setup import Models
 from safethink.errors import SafeThinkError
@@ -46,6 +48,7 @@ class Step:
                 (self.folder / self.name / "done").write_text(",".join(written))
 
 
+@pytest.mark.slow
 def test_what_fails_is_named_in_one_line_and_the_rest_is_done(tmp_path: Path) -> None:
     tasks = [
         Step("first", tmp_path),
@@ -88,6 +91,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT.format(folder=str(tmp_path)))

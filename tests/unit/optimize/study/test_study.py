@@ -197,6 +197,7 @@ def test_a_library_that_a_search_needs_is_not_blamed_on_the_storage(tmp_path, mo
         run_on(tmp_path, monkeypatch, ImportError("no lightning"))
 
 
+@pytest.mark.slow
 def test_workers_say_in_one_line_what_is_wrong(tmp_path, capfd):
     base = {"run": {"reasoner": {"path": str(tmp_path / "nowhere")}}}
     with pytest.raises(
