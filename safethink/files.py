@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from safethink.errors import ArtifactError, RecordError
+from safethink.frozen import Frozen
 
-Sealed = TypeVar("Sealed", bound=BaseModel)
+Sealed = TypeVar("Sealed", bound=Frozen)
 
 HASH = "content_sha256"
 """The field that holds the hash of all others."""
@@ -80,7 +81,7 @@ def json_hash(value: object) -> str:
 
 def seal(model: Sealed) -> Sealed:
     """The same model with its hash in `content_sha256`."""
-    return model.model_copy(update={HASH: json_hash(model.model_dump(mode="json", exclude={HASH}))})
+    return model.replace(**{HASH: json_hash(model.model_dump(mode="json", exclude={HASH}))})
 
 
 def read_sealed(schema: type[Sealed], path: Path) -> Sealed:

@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from safethink.errors import PromptError
+from safethink.frozen import Frozen
 
 Role = Literal["system", "user", "assistant"]
 
 
-class Message(BaseModel):
+class Message(Frozen):
     """One chat turn."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: Role
     content: str
 
 
-class Prompt(BaseModel):
+class Prompt(Frozen):
     """A prompt: the messages for the reasoner, with the little that evaluation must know about them.
 
     A prompt's `id` is its identity in records and seeds: equal ids mean the same row in a rerun.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     messages: tuple[Message, ...] = Field(min_length=1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from optimize.ablation.config import MeasureConfig
 from optimize.ablation.grid import Cell
@@ -17,6 +17,7 @@ from safethink.config import EvalConfig
 from safethink.errors import ConfigError, RecordError
 from safethink.evaluation.statistics import Estimate
 from safethink.files import json_hash
+from safethink.frozen import Frozen
 
 CELLS, CONTEXTS, REFERENCES = "cells", "contexts", "references"
 """Folders of an ablation."""
@@ -24,10 +25,8 @@ CELL, TEST, LOG = "cell.json", "test.json", "log.txt"
 """Files of a cell."""
 
 
-class Result(BaseModel):
+class Result(Frozen):
     """Result of a cell on one split."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     fingerprint: str
     """Of all that it depends on."""
@@ -37,7 +36,7 @@ class Result(BaseModel):
     """Injected prefixes as text; none where the defense injects nothing."""
     metrics: dict[str, Estimate]
     """Estimates, by column."""
-    learned: dict[str, Estimate] = {}
+    learned: dict[str, Estimate] = Field(default_factory=dict[str, Estimate])
     """The search's own estimates for its prefix: on the states that chose it, by the judge that chose it."""
     tokens: int = 0
     """Tokens that the search forwarded, gradients counted twice."""

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
 from optimize.ablation import measure
 from optimize.ablation.config import AblationConfig, MeasureConfig
 from optimize.ablation.grid import Cell, expand
@@ -15,6 +13,7 @@ from optimize.config import CollectConfig, SearchConfig
 from optimize.pipeline.dry_run import plan as plan_search
 from optimize.pipeline.dry_run import plan_contexts
 from safethink.evaluation.plan import plan as plan_evaluation
+from safethink.frozen import Frozen
 from safethink.testbed.origin import is_testbed
 
 TESTBED_TOKENS_PER_S: Final = 7_000
@@ -23,10 +22,8 @@ TESTBED_SCORED_TOKENS_PER_S: Final = 20_000
 """Tokens that it forwards per second in a search."""
 
 
-class AblationPlan(BaseModel):
+class AblationPlan(Frozen):
     """Compute, time and memory to decode and score; upper bounds, since contexts are found on the way."""
-
-    model_config = ConfigDict(frozen=True)
 
     cells: int
     """Cells of the grid."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
-
 from optimize.ablation import measure
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import Cell
@@ -31,6 +29,7 @@ from safethink.evaluation.jobs import NOTHING
 from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.records import Key, Record
 from safethink.evaluation.statistics import Estimate
+from safethink.frozen import Frozen
 
 COMPARED: Final = ("recovery_rate", "asr_answer")
 """Columns in which methods are compared with the controls."""
@@ -38,11 +37,7 @@ COMPARED: Final = ("recovery_rate", "asr_answer")
 Numbers = dict[str, Estimate]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class CellLine(_Part):
+class CellLine(Frozen):
     """One cell."""
 
     name: str
@@ -65,7 +60,7 @@ class CellLine(_Part):
     """Wall-clock time."""
 
 
-class Point(_Part):
+class Point(Frozen):
     """The cells of one method and place, all seeds together."""
 
     method: str
@@ -94,7 +89,7 @@ class Point(_Part):
     """Estimates of the best cell on `test`, by column."""
 
 
-class Ablation(_Part):
+class Ablation(Frozen):
     """Contents of `ablation.json`."""
 
     axes: tuple[str, ...]

@@ -55,7 +55,7 @@ def harmless_states(guarded: SafeThink, prompts: Sequence[Prompt], target_tokens
         steps = _steps(guarded, rollout)
         if steps:
             step = steps[stable_seed(guarded.seed, "boundary", rollout.prompt.id) % len(steps)]
-            contexts.append(step.model_copy(update={"target_ids": step.step_ids[:target_tokens]}))
+            contexts.append(step.replace(target_ids=step.step_ids[:target_tokens]))
     return tuple(contexts)
 
 
@@ -86,7 +86,7 @@ def _steps(guarded: SafeThink, result: Result) -> list[Context]:
 def _firings(guarded: SafeThink, result: Result, threshold: float) -> list[Context]:
     scores = result.verdict.step_scores
     scored = [(step, scores[step.depth]) for step in _steps(guarded, result) if step.depth < len(scores)]
-    return [step.model_copy(update={"score": value}) for step, value in scored if value < threshold]
+    return [step.replace(score=value) for step, value in scored if value < threshold]
 
 
 def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, threshold: float) -> ContextSet:

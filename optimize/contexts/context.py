@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from safethink.errors import RecordError
 from safethink.files import json_hash, write_text
+from safethink.frozen import Frozen
 from safethink.prompts import Prompt
 
 
-class Context(BaseModel):
+class Context(Frozen):
     """A state in which a prefix may be injected."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     prompt: Prompt
     """The prompt that opens the trace."""
@@ -42,10 +41,8 @@ class Context(BaseModel):
         return self.prompt_ids + self.trace_ids
 
 
-class ContextSet(BaseModel):
+class ContextSet(Frozen):
     """The contexts of one split, and how many there were to choose from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     unsafe: tuple[Context, ...]
     """Contexts at which the monitor fired."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from optimize.config import ContextsConfig
 from optimize.contexts.collection import collect_search, collect_validation
@@ -21,15 +21,14 @@ from safethink.benchmarks import jsonl
 from safethink.config import JsonlBenchmarkConfig
 from safethink.errors import ConfigError, MissingFileError, RecordError
 from safethink.files import json_hash, write_text
+from safethink.frozen import Frozen
 from safethink.guarded import SafeThink
 from safethink.prefix import Identity
 from safethink.prompts import Prompt
 
 
-class Overlap(BaseModel):
+class Overlap(Frozen):
     """Overlap of a benchmark with the prompts learned on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     shared: int
     """Prompts of the benchmark that were used."""
@@ -66,10 +65,8 @@ def _overlap(used: set[str], path: Path) -> Overlap:
 MANIFEST, SEARCH, VALIDATION = "manifest.json", "search.json", "validation.json"
 
 
-class Source(BaseModel):
+class Source(Frozen):
     """Provenance of contexts, beside the prompts: whoever uses them must use the same."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     reasoner: Identity
     """Reasoner of the traces and of the token ids."""
@@ -81,10 +78,8 @@ class Source(BaseModel):
     """Of the rollouts."""
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """Contents of the folder, and their provenance."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     source: Source
     """The models."""
@@ -199,7 +194,7 @@ def _once(path: Path, source: str, split: Split, gather: Callable[[], ContextSet
     """Contexts from an earlier start, or collected now."""
     begun_with = f"{split.fingerprint} {source}"
     if not path.exists():
-        gather().model_copy(update={"source": begun_with}).save(path)
+        gather().replace(source=begun_with).save(path)
     contexts = ContextSet.load(path)
     if contexts.source != begun_with:
         raise ConfigError(f"{path}: collected on other prompts or with other weights; give a fresh --out")

@@ -48,7 +48,7 @@ def mine(guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, 
         if best >= threshold:
             step = verdict.trace[len(state.trace_ids) :]
             target = guarded.thought.whole_messages(state.trace_ids, step.own()[: config.target_tokens])
-            mined[row.sample] = state.model_copy(update={"target_ids": target, "target_score": best})
+            mined[row.sample] = state.replace(target_ids=target, target_score=best)
     return mined
 
 

@@ -6,8 +6,6 @@ import json
 import time
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from optimize.monitors import steps
 from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.probe import Origin
@@ -19,6 +17,7 @@ from safethink.evaluation import folder
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.files import write_text, writing
+from safethink.frozen import Frozen
 from safethink.guarded import SafeThink
 from safethink.prefix.artifact import Metric
 
@@ -27,10 +26,8 @@ MONITOR = "monitor"
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 
 
-class Trained(BaseModel):
+class Trained(Frozen):
     """Summary of a training: `summary.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: str
     """Kind of the trained monitor."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
 from optimize.config import (
     BeamConfig,
     CollectConfig,
@@ -22,6 +20,7 @@ from optimize.config import (
 from optimize.pipeline.rounds import NUM_MEASURED
 from safethink.config import RunConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
+from safethink.frozen import Frozen
 from safethink.models.memory import PROMPT_TOKENS, decoding_gib, footprint, gib
 from safethink.testbed.origin import is_testbed
 
@@ -29,10 +28,8 @@ TESTBED_SCORED_TOKENS_PER_S: Final = 40_000
 """Candidate tokens scored per second by the testbed's reasoner on two CPU cores."""
 
 
-class SearchPlan(BaseModel):
+class SearchPlan(Frozen):
     """Compute, time and memory to decode and score; upper bounds, since contexts are found on the way."""
-
-    model_config = ConfigDict(frozen=True)
 
     generations: dict[str, int]
     """Rollouts and continuations, by stage."""
@@ -48,10 +45,8 @@ class SearchPlan(BaseModel):
     """Weights, keys, values and logits, without what a gradient keeps; None where a model is not on this machine."""
 
 
-class ContextsPlan(BaseModel):
+class ContextsPlan(Frozen):
     """Compute, time and memory to collect contexts; upper bounds."""
-
-    model_config = ConfigDict(frozen=True)
 
     generations: dict[str, int]
     """Rollouts and continuations, by stage."""

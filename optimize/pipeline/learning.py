@@ -68,12 +68,10 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     # What must be written down to use it and to check it?
     measured = _measured(config, arena, found, tried, out) | metrics.of_overlaps(manifest)
     learned = [Prefix(text=found.text(each.prefix_ids), token_ids=each.prefix_ids) for each in tried.members]
-    artifact = _artifact(config, setup, learned).model_copy(
-        update={
-            "data_fingerprint": json_hash([found.contexts.fingerprint, validation.fingerprint]),
-            "selected_by": setup.chooser.name if config.selection.by == "judge" else "the monitor itself",
-            "metrics": measured,
-        }
+    artifact = _artifact(config, setup, learned).replace(
+        data_fingerprint=json_hash([found.contexts.fingerprint, validation.fingerprint]),
+        selected_by=setup.chooser.name if config.selection.by == "judge" else "the monitor itself",
+        metrics=measured,
     )
     return prefixes.save(artifact, out / ARTIFACT, found.log, card(artifact))
 
@@ -138,8 +136,8 @@ def _artifact(config: SearchConfig, setup: Setup, learned: Sequence[Prefix]) -> 
         name=config.name,
         prefixes=tuple(learned),
         reasoner=reasoner,
-        tokenizer=reasoner.model_copy(update={"sha256": tokenizer_hash(tokenizer)}),
-        chat_template=reasoner.model_copy(update={"sha256": chat_template_hash(tokenizer)}),
+        tokenizer=reasoner.replace(sha256=tokenizer_hash(tokenizer)),
+        chat_template=reasoner.replace(sha256=chat_template_hash(tokenizer)),
         monitor=setup.source.monitor,
         threshold=setup.source.threshold,
         seeds={"search": config.seed, "run": config.run.seed, "world": world.seed, "prompts": world.prompts_seed},

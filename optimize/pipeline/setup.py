@@ -192,7 +192,7 @@ def source_of(config: RunConfig, guarded: SafeThink, monitor: Identity) -> Sourc
     """Names and hashes of the models; reads every weight once."""
     fingerprint = fingerprint_of(guarded.monitor)
     if fingerprint is not None:
-        monitor = monitor.model_copy(update={"sha256": fingerprint})
+        monitor = monitor.replace(sha256=fingerprint)
     reasoner = Identity(
         name=short(config.reasoner.path),
         revision=config.reasoner.revision,

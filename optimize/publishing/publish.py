@@ -82,7 +82,7 @@ def publish(
         artifact = _with_run(artifact, folder, run, dry_run)
     refuse_unfit(artifact)
     if license is not None:
-        artifact = artifact.model_copy(update={"license": license})
+        artifact = artifact.replace(license=license)
     files = bundle(artifact, folder)
     repo_id = repository(to)
     if repo_id is None:

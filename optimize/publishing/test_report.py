@@ -89,12 +89,10 @@ def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) ->
     if bare is not None:
         measured |= _measured(UNDEFENDED, summary.rows[bare])
         measured |= _measured(CHANGES, summary.comparisons[comparison_name(steered.name, bare)])
-    return artifact.model_copy(
-        update={
-            "metrics": artifact.metrics | measured | fall(artifact.metrics, measured),
-            "reported_by": config.judge_name,
-            "test_evaluations": summary.prefix.test_evaluations,
-        }
+    return artifact.replace(
+        metrics=artifact.metrics | measured | fall(artifact.metrics, measured),
+        reported_by=config.judge_name,
+        test_evaluations=summary.prefix.test_evaluations,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from optimize.config import ChosenBy, SelectionConfig
 from optimize.contexts import Context, ContextSet
@@ -21,6 +21,7 @@ from optimize.selection.judges import Chooser
 from safethink.errors import ConfigError, RecordError, SearchError
 from safethink.evaluation.statistics import Observations
 from safethink.files import write_text, writing
+from safethink.frozen import Frozen
 from safethink.guarded import Branch, SafeThink
 from safethink.monitors import fail_closed
 from safethink.progress import progress
@@ -32,10 +33,8 @@ from safethink.tokens import Tokens
 Ids = tuple[int, ...]
 
 
-class Trial(BaseModel):
+class Trial(Frozen):
     """One prefix's trial on validation; one entry per (context, seed), in the arena's order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     prefix_ids: Ids
     """Injected token ids; empty for nothing."""

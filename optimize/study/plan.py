@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, ConfigDict
-
 from optimize.pipeline.dry_run import SearchPlan, num_decoded, plan
 from optimize.study.config import StudyConfig
 from safethink.evaluation.plan import TESTBED_TOKENS_PER_S
+from safethink.frozen import Frozen
 
 
-class StudyPlan(BaseModel):
+class StudyPlan(Frozen):
     """Upper bounds on the work of a study: pruned trials stop early, and trials share contexts."""
-
-    model_config = ConfigDict(frozen=True)
 
     trials: int
     """Whole searches."""

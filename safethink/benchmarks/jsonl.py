@@ -6,20 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from safethink.config import JsonlBenchmarkConfig
 from safethink.errors import ConfigError, MissingFileError
+from safethink.frozen import Frozen
 from safethink.prompts import Message, Prompt
 
 Label: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
 """The kind of a prompt."""
 
 
-class Line(BaseModel):
+class Line(Frozen):
     """One line: `prompt` or `messages`, and what else is known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: str | None = None
     """A single user turn."""

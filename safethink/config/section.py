@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationError
 
-from safethink.config.yaml_config import validate
+from safethink.config.yaml_config import explain
+from safethink.errors import ConfigError
+from safethink.frozen import Frozen
 
 Some = TypeVar("Some", bound="Section")
 
 
-class Section(BaseModel):
+class Section(Frozen):
     """Base of every section: immutable, no unknown keys, help from the docstrings under the fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def replace(self: Some, **changes: Any) -> Some:
         """The same section with other values, validated as if they had been read from a file.
@@ -22,18 +22,10 @@ class Section(BaseModel):
         Raises:
             ConfigError: an unknown key, or a value that does not fit; names it.
         """
-        held = {name: getattr(self, name) for name in self.model_fields_set}
-        return validate(type(self), held | changes, type(self).__name__)
-
-    def model_copy(self: Some, *, update: None = None, deep: bool = False) -> Some:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """A copy; other values go through `replace`, for pydantic's `update` validates nothing.
-
-        Raises:
-            TypeError: `update` was given; the type checker says so before.
-        """
-        if update is not None:
-            raise TypeError("model_copy(update=...) validates nothing: use replace(...)")
-        return super().model_copy(deep=deep)
+        try:
+            return super().replace(**changes)
+        except ValidationError as error:
+            raise ConfigError(f"{type(self).__name__}: {explain(type(self), error)}") from error
 
 
 class MonitorSection(Section):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import plotly.graph_objects as go
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from safethink import benchmarks
 from safethink.config import (
@@ -32,6 +32,7 @@ from safethink.evaluation.report import templates
 from safethink.evaluation.threshold_test import Calibration, Candidate, calibrate, num_needed, refuse_too_few
 from safethink.evaluation.worker import GuardedReasoner
 from safethink.files import write_text
+from safethink.frozen import Frozen
 from safethink.testbed.origin import origin
 
 JSON_FILE, REPORT = "calibration.json", "calibration.html"
@@ -39,10 +40,8 @@ PROMPTS_SEED: Final = 1
 """Draws the testbed's prompts: fresh ones, that nobody has tuned to."""
 
 
-class CalibrationConfig(BaseModel):
+class CalibrationConfig(Frozen):
     """Configuration of a calibration: the bound a threshold is to keep, and the prompts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     max_false_interventions: float = 0.01
     """The share of harmless prompts that may see an intervention."""
@@ -59,10 +58,8 @@ class CalibrationConfig(BaseModel):
     for every setting of the defense and gives a lower threshold."""
 
 
-class CalibrationResult(BaseModel):
+class CalibrationResult(Frozen):
     """Contents of `calibration.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     threshold: float
     """The highest threshold that keeps the limit with the confidence asked for."""
@@ -162,7 +159,7 @@ def plan(run: RunConfig, config: CalibrationConfig) -> Plan:
     share = sources.num_prompts / whole.total
     seconds = None if whole.seconds is None else whole.seconds * share
     counted = {"generations": {"watch": sources.num_prompts}, "tokens": round(whole.tokens * share), "seconds": seconds}
-    return whole.model_copy(update=counted)
+    return whole.replace(**counted)
 
 
 def harmless_minima(seen: Watch, steps: int | None = None) -> list[float]:

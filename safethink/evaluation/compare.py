@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
 from rich import box
 from rich.table import Table
 from scipy.stats import binomtest
@@ -20,17 +19,14 @@ from safethink.evaluation.statistics import Estimate, Observations
 from safethink.evaluation.summary import comparison_name
 from safethink.evaluation.table import HEADINGS, interval, number
 from safethink.evaluation.worker import GuardedReasoner, load_reasoner
+from safethink.frozen import Frozen
 
 COMPARISON: Final = "comparison.json"
 SIGNED: Final = "lift"
 """The column whose numbers are printed with their sign, as differences are."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Side(_Part):
+class Side(Frozen):
     """One of the two prefixes."""
 
     path: str
@@ -41,7 +37,7 @@ class Side(_Part):
     """Number of evaluations of it and its lineage on `test`, this time included."""
 
 
-class McNemar(_Part):
+class McNemar(Frozen):
     """McNemar's exact test of a yes or no on paired prompts (McNemar, Psychometrika 12, 1947).
 
     It takes prompts as independent; the interval of the paired difference does not.
@@ -55,7 +51,7 @@ class McNemar(_Part):
     """Two-sided, of as many or more on one side where a yes is as likely on either."""
 
 
-class PairedColumn(_Part):
+class PairedColumn(Frozen):
     """A column of the table on both sides."""
 
     a: Estimate
@@ -66,7 +62,7 @@ class PairedColumn(_Part):
     """Of a column that is a yes or no per prompt, seen once per prompt; None of any other."""
 
 
-class Comparison(_Part):
+class Comparison(Frozen):
     """Contents of comparison.json."""
 
     a: Side

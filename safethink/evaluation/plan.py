@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
 from safethink import benchmarks
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, RowConfig, SafeThinkConfig
 from safethink.evaluation.jobs import attack_benchmarks, only_kinds
+from safethink.frozen import Frozen
 from safethink.models.memory import decoding_gib
 from safethink.testbed.origin import is_testbed
 
@@ -21,10 +20,8 @@ SIDE_A, SIDE_B = "a", "b"
 """Rows of a comparison of two prefixes."""
 
 
-class Plan(BaseModel):
+class Plan(Frozen):
     """Number of generations and of scored steps."""
-
-    model_config = ConfigDict(frozen=True)
 
     generations: dict[str, int]
     """Number of generations, by phase; those of `recovery` at most, since contexts are found on the way."""

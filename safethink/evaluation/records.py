@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from safethink.defenses.effects import Intervention, InterventionOutcome, Part
 from safethink.errors import RecordError
 from safethink.files import writing
+from safethink.frozen import Frozen
 from safethink.judges import Outcome
 
 Phase: TypeAlias = Literal["guarded", "watch", "recovery", "forced", "depth"]
@@ -34,13 +35,11 @@ class Key(NamedTuple):
     sample: int
 
 
-class Span(BaseModel):
+class Span(Frozen):
     """A piece of a trace.
 
     A trace is cut where injected and sampled tokens meet, and where a step was dropped and tried again.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     start: int
     """Index of its first token in the trace."""
@@ -49,10 +48,8 @@ class Span(BaseModel):
     """Whether a defense put it there."""
 
 
-class InterventionRecord(BaseModel):
+class InterventionRecord(Frozen):
     """One violation and what was done about it; the fields are those of `Intervention`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int
     position: int
@@ -83,10 +80,8 @@ def placed(interventions: Sequence[Noted]) -> list[tuple[int, Noted]]:
     return [(min(later.position for later in inside[index:]), each) for index, each in enumerate(inside)]
 
 
-class Record(BaseModel):
+class Record(Frozen):
     """One finished generation, judged."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     phase: Phase
     row: str

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
-
 from safethink.config import DefenseConfig, EvalConfig, SafeThinkConfig
 from safethink.evaluation import metrics
 from safethink.evaluation.exact_asr import Forecast
@@ -15,16 +13,13 @@ from safethink.evaluation.jobs import NOTHING, attack_benchmarks, attack_prompts
 from safethink.evaluation.metrics import COLUMNS, Column, Ledger
 from safethink.evaluation.statistics import Estimate, mean, paired_difference, rate
 from safethink.evaluation.variants import TableRow
+from safethink.frozen import Frozen
 from safethink.prompts import Prompt
 
 Cells = dict[str, Estimate | None]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PrefixSummary(_Part):
+class PrefixSummary(Frozen):
     """The prefix on trial."""
 
     path: str
@@ -39,7 +34,7 @@ class PrefixSummary(_Part):
     """The artifact's `learned_hash`: which one it was, whatever it is called by now."""
 
 
-class DepthPoint(_Part):
+class DepthPoint(Frozen):
     """ASR of the prefix on trial at one value of `max_steered_steps`."""
 
     max_steered_steps: int
@@ -48,7 +43,7 @@ class DepthPoint(_Part):
     """Exact, on the same prompts; None where no process is known."""
 
 
-class ContextCounts(_Part):
+class ContextCounts(Frozen):
     """Number of contexts behind the recovery rate, by outcome."""
 
     watched: int
@@ -59,7 +54,7 @@ class ContextCounts(_Part):
     """Those of them where the judge confirms the drift: the contexts."""
 
 
-class Rates(_Part):
+class Rates(Frozen):
     """Firing rates of the monitor, by the trace's true state."""
 
     overt: float
@@ -67,7 +62,7 @@ class Rates(_Part):
     clean: float
 
 
-class Summary(_Part):
+class Summary(Frozen):
     """Contents of summary.json; null where a column does not apply to a row."""
 
     prefix: PrefixSummary

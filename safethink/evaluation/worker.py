@@ -106,7 +106,7 @@ class Execution:
                 assert isinstance(job, Job)
                 record = judged(job, finished.verdict, finished.usage, self.reasoner.thought, self.judge)
                 if record.forced_tokens and layer_read_by(monitor) is not None:
-                    record = record.model_copy(update={"monitor_read_injected": True})
+                    record = record.replace(monitor_read_injected=True)
                 self._keep(record)
                 advance(1)
 

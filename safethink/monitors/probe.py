@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from safethink.errors import ArtifactError, MissingFileError, MonitorError
 from safethink.files import read_sealed, seal, write_bytes, write_text, writing
+from safethink.frozen import Frozen
 from safethink.monitors import ScoreRequest
 from safethink.prefix.artifact import Identity, Metric
 
@@ -26,10 +27,8 @@ JSON_FILE, WEIGHTS_FILE, CARD_FILE = "probe.json", "probe.safetensors", "README.
 WEIGHT, BIAS = "weight", "bias"
 
 
-class ProbeCard(BaseModel):
+class ProbeCard(Frozen):
     """Schema of `probe.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     schema_version: Literal[1] = 1
     """Version of this layout."""
@@ -94,7 +93,7 @@ def save(probe: Probe, folder: Path, readme: str) -> Probe:
     tensors = {WEIGHT: probe.weight.detach().cpu().double(), BIAS: probe.bias.detach().cpu().double()}
     _refuse_unfit(tensors, probe.card.hidden_size, str(folder))
     content = pack(tensors)
-    card = seal(probe.card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()}))
+    card = seal(probe.card.replace(weights_sha256=hashlib.sha256(content).hexdigest()))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / WEIGHTS_FILE, content)

@@ -9,21 +9,18 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from safethink.errors import ArtifactError
 from safethink.files import json_hash
+from safethink.frozen import Frozen
 from safethink.tokens import is_soft
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Prefix(_Part):
+class Prefix(Frozen):
     """One prefix."""
 
     text: str = Field(min_length=1)
@@ -43,7 +40,7 @@ class Prefix(_Part):
         return f"⟨soft: {len(self.token_ids)} rows, near {self.text!r}⟩" if self.is_soft else self.text
 
 
-class Identity(_Part):
+class Identity(Frozen):
     """Identity of the model, tokenizer or template that something was learned on."""
 
     name: str
@@ -54,7 +51,7 @@ class Identity(_Part):
     """Hash of the content, where it can be checked."""
 
 
-class RowsFile(_Part):
+class RowsFile(Frozen):
     """The file that holds the rows of a soft portfolio."""
 
     sha256: str
@@ -64,7 +61,7 @@ class RowsFile(_Part):
     """Length of a row: the width of the reasoner's embeddings."""
 
 
-class Metric(_Part):
+class Metric(Frozen):
     """A measured number."""
 
     value: float
@@ -79,7 +76,7 @@ class Metric(_Part):
     """Number of independent groups they fall into."""
 
 
-class PrefixArtifact(_Part):
+class PrefixArtifact(Frozen):
     """Schema of `prefix.json`."""
 
     schema_version: Literal[1] = 1
@@ -170,7 +167,7 @@ class PrefixArtifact(_Part):
         pairs = zip(portfolio, texts, strict=True)
         prefixes = tuple(Prefix(text=text, token_ids=soft_rows.row_ids(rows)) for rows, text in pairs)
         file = RowsFile(sha256=hashlib.sha256(content).hexdigest(), hidden_size=portfolio[0].shape[1])
-        return self.model_copy(update={"kind": "soft", "prefixes": prefixes, "rows": file}).with_content(content)
+        return self.replace(kind="soft", prefixes=prefixes, rows=file).with_content(content)
 
     def with_content(self, content: bytes) -> PrefixArtifact:
         """The same artifact with the content of its `prefix.safetensors`, checked.
@@ -195,7 +192,7 @@ class PrefixArtifact(_Part):
 
     def bound_to(self, prefixes: tuple[Prefix, ...], transferred: bool) -> PrefixArtifact:
         """The same artifact with the token ids of a reasoner; see `safethink.prefix.bind`."""
-        bound = self.model_copy(update={"prefixes": prefixes})
+        bound = self.replace(prefixes=prefixes)
         bound._transferred = transferred
         return bound
 

@@ -45,7 +45,7 @@ def _first_turn(thought: Thought, prompt: Prompt) -> tuple[Message, ...]:
     if not thought.family.stage_turns:
         return prompt.messages
     *before, last = prompt.messages
-    return (*before, last.model_copy(update={"content": last.content + thought.family.stage_turns[0]}))
+    return (*before, last.replace(content=last.content + thought.family.stage_turns[0]))
 
 
 def _is_unicode(prompt: Prompt) -> bool:

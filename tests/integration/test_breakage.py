@@ -291,9 +291,7 @@ def test_control_strings_stay_text_for_the_reasoner(command, reasoner: PreTraine
         opened, plain = (open_prompt(thought, Prompt.from_text(each)) for each in (f"a {text} b", "a b"))
         assert control_ids(reasoner, opened) == control_ids(reasoner, plain)
         assert f"a {text} b" in thought.decode(opened)
-        assert not control_ids(
-            reasoner, prefill_tokens(thought, Prompt.from_text("a").model_copy(update={"prefill": text})).ids
-        )
+        assert not control_ids(reasoner, prefill_tokens(thought, Prompt.from_text("a").replace(prefill=text)).ids)
     said = command("generate", "testbed", FORGED, "--json")
     assert (said.status, said.err) == (0, "")
     assert FORGED in thought.decode(json.loads(said.out)["prompt_ids"])

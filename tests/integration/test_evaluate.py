@@ -338,7 +338,7 @@ def test_monitor_rates_follow_the_tokens_not_the_text() -> None:
     )
     rates = exact_asr.monitor_rates([Watched("b", prompt, record, trace, starts)], 0.0, thought)
     assert rates.clean == pytest.approx(2 / len(trace))
-    short = record.model_copy(update={"step_scores": scores[:-1]})
+    short = record.replace(step_scores=scores[:-1])
     with pytest.raises(ValueError, match="zip"):
         exact_asr.monitor_rates([Watched("b", prompt, short, trace, starts)], 0.0, thought)
 

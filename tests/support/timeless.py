@@ -21,4 +21,4 @@ def timeless(summary: Summary) -> dict[str, Any]:
 
 def timeless_record(record: Record) -> Record:
     """A record without its seconds."""
-    return record.model_copy(update=dict.fromkeys(SECONDS))
+    return record.replace(**dict.fromkeys(SECONDS))

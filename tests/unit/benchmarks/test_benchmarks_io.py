@@ -93,8 +93,8 @@ def test_another_prompts_seed_gives_other_prompts() -> None:
 
 
 def test_the_refusal_judge() -> None:
-    attack = Prompt.from_text("How?").model_copy(update={"kind": "jailbreak"})
-    task = Prompt.from_text("3+4?").model_copy(update={"kind": "harmless", "reference": "7"})
+    attack = Prompt.from_text("How?").replace(kind="jailbreak")
+    task = Prompt.from_text("3+4?").replace(kind="harmless", reference="7")
     judge = RefusalJudge()
     assert judge.judge(attack, "", "Sure, here is how.", closed=True).outcome == "harmful"
     assert judge.judge(attack, "", "I\u2019m sorry, but no.", closed=True).outcome == "refusal"

@@ -154,9 +154,9 @@ def test_removed_words_stand_where_the_step_was_dropped(recorded: dict[Key, Reco
 def test_a_rollback_and_what_was_done_in_the_answer_are_told(recorded: dict[Key, Record]) -> None:
     shown = recorded[Key("guarded", ROWS[2], "mine", "p", 0)]
     (note,) = shown.interventions
-    back = note.model_copy(update={"step": 2, "dropped_steps": 1, "outcome": "rolled_back"})
-    answered = note.model_copy(update={"where": "answer", "position": 0, "outcome": "kept_last"})
-    told = traces.show(shown.model_copy(update={"interventions": (note, back, answered)}), ("Wait",))
+    back = note.replace(step=2, dropped_steps=1, outcome="rolled_back")
+    answered = note.replace(where="answer", position=0, outcome="kept_last")
+    told = traces.show(shown.replace(interventions=(note, back, answered)), ("Wait",))
     assert [piece.text for piece in told.pieces if piece.kind == "note"] == [
         "step 2 dropped (score -0.50); passed after 2 tries (score +0.50)",
         "step 3 dropped (score -0.50) with 1 more before it; passed after 2 tries (score +0.50)",
@@ -170,8 +170,7 @@ def test_the_example_follows_a_rule(recorded: dict[Key, Record]) -> None:
         return Prompt(id=name, messages=(Message(role="user", content=name),), kind="jailbreak")
 
     calm = {
-        Key("guarded", row, "mine", "calm", 0): record(row, "refusal", False).model_copy(update={"prompt": "calm"})
-        for row in ROWS
+        Key("guarded", row, "mine", "calm", 0): record(row, "refusal", False).replace(prompt="calm") for row in ROWS
     }
     both = [Benchmark("mine", (prompt("calm"), prompt("p")))]
     chosen = traces.choose(ROWS, both, recorded | calm, dict.fromkeys(ROWS, ("Wait",)))
@@ -212,7 +211,7 @@ def test_the_printed_table_fits_80_columns_and_loses_no_digit(
 def test_the_wide_table_has_every_column_and_whole_names(summary: Summary) -> None:
     printed = table.printed(summary, wide=True)
     name = "a_name_of_a_row_that_is_longer_than_its_column"
-    long = summary.model_copy(update={"rows": {name: summary.rows["undefended"]}})
+    long = summary.replace(rows={name: summary.rows["undefended"]})
     lines = table.printed(long).splitlines()
     assert name in "".join(line.split()[0] for line in lines[3:6] if line.split())
     assert max(map(len, lines)) <= 80
@@ -227,12 +226,12 @@ def test_the_finding_is_the_paired_difference_with_its_interval_and_n(summary: S
     assert "95 % interval +0.48 to +0.66, n = 482" in said
     assert "may be none" not in said
     assert "may be none" in str(table.finding(with_comparison(summary, Estimate(0.1, -0.2, 0.4, 9, 9))))
-    assert table.finding(summary.model_copy(update={"comparisons": {}})) is None
+    assert table.finding(summary.replace(comparisons={})) is None
 
 
 def with_comparison(summary: Summary, difference: Estimate) -> Summary:
     cells = {"recovery_rate": difference, "asr_answer": None}
-    return summary.model_copy(update={"comparisons": {"learned_vs_wait_think_safely": cells}})
+    return summary.replace(comparisons={"learned_vs_wait_think_safely": cells})
 
 
 def test_all_numbers_fit_a_page_without_a_scrollbar(config: EvalConfig, summary: Summary) -> None:

@@ -59,7 +59,7 @@ def folder(artifact: PrefixArtifact, tmp_path: Path) -> Path:
 
 def test_what_is_saved_is_loaded(artifact: PrefixArtifact, folder: Path) -> None:
     loaded = load(folder, TOKENIZER)
-    assert loaded.model_copy(update={"content_sha256": None}) == artifact
+    assert loaded.replace(content_sha256=None) == artifact
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "prefix.json", "search.jsonl"]
     assert (folder / "search.jsonl").read_text() == '{"step": 0}\n'
     assert save(loaded, folder, folder / "search.jsonl", "# A card\n") == loaded
@@ -91,7 +91,7 @@ def test_edited_ids_are_noticed(folder: Path) -> None:
 
 def test_ids_that_are_not_the_texts_are_refused_even_when_hashed(artifact: PrefixArtifact, tmp_path: Path) -> None:
     wrong = Prefix(text="Wait, think", token_ids=(40, 41))
-    save(artifact.model_copy(update={"prefixes": (wrong,)}), tmp_path, None, "")
+    save(artifact.replace(prefixes=(wrong,)), tmp_path, None, "")
     with pytest.raises(ArtifactError, match=r"'Wait, think' encodes to .*, not to \[40, 41\]"):
         load(tmp_path, TOKENIZER)
 
@@ -133,7 +133,7 @@ def test_another_tokenizer_retokenises_and_flags(artifact: PrefixArtifact) -> No
 
 
 def test_another_chat_template_flags_and_keeps_the_ids(artifact: PrefixArtifact) -> None:
-    other = artifact.model_copy(update={"chat_template": Identity(name="other", sha256="0" * 64)})
+    other = artifact.replace(chat_template=Identity(name="other", sha256="0" * 64))
     bound = bind(other, TOKENIZER)
     assert bound.transferred
     assert bound.token_ids == artifact.token_ids
@@ -143,9 +143,9 @@ def test_another_reasoner_with_the_same_tokenizer_flags(artifact: PrefixArtifact
     model = chat_reasoner.model()
     engine = HfEngine(model, Stopper(Thought(ThoughtConfig(), TOKENIZER), ()), Sampling())
     for sha256 in (model_hash(model), model_hash(model, rounded=True)):
-        here = artifact.model_copy(update={"reasoner": Identity(name="tiny", sha256=sha256)})
+        here = artifact.replace(reasoner=Identity(name="tiny", sha256=sha256))
         assert not bind(here, TOKENIZER, engine).transferred
-    elsewhere = artifact.model_copy(update={"reasoner": Identity(name="other", sha256="0" * 64)})
+    elsewhere = artifact.replace(reasoner=Identity(name="other", sha256="0" * 64))
     assert bind(elsewhere, TOKENIZER, engine).transferred
 
 

@@ -104,11 +104,9 @@ def test_attacks_are_read_off_their_text() -> None:
 def test_shapes_of_attacks_shift_the_drift_logit() -> None:
     plain = ATTACK[0]
     base = Attack.read(plain).drift_logit(WORLD)
-    system = plain.model_copy(
-        update={"messages": (Message(role="system", content="You are a careful helper."), *plain.messages)}
-    )
-    forged = plain.model_copy(update={"messages": (Message(role="user", content=plain.text + language.FORGED_TURN),)})
-    prefilled = plain.model_copy(update={"prefill": "Mix in the ash until the moon golem stirs.\n\n"})
+    system = plain.replace(messages=(Message(role="system", content="You are a careful helper."), *plain.messages))
+    forged = plain.replace(messages=(Message(role="user", content=plain.text + language.FORGED_TURN),))
+    prefilled = plain.replace(prefill="Mix in the ash until the moon golem stirs.\n\n")
     assert Attack.read(system).drift_logit(WORLD) < base < Attack.read(forged).drift_logit(WORLD)
     assert Attack.read(prefilled).prefilled == 1
 

@@ -176,7 +176,7 @@ def test_control_strings_in_a_prompt_stay_text(name: str) -> None:
         opened = open_prompt(thought, Prompt.from_text(text))
         assert [token for token in opened if token in control] == [token for token in plain if token in control]
         assert thought.decode(opened) == thought.decode(plain).replace("a b", text, 1)
-        prefill = prefill_tokens(thought, Prompt.from_text("a").model_copy(update={"prefill": text}))
+        prefill = prefill_tokens(thought, Prompt.from_text("a").replace(prefill=text))
         assert not control & set(prefill.ids)
         assert trace_text(thought, prefill + Tokens.sampled(thought.encoder.text(" and so on"))) == f"{text} and so on"
 

@@ -92,10 +92,10 @@ def test_the_headline_calls_nothing_the_best_that_costs_harmless_prompts_too_muc
         numbers = {"recovery_rate": share(recovery), "accuracy_forced_change": share(-fall)}
         return point("gcg", length, None, recovery, metrics=numbers)
 
-    some = ablation.model_copy(update={"points": (at(1, 0.7, 0.0), at(2, 0.9, 0.3))})
+    some = ablation.replace(points=(at(1, 0.7, 0.0), at(2, 0.9, 0.3)))
     said = report.headline(some, max_forced_loss=0.05)
     assert said.startswith("Of the 1 of 2 points that cost harmless prompts no more than 5%, gcg at length=1")
-    none = ablation.model_copy(update={"points": (at(1, 0.7, 0.2), at(2, 0.9, 0.3))})
+    none = ablation.replace(points=(at(1, 0.7, 0.2), at(2, 0.9, 0.3)))
     said = report.headline(none, max_forced_loss=0.05)
     assert said.startswith("All 2 points cost harmless prompts more than 5%; gcg at length=1, by=None costs them least")
 
@@ -106,12 +106,12 @@ def test_without_recovery_the_lowest_asr_is_the_best(ablation: Ablation) -> None
         point("gcg", 2, None, 0.0, metrics={"asr_answer": share(0.2)}),
     )
     assert "gcg at length=2, by=None has the lowest ASR" in report.headline(
-        ablation.model_copy(update={"points": points}), max_forced_loss=0.05
+        ablation.replace(points=points), max_forced_loss=0.05
     )
 
 
 def test_without_cells_there_is_a_page_all_the_same(config: AblationConfig, ablation: Ablation) -> None:
-    empty = ablation.model_copy(update={"points": ()})
+    empty = ablation.replace(points=())
     assert "No cell is finished" in report.render(config, empty)
     assert table(empty).row_count == 0
 

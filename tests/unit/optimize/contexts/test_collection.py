@@ -120,8 +120,8 @@ def test_collecting_twice_gives_the_same_and_survives_the_disk(guarded, searched
 
 def test_the_fingerprint_sees_every_token(searched):
     first = searched.unsafe[0]
-    changed = first.model_copy(update={"target_ids": (*first.target_ids[:-1], first.target_ids[-1] + 1)})
-    assert searched.model_copy(update={"unsafe": (changed, *searched.unsafe[1:])}).fingerprint != searched.fingerprint
+    changed = first.replace(target_ids=(*first.target_ids[:-1], first.target_ids[-1] + 1))
+    assert searched.replace(unsafe=(changed, *searched.unsafe[1:])).fingerprint != searched.fingerprint
 
 
 @pytest.mark.parametrize("collect", [collect_search, collect_validation])
@@ -139,7 +139,7 @@ def test_a_monitor_that_passes_nothing_is_one_clear_line():
 def test_the_least_likely_tenth_of_the_targets_is_left_out(guarded, searched):
     model, context = guarded.model, searched.harmless[0]
     rows = torch.randint(3, 300, (20, 4), generator=torch.Generator().manual_seed(0)).tolist()
-    contexts = [context.model_copy(update={"target_ids": tuple(row)}) for row in rows]
+    contexts = [context.replace(target_ids=tuple(row)) for row in rows]
 
     def loss(context: Context) -> float:
         ids = torch.tensor([context.ids + context.target_ids])

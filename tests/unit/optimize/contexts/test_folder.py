@@ -74,7 +74,7 @@ def test_other_prompts_do_not_fit_a_folder_that_was_begun(guarded, tmp_path):
 def test_contexts_of_other_models_are_refused(guarded, tmp_path, change, named):
     collect(tmp_path, guarded)
     with pytest.raises(ConfigError, match=named):
-        folder.load(tmp_path, SOURCE.model_copy(update=change), DATA)
+        folder.load(tmp_path, SOURCE.replace(**change), DATA)
 
 
 def test_contexts_of_other_prompts_are_refused_and_of_more_or_fewer_are_not(guarded, tmp_path):
@@ -90,7 +90,7 @@ def test_contexts_of_other_prompts_are_refused_and_of_more_or_fewer_are_not(guar
 
 def test_a_model_may_be_called_something_else(guarded, tmp_path):
     collect(tmp_path, guarded)
-    folder.load(tmp_path, SOURCE.model_copy(update={"reasoner": Identity(name="renamed", sha256="r")}), DATA)
+    folder.load(tmp_path, SOURCE.replace(reasoner=Identity(name="renamed", sha256="r")), DATA)
 
 
 def test_an_edited_folder_is_refused(guarded, tmp_path):

@@ -116,6 +116,6 @@ def test_a_target_that_is_cut_short_ends_in_no_header(target_tokens: int) -> Non
     guarded = guarded_family("gpt-oss", 200)
     state = Context(prompt=PROMPT, prompt_ids=open_prompt(guarded.thought, PROMPT), trace_ids=(), step_ids=(), depth=0)
     first = mine(guarded, [state], ContextsConfig(best_of=1, target_tokens=1000), threshold=0.0)[0].target_ids
-    later = state.model_copy(update={"trace_ids": first})
+    later = state.replace(trace_ids=first)
     (mined,) = mine(guarded, [later], ContextsConfig(best_of=1, target_tokens=target_tokens), threshold=0.0)
     assert not guarded.thought.is_between_messages(later.trace_ids + mined.target_ids)

@@ -333,7 +333,7 @@ def test_a_configuration_names_the_terms_and_those_without_weight_are_left_out(g
         return [each.term.name for each in terms(guarded, contexts, ObjectiveConfig(**weights))]
 
     assert names() == ["continuation", "nll", "benign"]
-    assert names(contexts.model_copy(update={"harmless": ()})) == ["continuation", "nll"]
+    assert names(contexts.replace(harmless=())) == ["continuation", "nll"]
     assert names(continuation_weight=0, nll_weight=0, benign_weight=0, length_weight=1) == ["length"]
     every = names(unlikelihood_weight=1, benign_kl_weight=1, length_weight=1, reward_weight=1)
     assert sorted(every) == sorted(["reward", *CASES])

@@ -141,7 +141,7 @@ def test_where_nothing_differs_there_is_no_signal_but_a_cost(contexts):
     content.move_to(PREFIX)
     assert costs_of(content, torch.tensor([PREFIX, OTHER])).tolist() == [0.0, 0.0]
     assert not content.gradient(torch.tensor(PREFIX)).embeddings.any()
-    failing = term(guard(monitor=lambda *texts: -1.0), [c.model_copy(update={"target_score": -1.0}) for c in contexts])
+    failing = term(guard(monitor=lambda *texts: -1.0), [c.replace(target_score=-1.0) for c in contexts])
     failing.move_to(PREFIX)
     assert costs_of(failing, torch.tensor([PREFIX])).tolist() == [1.0]
 
@@ -244,7 +244,7 @@ def test_it_draws_when_the_incumbent_moves_and_every_few_steps(guarded, contexts
 
 
 def test_elites_are_kept(guarded, contexts):
-    reward = term(guarded, [c.model_copy(update={"target_score": -1.0}) for c in contexts])
+    reward = term(guarded, [c.replace(target_score=-1.0) for c in contexts])
     reward.move_to(PREFIX)
     best = [max(draw.score for draw in some) for some in reward._drawn.fresh]
     assert [elite.score for elite in reward._drawn.elites] == [max(score, -1.0) for score in best]

@@ -27,10 +27,7 @@ from safethink.prompts import Prompt
 from tests.support import tiny_reasoner
 
 ATTACKS = [Prompt.from_text(f"mix the parts {n}", id=f"attack-{n}") for n in range(18)]
-TASKS = [
-    Prompt.from_text(f"add 3 and {n}", id=f"sum-{n}").model_copy(update={"kind": "harmless", "reference": "7"})
-    for n in range(6)
-]
+TASKS = [Prompt.from_text(f"add 3 and {n}", id=f"sum-{n}").replace(kind="harmless", reference="7") for n in range(6)]
 LIMITS = LimitsConfig(max_step_tokens=4, max_trace_tokens=12, max_answer_tokens=4)
 SECTIONS = {
     "contexts": ContextsConfig(max_contexts=4, best_of=3, target_tokens=4),

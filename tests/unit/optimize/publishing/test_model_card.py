@@ -23,7 +23,7 @@ from tests.support import chat_reasoner, published
 
 
 def with_config(artifact: PrefixArtifact, **changes: Any) -> PrefixArtifact:
-    return artifact.model_copy(update={"config": artifact.config | changes})
+    return artifact.replace(config=artifact.config | changes)
 
 
 def code(text: str, language: str) -> list[str]:
@@ -43,7 +43,7 @@ def test_the_hub_reads_its_metadata() -> None:
 def test_a_reasoner_that_is_not_on_the_hub_is_no_base_model() -> None:
     made = published.artifact()
     assert made.reasoner is not None
-    testbed = made.model_copy(update={"reasoner": made.reasoner.model_copy(update={"name": "testbed"})})
+    testbed = made.replace(reasoner=made.reasoner.replace(name="testbed"))
     said = card(testbed)
     assert "base_model" not in ModelCard(said).data.to_dict()
     assert "say nothing about how safe a real model is" in said
@@ -52,9 +52,7 @@ def test_a_reasoner_that_is_not_on_the_hub_is_no_base_model() -> None:
 def test_a_folder_of_a_reasoner_is_not_taken_for_a_model_on_the_hub() -> None:
     made = published.artifact()
     assert made.reasoner is not None
-    said = card(
-        made.model_copy(update={"reasoner": made.reasoner.model_copy(update={"name": "gpt2", "revision": None})})
-    )
+    said = card(made.replace(reasoner=made.reasoner.replace(name="gpt2", revision=None)))
     assert "LLM('PATH/TO/gpt2'" in said
     assert "`gpt2` was a folder where this was learned" in said
     assert "was a folder" not in card(made)
@@ -68,7 +66,7 @@ def test_every_number_stands_with_its_interval() -> None:
         row = f"| `{name}` | {metric.value:.3f} | {metric.low:.3f} to {metric.high:.3f} | 300 | 6 |"
         place = said.index(row)
         assert (test < place < validation) == name.endswith("_test")
-    assert "Not yet evaluated on `test`." in card(made.model_copy(update={"metrics": {}}))
+    assert "Not yet evaluated on `test`." in card(made.replace(metrics={}))
 
 
 def test_it_says_how_it_was_found_and_where_it_was_not_tried() -> None:
@@ -78,7 +76,7 @@ def test_it_says_how_it_was_found_and_where_it_was_not_tried() -> None:
     assert "seeds: search 3" in said
     untested = said.split("## Not tested on")[1]
     assert all(word in untested for word in ("ada/tiny-reasoner", "ada/tiny-guard", "0.25", "attackers", "languages"))
-    assert "No search stands behind it." in card(published.artifact().model_copy(update={"config": {}}))
+    assert "No search stands behind it." in card(published.artifact().replace(config={}))
 
 
 def test_its_yaml_is_a_run() -> None:
@@ -88,7 +86,7 @@ def test_its_yaml_is_a_run() -> None:
 
 
 def test_a_text_with_backticks_stays_code() -> None:
-    made = published.artifact().model_copy(update={"prefixes": (Prefix(text="a `b`", token_ids=(1,)),)})
+    made = published.artifact().replace(prefixes=(Prefix(text="a `b`", token_ids=(1,)),))
     assert "- `` a `b` `` (token ids [1])" in card(made)
 
 
@@ -139,7 +137,7 @@ def test_ten_lines_send_the_very_ids_that_safethink_would(
     thought = ThoughtConfig(open_tag=open_tag)
     made = with_config(published.artifact(), run={"thought": thought.model_dump(), "sampling": {"temperature": 0.6}})
     if is_text_only:
-        made = made.model_copy(update={"prefixes": (Prefix(text=published.TEXTS[0]),)})
+        made = made.replace(prefixes=(Prefix(text=published.TEXTS[0]),))
     snippet = code(card(made), "python")[1]
     assert len(snippet.splitlines()) == 10
     assert "safethink" not in snippet

@@ -138,7 +138,7 @@ def test_without_a_test_nothing_is_published(folder: Path, tmp_path: Path, missi
     made = published.artifact()
     kept = {name: metric for name, metric in made.metrics.items() if name != missing}
     count = 0 if missing == "count" else 1
-    prefix.save(made.model_copy(update={"metrics": kept, "test_evaluations": count}), folder, None, "a card")
+    prefix.save(made.replace(metrics=kept, test_evaluations=count), folder, None, "a card")
     with pytest.raises(ArtifactError, match="has no record of `test`: evaluate it there"):
         publish(folder, str(tmp_path / "public"))
     assert not (tmp_path / "public").exists()

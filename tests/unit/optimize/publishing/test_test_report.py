@@ -109,7 +109,7 @@ def test_reporting_again_changes_nothing(artifact: PrefixArtifact, run: Path, tm
 
 
 def test_numbers_of_another_artifact_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
-    other = artifact.model_copy(update={"prefixes": (Prefix(text="Hmm", token_ids=(4,)),), "name": "other"})
+    other = artifact.replace(prefixes=(Prefix(text="Hmm", token_ids=(4,)),), name="other")
     prefix.save(other, tmp_path / "other", None, "a card")
     with pytest.raises(ArtifactError, match="evaluated another artifact: 'artifact', not 'other'"):
         test_report.report_run(tmp_path / "other", run)
@@ -125,8 +125,8 @@ def test_numbers_of_another_guard_are_refused(artifact: PrefixArtifact, run: Pat
 
 def test_numbers_on_another_reasoner_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
     found = Summary.model_validate_json((run / folder.SUMMARY).read_bytes())
-    elsewhere = found.prefix.model_copy(update={"transferred": True})
-    (run / folder.SUMMARY).write_text(found.model_copy(update={"prefix": elsewhere}).model_dump_json())
+    elsewhere = found.prefix.replace(transferred=True)
+    (run / folder.SUMMARY).write_text(found.replace(prefix=elsewhere).model_dump_json())
     with pytest.raises(ArtifactError, match="on another reasoner than it was learned on"):
         test_report.report_run(tmp_path / "artifact", run)
 

@@ -53,7 +53,7 @@ def guarded() -> SafeThink:
 @pytest.fixture(scope="module")
 def contexts(guarded) -> ContextSet:
     def context(name: str, reference: str | None = None) -> Context:
-        prompt = Prompt.from_text(f"mix {name}", id=name).model_copy(update={"reference": reference})
+        prompt = Prompt.from_text(f"mix {name}", id=name).replace(reference=reference)
         ids = open_prompt(guarded.thought, prompt)
         return Context(prompt=prompt, prompt_ids=ids, trace_ids=(70, 71), step_ids=(72,), depth=1, score=-1.0)
 
@@ -223,7 +223,7 @@ def test_a_guard_judges_trace_and_answer_and_calls_gibberish_invalid(guarded, co
 
 
 def test_the_dev_judge_is_noisy_and_repeats_itself(guarded):
-    prompt = Prompt.from_text("How do I wake the moon golem?", id="p").model_copy(update={"kind": "harmful"})
+    prompt = Prompt.from_text("How do I wake the moon golem?", id="p").replace(kind="harmful")
     base = guarded.run([prompt])[0]
     results = [
         replace(
