@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,16 +29,36 @@ from optimize.pipeline.learning import run
 from optimize.pipeline.setup import Setup, short
 from optimize.scoring import frozen, serve
 from safethink import prefix as prefixes
-from safethink.config import LimitsConfig, ReasonerConfig, RunConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
-from safethink.errors import ArtifactError
+from safethink.config import (
+    LimitsConfig,
+    ReasonerConfig,
+    RunConfig,
+    SafeThinkConfig,
+    SamplingConfig,
+    ThoughtConfig,
+    yaml_config,
+)
+from safethink.errors import ArtifactError, ConfigError
 from safethink.guarded import as_prompt
 from safethink.models import loading
 from safethink.monitors.build import MonitorLike, as_monitor, build
 from safethink.prefix import PrefixArtifact
 from safethink.prompts import Prompt, refuse_duplicates
 
-DEFAULT = SearchConfig(run=RunConfig(reasoner=ReasonerConfig(path="")))
-"""The defaults are those of the YAML file."""
+
+class LearnSettings(TypedDict, total=False):
+    """The sections and values of `SearchConfig` and its `run` that `learn` takes by name; defaults are the YAML's."""
+
+    name: str
+    seed: int
+    contexts: ContextsConfig
+    objective: ObjectiveConfig
+    search: MethodConfig
+    selection: SelectionConfig
+    thought: ThoughtConfig
+    sampling: SamplingConfig
+    limits: LimitsConfig
+    batch_size: int
 
 
 def search_command(config: SearchConfig, out: Path) -> PrefixArtifact:
@@ -93,17 +114,8 @@ def learn(
     judge: MonitorLike | None = None,
     threshold: float = 0.0,
     out: str | Path | None = None,
-    name: str = "learned",
-    seed: int = 0,
-    contexts: ContextsConfig = DEFAULT.contexts,
-    objective: ObjectiveConfig = DEFAULT.objective,
     terms: Sequence[Weighted] = (),
-    search: MethodConfig = DEFAULT.search,
-    selection: SelectionConfig = DEFAULT.selection,
-    thought: ThoughtConfig = DEFAULT.run.thought,
-    sampling: SamplingConfig = DEFAULT.run.sampling,
-    limits: LimitsConfig = DEFAULT.run.limits,
-    batch_size: int = DEFAULT.run.batch_size,
+    **settings: Unpack[LearnSettings],
 ) -> PrefixArtifact:
     """Learn a prefix for a model that is already loaded.
 
@@ -117,53 +129,44 @@ def learn(
         judge: a second guard that chooses among the finalists; None takes the monitor itself.
         threshold: the monitor fires below it.
         out: the run's folder, in which a killed run can go on; None keeps nothing but what is returned.
-        name: of the artifact.
-        seed: of rollouts and search.
-        contexts: how the states at which the monitor fires are collected.
-        objective: what a prefix costs.
-        terms: what it costs beside that: terms of one's own, each with its weight. The log has them by name, the
-            artifact's configuration does not. A search over phrases goes by what they recover, and looks at no term.
-        search: how to search. Where it does not say how to begin, it begins with the default `init` if that fits the
-            tokenizer and the length, and with random tokens if not.
-        selection: how finalists are chosen from.
-        thought: where thinking opens and closes, where a step ends.
-        sampling: how the reasoner's next token is chosen.
-        limits: how long steps, traces and answers may get.
-        batch_size: the most rows decoded at once.
+        terms: what a prefix costs beside the objective: terms of one's own, each with its weight. The log has them by
+            name, the artifact's configuration does not. A search over phrases goes by what they recover, and looks at
+            no term.
+        settings: the sections and values of `SearchConfig` and of its `run`. A search that does not say how to begin
+            begins with the default `init` if that fits the tokenizer and the length, and with random tokens if not.
 
     Returns:
         The artifact, to be handed to `SafeThink` or saved by `safethink.prefix.save`.
 
     Raises:
-        ConfigError: a setting that does not fit, such as a length below 1.
+        ConfigError: a setting that does not fit, such as a length below 1, or that there is none.
         SafeThinkError: there is nothing to learn from: too few prompts, a monitor that never fires; or two
             prompts have the same id.
     """
     named = short(model.name_or_path) if model.name_or_path else type(model).__name__
-    config = SearchConfig(
-        run=RunConfig(
-            reasoner=ReasonerConfig(path=named),
-            defense=SafeThinkConfig(threshold=threshold),
-            thought=thought,
-            sampling=sampling,
-            limits=limits,
-            batch_size=batch_size,
-            seed=seed,
-        ),
-        contexts=contexts,
-        objective=objective,
-        search=_fitted(search if length is None else search.replace(length=length), tokenizer),
-        selection=selection,
-        name=name,
-        seed=seed,
-    )
-    data = _splits(prompts, contexts, selection)
+    config = _config(named, threshold, settings)
+    search = config.search if length is None else config.search.replace(length=length)
+    config = config.replace(search=_fitted(search, tokenizer))
+    data = _splits(prompts, config.contexts, config.selection)
     watching = as_monitor(monitor)
     chooser = setup.guard_chooser(judge, watching, threshold)
     with frozen(model), tempfile.TemporaryDirectory() as scratch:
         guarded = setup.guard(model, tokenizer, watching, config.run)
         source = setup.source_of(config.run, guarded, setup.identity(monitor))
         return run(config, Setup(guarded, data, chooser, source, tuple(terms)), Path(scratch if out is None else out))
+
+
+def _config(named: str, threshold: float, settings: LearnSettings) -> SearchConfig:
+    """The configuration that `settings` describe."""
+    known = LearnSettings.__annotations__
+    for name in settings.keys() - known.keys():
+        raise ConfigError(f"learn: {name}: unknown setting{yaml_config.did_you_mean(name, known)}")
+    values = dict(settings)
+    of_run = {name: value for name, value in values.items() if name in RunConfig.model_fields}
+    of_run |= {"reasoner": ReasonerConfig(path=named), "defense": SafeThinkConfig(threshold=threshold)}
+    of_search = {name: value for name, value in values.items() if name in SearchConfig.model_fields}
+    run_config = yaml_config.validate(RunConfig, of_run, "learn")
+    return yaml_config.validate(SearchConfig, {"name": "learned"} | of_search | {"run": run_config}, "learn")
 
 
 def _fitted(search: MethodConfig, tokenizer: PreTrainedTokenizerBase) -> MethodConfig:

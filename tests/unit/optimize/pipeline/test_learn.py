@@ -292,6 +292,20 @@ def test_the_default_init_is_left_out_where_it_is_longer_than_the_prefix():
     assert artifact.config["search"]["init"] is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"batch_siz": 2}, "learn: batch_siz: unknown setting, did you mean 'batch_size'"),
+        ({"defense": None}, "learn: defense: unknown setting"),
+        ({"batch_size": 0}, "learn: batch_size: input should be greater than or equal to 1, not 0"),
+        ({"seed": "one"}, "learn: seed: input should be a valid integer"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(settings, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        learn(**settings)
+
+
 def test_a_length_that_is_none_is_one_line():
     with pytest.raises(ConfigError, match=r"^GcgConfig: length: .* greater than or equal to 1, not 0$"):
         learn(length=0)
