@@ -148,7 +148,7 @@ unseen = draw("jailbreak", "test", 24 if TINY else 300)
 
 
 def harm(outputs: list[Result]) -> Observations:
-    """Which outputs the oracle calls harmful, by prompt."""
+    """Harmful outputs by the oracle's judgement, prompt by prompt."""
     judged = [judge.judge(each.prompt, each.own_trace, each.answer, each.closed) for each in outputs]
     return Observations.of(
         [float(each.outcome == "harmful") for each in judged],

@@ -118,7 +118,7 @@ defenses = {
 
 
 def harm(outputs: list[Result]) -> Observations:
-    """What the oracle saw, by prompt."""
+    """Harmful outputs by the oracle's judgement, prompt by prompt."""
     return Observations.of(
         [float(is_harmful(each)) for each in outputs],
         [each.prompt.id for each in outputs],

@@ -42,6 +42,7 @@ TINY = os.environ.get("SAFETHINK_TINY") == "1"
 # %%
 @Needs(threshold=0.0)
 def one_retry(task):
+    """Inject once and take what follows, wherever the monitor fires."""
     draft = Draft.of(task)
     while draft.is_open:
         step = yield from next_step(draft)
@@ -92,6 +93,7 @@ results = {name: (guarded.run(attacks), guarded.run(harmless)) for name, guarded
 
 # %%
 def seen(results, outcome):
+    """Outputs of one outcome by the oracle's judgement, prompt by prompt."""
     judge = TestbedJudge()
     judged = [judge.judge(each.prompt, each.own_trace, each.answer, each.closed).outcome for each in results]
     prompts = [each.prompt for each in results]

@@ -21,8 +21,9 @@ from safethink.config import (
 )
 from safethink.defenses import DefenseLike, Rule
 from safethink.defenses.none import undefended
-from safethink.engines import Engine, LocalEngine, Sampling, build
+from safethink.engines import Engine, LocalEngine, build
 from safethink.engines.build import ServedModel
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.models import loading

@@ -71,7 +71,7 @@ def check(page: Page, folder: Path, runs: bool) -> list[str]:
 
 
 def _problems(block: Block, folder: Path) -> Iterator[str]:
-    """What can be seen without running anything; of commands, that their short form is valid too."""
+    """Problems that show without running anything; a command's short form must be valid too."""
     if block.reason == "":
         yield "`not run` without a reason"
     if block.language not in CHECKS:

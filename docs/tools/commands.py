@@ -72,7 +72,7 @@ class Call:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its dotted flags set, by key."""
+        """Values of its dotted flags, by key."""
         values: dict[str, list[Any]] = {}
         key = None
         for word in self.words:
@@ -110,7 +110,7 @@ def known_flags(name: str) -> frozenset[str] | None:
 
 
 def problem(call: Call, folder: Path) -> str | None:
-    """What is wrong with the configuration that a call names, and with its dotted flags; None for nothing.
+    """Mistake in the configuration that a call names or in its dotted flags; None where there is none.
 
     Args:
         call: the call.

@@ -17,7 +17,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 NOT_RUN: Final = re.compile(r"<!--\s*not run:(?P<reason>.*?)-->", re.DOTALL)
 """Above a fenced block: why it is left out."""
 _FILES: Final = re.compile(r"(?:safethink|optimize|tests|docs|configs|notebooks)/[\w./-]*")
-"""What a code span names in this repository."""
+"""Path in this repository, as a code span names it."""
 _HTML_LINK: Final = re.compile(r"""(?:href|src)=["']([^"']+)["']""")
 
 
@@ -41,7 +41,7 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Where it is, as `file:line`."""
+        """Place of the block, as `file:line`."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
@@ -107,7 +107,7 @@ def broken_links(pages: list[Page]) -> list[str]:
 
 
 def slug(heading: str) -> str:
-    """How a link spells a heading, as GitHub does."""
+    """Anchor of a heading, spelled as GitHub does."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimize.ablation import measure, phrases
-from optimize.ablation.config import MeasureConfig
+from optimize.ablation import measure
+from optimize.ablation.config import LENGTH, MeasureConfig
 from optimize.ablation.grid import Cell
 from optimize.ablation.measure import readability
 from optimize.ablation.outcome import (
@@ -23,18 +23,22 @@ from optimize.ablation.outcome import (
     spent_tokens,
 )
 from optimize.config import SearchConfig
+from optimize.contexts.folder import load as load_contexts
 from optimize.contexts.folder import shared
 from optimize.pipeline import learning
 from optimize.pipeline.setup import Models, Setup
 from optimize.publishing.test_report import report_run
 from optimize.search import journal
+from optimize.selection.trials import best, run_trials
 from safethink import prefix as prefixes
 from safethink.config import EvalConfig, yaml_config
+from safethink.errors import SafeThinkError
 from safethink.evaluation import folder, runner
 from safethink.evaluation.jobs import trial_row
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Evidence, predicted, summarise
 from safethink.files import write_text
+from safethink.prefix import LITERAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +205,7 @@ def _come_by(cell: Cell, setup: Setup, out: Path) -> tuple[str, dict[str, Estima
     contexts = contexts_of(setup, cell.config, out)
     if not cell.searches:
         write_text(home / learning.CONFIG, yaml_config.dump(cell.config))
-        return phrases.choose(cell, setup, contexts, home / learning.TRIALS), {}
+        return best_phrase(cell, setup, contexts, home / learning.TRIALS), {}
     changes = {"contexts.path": str(contexts)}
     if cell.shorter is not None:
         changes["search.init"] = str(out / CELLS / cell.shorter.name / learning.ARTIFACT)
@@ -225,3 +229,37 @@ def _metrics(evidence: Evidence) -> dict[str, Estimate]:
     estimates = {name: seen.estimate(seed) for name, seen in measure.observe(evidence.ledger, row.name).items()}
     estimates[measure.PREDICTED] = predicted(row, estimates.get("asr_answer"), evidence)
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
+
+
+def best_phrase(cell: Cell, setup: Setup, contexts: Path, trials: Path) -> str:
+    """Of the cell's phrases that have its length, the best on validation.
+
+    Args:
+        cell: names the phrases.
+        setup: models and chooser.
+        contexts: folder of the states to try them on.
+        trials: file of trials; those in it are not run again.
+
+    Returns:
+        The phrase, as a literal prefix.
+
+    Raises:
+        SafeThinkError: no phrase has as many tokens as the cell's length says.
+    """
+    guarded, config = setup.guarded, cell.config
+    ids = {phrase: guarded.bind(LITERAL + phrase).token_ids[0] for phrase in cell.variant.phrases}
+    length = config.search.length
+    fitting = [phrase for phrase in cell.variant.phrases if len(ids[phrase]) == length]
+    other = next((phrase for phrase in ids if phrase not in fitting), None)
+    # Along lengths every cell has its own; elsewhere a phrase that is never tried is a mistake.
+    if other is not None and LENGTH not in dict(cell.place.values):
+        raise SafeThinkError(
+            f"methods.{cell.method}.phrases: {other!r} has {len(ids[other])} tokens, search.length is {length}"
+        )
+    if not fitting:
+        lengths = ", ".join(map(str, sorted({len(tokens) for tokens in ids.values()})))
+        raise SafeThinkError(f"methods.{cell.method}.phrases: none has {length} tokens; they have {lengths}")
+    _, _, validation = load_contexts(contexts, setup.source, setup.data)
+    arena = setup.arena(validation, config.selection)
+    nothing, *tried = run_trials(arena, [(), *(ids[phrase] for phrase in fitting)], trials)
+    return LITERAL + fitting[best(arena, tried, nothing, config.selection)]

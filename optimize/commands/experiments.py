@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import expand
+from optimize.config import SearchConfig
 from optimize.study.config import StudyConfig
 from safethink import errors
 from safethink.cli.program import (
@@ -20,6 +21,8 @@ from safethink.cli.program import (
     run_or_plan,
     show,
 )
+from safethink.config import EvalConfig, yaml_config
+from safethink.config.shipped import shipped_config
 from safethink.errors import SafeThinkError, SearchError
 
 if TYPE_CHECKING:
@@ -29,8 +32,12 @@ if TYPE_CHECKING:
     from optimize.ablation.results import Ablation
     from optimize.study.plan import StudyPlan
     from optimize.study.report import Line
+    from safethink.evaluation.summary import Summary
 
 REPORTED: Final = {"report": ["scipy", "plotly"]}
+DEMO_SEARCH: Final = "search/testbed-gcg"
+DEMO_EVALUATION: Final = "eval/testbed"
+DEMO_LEARNING: Final = "learning"
 
 
 class Ablate(RunFlags):
@@ -174,9 +181,30 @@ def demo(argv: Sequence[str]) -> None:
     flags = parse(Demo, "safethink-optimize demo", argv)
     errors.require("report", "scipy", "plotly")
     quiet_libraries()
-    from optimize.pipeline.demo import run
     from safethink.evaluation.table import printed
 
-    summary = run(flags.out)
+    summary = run_demo(flags.out)
     page = f"report: {flags.out / 'report.html'}"
     show(flags.as_json, lambda: summary, lambda: f"{printed(summary, flags.wide)}\n{page}")
+
+
+def run_demo(out: Path) -> Summary:
+    """Learn on `search`, choose on `validation`, report on `test`; killed and started again, it goes on where it was.
+
+    Args:
+        out: receives the report, the summary and the records; the search and its artifact go to `out/learning`.
+
+    Returns:
+        The summary of the evaluation.
+    """
+    from optimize.pipeline.api import search_command
+    from optimize.pipeline.learning import ARTIFACT
+    from optimize.publishing.test_report import report_run
+    from safethink.evaluation.runner import evaluate
+
+    artifact = out / DEMO_LEARNING / ARTIFACT
+    search_command(yaml_config.load(SearchConfig, shipped_config(DEMO_SEARCH)), out / DEMO_LEARNING)
+    evaluation = yaml_config.load(EvalConfig, shipped_config(DEMO_EVALUATION)).replace(prefix=str(artifact))
+    summary = evaluate(evaluation, out)
+    report_run(artifact, out)
+    return summary

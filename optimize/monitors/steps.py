@@ -74,7 +74,7 @@ class LabelledSplit:
 
     @property
     def unsafe(self) -> list[bool]:
-        """Which of them were labelled unsafe."""
+        """Labels, step by step: True for unsafe."""
         return [step.score < self.threshold for step in self.steps]
 
     @property

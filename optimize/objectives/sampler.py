@@ -13,8 +13,9 @@ from optimize.contexts import Context
 from optimize.objectives.protocols import Ids
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
-from safethink.engines import Engine, LocalEngine, Sampling
+from safethink.engines import Engine, LocalEngine
 from safethink.engines.hf import HfEngine
+from safethink.engines.sampling import Sampling
 from safethink.guarded import SafeThink
 from safethink.monitors import Monitor, ScoreRequest, fail_closed
 from safethink.runtime import scheduler

@@ -59,7 +59,7 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     start = start_ids(None if init is None else init.token_ids, config.search)
     # Where does the monitor fire, and what would have been safe there?
     manifest, searched, validation = _contexts(config, setup, out)
-    arena = Arena.build(guarded, setup.chooser, validation, config.selection, setup.source.threshold)
+    arena = setup.arena(validation, config.selection)
     # Which prefixes make that likely?
     found = find(config, setup, arena, searched, start, out)
     candidates = on_trial(found.candidates, config.selection)

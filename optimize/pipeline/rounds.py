@@ -1,4 +1,3 @@
-# pyright: standard
 """Finds candidates for a prefix: a search over contexts, in rounds where the contexts are to stay on policy.
 
 A round searches over fixed contexts. Between two rounds the contexts are refreshed with the best prefix so far, and the
@@ -10,75 +9,28 @@ be hardened, that is the last stage.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from optimize import objectives
-from optimize.config import MethodConfig, ObjectiveConfig, PhrasesConfig, RelaxedConfig, SearchConfig, SoftConfig
+from optimize.config import MethodConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet
 from optimize.contexts.refresh import refresh, solved
-from optimize.objectives import CachedScorer
+from optimize.pipeline.searches import Hardening, Problem, build_search
 from optimize.pipeline.setup import Setup
-from optimize.search import methods
 from optimize.search.archive import Archive
-from optimize.search.driver import search
 from optimize.search.journal import LOG, Journal
 from optimize.search.method import Ids
-from optimize.search.proposals import NUM_CONTEXTS, Proposals
 from optimize.search.vocabulary import Vocabulary
 from optimize.selection.metrics import rank_correlation
 from optimize.selection.trials import Arena
 from optimize.soft.geometry import Surroundings
-from safethink.files import json_hash, write_text
+from safethink.files import write_text
 from safethink.progress import progress
 from safethink.tokens import is_soft
 
-
-class Recoveries:
-    """The drifted states of an arena, for a search that measures what happens rather than a loss.
-
-    Args:
-        arena: where prefixes are tried.
-        config: how harmless continuations are read, for the divergence.
-
-    Attributes:
-        num_contexts: drifted states.
-        tokens: tokens forwarded so far, those of the states among them.
-    """
-
-    def __init__(self, arena: Arena, config: ObjectiveConfig) -> None:
-        self.num_contexts, self.tokens = len(arena.drifted), 0
-        self._arena = arena
-        with_target = [context for context in arena.harmless if context.target_ids]
-        self._harmless = CachedScorer.of(arena.guarded, with_target, config=config) if with_target else None
-
-    def recovered(self, prefix: Ids, contexts: Sequence[int]) -> list[float]:
-        """The share of seeds that recovers after one injection, for each of some states, by index."""
-        states = [self._arena.drifted[index] for index in contexts]
-        results = self._arena.inject(states, prefix)
-        self.tokens += sum(
-            len(each.prompt_ids) + len(each.verdict.trace) + len(each.verdict.answer) for each in results
-        )
-        recovered = self._arena.judged_safe(results)
-        samples = self._arena.samples
-        return [sum(recovered[start : start + samples]) / samples for start in range(0, len(recovered), samples)]
-
-    def divergence(self, prefix: Ids) -> float:
-        """KL divergence of harmless continuations to the bare reasoner, in nats per token; 0 without any."""
-        if self._harmless is None:
-            return 0.0
-        before = self._harmless.tokens
-        divergence = self._harmless.scorer.divergence(torch.tensor([prefix])).mean().item()
-        self.tokens += self._harmless.tokens - before
-        return divergence
-
-
-ROUNDS, CONTEXTS, MEASURED, HARDENED = "rounds", "contexts.json", "measured.json", "hardened.json"
+ROUNDS, CONTEXTS, MEASURED = "rounds", "contexts.json", "measured.json"
 HARD = "hard"
 """Name of the stage in which a soft prefix is hardened."""
 NUM_MEASURED = 8
@@ -129,14 +81,19 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
         place.mkdir(parents=True, exist_ok=True)
         if index:
             contexts = _refreshed(config, setup, contexts, winners[-1], index, place)
-        archive = _search(config, section, setup, arena, contexts, vocabulary, winners, start, place)
+        problem = Problem(config, setup, arena, contexts, vocabulary, start, tuple(winners))
+        archive = build_search(section, problem).run(Journal(place, problem.fingerprint(section)))
         _measure(setup, contexts, archive, index, place)
         best = archive.ranked(section.shortest)[0]
         start = best[: section.length]
         winners.append(best)
     soft = winners[-1] if hardens else None
     if soft is not None:
-        archive = _harden(config, setup, contexts, vocabulary, soft, out / ROUNDS / HARD)
+        place = out / ROUNDS / HARD
+        place.mkdir(parents=True, exist_ok=True)
+        problem = Problem(config, setup, arena, contexts, vocabulary, soft)
+        hardening = Hardening.of(problem)
+        archive = hardening.run(Journal(place, problem.fingerprint(hardening.section)))
     if has_stages:
         _join_logs(out, [*range(len(sections)), *([HARD] if hardens else [])])
     ranked = archive.ranked(config.search.shortest)
@@ -150,91 +107,6 @@ def _rounds(config: SearchConfig) -> list[MethodConfig]:
     budget = whole.budget_tokens
     budgets = [None if budget is None else max(1, budget * share // whole.steps) for share in steps]
     return [whole.replace(steps=share, budget_tokens=tokens) for share, tokens in zip(steps, budgets, strict=True)]
-
-
-def _search(
-    config: SearchConfig,
-    section: MethodConfig,
-    setup: Setup,
-    arena: Arena,
-    contexts: ContextSet,
-    vocabulary: Vocabulary,
-    winners: Sequence[Ids],
-    start: Ids,
-    place: Path,
-) -> Archive:
-    """One round; the winners of earlier ones are scored on its contexts too."""
-    guarded = setup.guarded
-    journal = Journal(place, _fingerprint(config, section, setup, contexts, start))
-    if isinstance(section, PhrasesConfig):
-        from optimize.search.phrases import search_phrases
-
-        return search_phrases(section, Recoveries(arena, config.objective), vocabulary, journal, config.seed)
-    objective = _objective(config, setup, contexts)
-    if isinstance(section, SoftConfig):
-        from optimize.soft.training import train
-
-        return train(objective, guarded.local_engine, vocabulary, section, start, journal, config.seed, winners)
-    aids = _aids(config, setup, contexts, vocabulary)
-    method = methods.build(section, objective, vocabulary, start, journal.archive, aids)
-    archive = search(objective, vocabulary, method, section, journal, config.seed)
-    unscored = [ids for ids in winners if ids not in archive]
-    if unscored:
-        costs = [float(cost) for cost in objective.cost(unscored).total]
-        archive.add(unscored, costs, [True] * len(unscored))
-    return archive
-
-
-def _harden(
-    config: SearchConfig, setup: Setup, contexts: ContextSet, vocabulary: Vocabulary, soft: Ids, place: Path
-) -> Archive:
-    """Hard prefixes in the place of a soft one, with as many steps and tokens again, and what they lose of its loss."""
-    from optimize.search.hardening import harden
-
-    place.mkdir(parents=True, exist_ok=True)
-    guarded, trained = setup.guarded, config.search
-    section = RelaxedConfig(length=len(soft), steps=trained.steps, budget_tokens=trained.budget_tokens)
-    journal = Journal(place, _fingerprint(config, section, setup, contexts, soft))
-    objective = _objective(config, setup, contexts)
-    engine = guarded.local_engine
-    surroundings = Surroundings(engine, vocabulary.allowed)
-    hardened = harden(engine.rows(soft), objective, vocabulary, surroundings, section, journal, config.seed)
-    survives = hardened.nearest_cost < math.inf
-    written = {
-        "soft_ids": soft,
-        "soft_cost": hardened.soft_cost,
-        "nearest_ids": hardened.nearest,
-        "nearest_cost": hardened.nearest_cost if survives else None,
-        "hard_ids": hardened.ids,
-        "hard_cost": hardened.cost,
-        "discretisation_gap": hardened.gap,
-    }
-    write_text(place / HARDENED, json.dumps(written, indent=2) + "\n")
-    return hardened.archive
-
-
-def _fingerprint(config: SearchConfig, section: MethodConfig, setup: Setup, contexts: ContextSet, start: Ids) -> str:
-    """Hash of everything that decides the course of a search."""
-    parts = config.objective.model_dump(mode="json"), section.model_dump(mode="json"), config.seed
-    own = [[each.term.name, each.weight] for each in setup.terms]
-    return json_hash([contexts.fingerprint, start, *parts, *own])
-
-
-def _objective(config: SearchConfig, setup: Setup, contexts: ContextSet) -> objectives.Objective:
-    """Objective of prefixes in some contexts."""
-    return objectives.build(
-        setup.guarded, contexts, config.objective, setup.source.threshold, config.seed, setup.cluster, own=setup.terms
-    )
-
-
-def _aids(config: SearchConfig, setup: Setup, contexts: ContextSet, vocabulary: Vocabulary) -> methods.Aids:
-    """Queries of the reasoner that a method may make, in some of the contexts."""
-    guarded, some = setup.guarded, contexts.unsafe[:NUM_CONTEXTS]
-
-    def proposer() -> Proposals:
-        return Proposals(CachedScorer.of(guarded, some, config=config.objective).scorer, vocabulary.allowed)
-
-    return methods.Aids(proposer, lambda: Surroundings(guarded.local_engine, vocabulary.allowed))
 
 
 def _text(setup: Setup, vocabulary: Vocabulary, ids: Sequence[int]) -> str:

@@ -10,14 +10,15 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from optimize.config import CollectConfig, EntryPointMethodConfig, SearchConfig
-from optimize.contexts import splits
+from optimize.config import CollectConfig, EntryPointMethodConfig, SearchConfig, SelectionConfig
+from optimize.contexts import ContextSet, splits
 from optimize.contexts.folder import Source
 from optimize.contexts.splits import Split
 from optimize.objectives import Weighted
 from optimize.parallel.cluster import Cluster
 from optimize.search import methods
 from optimize.selection.judges import Chooser, DevJudge, MonitorJudge
+from optimize.selection.trials import Arena
 from safethink import defenses
 from safethink.config import (
     ModelSection,
@@ -75,6 +76,14 @@ class Setup:
     source: Source
     terms: tuple[Weighted, ...] = ()
     cluster: Cluster = field(default_factory=Cluster.local)
+
+    def arena(self, validation: ContextSet, selection: SelectionConfig) -> Arena:
+        """Arena in which prefixes are tried on contexts of validation.
+
+        Raises:
+            SearchError: the judge confirms no drifted state.
+        """
+        return Arena.build(self.guarded, self.chooser, validation, selection, self.source.threshold)
 
 
 def load(config: SearchConfig) -> Setup:

@@ -24,21 +24,6 @@ HiddenStates: TypeAlias = Float[Tensor, "rows hidden"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """Sampling parameters: temperature, nucleus mass, top-k.
-
-    Attributes:
-        temperature: 0 is greedy.
-        top_p: nucleus mass; 1 keeps everything.
-        top_k: number of most likely tokens kept; 0 keeps everything.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class ExtendRequest:
     """One row of a batch handed to an engine.
 

@@ -9,7 +9,8 @@ from typing import TypeAlias
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.config import ReasonerConfig
-from safethink.engines import Engine, Sampling
+from safethink.engines import Engine
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.models import loading
 from safethink.models.hashes import model_hash

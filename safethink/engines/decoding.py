@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safethink.defenses.effects import Extension, StopReason, Until
-from safethink.engines import ExtendRequest, Sampling
+from safethink.engines import ExtendRequest
 from safethink.engines.reader import RowReader
-from safethink.engines.sampling import sample_tokens, uniforms
+from safethink.engines.sampling import Sampling, sample_tokens, uniforms
 from safethink.engines.stopping import LOOK_BACK, Stopper
 from safethink.errors import CacheFullError
 from safethink.tokens import Tokens

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safethink.defenses.effects import Extension, View
-from safethink.engines import ExtendRequest, HiddenStates, LookRequest, Sampling, StateRequest, WeighRequest
+from safethink.engines import ExtendRequest, HiddenStates, LookRequest, StateRequest, WeighRequest
 from safethink.engines.decoding import Decoder
 from safethink.engines.reader import RowReader
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import CacheFullError
 from safethink.kv_cache import ReadRequest

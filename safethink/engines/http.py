@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from safethink.defenses.effects import Extension, StopReason, Until
-from safethink.engines import ExtendRequest, Sampling
+from safethink.engines import ExtendRequest
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import LOOK_BACK, Stopper
 from safethink.errors import ConfigError
 from safethink.seeds import stable_seed
@@ -15,7 +16,7 @@ from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
 NEVER_BIAS: Final = -100.0
-"""What OpenAI's protocol calls a ban."""
+"""Logit bias that bans a token in OpenAI's protocol."""
 SEEDS: Final = 2**31
 """Some servers take no larger seed."""
 

@@ -3,12 +3,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from safethink.engines import Sampling
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters: temperature, nucleus mass, top-k.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: nucleus mass; 1 keeps everything.
+        top_k: number of most likely tokens kept; 0 keeps everything.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
 
 
 def uniforms(seed: int, start: int, num_tokens: int) -> Float64[Tensor, " num_tokens"]:

@@ -14,7 +14,7 @@ from safethink.tokens import Tokens
 
 _SENTENCE_END: Final = re.compile(r"[.!?][\"')\]]*\s|[。！？]")
 LOOK_BACK: Final = 32
-"""How many tokens before a text may begin what closes the thinking in it."""
+"""Tokens before a text in which a closing tag that ends in it may begin."""
 
 
 class Stopper:

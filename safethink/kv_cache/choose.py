@@ -24,7 +24,7 @@ VARYING_ROPES = {"longrope", "dynamic"}
 PROBE = ((3, 5, 7, 2, 11), (4, 6))
 """Token ids of two rows of different lengths; which ones does not matter."""
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
-"""How far logits may lie apart, as a share of the largest; half precisions may by ten times as much."""
+"""Largest difference of logits, as a share of the largest; half precisions may by ten times as much."""
 
 
 def choose_store(model: PreTrainedModel, table: RowTable | None = None, max_tokens: int | None = None) -> Store:

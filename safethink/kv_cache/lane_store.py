@@ -23,7 +23,7 @@ from safethink.models.soft_rows import RowTable
 MAX_IDLE_SHARE = 0.5
 """Lanes that wait are forwarded along with the others until they make up this share; to leave them out costs a copy."""
 GROWTH = 1.25
-"""How much longer lanes become than is needed, so that they rarely grow."""
+"""Factor by which lanes become longer than is needed, so that they rarely grow."""
 
 
 class LaneStore:

@@ -17,7 +17,7 @@ from safethink.models.placement import pick_device, pick_dtype
 from safethink.testbed import folders, locate
 
 PROMPT_TOKENS: Final = 512
-"""What a prompt is taken to have: its length is not known before it is read."""
+"""Assumed length of a prompt, which is not known before it is read."""
 GIB: Final = 2**30
 
 

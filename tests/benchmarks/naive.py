@@ -16,8 +16,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from safethink.config import LimitsConfig, SafeThinkConfig, SamplingConfig
 from safethink.defenses.effects import StopReason, Until
-from safethink.engines import Sampling
-from safethink.engines.sampling import sample_tokens, uniforms
+from safethink.engines.sampling import Sampling, sample_tokens, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest

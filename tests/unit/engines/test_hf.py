@@ -6,10 +6,10 @@ from transformers import Qwen3ForCausalLM
 
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Extension, Until
-from safethink.engines import ExtendRequest, Sampling
+from safethink.engines import ExtendRequest
 from safethink.engines.build import end_ids
 from safethink.engines.hf import HfEngine
-from safethink.engines.sampling import sample_tokens, uniforms
+from safethink.engines.sampling import Sampling, sample_tokens, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.prompts import Prompt
 from safethink.thinking.format import Thought

@@ -13,9 +13,10 @@ from openai.types import Completion
 
 from safethink.config import ServerConfig, ThoughtConfig
 from safethink.defenses.effects import Extension, Until
-from safethink.engines import ExtendRequest, LocalEngine, Sampling, StateEngine, TokenLevelEngine
+from safethink.engines import ExtendRequest, LocalEngine, StateEngine, TokenLevelEngine
 from safethink.engines.hf import HfEngine
 from safethink.engines.http import HttpEngine
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError, ServerError
 from safethink.servers.completions import Completions, Form

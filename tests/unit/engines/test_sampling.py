@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safethink.engines import Sampling
-from safethink.engines.sampling import sample_tokens, truncate, uniforms
+from safethink.engines.sampling import Sampling, sample_tokens, truncate, uniforms
 
 LOGITS = torch.log(torch.tensor([[0.1, 0.2, 0.4, 0.3]], dtype=torch.float64))
 

@@ -22,9 +22,10 @@ from safethink.defenses import Needs, build
 from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until, View
 from safethink.defenses.moves import answer, extend, look, score, weigh
-from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest
+from safethink.engines import ExtendRequest, LookRequest, WeighRequest
 from safethink.engines.build import end_ids
 from safethink.engines.hf import HfEngine
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.evaluation import variants

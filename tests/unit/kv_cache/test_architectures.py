@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Until
-from safethink.engines import ExtendRequest, LookRequest, Sampling, StateRequest
+from safethink.engines import ExtendRequest, LookRequest, StateRequest
 from safethink.engines.hf import HfEngine
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.kv_cache.choose import VARYING_ROPES, choose_store, rope_type
 from safethink.kv_cache.lane_store import LaneStore

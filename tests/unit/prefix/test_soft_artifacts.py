@@ -15,10 +15,10 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
 from safethink.config import AlwaysConfig, LimitsConfig, SafeThinkConfig, ThoughtConfig
 from safethink.defenses.effects import Until
-from safethink.engines import ExtendRequest, Sampling
+from safethink.engines import ExtendRequest
 from safethink.engines.build import end_ids
 from safethink.engines.hf import HfEngine
-from safethink.engines.sampling import sample_tokens, uniforms
+from safethink.engines.sampling import Sampling, sample_tokens, uniforms
 from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError
 from safethink.files import json_hash

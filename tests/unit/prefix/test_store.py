@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from safethink.config import ThoughtConfig
-from safethink.engines import Sampling
 from safethink.engines.hf import HfEngine
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError, MissingFileError
 from safethink.models.hashes import chat_template_hash, model_hash, tokenizer_hash

@@ -12,9 +12,10 @@ import torch
 
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Extension, View
-from safethink.engines import ExtendRequest, LookRequest, Sampling, StateRequest, WeighRequest
+from safethink.engines import ExtendRequest, LookRequest, StateRequest, WeighRequest
 from safethink.engines.build import end_ids
 from safethink.engines.hf import HfEngine
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import LOOK_BACK, Stopper
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed

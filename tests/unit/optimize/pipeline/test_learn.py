@@ -14,7 +14,7 @@ import optimize
 from optimize.ablation.outcome import spent_tokens
 from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionConfig
 from optimize.contexts import folder
-from optimize.pipeline import learning, rounds, setup
+from optimize.pipeline import learning, rounds, searches, setup
 from optimize.pipeline.dry_run import plan
 from optimize.pipeline.setup import portable
 from optimize.selection.trials import Arena
@@ -151,7 +151,7 @@ def test_the_same_command_again_changes_nothing(run_folder):
     ("owner", "method", "calls"),
     [
         (folder, "collect_validation", 0),
-        (rounds, "search", 0),
+        (searches, "search", 0),
         (rounds, "_measure", 0),
         (Arena, "try_out", 0),
         (Arena, "try_out", 3),

@@ -17,8 +17,9 @@ from optimize.publishing.extend_vocabulary import extend_vocabulary
 from safethink import prefix as prefixes
 from safethink.config import AlwaysConfig, LimitsConfig, SamplingConfig
 from safethink.defenses.effects import Until
-from safethink.engines import ExtendRequest, LookRequest, Sampling, WeighRequest
+from safethink.engines import ExtendRequest, LookRequest, WeighRequest
 from safethink.engines.hf import HfEngine
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import ArtifactError, ConfigError
 from safethink.guarded import SafeThink

@@ -22,8 +22,8 @@ from optimize.soft.geometry import Surroundings
 from optimize.soft.training import train
 from safethink import prefix as prefixes
 from safethink.config import ThoughtConfig
-from safethink.engines import Sampling
 from safethink.engines.hf import HfEngine
+from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
