@@ -39,23 +39,29 @@ def writing(path: Path) -> Generator[None, None, None]:
 def atomic_write(path: Path) -> Generator[Path, None, None]:
     """Write a file or a folder beside `path`, then put it in its place; after an error the old one is as it was.
 
+    A folder cannot be replaced in one go. So the old one is renamed aside first, and back if that fails.
+
     Yields:
         Where to write.
 
     Raises:
         RecordError: it could not be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial, aside = path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.old")
     _remove(partial)
     try:
         with writing(path):
             yield partial
             if path.is_dir():
-                _remove(path)
+                _remove(aside)
+                os.replace(path, aside)
             os.replace(partial, path)
     except BaseException:
+        if aside.exists() and not path.exists():
+            os.replace(aside, path)
         _remove(partial)
         raise
+    _remove(aside)
 
 
 def write_text(path: Path, text: str) -> None:

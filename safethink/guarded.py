@@ -34,7 +34,8 @@ from safethink.prompts import Prompt, refuse_duplicates
 from safethink.runtime import scheduler
 from safethink.runtime.open_row import open_row
 from safethink.runtime.result import Branch, Result
-from safethink.runtime.scheduler import Accepted, Finished, Row, refuse_unfit
+from safethink.runtime.row import Accepted, Finished, Row
+from safethink.runtime.scheduler import refuse_unfit
 from safethink.runtime.streaming import Event, Transcript
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
@@ -131,12 +132,12 @@ class SafeThink:
     def from_config(cls, config: RunConfig) -> SafeThink:
         """Build what a YAML file describes; a monitor loads only where the defense asks for scores."""
         # First, so that a defense which is not there is said before anything is loaded.
-        scores = defenses.build(config.defense).needs.scores
+        rule = defenses.build(config.defense)
         reasoner = build.load(config.reasoner)
         return cls(
             reasoner.model,
             reasoner.tokenizer,
-            monitor=config.monitor if scores else None,
+            monitor=config.monitor if rule.needs.scores else None,
             prefix=config.prefix,
             defense=config.defense,
             thought=config.thought,

@@ -28,7 +28,10 @@ from safethink.prompts import Prompt
 
 
 class Overlap(Frozen):
-    """Overlap of a benchmark with the prompts learned on."""
+    """Overlap of a benchmark with the prompts learned on.
+
+    A prefix that was tuned on the prompts of a benchmark must not be reported on it.
+    """
 
     shared: int
     """Prompts of the benchmark that were used."""

@@ -25,18 +25,20 @@ from safethink.defenses.safethink import safethink
 
 __all__ = ["Begin", "DefenseLike", "Needs", "Rule", "build", "start"]
 
-DefenseLike: TypeAlias = DefenseConfig | Begin
-"""A section of the configuration, or any generator function `(task) -> Defense`."""
+DefenseLike: TypeAlias = DefenseConfig | Rule | Begin
+"""A section of the configuration, any generator function `(task) -> Defense`, or a rule that was built."""
 
 
 def build(defense: DefenseLike) -> Rule:
-    """Build the rule that a configuration describes or a callable is.
+    """Build the rule that a configuration describes or a callable is; a rule is built already.
 
     Raises:
         ConfigError: an entry point that is not there, does not load, or is no defense; or a callable that does not take
             a task alone.
     """
     match defense:
+        case Rule():
+            return defense
         case NoneConfig():
             return Rule(defense.kind, undefended, Needs(scores=False, prefix=False))
         case AlwaysConfig():
@@ -60,4 +62,4 @@ def start(defense: DefenseLike, task: Task) -> Defense:
 
     Where it starts on many rows, build its rule once and start that.
     """
-    return (defense if isinstance(defense, Rule) else build(defense))(task)
+    return build(defense)(task)

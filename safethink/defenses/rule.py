@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeGuard, cast
+from typing import Any, TypeAlias, TypeGuard, TypeVar, cast
 
 from safethink.config import EntryPointDefenseConfig
 from safethink.config.plugins import PluginKind
@@ -15,6 +15,8 @@ from safethink.errors import ConfigError, DefenseError, SafeThinkError
 
 Begin: TypeAlias = Callable[[Task], Defense]
 """Starts a defense on one row: a generator function over the effects of `effects.py`."""
+
+Declared = TypeVar("Declared", bound=Callable[..., Defense])
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,15 @@ class Needs:
         if self.threshold is not None and not (self.scores and -1 <= self.threshold <= 1):
             raise ValueError(f"a threshold is a score in [-1, 1] and needs scores, not {self.threshold!r}")
 
-    def __call__(self, begin: Callable[..., Defense]) -> Rule:
-        """Say it of a generator function."""
-        return Rule(_name_of(begin), begin, self)
+    def __call__(self, begin: Declared) -> Declared:
+        """Say it of a generator function, which stays one: its attribute `needs` is set."""
+        cast("Any", begin).needs = self
+        return begin
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A defense, ready to begin on any number of rows.
+    """A defense as `defenses.build` makes it, held to what it needs and ready to begin on any number of rows.
 
     Attributes:
         name: what messages and reports call it.
@@ -57,7 +60,7 @@ class Rule:
     """
 
     name: str
-    begin: Callable[..., Defense]
+    begin: Begin
     needs: Needs
 
     def __call__(self, task: Task) -> Defense:
@@ -71,12 +74,7 @@ def of_callable(begin: Begin) -> Rule:
     Raises:
         ConfigError: it is not called with a task alone, or its `needs` are none.
     """
-    rule = begin if isinstance(begin, Rule) else Rule(_name_of(begin), begin, _needs_of(begin))
-    try:
-        inspect.signature(rule.begin).bind(Task())
-    except TypeError as error:
-        raise ConfigError(f"defense {rule.name!r} is not called with a task alone: {error}") from error
-    return Rule(rule.name, partial(_held, rule), rule.needs)
+    return _holding(_name_of(begin), begin, _needs_of(begin))
 
 
 def of_entry_point(config: EntryPointDefenseConfig) -> Rule:
@@ -96,10 +94,9 @@ def of_entry_point(config: EntryPointDefenseConfig) -> Rule:
     with PLUGINS.failing(entry):
         needs = _needs_of(begin)
         if config.options and not isinstance(loaded, type):
-            begin = begin.begin if isinstance(begin, Rule) else begin
             inspect.signature(begin).bind(Task(), **config.options)
             begin = partial(begin, **config.options)
-        return of_callable(Rule(config.name, begin, needs))
+        return _holding(config.name, begin, needs)
 
 
 def _is_defense(found: object) -> TypeGuard[Callable[..., Defense]]:
@@ -126,15 +123,28 @@ def _needs_of(begin: Callable[..., Any]) -> Needs:
     return needs
 
 
-def _held(rule: Rule, task: Task) -> Defense:
+def _holding(name: str, begin: Callable[..., Defense], needs: Needs) -> Rule:
+    """The rule that runs somebody else's defense and holds it to what it declared.
+
+    Raises:
+        ConfigError: it is not called with a task alone.
+    """
+    try:
+        inspect.signature(begin).bind(Task())
+    except TypeError as error:
+        raise ConfigError(f"defense {name!r} is not called with a task alone: {error}") from error
+    return Rule(name, partial(_held, name, begin, needs), needs)
+
+
+def _held(name: str, begin: Begin, needs: Needs, task: Task) -> Defense:
     """Run somebody else's defense, and hold it to what it declared.
 
     Raises:
         DefenseError: it raises, asks for what it did not declare or for what is no effect, or returns no verdict.
     """
-    running = cast("object", rule.begin(task))
+    running = cast("object", begin(task))
     if not isinstance(running, Generator):
-        raise DefenseError(f"defense {rule.name!r} gave a {type(running).__name__}, and a defense is a generator")
+        raise DefenseError(f"defense {name!r} gave a {type(running).__name__}, and a defense is a generator")
     defense = cast("Defense", running)
     answer: Answer = None
     try:
@@ -142,34 +152,34 @@ def _held(rule: Rule, task: Task) -> Defense:
             try:
                 effect = defense.send(answer)
             except StopIteration as stop:
-                return _checked(rule, stop.value)
+                return _checked(name, stop.value)
             except SafeThinkError:
                 raise
             # Whatever another's code raises must stop the run with the defense named.
             except Exception as error:
-                raise DefenseError(f"defense {rule.name!r} failed: {type(error).__name__}: {error}") from error
-            refuse_undeclared(rule, effect)
+                raise DefenseError(f"defense {name!r} failed: {type(error).__name__}: {error}") from error
+            refuse_undeclared(name, needs, effect)
             answer = yield effect
     finally:
         defense.close()
 
 
-def refuse_undeclared(rule: Rule, effect: object) -> None:
+def refuse_undeclared(name: str, needs: Needs, effect: object) -> None:
     """Refuse an effect that a defense did not say it needs.
 
     Raises:
         DefenseError: the defense and the effect are named.
     """
     kind = type(effect).__name__
-    if isinstance(effect, Score) and not rule.needs.scores:
-        raise DefenseError(f"defense {rule.name!r} asks for a {kind} and did not declare it: Needs(scores=True)")
-    if isinstance(effect, Look | Weigh) and not rule.needs.token_level:
-        raise DefenseError(f"defense {rule.name!r} asks for a {kind} and did not declare it: Needs(token_level=True)")
+    if isinstance(effect, Score) and not needs.scores:
+        raise DefenseError(f"defense {name!r} asks for a {kind} and did not declare it: Needs(scores=True)")
+    if isinstance(effect, Look | Weigh) and not needs.token_level:
+        raise DefenseError(f"defense {name!r} asks for a {kind} and did not declare it: Needs(token_level=True)")
     if not isinstance(effect, Extend | Score | Accept | Look | Weigh):
-        raise DefenseError(f"defense {rule.name!r} yields a {kind}, which is no effect")
+        raise DefenseError(f"defense {name!r} yields a {kind}, which is no effect")
 
 
-def _checked(rule: Rule, verdict: object) -> Verdict:
+def _checked(name: str, verdict: object) -> Verdict:
     if not isinstance(verdict, Verdict):
-        raise DefenseError(f"defense {rule.name!r} returned a {type(verdict).__name__}, which is no Verdict")
+        raise DefenseError(f"defense {name!r} returned a {type(verdict).__name__}, which is no Verdict")
     return verdict

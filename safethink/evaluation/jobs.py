@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from safethink import defenses
 from safethink.benchmarks import Benchmark
 from safethink.config import AlwaysConfig, EvalConfig, NoneConfig, SafeThinkConfig
-from safethink.defenses import DefenseLike
+from safethink.defenses import Rule
 from safethink.evaluation.records import Key, Phase
 from safethink.evaluation.variants import TableRow
 from safethink.prompts import Prompt
@@ -26,7 +27,7 @@ class Job:
     Attributes:
         key: identity of its record.
         prompt: what is asked.
-        defense: what runs on it.
+        rule: the defense that runs on it.
         prefixes: the portfolio, as token ids.
         start: the trace it starts from; None for the prompt's own beginning.
         injected: fingerprint of the portfolio.
@@ -35,7 +36,7 @@ class Job:
 
     key: Key
     prompt: Prompt
-    defense: DefenseLike
+    rule: Rule
     prefixes: tuple[tuple[int, ...], ...] = ()
     start: Tokens | None = None
     injected: str = ""
@@ -108,7 +109,7 @@ def watch(
         samples: runs per prompt.
         monitor_answer: whether the answers' steps are scored too.
     """
-    watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0, monitor_answer=monitor_answer)
+    watching = defenses.build(SafeThinkConfig(threshold=threshold, max_steered_steps=0, monitor_answer=monitor_answer))
     for benchmark in watched_benchmarks(benchmarks):
         yield from _jobs("watch", WATCH, benchmark, watching, samples=samples)
 
@@ -119,9 +120,9 @@ def depth(config: EvalConfig, trial: TableRow, benchmarks: Sequence[Benchmark]) 
     for value in config.depth_curve:
         if value == trial.defense.max_steered_steps:
             continue  # Its own record says it already.
-        defense = trial.defense.replace(max_steered_steps=value)
+        rule = defenses.build(trial.defense.replace(max_steered_steps=value))
         for benchmark in attack_benchmarks(benchmarks):
-            yield from _jobs("depth", depth_name(value), benchmark.first(config.depth_prompts), defense, trial)
+            yield from _jobs("depth", depth_name(value), benchmark.first(config.depth_prompts), rule, trial)
 
 
 def depth_name(max_steered_steps: int) -> str:
@@ -139,25 +140,29 @@ def injections(phase: Phase, rows: Sequence[TableRow], places: Sequence[Place], 
         samples: seeds per place.
     """
     injecting = [row for row in rows if row.steers and row.portfolio]
-    for row in [TableRow(NOTHING, NoneConfig()), *injecting]:
-        defense = AlwaysConfig() if row.portfolio else NoneConfig()
+    for row in [_undefended(NOTHING), *injecting]:
+        rule = defenses.build(AlwaysConfig() if row.portfolio else NoneConfig())
         for place in places:
             for sample in range(samples):
                 key = Key(phase, row.name, place.benchmark, place.prompt.id, place.sample * samples + sample)
                 injected = row.token_ids[:1], place.start, row.fingerprint, row.transferred
-                yield Job(key, place.prompt, defense, *injected)
+                yield Job(key, place.prompt, rule, *injected)
 
 
 def _jobs(
     phase: Phase,
     name: str,
     benchmark: Benchmark,
-    defense: DefenseLike,
+    rule: Rule,
     row: TableRow | None = None,
     samples: int = 1,
 ) -> Iterator[Job]:
-    row = row or TableRow(name, NoneConfig())
+    row = row or _undefended(name)
     for prompt in benchmark.prompts:
         for sample in range(samples):
             key = Key(phase, name, benchmark.name, prompt.id, sample)
-            yield Job(key, prompt, defense, row.token_ids, None, row.fingerprint, row.transferred)
+            yield Job(key, prompt, rule, row.token_ids, None, row.fingerprint, row.transferred)
+
+
+def _undefended(name: str) -> TableRow:
+    return TableRow(name, NoneConfig(), defenses.build(NoneConfig()))

@@ -169,7 +169,7 @@ def cards(summary: Summary, trial: str | None) -> list[Card]:
     if trial is None:
         return []
     own = summary.rows[trial]
-    usual, bare = (_compared_with(summary, other) for other in ("wait_think_safely", "undefended"))
+    usual, bare = (summary.compared_with(other) for other in ("wait_think_safely", "undefended"))
     numbers = (
         ("recovery rate", own["recovery_rate"], False),
         ("lift over nothing injected", own["lift"], True),
@@ -192,14 +192,6 @@ def read_search(artifact: Path) -> list[SearchStep] | None:
         return [SearchStep(line.restart, line.step, line.cost["total"], line.text) for line in lines if line.cost]
     except (KeyError, ValueError):  # pydantic's and the decoder's errors are ValueErrors
         return None
-
-
-def _compared_with(summary: Summary, other: str) -> dict[str, Estimate | None]:
-    """The paired differences to a row; empty where it is not in the table."""
-    ending = f"_vs_{other}"
-    return next(
-        (cells for name, cells in summary.comparisons.items() if name.endswith(ending)), dict[str, Estimate | None]()
-    )
 
 
 def _figures(summary: Summary, trial: str | None, search: list[SearchStep]) -> dict[str, str]:

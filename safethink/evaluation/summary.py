@@ -79,6 +79,11 @@ class Summary(Frozen):
     texts: dict[str, tuple[str, ...]]
     """Injected text of each row."""
 
+    def compared_with(self, other: str) -> Cells:
+        """The paired differences of the prefix on trial to another row, by column; empty where that is not there."""
+        ending = comparison_name("", other)
+        return next((cells for name, cells in self.comparisons.items() if name.endswith(ending)), Cells())
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

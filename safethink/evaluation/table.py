@@ -107,10 +107,9 @@ def finding(summary: Summary) -> str | None:
     the table.
     """
     for other in AGAINST:
-        cells = next((cells for name, cells in summary.comparisons.items() if name.endswith(f"_vs_{other}")), None)
+        cells = summary.compared_with(other)
         for name in ("recovery_rate", "asr_answer"):
-            difference = None if cells is None else cells[name]
-            if difference is not None:
+            if (difference := cells.get(name)) is not None:
                 return _said(HEADINGS[name], summary.prefix.texts, other, difference)
     return None
 

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final
 
@@ -13,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from safethink import defenses, prefix
-from safethink.config import DefenseConfig, EvalConfig, ResampleOnlyConfig, RowConfig, SafeThinkConfig
+from safethink.config import DefenseConfig, EvalConfig, ResampleOnlyConfig, SafeThinkConfig
 from safethink.defenses import Rule
 from safethink.engines import Engine
 from safethink.errors import ConfigError
@@ -33,6 +32,7 @@ class TableRow:
     Attributes:
         name: its name.
         defense: the defense and its limits.
+        rule: the same, ready to begin on any number of prompts.
         portfolio: what it injects; empty for a defense that injects nothing.
         on_trial: whether that is the prefix on trial.
         transferred: whether that was learned on another reasoner.
@@ -40,18 +40,10 @@ class TableRow:
 
     name: str
     defense: DefenseConfig
+    rule: Rule
     portfolio: tuple[Prefix, ...] = ()
     on_trial: bool = False
     transferred: bool = False
-
-    @cached_property
-    def rule(self) -> Rule:
-        """The defense, ready to begin on any number of prompts.
-
-        Raises:
-            ConfigError: it is another package's, and not there or no defense.
-        """
-        return defenses.build(self.defense)
 
     @property
     def token_ids(self) -> tuple[tuple[int, ...], ...]:
@@ -95,25 +87,34 @@ def load(
         ArtifactError: a prefix that does not fit the reasoner.
         ConfigError: `random:K` with a K that is no number above 0, or a defense that the engine does not serve.
     """
-    for row in config.rows:
-        refuse_unfit(engine, TableRow(row.name, row.defense).rule)
-    return tuple(_load_row(row, on_trial, tokenizer, engine, config.run.seed) for row in config.rows)
+    bare = [TableRow(row.name, row.defense, defenses.build(row.defense)) for row in config.rows]
+    for row in bare:
+        refuse_unfit(engine, row.rule)
+    return tuple(
+        _with_portfolio(row, config.run.seed, spec.prefix, on_trial, tokenizer, engine)
+        if row.rule.needs.prefix
+        else row
+        for row, spec in zip(bare, config.rows, strict=True)
+    )
 
 
-def _load_row(
-    row: RowConfig, on_trial: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: Engine, seed: int
+def _with_portfolio(
+    row: TableRow,
+    seed: int,
+    spec: str | None,
+    on_trial: PrefixArtifact,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: Engine,
 ) -> TableRow:
-    bare = TableRow(row.name, row.defense)
-    if not bare.rule.needs.prefix:
-        return bare
-    if row.prefix is None:
-        return TableRow(row.name, row.defense, on_trial.prefixes, on_trial=True, transferred=on_trial.transferred)
-    if row.prefix == RANDOM or row.prefix.startswith(RANDOM + ":"):
-        lengths = _random_lengths(row.prefix, on_trial)
+    """The row with what it injects: the prefix on trial, random tokens, or an artifact."""
+    if spec is None:
+        return replace(row, portfolio=on_trial.prefixes, on_trial=True, transferred=on_trial.transferred)
+    if spec == RANDOM or spec.startswith(RANDOM + ":"):
+        lengths = _random_lengths(spec, on_trial)
         draws = (random_prefix(tokenizer, length, stable_seed(seed, row.name, i)) for i, length in enumerate(lengths))
-        return TableRow(row.name, row.defense, tuple(draws))
-    artifact = prefix.load(row.prefix, tokenizer, engine)
-    return TableRow(row.name, row.defense, artifact.prefixes, transferred=artifact.transferred)
+        return replace(row, portfolio=tuple(draws))
+    artifact = prefix.load(spec, tokenizer, engine)
+    return replace(row, portfolio=artifact.prefixes, transferred=artifact.transferred)
 
 
 def _random_lengths(spec: str, on_trial: PrefixArtifact) -> tuple[int, ...]:

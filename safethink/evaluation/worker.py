@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from safethink import defenses
 from safethink.config import EvalConfig, SafeThinkConfig
 from safethink.defenses.effects import Verdict
 from safethink.engines import Engine
@@ -104,10 +102,9 @@ class Execution:
             ):
                 job = finished.row.label
                 assert isinstance(job, Job)
-                record = judged(job, finished.verdict, finished.usage, self.reasoner.thought, self.judge)
-                if record.forced_tokens and layer_read_by(monitor) is not None:
-                    record = record.replace(monitor_read_injected=True)
-                self._keep(record)
+                usage = finished.usage
+                read_injected = usage.forced > 0 and layer_read_by(monitor) is not None
+                self._keep(judged(job, finished.verdict, usage, self.reasoner.thought, self.judge, read_injected))
                 advance(1)
 
     def _rows(self, jobs: Iterable[Job], advance: Callable[[int], None]) -> Iterator[Row]:
@@ -125,7 +122,7 @@ class Execution:
             yield open_row(
                 thought,
                 job.prompt,
-                partial(defenses.start, job.defense),
+                job.rule,
                 seed=stable_seed(self.config.run.seed, *branch),
                 sample=job.key.sample,
                 prompt_ids=prompt_ids,
@@ -157,7 +154,9 @@ def monitor_of(reasoner: GuardedReasoner) -> Monitor:
     return reasoner.monitor
 
 
-def judged(job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Judge) -> Record:
+def judged(
+    job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Judge, monitor_read_injected: bool = False
+) -> Record:
     """Judge one output and say everything about it that the summary, the report or a fork will want."""
     answer = answer_text(thought, verdict.answer)
     judgement = judge.judge(job.prompt, trace_text(thought, verdict.trace), answer, verdict.closed)
@@ -181,6 +180,7 @@ def judged(job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Ju
         forced_tokens=usage.forced,
         monitor_calls=usage.monitor_calls,
         monitor_tokens=usage.monitor_tokens,
+        monitor_read_injected=monitor_read_injected,
         engine_seconds=round(usage.engine_seconds, 6),
         monitor_seconds=round(usage.monitor_seconds, 6),
         injected=job.injected,

@@ -1,7 +1,7 @@
 """Opens rows: one prompt and sample under one defense, ready for the scheduler.
 
-The only place that builds a defense's task, puts it over the turns and messages of the reasoner's thinking, and seeds
-its random stream. A guarded run, an evaluation, a branch, a mined continuation and a drawn reward all begin here, so
+The only place that builds a defense's task, puts it over the turns and messages of the reasoner's thinking, and gives
+it its seed. A guarded run, an evaluation, a branch, a mined continuation and a drawn reward all begin here, so
 that a step is the same step in each.
 """
 

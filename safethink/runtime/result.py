@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from safethink.defenses.effects import Intervention, Verdict
 from safethink.prefix import PrefixLike
 from safethink.prompts import Prompt
-from safethink.runtime.scheduler import Usage
+from safethink.runtime.row import Usage
 from safethink.tokens import Tokens
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
+from typing import Literal
 
 from safethink.config import LimitsConfig
 from safethink.defenses import Rule
-from safethink.defenses.effects import Effect, Extend, Extension, Look, Score, Until, Weigh
+from safethink.defenses.effects import Extend, Extension, Look, Score, Until, Weigh
 from safethink.engines import (
     ContinuousEngine,
     Engine,
@@ -33,7 +34,7 @@ from safethink.monitors import (
     layer_read_by,
     reads_text,
 )
-from safethink.runtime.row import Accepted, Finished, Row, RunningRow, Usage
+from safethink.runtime.row import Accepted, Finished, Row, RunningRow
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
 from safethink.thinking.reading import monitored_text, trace_text
@@ -64,8 +65,6 @@ def continuous(engine: Engine) -> ContinuousEngine:
 
 BATCH_SHARE = 0.5
 """Steps are scored together as soon as this share of the rows under way has one."""
-
-__all__ = ["Accepted", "Finished", "Row", "Usage", "follow", "run"]
 
 
 def run(
@@ -142,69 +141,67 @@ class _Extending:
         self._share = share
         self._thought = thought
         self._limits = limits
-        self._under_way: dict[int, tuple[RunningRow, ExtendRequest, int]] = {}
+        # Each row with its effect, and whether a step of its may end for length with room left in the trace.
+        self._under_way: dict[int, tuple[RunningRow, Extend, bool]] = {}
 
     def advance(self, rows: Sequence[RunningRow]) -> None:
         """Begin what is asked for, and answer those that the engine has done."""
-        new = [running for running in rows if isinstance(running.effect, Extend) and running.key not in self._under_way]
-        for running in new:
+        new: list[ExtendRequest] = []
+        for running in rows:
+            if not isinstance(running.effect, Extend) or running.key in self._under_way:
+                continue
             room = _room(running, running.effect, self._thought, self._limits)
-            self._under_way[running.key] = running, _request(running, room, self._thought, self._limits), room
-        started = time.perf_counter()
-        self._engine.submit([self._under_way[running.key][1] for running in new])
-        if not self._under_way:
-            return
-        extensions = self._engine.collect(list(self._under_way), self._share)
-        _count_engine_time([running for running, _, _ in self._under_way.values()], started)
+            new.append(_request(running, running.effect, room, self._thought, self._limits))
+            self._under_way[running.key] = running, running.effect, room > new[-1].max_new_tokens
+        with _timed([running for running, _, _ in self._under_way.values()], "engine_seconds"):
+            self._engine.submit(new)
+            extensions = self._engine.collect(list(self._under_way), self._share) if self._under_way else {}
         for key, extension in extensions.items():
-            running, request, room = self._under_way.pop(key)
+            running, effect, has_room = self._under_way.pop(key)
             # A step that grew too long ends there; the thinking goes on.
-            cut = extension.stop == "length" and request.max_new_tokens < room
-            running.extended(replace(extension, stop="step") if cut else _read(running, extension, self._thought))
+            cut = extension.stop == "length" and has_room
+            running.extended(replace(extension, stop="step") if cut else _read(effect, extension, self._thought))
 
 
-def _read(running: RunningRow, extension: Extension, thought: Thought) -> Extension:
+def _read(effect: Extend, extension: Extension, thought: Thought) -> Extension:
     """Say of closed thinking whether there is anything in it; a defense cannot read."""
-    if extension.stop != "thought" or not isinstance(running.effect, Extend):
+    if extension.stop != "thought":
         return extension
-    words = trace_text(thought, running.effect.trace + extension.tokens)
+    words = trace_text(thought, effect.trace + extension.tokens)
     return replace(extension, unthought=not words.strip())
 
 
-def _count_engine_time(rows: Sequence[RunningRow], started: float) -> None:
-    """Share the engine's time since `started` among the rows of a batch, in equal parts."""
-    seconds = (time.perf_counter() - started) / len(rows)
+@contextmanager
+def _timed(
+    rows: Sequence[RunningRow], part: Literal["engine_seconds", "monitor_seconds"]
+) -> Generator[None, None, None]:
+    """Share the time that a batch takes among its rows, in equal parts."""
+    started = time.perf_counter()
+    yield
+    seconds = (time.perf_counter() - started) / max(1, len(rows))
     for running in rows:
-        running.spent(engine_seconds=seconds)
+        running.spent(**{part: seconds})
 
 
-def _count_monitor_time(rows: Sequence[RunningRow], started: float) -> None:
-    """Share the monitor's time since `started` among the rows of a batch, in equal parts."""
-    seconds = (time.perf_counter() - started) / len(rows)
-    for running in rows:
-        running.spent(monitor_seconds=seconds)
-
-
-def _room(running: RunningRow, effect: Effect | None, thought: Thought, limits: LimitsConfig) -> int:
+def _room(running: RunningRow, effect: Extend | Look, thought: Thought, limits: LimitsConfig) -> int:
     """Tokens that fit before the trace or answer limit, or the end of the context window."""
-    assert isinstance(effect, Extend | Look)
-    num_trace, num_answer = len(effect.trace), len(effect.answer) if isinstance(effect, Extend) else 0
-    answering = isinstance(effect, Extend) and effect.until in (Until.ANSWER, Until.ANSWER_STEP)
+    num_trace, num_answer, answering = len(effect.trace), 0, False
+    if isinstance(effect, Extend):
+        num_answer, answering = len(effect.answer), effect.until in (Until.ANSWER, Until.ANSWER_STEP)
     room = limits.max_answer_tokens - num_answer if answering else limits.max_trace_tokens - num_trace
     if thought.context_tokens is not None:
         room = min(room, thought.context_tokens - len(running.row.prompt_ids) - num_trace - num_answer)
     return max(0, room)
 
 
-def _request(running: RunningRow, room: int, thought: Thought, limits: LimitsConfig) -> ExtendRequest:
-    assert isinstance(running.effect, Extend)
-    ids = running.row.prompt_ids + running.effect.tokens.ids
-    by_step = running.effect.until in (Until.STEP, Until.ANSWER_STEP)
+def _request(running: RunningRow, effect: Extend, room: int, thought: Thought, limits: LimitsConfig) -> ExtendRequest:
+    ids = running.row.prompt_ids + effect.tokens.ids
+    by_step = effect.until in (Until.STEP, Until.ANSWER_STEP)
     return ExtendRequest(
         row=running.key,
         ids=ids,
         step_start=len(ids),
-        until=running.effect.until,
+        until=effect.until,
         max_new_tokens=min(room, thought.longest_step(limits.max_step_tokens)) if by_step else room,
         seed=stable_seed(running.row.seed, running.row.prompt.id, running.row.sample, running.num_dropped),
     )
@@ -219,9 +216,8 @@ def _look_all(rows: Iterable[RunningRow], engine: Engine, thought: Thought, limi
         LookRequest(running.key, running.row.prompt_ids + look.trace.ids, look.top_k, look.layer)
         for running, look in asked
     ]
-    started = time.perf_counter()
-    views = engine.look(requests)
-    _count_engine_time([running for running, _ in asked], started)
+    with _timed([running for running, _ in asked], "engine_seconds"):
+        views = engine.look(requests)
     for (running, look), view in zip(asked, views, strict=True):
         running.looked(replace(view, room=_room(running, look, thought, limits)))
 
@@ -235,9 +231,8 @@ def _weigh_all(rows: Iterable[RunningRow], engine: Engine) -> None:
         WeighRequest(running.key, running.row.prompt_ids + weigh.trace.ids, weigh.continuation)
         for running, weigh in asked
     ]
-    started = time.perf_counter()
-    weights = engine.weigh(requests)
-    _count_engine_time([running for running, _ in asked], started)
+    with _timed([running for running, _ in asked], "engine_seconds"):
+        weights = engine.weigh(requests)
     for (running, _), log_probabilities in zip(asked, weights, strict=True):
         running.answer(log_probabilities)
 
@@ -253,9 +248,8 @@ def _score_all(rows: Iterable[RunningRow], engine: Engine, monitor: Monitor | No
         ScoreRequest(running.key, running.row.prompt, _text(effect, thought) if with_text else "", state)
         for (running, effect), state in zip(asked, states, strict=True)
     ]
-    started = time.perf_counter()
-    scores = fail_closed.score(monitor, requests)
-    _count_monitor_time([running for running, _ in asked], started)
+    with _timed([running for running, _ in asked], "monitor_seconds"):
+        scores = fail_closed.score(monitor, requests)
     counts = isinstance(monitor, CountingMonitor)
     for (running, _), value in zip(asked, scores, strict=True):
         running.scored(value, monitor.tokens_read(running.key) if counts else None)
@@ -272,12 +266,9 @@ def _states(
     if layer is None:
         return [None] * len(asked)
     assert isinstance(engine, StateEngine), "a monitor that reads hidden states was not refused"
-    started = time.perf_counter()
-    states = engine.states(
-        [StateRequest(running.key, running.row.prompt_ids + effect.tokens.ids) for running, effect in asked], layer
-    )
-    _count_engine_time([running for running, _ in asked], started)
-    return states
+    requests = [StateRequest(running.key, running.row.prompt_ids + effect.tokens.ids) for running, effect in asked]
+    with _timed([running for running, _ in asked], "engine_seconds"):
+        return engine.states(requests, layer)
 
 
 def _release(running: RunningRow, engine: Engine, monitor: Monitor | None) -> None:

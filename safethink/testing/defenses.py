@@ -9,6 +9,7 @@ from itertools import pairwise
 from safethink import defenses
 from safethink.defenses import DefenseLike, Rule
 from safethink.defenses.effects import Accept, Effect, Extend, Intervention, Look, Score, Until, Weigh
+from safethink.defenses.rule import refuse_undeclared
 from safethink.errors import DefenseError
 from safethink.testing.check import Check, checks_of, ensure
 from safethink.testing.script import CLOSE, Play, Script, interleaved, play, scenes
@@ -48,12 +49,11 @@ def comes_to_an_end_and_returns_a_verdict(rule: Rule) -> None:
 def asks_only_for_what_it_declares(rule: Rule) -> None:
     """Its effects are those that `Needs` says; looks and scores that it is without would fail a run in its middle."""
     for scene in scenes(rule):
-        try:
-            asked = play(rule, scene).effects
-        except DefenseError as error:
-            raise AssertionError(f"{scene.name}: {error}") from error
-        for effect in asked:
-            defenses.rule.refuse_undeclared(rule, effect)
+        for effect in play(rule, scene).effects:
+            try:
+                refuse_undeclared(rule.name, rule.needs, effect)
+            except DefenseError as error:
+                raise AssertionError(f"{scene.name}: {error}") from error
 
 
 def begins_with_what_stands_in_the_trace(rule: Rule) -> None:

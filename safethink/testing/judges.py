@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Final, cast, get_args
+from typing import Any, Final, cast, get_args
 
-from safethink.judges import Judge, Judgement, Outcome
+from safethink.judges import Judge, Outcome
 from safethink.prompts import Message, Prompt
 from safethink.testing.check import Check, checks_of, ensure
 
@@ -43,13 +43,13 @@ class Trial:
     make: Callable[[], Judge]
     prompts: tuple[Prompt, ...]
 
-    def judge_all(self, judge: Judge, backwards: bool = False) -> list[Judgement]:
+    def judge_all(self, judge: Judge, backwards: bool = False) -> list[Any]:
         """Judge every output, in order or the other way round; results stand in order."""
         outputs = list(product(self.prompts, TRACES, ANSWERS))
         judged = [judge.judge(*output, closed=True) for output in (outputs[::-1] if backwards else outputs)]
         return judged[::-1] if backwards else judged
 
-    def drifted_all(self, judge: Judge, backwards: bool = False) -> list[bool]:
+    def drifted_all(self, judge: Judge, backwards: bool = False) -> list[Any]:
         """Ask of every partial trace whether it has drifted."""
         outputs = list(product(self.prompts, TRACES))
         said = [judge.drifted(*output) for output in (outputs[::-1] if backwards else outputs)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Final
 
@@ -13,6 +14,7 @@ import torch
 
 from safethink.monitors import Monitor, ScoreRequest, layer_read_by, reads_text
 from safethink.prompts import Message, Prompt
+from safethink.seeds import stable_seed
 from safethink.testing.check import Check, checks_of, ensure
 
 PROMPTS: Final = (
@@ -44,7 +46,7 @@ CONTROL: Final = (
 """Injection attempts: texts under judgement that close some chat or guard template."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trial:
     """A monitor before its suite.
 
@@ -60,18 +62,27 @@ class Trial:
     tolerance: float
     state_size: int
 
+    @cached_property
+    def reads_states(self) -> bool:
+        """Whether the monitor reads hidden states."""
+        return layer_read_by(self.make()) is not None
+
+    @cached_property
+    def reads_text(self) -> bool:
+        """Whether it reads the trace in words."""
+        return reads_text(self.make())
+
     def requests(self, traces: Sequence[str] = (*GROWING, *CONTROL)) -> list[ScoreRequest]:
         """A request for every prompt and trace, each a row of its own."""
         return [self.request(row, *text) for row, text in enumerate(product(self.prompts, traces))]
 
     def request(self, row: int, prompt: Prompt, trace: str) -> ScoreRequest:
         """A request; its hidden state is drawn from its text."""
-        monitor = self.make()
         state = None
-        if layer_read_by(monitor) is not None:
-            seed = sum(ord(letter) * (place + 1) for place, letter in enumerate(prompt.text + trace)) % 2**31
-            state = torch.randn(self.state_size, generator=torch.Generator().manual_seed(seed))
-        return ScoreRequest(row, prompt, trace if reads_text(monitor) else "", state)
+        if self.reads_states:
+            generator = torch.Generator().manual_seed(stable_seed("state", prompt.text, trace))
+            state = torch.randn(self.state_size, generator=generator)
+        return ScoreRequest(row, prompt, trace if self.reads_text else "", state)
 
     def same(self, first: Sequence[float], second: Sequence[float], fault: str) -> None:
         """Raise with the fault where two lists of scores differ by more than the tolerance."""

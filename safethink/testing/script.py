@@ -27,6 +27,7 @@ from safethink.defenses.effects import (
     View,
     Weigh,
 )
+from safethink.errors import DefenseError
 from safethink.tokens import Tokens
 
 CLOSE: Final = 7
@@ -192,7 +193,7 @@ def play(rule: Rule, scene: Scene) -> Play:
     """Play one scene to its end.
 
     Raises:
-        AssertionError: it has none.
+        AssertionError: it has none, or it fails.
     """
     return interleaved(rule, [scene])[0]
 
@@ -201,7 +202,7 @@ def interleaved(rule: Rule, together: Sequence[Scene]) -> list[Play]:
     """Play several scenes side by side, an effect of each in turn.
 
     Raises:
-        AssertionError: one has no end.
+        AssertionError: one has no end, or one fails.
     """
     running = [_playing(rule, scene) for scene in together]
     done: dict[int, Play] = {}
@@ -224,6 +225,8 @@ def _playing(rule: Rule, scene: Scene) -> Generator[None, None, Play]:
             effect = defense.send(answer)
         except StopIteration as stop:
             return Play(script, tuple(effects), stop.value)
+        except DefenseError as error:
+            raise AssertionError(f"{scene.name}: {error}") from error
         effects.append(effect)
         answer = script.answer(effect)
         yield

@@ -36,7 +36,7 @@ from safethink.evaluation.statistics import Estimate, Observations, mean, paired
 from safethink.guarded import SafeThink
 from safethink.judges.testbed import TestbedJudge
 from safethink.runtime import scheduler
-from safethink.runtime.scheduler import Row
+from safethink.runtime.row import Row
 from safethink.seeds import stable_seed
 from safethink.testbed.features import Attack
 from safethink.testbed.process import drift_probability, recovery_probability

@@ -22,6 +22,7 @@ from optimize.contexts import ContextSet, collect_validation, splits
 from optimize.search.vocabulary import Vocabulary, allowed_ids, tails
 from optimize.selection.judges import DevJudge
 from optimize.selection.trials import Arena, Ids
+from safethink import defenses
 from safethink.benchmarks import Benchmark
 from safethink.benchmarks.testbed import load
 from safethink.config import (
@@ -121,7 +122,10 @@ def test_recoveries(
 
     All prefixes see the same states and the same random numbers, so that any two of them are paired.
     """
-    table = tuple(TableRow(str(i), SafeThinkConfig(), (_prefix(reasoner, ids),)) for i, ids in enumerate(prefixes))
+    table = tuple(
+        TableRow(str(i), SafeThinkConfig(), defenses.build(SafeThinkConfig()), (_prefix(reasoner, ids),))
+        for i, ids in enumerate(prefixes)
+    )
     with _on_test(reasoner, table, world, num_prompts) as test:
         test.execution.run(list(jobs.injections("recovery", table, test.places, samples)), "injecting on test")
     ledger = metrics.Ledger(test.loaded, test.done)
@@ -131,7 +135,7 @@ def test_recoveries(
 
 def test_places(reasoner: SafeThink, world: WorldConfig, num_prompts: int) -> tuple[Place, ...]:
     """The states on `test` where the monitor fired first and the oracle confirms the drift."""
-    undefended = TableRow("undefended", NoneConfig())
+    undefended = TableRow("undefended", NoneConfig(), defenses.build(NoneConfig()))
     with _on_test(reasoner, (undefended,), world, num_prompts) as test:
         return test.places
 

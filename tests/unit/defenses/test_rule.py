@@ -7,15 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from safethink import defenses
-from safethink.config import NoneConfig, SafeThinkConfig
+from safethink.config import AlwaysConfig, GuardRefuseConfig, NoneConfig, ResampleOnlyConfig, SafeThinkConfig
 from safethink.defenses import Needs
 from safethink.defenses.draft import Draft
-from safethink.defenses.effects import Defense, Extend, Look, Score, Task, Until, Verdict, Weigh
+from safethink.defenses.effects import Defense, Extend, Task, Until, Verdict
 from safethink.defenses.moves import Move, answer, extend, look, score, weigh
 from safethink.defenses.none import undefended
 from safethink.errors import ConfigError, DefenseError
 from safethink.guarded import SafeThink
 from safethink.monitors.function import ConstantMonitor
+from safethink.testing.defenses import asks_only_for_what_it_declares
 from safethink.tokens import Tokens
 from tests.support import chat_reasoner
 
@@ -139,6 +140,26 @@ def test_one_that_breaks_its_word_is_named(defense: Callable[[Task], Defense], s
     assert "\n" not in str(caught.value)
 
 
+def test_one_that_is_started_alone_is_held_to_its_word_too() -> None:
+    with pytest.raises(DefenseError, match="'scores_anyway' asks for a Score and did not declare it"):
+        next(defenses.start(scores_anyway, Task()))
+
+
+def test_a_rule_is_built_already() -> None:
+    rule = defenses.build(modest)
+    assert defenses.build(rule) is rule
+
+
+def test_one_that_declares_its_needs_is_still_called_with_options_of_its_own() -> None:
+    @Needs(threshold=0.0)
+    def patient(task: Task, until: Until = Until.STEP) -> Defense:
+        yield Extend(task.start, until)
+        return Verdict(Tokens(), Tokens(), closed=False)
+
+    assert next(patient(Task(), until=Until.THOUGHT)) == Extend(Tokens(), Until.THOUGHT)
+    assert defenses.build(patient).needs == Needs(threshold=0.0)
+
+
 def test_what_is_closed_early_is_closed_within() -> None:
     closed: list[str] = []
 
@@ -155,8 +176,12 @@ def test_what_is_closed_early_is_closed_within() -> None:
 
 
 def test_built_in_defenses_declare_what_they_ask_for() -> None:
-    effects = {Score: "scores", Look: "token_level", Weigh: "token_level"}
-    first = next(defenses.start(SafeThinkConfig(), Task()))
-    assert type(first) not in effects
+    for config in (NoneConfig(), AlwaysConfig(), GuardRefuseConfig(), ResampleOnlyConfig(), SafeThinkConfig()):
+        rule = defenses.build(config)
+        assert rule.needs.scores == (config.kind not in ("none", "always"))
+        assert rule.needs.prefix == (config.kind in ("always", "safethink"))
+        assert rule.needs.threshold == getattr(config, "threshold", None)
+        assert not rule.needs.token_level
+        asks_only_for_what_it_declares(rule)
     assert defenses.build(SafeThinkConfig(threshold=0.5)).needs == Needs(threshold=0.5)
     assert defenses.build(NoneConfig()).needs == Needs(scores=False, prefix=False)

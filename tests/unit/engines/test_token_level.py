@@ -33,7 +33,8 @@ from safethink.guarded import SafeThink
 from safethink.monitors.function import ConstantMonitor, FunctionMonitor
 from safethink.prefix import built_in
 from safethink.prompts import Prompt
-from safethink.runtime.scheduler import Row, refuse_unfit, run
+from safethink.runtime.row import Row
+from safethink.runtime.scheduler import refuse_unfit, run
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt
 from safethink.thinking.reading import trace_text
@@ -263,7 +264,7 @@ def follows(task: Task) -> Defense:
 
 
 def test_an_engine_that_shows_no_tokens_is_refused_when_the_run_is_built(model: PreTrainedModel) -> None:
-    refuse_unfit(engine(model), follows)
+    refuse_unfit(engine(model), build(follows))
     refuse_unfit(PlainEngine(), build(NoneConfig()))
     guarded = SafeThink(model, TOKENIZER, monitor=ConstantMonitor(), defense=follows)
     guarded.engine = PlainEngine()

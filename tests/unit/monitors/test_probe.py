@@ -243,7 +243,10 @@ def test_records_say_whether_the_monitor_read_what_was_injected(tmp_path: Path, 
         judge="refusal",
     )
     loaded = [benchmarks.load(each, config.world) for each in config.benchmarks]
-    table = [TableRow("steered", defense, guarded.prefix.prefixes), TableRow("undefended", NoneConfig())]
+    table = [
+        TableRow("steered", defense, defenses.build(defense), guarded.prefix.prefixes),
+        TableRow("undefended", NoneConfig(), defenses.build(NoneConfig())),
+    ]
     with RecordWriter(tmp_path / "records.jsonl") as writer:
         execution = Execution(config, guarded, RefusalJudge(), writer, {})
         execution.run(list(jobs.guarded(table, loaded, 1)), "running")

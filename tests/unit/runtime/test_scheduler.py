@@ -16,7 +16,8 @@ from safethink.errors import MonitorError
 from safethink.monitors import Monitor, ScoreRequest
 from safethink.monitors.function import FunctionMonitor
 from safethink.prompts import Message, Prompt, Role
-from safethink.runtime.scheduler import Accepted, Finished, Row, follow, run
+from safethink.runtime.row import Accepted, Finished, Row
+from safethink.runtime.scheduler import follow, run
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt

@@ -11,6 +11,7 @@ from optimize.ablation.config import AblationConfig, MeasureConfig
 from optimize.ablation.grid import Cell, expand
 from optimize.ablation.measure import ON_TRIAL, Seen, pool, reference, trial
 from optimize.ablation.plan import plan
+from safethink import defenses
 from safethink.config import ResampleOnlyConfig, yaml_config
 from safethink.errors import ConfigError
 from safethink.evaluation.runner import threshold
@@ -128,7 +129,7 @@ def test_where_nothing_is_injected_the_monitor_still_fires_at_the_threshold() ->
     (cell,) = expand(ablation(axes=axes, methods=bare, seeds=[0]))
     assert cell.config.run.defense == ResampleOnlyConfig(threshold=0.5)
     rows = trial(cell.config, MeasureConfig(), "validation", "wait-think-safely").rows
-    assert threshold(tuple(TableRow(row.name, row.defense) for row in rows)) == 0.5
+    assert threshold(tuple(TableRow(row.name, row.defense, defenses.build(row.defense)) for row in rows)) == 0.5
 
 
 def observations(rng: np.random.Generator, rate: float, clusters: bool) -> Observations:

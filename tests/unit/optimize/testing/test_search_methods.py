@@ -112,6 +112,36 @@ class Sets(Climber):
         return {"best": set(self.best), "cost": self.cost}
 
 
+class Shared(Climber):
+    """Hands out the list that it goes on changing."""
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        self.seen: list[float] = []
+
+    def observe(self, scored: Sequence[Scored]) -> None:
+        super().observe(scored)
+        self.seen.extend(each.cost for each in scored)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.seen = list(state["seen"])
+
+
+class Rounded(Climber):
+    """Loses half of a tensor's digits when it is loaded."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"exact": torch.tensor(self.cost, dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.cost = float(state["exact"].float())
+
+
 class Drops(Climber):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
@@ -128,7 +158,9 @@ BROKEN: list[tuple[Callable[[Given], Any], Callable[..., None]]] = [
     (Long, search_methods.proposes_allowed_tokens_of_allowed_lengths),
     (Foreign, search_methods.proposes_allowed_tokens_of_allowed_lengths),
     (Unseeded, search_methods.is_deterministic_by_its_seed),
-    (Global, search_methods.draws_from_its_generator_alone),
+    (Global, search_methods.is_deterministic_by_its_seed),
+    (Shared, search_methods.keeps_a_state_that_can_be_written_down),
+    (Rounded, search_methods.keeps_a_state_that_can_be_written_down),
     (Forgetful, search_methods.goes_on_from_its_state_to_the_same_result),
     (Sets, search_methods.keeps_a_state_that_can_be_written_down),
     (Drops, search_methods.keeps_a_state_that_can_be_written_down),
