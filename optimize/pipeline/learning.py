@@ -13,9 +13,9 @@ from optimize.contexts.folder import Manifest
 from optimize.pipeline.rounds import ROUNDS, Found, find
 from optimize.pipeline.setup import Setup, portable
 from optimize.publishing.model_card import card
-from optimize.search.grammar import Grammar
 from optimize.search.journal import LOG
-from optimize.search.starts import start_ids
+from optimize.search.method import start_ids
+from optimize.search.phrases import Grammar
 from optimize.selection import metrics, portfolio
 from optimize.selection.trials import Arena, Trial, on_trial, run_trials
 from safethink import errors

@@ -19,13 +19,12 @@ from optimize.contexts import ContextSet
 from optimize.contexts.refresh import refresh, solved
 from optimize.pipeline.searches import Hardening, Problem, build_search
 from optimize.pipeline.setup import Setup
-from optimize.search.archive import Archive
 from optimize.search.journal import LOG, Journal
-from optimize.search.method import Ids
+from optimize.search.method import Archive, Ids
 from optimize.search.vocabulary import Vocabulary
 from optimize.selection.metrics import rank_correlation
 from optimize.selection.trials import Arena
-from optimize.soft.geometry import Surroundings
+from optimize.soft.module import Surroundings
 from safethink.files import write_text
 from safethink.progress import progress
 from safethink.tokens import is_soft

@@ -20,14 +20,13 @@ from optimize.contexts import ContextSet
 from optimize.objectives import CachedScorer
 from optimize.pipeline.setup import Setup
 from optimize.search import methods
-from optimize.search.archive import Archive
 from optimize.search.driver import search
 from optimize.search.journal import Journal
-from optimize.search.method import Ids
+from optimize.search.method import Archive, Ids
 from optimize.search.proposals import NUM_CONTEXTS, Proposals
 from optimize.search.vocabulary import Vocabulary
 from optimize.selection.trials import Arena
-from optimize.soft.geometry import Surroundings
+from optimize.soft.module import Surroundings
 from safethink.files import json_hash, write_text
 
 HARDENED = "hardened.json"
@@ -179,7 +178,7 @@ class Hardening:
 
     def run(self, journal: Journal) -> Archive:
         """Search, and write down beside the journal what the tokens lose of the rows' loss."""
-        from optimize.search.hardening import harden
+        from optimize.search.relaxed import harden
 
         problem, engine = self.problem, self.problem.setup.guarded.local_engine
         rows, surroundings = engine.rows(problem.start), Surroundings(engine, problem.vocabulary.allowed)

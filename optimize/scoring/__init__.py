@@ -15,8 +15,9 @@ Axes of the tensors in this room:
 
 from __future__ import annotations
 
-from optimize.scoring.examples import Example, Losses, NllGradient
+from optimize.scoring.batches import Example
 from optimize.scoring.modes import frozen
+from optimize.scoring.reader import Losses, NllGradient
 from optimize.scoring.scorer import Scorer, serve
 
 __all__ = ["Example", "Losses", "NllGradient", "Scorer", "frozen", "serve"]

@@ -1,5 +1,5 @@
 # pyright: standard
-"""Batches of contexts with their KV cache (prefix caching), and micro-batches with OOM back-off.
+"""Examples, batches of their contexts with a KV cache (prefix caching), and micro-batches with OOM back-off.
 
 Contexts of differing lengths are padded on the left, masked, with their own position ids; what follows a prefix is
 padded on the right, where causal attention never looks. A forward that does not fit is split in half, for good.
@@ -16,9 +16,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from optimize.scoring.examples import Example
 from optimize.scoring.modes import at_least_float32
 from safethink.errors import SearchError
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One context and the target whose loss a prefix, put between both, should lower.
+
+    Attributes:
+        context: prompt and trace, as token ids.
+        target: the continuation to be made likely, as token ids.
+        separator: what is injected right behind the prefix, as token ids; it is read, but costs nothing.
+    """
+
+    context: tuple[int, ...]
+    target: tuple[int, ...]
+    separator: tuple[int, ...] = ()
+
 
 KeysValues = tuple[tuple[Tensor, Tensor], ...]
 

@@ -13,6 +13,7 @@ Axes: see `optimize.scoring`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,11 +22,39 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from optimize.scoring.batches import Batch, pad
-from optimize.scoring.examples import Losses, NllGradient
 from optimize.scoring.modes import at_least_float32, frozen
 from optimize.scoring.strategies import Strategy
 
 LogProbs = Float[Tensor, "_ vocab"]
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Mean nats per token, of every candidate in every context.
+
+    Attributes:
+        continuation: of the target, given context and prefix.
+        nll: of the prefix itself, given the context.
+    """
+
+    continuation: Float[Tensor, "candidates contexts"]
+    nll: Float[Tensor, "candidates contexts"]
+
+
+@dataclass(frozen=True, slots=True)
+class NllGradient:
+    """Gradient of a prefix's own NLL, averaged over contexts, in float32 at least.
+
+    A prefix is both input and label of its NLL.
+
+    Attributes:
+        embeddings: as input: the gradient with respect to the prefix's embeddings.
+        token_nll: as label, exactly: what each token of the vocabulary would cost at each place, given the prefix
+            before it.
+    """
+
+    embeddings: Float[Tensor, "length hidden"]
+    token_nll: Float[Tensor, "length vocab"]
 
 
 class BatchScorer:

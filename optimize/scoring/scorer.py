@@ -11,13 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimize.parallel.cluster import Cluster
-from optimize.parallel.lockstep import Called, FlowsBack, Lockstep, Made
-from optimize.scoring.autotune import StrategyName, pick_strategy
-from optimize.scoring.batches import Batch, Measure, MicroBatcher, lay_out
-from optimize.scoring.examples import Example, Losses, NllGradient
+from optimize.parallel.cluster import Called, Cluster, FlowsBack, Lockstep, Made
+from optimize.scoring.batches import Batch, Example, Measure, MicroBatcher, lay_out
 from optimize.scoring.modes import inference
-from optimize.scoring.reader import BatchScorer, LogProbs
+from optimize.scoring.reader import BatchScorer, LogProbs, Losses, NllGradient
+from optimize.scoring.strategies import StrategyName, pick_strategy
 from safethink.errors import ConfigError
 
 Values = Float[Tensor, "kinds candidates contexts"]

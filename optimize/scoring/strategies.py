@@ -6,7 +6,8 @@
     plain     every row is read with its context in front of it, from the first token on.
 
 The plain strategy is the definition of what is right, for it leans on nothing. The others are faster ways to the same
-logits. Axes: see `optimize.scoring`; rows = contexts * candidates.
+logits; `pick_strategy` takes the fastest that passes a self-test against it. Axes: see `optimize.scoring`; rows =
+contexts * candidates.
 
 Shared: row by row, softmax attention over context and own tokens is the mean of two attentions, weighted by their
 normalisers (Hydragen, arXiv 2402.05099, section 3.1):
@@ -24,11 +25,13 @@ of a model's attention for the length of one forward; the model itself is not to
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -37,15 +40,26 @@ from torch.nn import Module
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 from optimize.scoring import batches
-from optimize.scoring.batches import Batch, KeysValues, prefill
-from optimize.scoring.examples import Example
+from optimize.scoring.batches import Batch, Example, KeysValues, prefill
+from safethink.errors import ConfigError
 
+StrategyName = Literal["auto", "shared", "expanded", "plain"]
 Read = Callable[[PreTrainedModel, tuple[int, ...], Sequence[Example]], Batch]
 """Reads those of the examples' contexts that share a batch, by their indices."""
 
 Follow = Callable[[PreTrainedModel, Batch, Num[Tensor, "rows tokens *hidden"], int], Float[Tensor, "rows keep vocab"]]
 """Reads tokens, or embedding rows in place of them, behind the contexts of a batch: context by context, the same number
 of rows for each. Says the logits at the last `keep` tokens of every row."""
+
+NUM_CANDIDATES, NUM_TOKENS = 3, 6
+"""Size of the self-test."""
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Root mean square difference of the logits, in units of their own; float64 models compute parts of it in float32."""
+
+logger = logging.getLogger(__name__)
+
+_chosen: WeakKeyDictionary[PreTrainedModel, dict[str, Strategy]] = WeakKeyDictionary()
+"""Cache of the choice for each model in each precision, so that its other scorers need not test again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,3 +247,60 @@ def _attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 SHARED = Strategy("shared", prefill, follow_shared)
+FASTEST_FIRST = (SHARED, EXPANDED, PLAIN)
+
+
+def pick_strategy(model: PreTrainedModel, examples: Sequence[Example], wanted: StrategyName) -> Strategy:
+    """The strategy asked for, or the fastest that suits the reasoner; tested once for each model and logged.
+
+    Args:
+        model: the reasoner, in evaluation mode, without gradients.
+        examples: what will be scored.
+        wanted: its name.
+
+    Raises:
+        ConfigError: the strategy asked for does not suit the reasoner.
+    """
+    known = _chosen.setdefault(model, {})
+    key = f"{wanted} {model.dtype} {model.device} {model.config.get_text_config()._attn_implementation}"
+    if key not in known:
+        known[key] = _find(model, examples, wanted)
+    return known[key]
+
+
+def _find(model: PreTrainedModel, examples: Sequence[Example], wanted: StrategyName) -> Strategy:
+    """The first strategy that passes, in the order of their speed."""
+    for strategy in FASTEST_FIRST:
+        if wanted not in ("auto", strategy.name):
+            continue
+        complaint = None if strategy is PLAIN else _complaint(model, examples, strategy)
+        if complaint is None:
+            logger.info("contexts are read the %s way", strategy.name)
+            return strategy
+        if wanted == strategy.name:
+            raise ConfigError(f"objective.attention: {wanted!r} does not suit this reasoner: {complaint}")
+        logger.warning("contexts cannot be read the %s way (%s)", strategy.name, complaint)
+    raise AssertionError("the plain strategy suits everyone")
+
+
+def _complaint(model: PreTrainedModel, examples: Sequence[Example], strategy: Strategy) -> str | None:
+    """Reason why a strategy does not suit the reasoner; None where it does.
+
+    The shortest and the longest context are read in one batch, with a few candidates made of tokens of the examples.
+    """
+    lengths = [len(example.context) for example in examples]
+    order = tuple({lengths.index(min(lengths)): None, lengths.index(max(lengths)): None})
+    known = torch.tensor(sorted({token for example in examples for token in example.context + example.target}))
+    drawn = torch.randint(
+        len(known), (len(order) * NUM_CANDIDATES, NUM_TOKENS), generator=torch.Generator().manual_seed(0)
+    )
+    rows = known[drawn].to(model.device)
+    expected = PLAIN.follow(model, PLAIN.read(model, order, examples), rows, NUM_TOKENS)
+    try:
+        found = strategy.follow(model, strategy.read(model, order, examples), rows, NUM_TOKENS)
+    except Exception as error:  # Whatever an architecture that it was not made for may raise.
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+    difference = (found - expected).double().square().mean().sqrt() / expected.double().std()
+    if difference <= TOLERANCES.get(model.dtype, 0.0):
+        return None
+    return f"logits differ by {difference:.1g} of their standard deviation"

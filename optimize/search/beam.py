@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from optimize.config import BeamConfig
-from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Scored
+from optimize.search.method import Alphabet, Archive, Ids, Scored
 from optimize.search.proposals import Proposer
 
 NOTHING: Ids = ()

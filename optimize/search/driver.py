@@ -9,28 +9,36 @@ One step:
     4. the journal keeps the step, so that a search killed at any moment goes on to the same result.
 
 It ends when its steps or its tokens are spent, when nothing was found for `stop_after_steps` steps, or when the method
-has nothing left to propose.
+has nothing left to propose. Progress is a table on a terminal and plain lines elsewhere, always on stderr.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from optimize.config import MethodConfig, SearchSection
 from optimize.objectives import Meter
-from optimize.search.archive import Archive
-from optimize.search.display import live
 from optimize.search.journal import Journal, SearchState
-from optimize.search.method import Alphabet, Ids, Method, OnPolicy, Priced, Scored
+from optimize.search.method import Alphabet, Archive, Ids, Method, OnPolicy, Priced, Scored
 from safethink.errors import SearchError
+from safethink.progress import PLAIN_INTERVAL_S
 from safethink.seeds import stable_seed
 
 BLOCK = 128
 """Candidates that are written down and read again at once."""
+ROWS = 8
+"""Steps in the table of a terminal."""
+
+Show: TypeAlias = Callable[[dict[str, Any]], None]
+"""Shows a finished step, given the log's line of it."""
 
 
 def search(
@@ -60,7 +68,7 @@ def search(
     if state.step and on_policy is not None:
         on_policy.load_state_dict(state.objective)
     tokens_before = _tokens(objective, method) - state.tokens
-    with live(config.steps, state.step) as show:
+    with _progress(config.steps, state.step) as show:
         while not is_over(state, config):
             generator = torch.Generator().manual_seed(stable_seed(config.kind, seed, state.step))
             state.policy = state.incumbent or state.policy
@@ -184,3 +192,76 @@ def _line(state: SearchState, sifted: _Sifted, scored: Sequence[Scored], vocabul
         best = min(scored[: len(sifted.alive)], key=_rank)
         line |= {"best_ids": best.ids, "best_cost": best.terms}
     return line | {"prefix_ids": state.incumbent, "text": vocabulary.text(state.incumbent), "cost": state.cost}
+
+
+@contextmanager
+def _progress(steps: int, done: int) -> Generator[Show, None, None]:
+    """Hand out the function that shows a finished step.
+
+    Args:
+        steps: the most steps.
+        done: steps that an earlier run has finished.
+    """
+    show = _live_table if sys.stderr.isatty() else _plain_lines
+    with show(steps, done) as shown:
+        yield shown
+
+
+@contextmanager
+def _live_table(steps: int, done: int) -> Generator[Show, None, None]:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    last: deque[dict[str, Any]] = deque(maxlen=ROWS)
+
+    def table() -> Table:
+        finished = last[-1]["step"] + 1 if last else done
+        shown = Table(title=f"searching: {finished} of {steps} steps", title_justify="left")
+        known: list[dict[str, float]] = [line["cost"] for line in last if line["cost"]]
+        cost = known[-1] if known else dict[str, float]()
+        terms = list(cost)
+        for name in ("step", "tokens", "survive", *terms):
+            shown.add_column(name, justify="right")
+        shown.add_column("best so far", overflow="fold")
+        for line in last:
+            costs = [f"{line['cost'][term]:.4f}" if term in line["cost"] else "" for term in terms]
+            shown.add_row(str(line["step"]), f"{line['tokens']:,}", _survivors(line), *costs, Text(repr(line["text"])))
+        return shown
+
+    with Live(table(), console=Console(stderr=True)) as display:
+
+        def show(line: dict[str, Any]) -> None:
+            last.append(line)
+            display.update(table())
+
+        yield show
+
+
+@contextmanager
+def _plain_lines(steps: int, done: int) -> Generator[Show, None, None]:
+    started_s = printed_s = time.monotonic()
+    last: dict[str, Any] | None = None
+
+    def report() -> None:
+        how = f"{done}/{steps} steps"
+        if last is not None:
+            cost = f"{last['cost']['total']:.4f}" if last["cost"] else "none"
+            how = f"{last['step'] + 1}/{steps} steps, {last['tokens']:,} tokens, {_survivors(last)} survive"
+            how += f", best cost {cost}: {last['text']!r}"
+        print(f"searching: {how} ({time.monotonic() - started_s:.0f} s)", file=sys.stderr, flush=True)
+
+    def show(line: dict[str, Any]) -> None:
+        nonlocal last, printed_s
+        last = line
+        if time.monotonic() - printed_s >= PLAIN_INTERVAL_S:
+            printed_s = time.monotonic()
+            report()
+
+    yield show
+    report()
+
+
+def _survivors(line: dict[str, Any]) -> str:
+    return f"{line['looked_at'] - line['dropped']}/{line['looked_at']}"

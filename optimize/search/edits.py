@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from optimize.search.archive import Archive
-from optimize.search.method import Ids, Scored
+from optimize.search.method import Archive, Ids, Scored
 
 Edit: TypeAlias = tuple[int, int]
 """A place, and the token that is put there."""

@@ -28,10 +28,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from optimize.config import EvolutionConfig
-from optimize.search import starts
-from optimize.search.archive import Archive
 from optimize.search.edits import edited
-from optimize.search.method import Alphabet, Ids, Scored, Searchable
+from optimize.search.method import Alphabet, Archive, Ids, Scored, Searchable, random_prefixes
 from optimize.search.proposals import Proposer
 
 
@@ -230,7 +228,7 @@ class Evolution:
         """The start as it is and filled up with random tokens, or random prefixes, of which the front remains."""
         kept = self._start if self._restart == 0 else ()
         count = CHILDREN_PER_CANDIDATE * self._config.candidates
-        drawn = starts.random_prefixes(self._allowed, self._config.length, count, generator, kept)
+        drawn = random_prefixes(self._allowed, self._config.length, count, generator, kept)
         begun = [kept, *drawn] if len(kept) >= self._config.min_length else drawn
         return [ids for ids in begun if ids not in self._archive]
 

@@ -25,9 +25,18 @@ from typing import Any
 import torch
 
 from optimize.config import GcgConfig
-from optimize.search import edits, starts
-from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Schedule, Scored, Searchable
+from optimize.search import edits
+from optimize.search.method import (
+    MAX_DRAWS,
+    Alphabet,
+    Archive,
+    Ids,
+    Schedule,
+    Scored,
+    Searchable,
+    first_survivor,
+    random_prefixes,
+)
 
 
 class Gcg:
@@ -66,8 +75,8 @@ class Gcg:
         if self._incumbents:
             self._leave()
         kept = self._start if self._restart == 0 else ()
-        drawn = starts.random_prefixes(self._allowed, self._config.length, starts.MAX_DRAWS, generator, kept)
-        return starts.first_survivor(drawn, self._vocabulary, self._archive)
+        drawn = random_prefixes(self._allowed, self._config.length, MAX_DRAWS, generator, kept)
+        return first_survivor(drawn, self._vocabulary, self._archive)
 
     def observe(self, scored: Sequence[Scored]) -> None:
         """Keep the cheapest of this start, and merge the best single edits for the next step."""

@@ -20,8 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from optimize.search.archive import Archive
-from optimize.search.method import Ids
+from optimize.search.method import Archive, Ids
 from safethink.errors import RecordError
 from safethink.files import atomic_write, writing
 

@@ -1,20 +1,31 @@
 # pyright: standard
-"""Protocol of a search method: it proposes candidates and observes what they cost; everything else is the driver's."""
+"""Protocol of a search method, and what methods share: the archive of what was tried, and where a search starts.
+
+A method proposes candidates and observes what they cost; everything else is the driver's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optimize.config import SearchSection
+from optimize.config import MethodConfig, SearchSection
 from optimize.objectives import Cost
+from safethink.errors import ConfigError
+from safethink.tokens import is_soft
 
 Ids: TypeAlias = tuple[int, ...]
+
+MAX_DRAWS = 256
+"""Random prefixes looked at before giving up on finding one that survives."""
+BLOCK = 32
+"""Prefixes that are written down and read again at once."""
 
 
 @runtime_checkable
@@ -156,3 +167,98 @@ class Schedule:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a state."""
         self._steps, self._tokens = state["steps"], state["tokens"]
+
+
+@dataclass
+class Archive:
+    """Every candidate that was looked at, in order; no candidate is scored twice.
+
+    Attributes:
+        costs: what each one costs in total; infinite for one that is not the same ids after being written down and
+            read again.
+        estimated: those that racing dropped early, whose cost is that of few contexts.
+    """
+
+    costs: dict[Ids, float] = field(default_factory=dict[Ids, float])
+    estimated: set[Ids] = field(default_factory=set[Ids])
+
+    def __contains__(self, ids: object) -> bool:
+        return ids in self.costs
+
+    def __len__(self) -> int:
+        return len(self.costs)
+
+    def bury(self, dead: Iterable[Ids]) -> None:
+        """Note candidates that do not survive being written down and read again."""
+        self.costs |= dict.fromkeys(dead, math.inf)
+
+    def add(self, candidates: Sequence[Ids], costs: Sequence[float], exact: Sequence[bool]) -> None:
+        """Note what candidates cost.
+
+        Args:
+            candidates: what was scored.
+            costs: their total costs.
+            exact: which of them were scored on every context.
+        """
+        self.costs |= dict(zip(candidates, costs, strict=True))
+        self.estimated |= {ids for ids, is_exact in zip(candidates, exact, strict=True) if not is_exact}
+
+    def ranked(self, shortest: int = 1) -> list[Ids]:
+        """All candidates that survive, cheapest first; those with an estimated cost come after all others.
+
+        Args:
+            shortest: candidates of fewer tokens are left out: steps on the way to a longer prefix.
+        """
+        alive = [ids for ids, cost in self.costs.items() if cost < math.inf and len(ids) >= shortest]
+        return sorted(alive, key=lambda ids: (ids in self.estimated, self.costs[ids]))
+
+
+def start_ids(init_ids: Ids | None, config: MethodConfig) -> Ids:
+    """Token ids that the first start begins with; none for a random start, or a method that begins nowhere.
+
+    Args:
+        init_ids: `config.init` as token ids; None where there is none.
+        config: the search's section.
+
+    Raises:
+        ConfigError: the init text is longer than the prefix may be, or rows are to start a search over tokens.
+    """
+    if not config.begins_with_init:
+        return ()
+    if init_ids is not None and config.kind != "soft" and any(map(is_soft, init_ids)):
+        raise ConfigError(f"search.init: {config.init!r} is a soft prefix, from which only search.kind soft starts")
+    if init_ids is not None and len(init_ids) > config.length:
+        raise ConfigError(
+            f"search.init: {config.init!r} has {len(init_ids)} tokens, search.length is {config.length}; "
+            "give a shorter text, or null for random tokens"
+        )
+    return init_ids or ()
+
+
+def random_prefixes(
+    allowed: Int[Tensor, "allowed"], length: int, count: int, generator: torch.Generator, kept: Ids = ()
+) -> list[Ids]:
+    """Random prefixes, each different; first `kept` filled up with random tokens, where something is kept.
+
+    Args:
+        allowed: ids that may take a place.
+        length: number of tokens.
+        count: how often to draw.
+        generator: the source of randomness.
+        kept: how the first ones begin.
+    """
+    draws = torch.randint(len(allowed), (count, length), generator=generator)
+    randoms: list[Ids] = [tuple(ids) for ids in allowed[draws].tolist()]
+    filled = [kept + ids[len(kept) :] for ids in randoms] if kept else []
+    return list(dict.fromkeys([*filled, *randoms]))
+
+
+def first_survivor(candidates: Sequence[Ids], vocabulary: Alphabet, archive: Archive) -> list[Ids]:
+    """The first candidate that was never tried and is the same ids after being read again; empty without one."""
+    untried = [ids for ids in candidates if ids not in archive]
+    for start in range(0, len(untried), BLOCK):
+        block = untried[start : start + BLOCK]
+        alive = [ids for ids, survives in zip(block, vocabulary.survive(block), strict=True) if survives]
+        if alive:
+            return alive[:1]
+    return []

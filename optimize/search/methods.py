@@ -17,8 +17,7 @@ from optimize.config import (
     SearchSection,
     UnigramConfig,
 )
-from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Method, Searchable
+from optimize.search.method import Alphabet, Archive, Ids, Method, Searchable
 from optimize.search.proposals import Proposer
 from optimize.search.relaxed import Embeddings
 from safethink.config.plugins import PluginKind

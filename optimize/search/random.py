@@ -9,9 +9,7 @@ from typing import Any
 import torch
 
 from optimize.config import RandomConfig
-from optimize.search import starts
-from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Scored
+from optimize.search.method import Alphabet, Archive, Ids, Scored, random_prefixes
 
 DRAWS_PER_CANDIDATE = 4
 """Prefixes drawn for each one that is to be scored: many do not survive being written down and read again."""
@@ -32,7 +30,7 @@ class Random:
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
         """Random prefixes that were never tried."""
-        drawn = starts.random_prefixes(
+        drawn = random_prefixes(
             self._allowed, self._config.length, DRAWS_PER_CANDIDATE * self._config.candidates, generator
         )
         return [ids for ids in drawn if ids not in self._archive]

@@ -10,11 +10,17 @@ Algorithm 1 of the paper, with P the rows, one of which stands for each token:
 The rows remember what gradients said of earlier projections, so that small ones add up until a token changes. One step
 is one such update; its projection is the only candidate. Rows whose projection is nothing new for some steps are left
 for others, from random tokens.
+
+The same search hardens a soft prefix. The tokens nearest to trained rows are often far from what the rows do, and any
+text can be the nearest (arXiv 2112.08348). So PEZ sets out from the rows, and the cheapest projection it passes is the
+hard prefix. What it costs more than the rows did is the discretisation gap, to be
+reported with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,9 +28,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optimize.config import RelaxedConfig
-from optimize.search import starts
-from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Priced, Scored
+from optimize.search.driver import search
+from optimize.search.journal import Journal
+from optimize.search.method import MAX_DRAWS, Alphabet, Archive, Ids, Priced, Scored, first_survivor, random_prefixes
 
 MOMENTS = "adamw."
 """Key prefix of AdamW's tensors in the state."""
@@ -93,8 +99,8 @@ class Relaxed:
             self._descend()
         elif not self._has_one_start:
             kept = self._start if self._restart == 0 else ()
-            drawn = starts.random_prefixes(self._allowed, self._config.length, starts.MAX_DRAWS, generator, kept)
-            begun = starts.first_survivor(drawn, self._vocabulary, self._archive)
+            drawn = random_prefixes(self._allowed, self._config.length, MAX_DRAWS, generator, kept)
+            begun = first_survivor(drawn, self._vocabulary, self._archive)
             if not begun:
                 return []
             self._begin(self._embeddings.rows(begun[0]))
@@ -145,3 +151,62 @@ class Relaxed:
         (gradient,) = torch.autograd.grad(self._objective.soft_loss(projected), projected)
         self._rows.grad = gradient.to(self._rows)
         self._optimizer.step()
+
+
+@dataclass(frozen=True, slots=True)
+class Hardened:
+    """A hard prefix in the place of a soft one.
+
+    Attributes:
+        ids: the cheapest projection that is the same ids after being written down and read again.
+        cost: what it costs.
+        soft_cost: what the rows cost.
+        nearest: the tokens nearest to the rows, with which the search began.
+        nearest_cost: what they cost; infinite where they are not the same ids after being written down and read again.
+        archive: every projection that was tried.
+    """
+
+    ids: Ids
+    cost: float
+    soft_cost: float
+    nearest: Ids
+    nearest_cost: float
+    archive: Archive
+
+    @property
+    def gap(self) -> float:
+        """The discretisation gap: what the tokens cost more than the rows."""
+        return self.cost - self.soft_cost
+
+
+def harden(
+    rows: Float[Tensor, "length hidden"],
+    objective: Relaxable,
+    vocabulary: Alphabet,
+    embeddings: Embeddings,
+    config: RelaxedConfig,
+    journal: Journal,
+    seed: int,
+) -> Hardened:
+    """Find a hard prefix where a soft one is; a run that was killed goes on to the same result.
+
+    Args:
+        rows: the soft prefix, in the space that the reasoner's layers read.
+        objective: what rows and tokens cost. Terms that tell tokens apart, such as readability, are no part of what
+            rows cost, and so of the gap.
+        vocabulary: what prefixes are made of.
+        embeddings: what the rows are projected to.
+        config: how often, how fast, how patient; `length` is the number of rows.
+        journal: keeps every step.
+        seed: of the driver; PEZ draws nothing where its start is given.
+
+    Raises:
+        SafeThinkError: no projection is the same ids after being written down and read again.
+    """
+    assert len(rows) == config.length, "rows and search.length differ"
+    with torch.no_grad():
+        soft_cost = objective.soft_loss(rows).item()
+    method = Relaxed(config, objective, vocabulary, (), journal.archive, embeddings, rows)
+    archive = search(objective, vocabulary, method, config, journal, seed)
+    best, nearest = archive.ranked()[0], embeddings.nearest(rows)
+    return Hardened(best, archive.costs[best], soft_cost, nearest, archive.costs[nearest], archive)

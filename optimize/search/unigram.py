@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from optimize.config import UnigramConfig
-from optimize.search.archive import Archive
-from optimize.search.method import Alphabet, Ids, Schedule, Scored, Searchable
+from optimize.search.method import Alphabet, Archive, Ids, Schedule, Scored, Searchable
 
 SHARE_OF_SINGLES = 0.5
 """Share of the budget that single tokens get."""

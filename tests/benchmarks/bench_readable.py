@@ -27,7 +27,7 @@ from optimize.search.journal import Journal
 from optimize.search.proposals import NUM_CONTEXTS, Proposals
 from optimize.search.vocabulary import Vocabulary
 from optimize.selection.trials import Ids, Trial, best, on_trial
-from optimize.soft.geometry import Surroundings
+from optimize.soft.module import Surroundings
 from safethink.config import WorldConfig
 from safethink.evaluation.statistics import Observations, paired_difference, rate
 from safethink.guarded import SafeThink

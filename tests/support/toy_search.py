@@ -14,9 +14,8 @@ import torch
 from optimize.config import MethodConfig, PhrasesConfig
 from optimize.objectives import Cost
 from optimize.search import driver, methods
-from optimize.search.archive import Archive
 from optimize.search.journal import Journal
-from optimize.search.method import Ids
+from optimize.search.method import Archive, Ids
 from optimize.search.phrases import search_phrases
 
 ALLOWED = tuple(range(3, 30))

@@ -10,7 +10,7 @@ import pytest
 
 from optimize.config import EntryPointMethodConfig
 from optimize.search import methods
-from optimize.search.archive import Archive
+from optimize.search.method import Archive
 from safethink import defenses
 from safethink.config import (
     EntryPointDefenseConfig,

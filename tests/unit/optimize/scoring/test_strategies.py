@@ -81,7 +81,7 @@ def test_the_way_that_is_taken_gives_the_losses_of_the_plain_one(name, examples,
     torch.manual_seed(0)
     model = make().eval()
     implementation = model.config._attn_implementation
-    with caplog.at_level(logging.INFO, "optimize.scoring.autotune"):
+    with caplog.at_level(logging.INFO, "optimize.scoring.strategies"):
         scorer = Scorer(model, examples)
         assert Scorer(model, examples[:2]).attention == scorer.attention
     assert scorer.attention == expected

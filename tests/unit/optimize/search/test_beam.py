@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from optimize.config import BeamConfig, RandomConfig
-from optimize.search.archive import Archive
 from optimize.search.beam import Beam
 from optimize.search.journal import LOG
-from optimize.search.method import Ids
+from optimize.search.method import Archive, Ids
 from tests.support.toy_search import ALLOWED, Killed, Letters, Mortal, Talker, Toy, search
 
 SETTINGS = {"length": 3, "steps": 30, "candidates": 60, "beams": 5, "branches": 12}

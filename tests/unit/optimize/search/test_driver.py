@@ -25,11 +25,9 @@ from optimize.config import (
     UnigramConfig,
 )
 from optimize.objectives import Cost
-from optimize.search import display, driver
-from optimize.search.archive import Archive
+from optimize.search import driver
 from optimize.search.journal import LOG, STATE, Journal, SearchState
-from optimize.search.method import Ids, Scored
-from optimize.search.starts import start_ids
+from optimize.search.method import Archive, Ids, Scored, start_ids
 from safethink.errors import ConfigError, RecordError, SafeThinkError
 from tests.support import toy_search
 from tests.support.toy_search import TOKENS_PER_CANDIDATE, Killed, Letters, Mortal, Toy, search
@@ -310,4 +308,4 @@ def test_progress_is_a_line_elsewhere_and_a_table_on_a_terminal(tmp_path: Path, 
     assert "searching: 12 of 12 steps" in shown
     assert "best so far" in shown
     assert "1,200" in shown
-    assert display.ROWS < 12
+    assert driver.ROWS < 12

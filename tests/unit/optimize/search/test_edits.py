@@ -10,9 +10,8 @@ import torch
 
 from optimize.config import GcgConfig
 from optimize.search import edits
-from optimize.search.archive import Archive
 from optimize.search.gcg import Gcg
-from optimize.search.method import Ids, Scored
+from optimize.search.method import Archive, Ids, Scored
 from tests.support.toy_search import ALLOWED, Letters, Toy, search
 
 SETTINGS = {"length": 4, "steps": 8, "candidates": 24, "top_k": 6, "patience": 20, "pair_share": 0.0}

@@ -9,10 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from optimize.config import EvolutionConfig
-from optimize.search import starts
-from optimize.search.archive import Archive
 from optimize.search.evolution import Evolution
-from optimize.search.method import Ids, Scored
+from optimize.search.method import Archive, Ids, Scored, random_prefixes
 from tests.support.toy_search import ALLOWED, Letters, Talker, Toy
 
 SETTINGS = {"length": 4, "min_length": 2, "steps": 25, "candidates": 20, "population": 6, "top_k": 8, "patience": 8}
@@ -63,7 +61,7 @@ def test_it_comes_near_the_cheapest_and_as_many_random_prefixes_do_not() -> None
         for index in range(40):
             loop.step(1000 * seed + index)
         regrets.append(min(loop.archive.costs.values()) - optimum)
-        drawn = starts.random_prefixes(torch.tensor(ALLOWED), 4, len(loop.archive), generator)
+        drawn = random_prefixes(torch.tensor(ALLOWED), 4, len(loop.archive), generator)
         controls.append(min(map(toy.total, drawn)) - optimum)
     assert min(regrets) > -1e-4
     assert sum(regrets) / 6 < 0.3

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize.config import PhrasesConfig
-from optimize.search.archive import Archive
-from optimize.search.grammar import Grammar
 from optimize.search.journal import LOG, Journal
-from optimize.search.phrases import search_phrases
+from optimize.search.method import Archive
+from optimize.search.phrases import Grammar, search_phrases
 from optimize.search.vocabulary import Vocabulary
 from safethink.errors import ConfigError, SafeThinkError
 from tests.support import tiny_reasoner

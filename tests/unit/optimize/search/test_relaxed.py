@@ -13,12 +13,9 @@ import torch
 from torch.nn.functional import normalize
 
 from optimize.config import RandomConfig, RelaxedConfig
-from optimize.search import starts
-from optimize.search.archive import Archive
-from optimize.search.hardening import Hardened, harden
 from optimize.search.journal import LOG, Journal
-from optimize.search.method import Ids
-from optimize.search.relaxed import Relaxed
+from optimize.search.method import Archive, Ids, random_prefixes
+from optimize.search.relaxed import Hardened, Relaxed, harden
 from safethink.errors import SafeThinkError
 from tests.support.toy_search import ALLOWED, NUM_IDS, Killed, Letters, Toy, Units, search
 
@@ -102,7 +99,7 @@ def test_it_walks_down_to_the_cheapest(seed: int) -> None:
     for index in range(100):
         loop.step(1000 * seed + index)
     assert loop.archive.ranked()[0] == CHEAPEST
-    drawn = starts.random_prefixes(torch.tensor(ALLOWED), 3, len(loop.archive), generator)
+    drawn = random_prefixes(torch.tensor(ALLOWED), 3, len(loop.archive), generator)
     assert CHEAPEST not in drawn
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 import optimize
 from optimize.config import SoftConfig
 from optimize.pipeline import rounds
-from optimize.search.archive import Archive
 from optimize.search.journal import Journal
+from optimize.search.method import Archive
 from optimize.selection.trials import Arena
-from optimize.soft import checkpoint as keeping
-from optimize.soft.geometry import Surroundings
+from optimize.soft import training
+from optimize.soft.module import Surroundings
 from optimize.soft.training import train
 from safethink import prefix as prefixes
 from safethink.config import ThoughtConfig
@@ -114,10 +114,10 @@ def test_rows_fall_from_the_start_and_every_step_is_written_down(engine, tmp_pat
 
 @given(st.integers(1, 100_000))
 def test_however_long_it_takes_rows_are_kept_evenly_and_none_is_missed(num_steps):
-    kept = num_steps // keeping.spacing(num_steps)
-    assert kept <= keeping.NUM_SPREAD
-    assert kept >= min(num_steps, keeping.NUM_SPREAD // 2)
-    assert keeping.spacing(num_steps + 1) % keeping.spacing(num_steps) == 0
+    kept = num_steps // training.spacing(num_steps)
+    assert kept <= training.NUM_SPREAD
+    assert kept >= min(num_steps, training.NUM_SPREAD // 2)
+    assert training.spacing(num_steps + 1) % training.spacing(num_steps) == 0
 
 
 def test_lightning_clips_the_gradient(engine, tmp_path):
