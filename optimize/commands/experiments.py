@@ -12,15 +12,8 @@ from optimize.ablation.grid import expand
 from optimize.config import SearchConfig
 from optimize.study.config import StudyConfig
 from safethink import errors
-from safethink.cli.program import (
-    CommandFlags,
-    RunFlags,
-    parse,
-    parse_with_config,
-    quiet_libraries,
-    run_or_plan,
-    show,
-)
+from safethink.cli.parsing import parse, parse_with_config
+from safethink.cli.program import CommandFlags, RunFlags, quiet_libraries, run_or_plan, show
 from safethink.config import EvalConfig, yaml_config
 from safethink.config.shipped import shipped_config
 from safethink.errors import SafeThinkError, SearchError

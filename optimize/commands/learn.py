@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from optimize.config import CollectConfig, SearchConfig
 from optimize.monitors.config import TrainMonitorConfig
 from safethink import errors
-from safethink.cli.program import (
-    CommandFlags,
-    RunFlags,
-    metric_lines,
-    parse,
-    parse_with_config,
-    quiet_libraries,
-    run_or_plan,
-)
+from safethink.cli.parsing import parse, parse_with_config
+from safethink.cli.program import CommandFlags, RunFlags, metric_lines, quiet_libraries, run_or_plan
 from safethink.config.section import Section
 
 if TYPE_CHECKING:

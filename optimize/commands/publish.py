@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from safethink import errors
 from safethink.cli.flags import POSITIONAL
-from safethink.cli.program import CommandFlags, parse, quiet_hub, quiet_libraries, show
+from safethink.cli.parsing import parse
+from safethink.cli.program import CommandFlags, quiet_hub, quiet_libraries, show
 
 if TYPE_CHECKING:
     from optimize.publishing.publish import Published

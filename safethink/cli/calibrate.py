@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from safethink import errors
-from safethink.cli.program import RunFlags, parse_with_config, run_or_plan
+from safethink.cli.parsing import parse_with_config
+from safethink.cli.program import RunFlags, run_or_plan
 from safethink.config import RunConfig
 
 if TYPE_CHECKING:

@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from safethink.cli.calibrate import calibrate
 from safethink.cli.flags import POSITIONAL
+from safethink.cli.parsing import parse, parse_with_config
 from safethink.cli.prefix import PREFIX
-from safethink.cli.program import (
-    Command,
-    CommandFlags,
-    Program,
-    RunFlags,
-    parse,
-    parse_with_config,
-    quiet_libraries,
-    run_or_plan,
-    show,
-)
+from safethink.cli.program import Command, CommandFlags, Program, RunFlags, quiet_libraries, run_or_plan, show
 from safethink.config import EvalConfig, RunConfig
 
 if TYPE_CHECKING:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from safethink.cli.flags import POSITIONAL
+from safethink.cli.parsing import parse, parse_with_config
 from safethink.cli.program import (
     Command,
     CommandFlags,
     Program,
     RunFlags,
     metric_lines,
-    parse,
-    parse_with_config,
     quiet_hub,
     quiet_libraries,
     run_or_plan,

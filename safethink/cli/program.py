@@ -12,13 +12,12 @@ from shutil import get_terminal_size
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from safethink import errors
-from safethink.cli import flags as flagging
+from safethink.cli.parsing import asks_help
 from safethink.config import yaml_config
 from safethink.config.section import Section
-from safethink.config.shipped import example_config, shipped_config
 from safethink.config.yaml_config import did_you_mean
 from safethink.errors import ConfigError, SafeThinkError
 
@@ -55,9 +54,7 @@ class RunFlags(CommandFlags):
     """With --dry-run, print the resolved configuration as well."""
 
 
-Parsed = TypeVar("Parsed", bound=BaseModel)
 Outcome = TypeVar("Outcome")
-Schema = TypeVar("Schema", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ class Program:
         Raises:
             ConfigError: if there is no such command.
         """
-        if not argv or argv[0] in ("-h", "--help"):
+        if not argv or asks_help(argv[:1]):
             print(self.help(), flush=True)
             return
         found = next((command for command in self.commands if command.name == argv[0]), None)
@@ -154,92 +151,6 @@ class Program:
             print(": ".join([f"{self.name}", "interrupted", *map(str, interrupt.args)]), file=sys.stderr)
             return INTERRUPTED
         return 0
-
-
-def parse(flags: type[Parsed], prog: str, argv: Sequence[str]) -> Parsed:
-    """Read the words of a command that has no configuration; `--help` prints and exits with status 0.
-
-    Args:
-        flags: the model; its docstring and those under its fields are the help.
-        prog: how the command is called.
-        argv: what follows it.
-
-    Raises:
-        ConfigError: one line about the flag that does not fit.
-    """
-    parser = flagging.Flags(prog, flags.__doc__ or "", flagging.groups(flags, None))
-    if {"-h", "--help"} & set(argv):
-        _print_help(parser)
-    return _validated(flags, _nested(parser.parse(argv)))
-
-
-def parse_with_config(
-    flags: type[Parsed],
-    schema: type[Schema],
-    section: str,
-    prog: str,
-    argv: Sequence[str],
-    follow: Callable[[Schema, Schema], Schema] | None = None,
-) -> tuple[Parsed, Schema]:
-    """Read `CONFIG ...`: the YAML file gives the defaults, dotted flags override them.
-
-    Args:
-        flags: a model of what the command takes beside its configuration.
-        schema: what the YAML file must fit.
-        section: the folder of shipped configurations in which a bare name is looked up.
-        prog: how the command is called, without CONFIG.
-        argv: what follows it.
-        follow: what else changes with what the flags change: is handed the file's configuration and the changed one.
-
-    Raises:
-        MissingFileError: if CONFIG names nothing.
-        ConfigError: if the file or a flag does not fit.
-    """
-    own = list(flagging.groups(flags, None))
-    switches = {f"--{flag.key}" for group in own for flag in group.flags if flag.shape == "switch"}
-    place = next((at for at, word in enumerate(argv) if flagging.spelled_as_key(word) not in switches), None)
-    name = None if place is None else argv[place]
-    if name in ("-h", "--help"):
-        name = example_config(section)
-    elif place is None or name is None or name.startswith("-"):
-        raise ConfigError(f"{prog} takes a YAML file, or the name of a shipped one, before any other argument")
-    else:
-        argv = [*argv[:place], *argv[place + 1 :]]
-    file = yaml_config.load(schema, shipped_config(name, section))
-    # First, because the other flags are those of the new kinds.
-    kinds = flagging.kinds(flagging.groups(schema, file.model_dump(mode="json")), argv)
-    values = yaml_config.changed(file, kinds)
-    parser = flagging.Flags(f"{prog} CONFIG", flags.__doc__ or "", own, flagging.groups(schema, values))
-    if {"-h", "--help"} & set(argv):
-        _print_help(parser)
-    given = parser.parse(argv)
-    words = {flag.key: given.pop(flag.key) for group in own for flag in group.flags if flag.key in given}
-    config = _validated(schema, yaml_config.changed(file, given)) if given else file
-    return _validated(flags, _nested(words)), config if follow is None else follow(file, config)
-
-
-def _validated(schema: type[Parsed], values: Mapping[str, object]) -> Parsed:
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(yaml_config.explain(schema, error, mark="--")) from error
-
-
-def _nested(values: Mapping[str, object]) -> dict[str, Any]:
-    """Values by dotted key as the dictionaries that a model takes."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        *parents, name = key.split(".")
-        section = out
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[name] = value
-    return out
-
-
-def _print_help(parser: flagging.Flags) -> None:
-    print(parser.help(), flush=True)
-    raise SystemExit(0)
 
 
 def run_or_plan(

@@ -15,7 +15,8 @@ from optimize.commands.learn import named_after_its_method
 from optimize.config import RacingConfig, SearchConfig
 from safethink.cli.flags import POSITIONAL
 from safethink.cli.main import PROGRAM as RUNNING
-from safethink.cli.program import CommandFlags, RunFlags, metric_lines, parse, parse_with_config
+from safethink.cli.parsing import parse, parse_with_config
+from safethink.cli.program import CommandFlags, RunFlags, metric_lines
 from safethink.config import EvalConfig, MinMonitorConfig, OracleMonitorConfig, RunConfig, SafeThinkConfig
 from safethink.config.shipped import shipped_config
 from safethink.errors import ConfigError
@@ -101,6 +102,15 @@ def test_axes_are_read_as_yaml_and_keys_with_dots_stay_whole() -> None:
     assert dict(config.axes) == {"search.length": (1, 2)}
 
 
+def test_a_key_with_a_hyphen_of_its_own_is_a_flag(tmp_path: Path) -> None:
+    methods: dict[str, Any] = {"methods": {"hill-climb": {"set": {"search.kind": "evolution"}}}, "controls": []}
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(shipped_config("ablate/testbed-length").read_text()) | methods))
+    argv = [str(file), "--methods.hill-climb.warm_start"]
+    config = parse_with_config(RunFlags, AblationConfig, "ablate", "prog", argv)[1]
+    assert config.methods["hill-climb"].warm_start
+
+
 def test_elements_of_lists_change_their_kind() -> None:
     argv = ["testbed", "--rows.1.defense.kind", "safethink", "--rows.1.defense.max_resamples", "2"]
     config = parse_with_config(RunFlags, EvalConfig, "eval", "prog", argv)[1]
@@ -154,6 +164,13 @@ def test_help_shows_all_kinds_and_null_sections_and_one_spelling(capsys) -> None
     assert "--selection.judge.kind {guard," in said
     assert "--dry-run" in said
     assert "--dry_run" not in said
+
+
+def test_help_shows_a_choice_by_name_as_the_default_of_its_kind(capsys) -> None:
+    with pytest.raises(SystemExit):
+        RUNNING.main(["evaluate", "testbed", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"--judge\.kind \{entry_point\} [^(]*\(default: testbed\)", said)
 
 
 @pytest.mark.parametrize("columns", [60, 100])

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize.config import PhrasesConfig, SearchConfig
-from safethink.cli.program import CommandFlags, parse_with_config
+from safethink.cli.parsing import parse_with_config
+from safethink.cli.program import CommandFlags
 from safethink.config import (
     EvalConfig,
     GuardRefuseConfig,
