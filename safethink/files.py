@@ -32,7 +32,8 @@ def writing(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        raise RecordError(f"{path}: {error.strerror}") from error
+        why = "a file, where a folder is to be" if isinstance(error, FileExistsError) else error.strerror
+        raise RecordError(f"{path}: {why}") from error
 
 
 @contextmanager

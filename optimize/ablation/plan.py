@@ -35,7 +35,7 @@ class AblationPlan(Frozen):
     """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
     scored_tokens: int
     """Tokens forwarded by the searches."""
-    seconds: float | None
+    seconds: int | None
     """Rough time where every worker has a CPU core of its own; None where the speed is not known."""
     memory_gib: float | None
     """Of all workers together, in the largest cell; None where a model is not on this machine."""
@@ -68,7 +68,7 @@ def plan(config: AblationConfig) -> AblationPlan:
         tests=len(winners),
         decoded_tokens=decoded,
         scored_tokens=scored,
-        seconds=seconds if all(is_testbed(cell.config.run.reasoner.path) for cell in cells) else None,
+        seconds=round(seconds) if all(is_testbed(cell.config.run.reasoner.path) for cell in cells) else None,
         memory_gib=_memory_gib(cells, config.workers),
     )
 

@@ -39,7 +39,7 @@ class SearchPlan(Frozen):
     """Prefixes whose loss is computed."""
     scored_tokens: int
     """Tokens forwarded to compute them, gradients counted twice."""
-    seconds: float | None
+    seconds: int | None
     """Rough time on two CPU cores; None where the speed is not known."""
     memory_gib: float | None
     """Weights, keys, values and logits, without what a gradient keeps; None where a model is not on this machine."""
@@ -52,7 +52,7 @@ class ContextsPlan(Frozen):
     """Rollouts and continuations, by stage."""
     decoded_tokens: int
     """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
-    seconds: float | None
+    seconds: int | None
     """Rough time on two CPU cores; None where the speed is not known."""
     memory_gib: float | None
     """Weights, keys and values; None where a model is not on this machine."""
@@ -64,7 +64,10 @@ def plan_contexts(config: CollectConfig) -> ContextsPlan:
     tokens = num_decoded(generations, config.run)
     seconds = tokens / TESTBED_TOKENS_PER_S if is_testbed(config.run.reasoner.path) else None
     return ContextsPlan(
-        generations=generations, decoded_tokens=tokens, seconds=seconds, memory_gib=decoding_gib(config.run)
+        generations=generations,
+        decoded_tokens=tokens,
+        seconds=None if seconds is None else round(seconds),
+        memory_gib=decoding_gib(config.run),
     )
 
 
@@ -82,7 +85,7 @@ def plan(config: SearchConfig) -> SearchPlan:
         decoded_tokens=decoded_tokens,
         candidates=candidates,
         scored_tokens=scored_tokens,
-        seconds=seconds if is_testbed(config.run.reasoner.path) else None,
+        seconds=round(seconds) if is_testbed(config.run.reasoner.path) else None,
         memory_gib=_memory_gib(config),
     )
 

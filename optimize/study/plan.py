@@ -17,7 +17,7 @@ class StudyPlan(Frozen):
     """Whole searches."""
     trial: SearchPlan
     """One of them, at the base's settings."""
-    seconds: float | None
+    seconds: int | None
     """Rough time with the configured workers, two CPU cores for each; None where the speed is not known."""
     memory_gib: float | None
     """Of all workers together; None where a model is not on this machine."""
@@ -32,4 +32,5 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         seconds = one.seconds + num_decoded(judged, config.base.run) / TESTBED_TOKENS_PER_S
         seconds *= math.ceil(config.trials / config.workers)
     memory_gib = None if one.memory_gib is None else config.workers * one.memory_gib
-    return StudyPlan(trials=config.trials, trial=one, seconds=seconds, memory_gib=memory_gib)
+    rounded = None if seconds is None else round(seconds)
+    return StudyPlan(trials=config.trials, trial=one, seconds=rounded, memory_gib=memory_gib)

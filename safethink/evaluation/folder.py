@@ -27,7 +27,7 @@ def claim(folder: Path, config: EvalConfig) -> None:
     A run that stopped before its first record, at a misspelt prefix for instance, has no claim to it.
 
     Raises:
-        ConfigError: another configuration lives there; what differs is named.
+        ConfigError: another configuration lives there, and what differs is named; or files that are no run's.
         RecordError: the folder cannot be made or written.
     """
     with writing(folder):
@@ -36,6 +36,8 @@ def claim(folder: Path, config: EvalConfig) -> None:
         refuse_other(folder / CONFIG, read_config(folder), config)
     elif _has_begun(folder):
         raise ConfigError(f"{folder} has {RECORDS} but no {CONFIG}: whose records they are cannot be told")
+    elif not (folder / CONFIG).exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds other files and no {CONFIG}: use another --out")
     else:
         write_text(folder / CONFIG, yaml_config.dump(config))
 

@@ -27,7 +27,7 @@ class Plan(Frozen):
     """Number of generations, by phase; those of `recovery` at most, since contexts are found on the way."""
     tokens: int
     """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
-    seconds: float | None
+    seconds: int | None
     """Rough time on two CPU cores; None where the speed is not known."""
     memory_gib: float | None
     """Weights, keys and values of full batches; None where a model is not on this machine."""
@@ -63,7 +63,7 @@ def plan(config: EvalConfig) -> Plan:
     return Plan(
         generations=generations,
         tokens=tokens,
-        seconds=tokens / TESTBED_TOKENS_PER_S if known else None,
+        seconds=round(tokens / TESTBED_TOKENS_PER_S) if known else None,
         memory_gib=decoding_gib(config.run),
     )
 

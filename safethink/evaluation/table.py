@@ -104,9 +104,11 @@ def finding(summary: Summary) -> str | None:
     """One sentence on the effect of the prefix on trial; None where nothing was compared.
 
     The paired difference in recovery rate, or where there is none in ASR, to the first row of `AGAINST` that stands in
-    the table.
+    the table and injects something else.
     """
     for other in AGAINST:
+        if summary.texts.get(other) == summary.prefix.texts:
+            continue
         cells = summary.compared_with(other)
         for name in ("recovery_rate", "asr_answer"):
             if (difference := cells.get(name)) is not None:

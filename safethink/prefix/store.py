@@ -14,6 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from safethink.config.yaml_config import did_you_mean
 from safethink.errors import ArtifactError, MissingFileError
 from safethink.files import read_sealed, seal, write_bytes, write_text
 from safethink.models.hashes import chat_template_hash, tokenizer_hash
@@ -180,7 +181,8 @@ def _read(folder: Path) -> PrefixArtifact:
     if not os.path.isfile(path):
         is_folder = os.path.isdir(folder)
         what = f"{folder} has no {JSON_FILE}" if is_folder else f"no prefix {str(folder)!r}: neither a folder"
-        others = f" nor one of the built-in {', '.join(list_built_in())}, nor OWNER/NAME@COMMIT on the hub"
+        hint = did_you_mean(str(folder), list_built_in())
+        others = f" nor one of the built-in {', '.join(list_built_in())}, nor OWNER/NAME@COMMIT on the hub{hint}"
         known = "" if is_folder else others
         raise MissingFileError(what + known)
     artifact = read_sealed(PrefixArtifact, path)

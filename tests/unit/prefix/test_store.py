@@ -191,6 +191,8 @@ def test_what_is_not_json_is_refused(folder: Path) -> None:
 def test_a_missing_prefix_is_named_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"no prefix 'wait-think': .* wait-think-safely"):
         load("wait-think")
+    with pytest.raises(MissingFileError, match="did you mean 'wait-think-safely'"):
+        load("wait-think-safley")
     with pytest.raises(MissingFileError, match=r"has no prefix\.json"):
         load(tmp_path)
 
