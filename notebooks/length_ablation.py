@@ -30,7 +30,7 @@ from optimize.ablation.plan import plan
 from optimize.ablation.report import table
 from optimize.ablation.run import ablate
 from safethink.config import yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.errors import ConfigError
 from safethink.evaluation.figures import plotly_js, to_html
 

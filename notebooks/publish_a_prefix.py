@@ -25,11 +25,11 @@ from IPython.display import Markdown
 
 from optimize.config import SearchConfig
 from optimize.pipeline.api import search_command
+from optimize.publishing.holdout_metrics import report_run
 from optimize.publishing.publish import publish
-from optimize.publishing.test_report import report_run
 from safethink import SafeThink, prefix
 from safethink.config import EvalConfig, WorldConfig, yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.errors import ArtifactError
 from safethink.evaluation.compare import compare, table
 from safethink.evaluation.runner import evaluate

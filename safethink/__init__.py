@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from safethink.prompts import Message as Message
     from safethink.prompts import Prompt as Prompt
     from safethink.runtime.result import Branch as Branch
+    from safethink.runtime.result import Event as Event
     from safethink.runtime.result import Result as Result
-    from safethink.runtime.streaming import Event as Event
 
 _HOMES = {
     "Branch": "safethink.runtime.result",
-    "Event": "safethink.runtime.streaming",
+    "Event": "safethink.runtime.result",
     "Message": "safethink.prompts",
     "PrefixArtifact": "safethink.prefix",
     "Prompt": "safethink.prompts",

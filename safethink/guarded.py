@@ -32,11 +32,9 @@ from safethink.monitors.build import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt, refuse_duplicates
 from safethink.runtime import scheduler
-from safethink.runtime.open_row import open_row
-from safethink.runtime.result import Branch, Result
-from safethink.runtime.row import Accepted, Finished, Row
+from safethink.runtime.result import Branch, Event, Result, Transcript
+from safethink.runtime.row import Accepted, Finished, Row, open_row
 from safethink.runtime.scheduler import refuse_unfit
-from safethink.runtime.streaming import Event, Transcript
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import prefill_tokens

@@ -24,7 +24,7 @@ import yaml
 from docs.tools import commands, pages
 from docs.tools.pages import ROOT, Block, Page
 from safethink.config import RunConfig, yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.errors import SafeThinkError
 
 TIMEOUT_S: Final = 900

@@ -22,7 +22,7 @@ from optimize.monitors.config import TrainMonitorConfig
 from optimize.study.config import StudyConfig
 from safethink.cli import main as safethink_cli
 from safethink.config import EvalConfig, RunConfig, yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.errors import SafeThinkError
 
 SHORT: Final = Path(__file__).with_name("short.yaml")

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from optimize.config import SearchConfig
 from safethink.config import Section, yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 
 LENGTH: Final = "search.length"
 """The axis along which a cell can start from another one's artifact."""

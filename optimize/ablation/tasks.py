@@ -27,7 +27,7 @@ from optimize.contexts.folder import load as load_contexts
 from optimize.contexts.folder import shared
 from optimize.pipeline import learning
 from optimize.pipeline.setup import Models, Setup
-from optimize.publishing.test_report import report_run
+from optimize.publishing.holdout_metrics import report_run
 from optimize.search import journal
 from optimize.selection.trials import best, run_trials
 from safethink import prefix as prefixes

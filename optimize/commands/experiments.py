@@ -15,7 +15,7 @@ from safethink import errors
 from safethink.cli.parsing import parse, parse_with_config
 from safethink.cli.program import CommandFlags, RunFlags, quiet_libraries, run_or_plan, show
 from safethink.config import EvalConfig, yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.errors import SafeThinkError, SearchError
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def run_demo(out: Path) -> Summary:
     """
     from optimize.pipeline.api import search_command
     from optimize.pipeline.learning import ARTIFACT
-    from optimize.publishing.test_report import report_run
+    from optimize.publishing.holdout_metrics import report_run
     from safethink.evaluation.runner import evaluate
 
     artifact = out / DEMO_LEARNING / ARTIFACT

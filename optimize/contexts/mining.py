@@ -17,8 +17,7 @@ from safethink.defenses.moves import extend, score
 from safethink.guarded import SafeThink
 from safethink.progress import progress
 from safethink.runtime import scheduler
-from safethink.runtime.open_row import open_row
-from safethink.runtime.row import Row
+from safethink.runtime.row import Row, open_row
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 

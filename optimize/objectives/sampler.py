@@ -19,8 +19,7 @@ from safethink.engines.sampling import Sampling
 from safethink.guarded import SafeThink
 from safethink.monitors import Monitor, ScoreRequest, fail_closed
 from safethink.runtime import scheduler
-from safethink.runtime.open_row import open_row
-from safethink.runtime.row import Row
+from safethink.runtime.row import Row, open_row
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
 

@@ -21,7 +21,7 @@ from optimize.pipeline.rounds import NUM_MEASURED
 from safethink.config import RunConfig
 from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
 from safethink.frozen import Frozen
-from safethink.models.memory import PROMPT_TOKENS, decoding_gib, footprint, gib
+from safethink.models.placement import PROMPT_TOKENS, decoding_gib, footprint, gib
 from safethink.testbed.origin import is_testbed
 
 TESTBED_SCORED_TOKENS_PER_S: Final = 40_000

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from optimize.publishing.model_card import card
 from safethink import prefix
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
-from safethink.evaluation import test_looks
+from safethink.evaluation import holdout
 from safethink.files import write_bytes, writing
 from safethink.prefix import Metric, PrefixArtifact, hub
 from safethink.prefix.artifact import SCHEMA_FILE, shipped_schema
@@ -119,8 +119,8 @@ def bundle(artifact: PrefixArtifact, folder: Path) -> Files:
         files = {path.name: path.read_bytes() for path in sorted(staged.iterdir())}
     files[SCHEMA_FILE] = shipped_schema().encode()
     # With it, evaluations of what is published go on being counted.
-    if (folder / test_looks.LOG).is_file():
-        files[test_looks.LOG] = (folder / test_looks.LOG).read_bytes()
+    if (folder / holdout.LOG).is_file():
+        files[holdout.LOG] = (folder / holdout.LOG).read_bytes()
     return files | {prefix.JSON_FILE: files.pop(prefix.JSON_FILE)}
 
 
@@ -141,7 +141,7 @@ def repository(to: str) -> str | None:
 
 
 def _with_run(artifact: PrefixArtifact, folder: Path, run: Path, dry_run: bool) -> PrefixArtifact:
-    from optimize.publishing.test_report import report_run, with_run
+    from optimize.publishing.holdout_metrics import report_run, with_run
 
     return with_run(artifact, run) if dry_run else report_run(folder, run)
 

@@ -30,9 +30,8 @@ from safethink.guarded import Branch, SafeThink
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
 from safethink.testbed import Folders, language
-from safethink.testbed.features import Attack
 from safethink.testbed.process import MonitorRates, recovery_probability, refusal_probability
-from safethink.testbed.prompts import PromptKind, draw
+from safethink.testbed.prompts import Attack, PromptKind, draw
 from safethink.testbed.world import World
 
 N_PROMPTS: Final = 300

@@ -13,7 +13,6 @@ from safethink.monitors import fail_closed
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
 from safethink.testbed import oracle
-from safethink.testbed.features import Attack
 from safethink.testbed.process import (
     MonitorRates,
     State,
@@ -22,6 +21,7 @@ from safethink.testbed.process import (
     recovery_probability,
     refusal_probability,
 )
+from safethink.testbed.prompts import Attack
 from safethink.testbed.world import World
 from safethink.thinking.opening import prefill_tokens
 from safethink.thinking.reading import trace_text

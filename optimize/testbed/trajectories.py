@@ -11,9 +11,8 @@ import numpy as np
 
 from safethink.prompts import Message, Prompt
 from safethink.testbed import language
-from safethink.testbed.features import Attack, Hazard
 from safethink.testbed.process import drift_probability
-from safethink.testbed.prompts import Problem, Wrapper, apply, pick, sum_step
+from safethink.testbed.prompts import Attack, Hazard, Problem, Wrapper, apply, pick, sum_step
 from safethink.testbed.world import ANSWER_FLIP, EDGY_SHARE, N_GAME_STEPS, N_STEPS, World
 
 DROPPED_SHARE: Final = 0.15

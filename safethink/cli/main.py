@@ -92,7 +92,7 @@ def inspect(argv: Sequence[str]) -> None:
     """`safethink inspect`."""
     flags, config = parse_with_config(Inspect, RunConfig, "run", "safethink inspect", argv)
     from safethink.cli.views import inspection
-    from safethink.monitors.recording import RecordingMonitor
+    from safethink.monitors.combinations import RecordingMonitor
 
     guarded = _guarded(config)
     recorder = None if guarded.monitor is None else RecordingMonitor(guarded.monitor)

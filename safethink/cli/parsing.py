@@ -18,8 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from safethink.cli.flags import NULL, TRUTH, Flag, Group, flag_groups
 from safethink.config import yaml_config
-from safethink.config.shipped import example_config, shipped_config
-from safethink.config.yaml_config import did_you_mean
+from safethink.config.yaml_config import did_you_mean, example_config, shipped_config
 from safethink.errors import ConfigError
 
 Parsed = TypeVar("Parsed", bound=BaseModel)

@@ -14,12 +14,11 @@ from rich.text import Text
 
 from safethink.config.families import Family
 from safethink.defenses.effects import Intervention
-from safethink.runtime.result import Result
-from safethink.runtime.streaming import Event
+from safethink.runtime.result import Event, Result
 from safethink.tokens import Tokens
 
 if TYPE_CHECKING:
-    from safethink.monitors.recording import Recorded
+    from safethink.monitors.combinations import Recorded
     from safethink.runtime.result import Result
     from safethink.thinking.format import Thought
 

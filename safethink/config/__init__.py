@@ -37,10 +37,8 @@ from safethink.config.monitors import (
     RewardMonitorConfig,
     StreamMonitorConfig,
 )
-from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
-from safethink.config.run import RunConfig, WorldConfig
-from safethink.config.section import EntryPointSection, MonitorSection, Section
-from safethink.config.weights import GuardServerConfig, ServerConfig
+from safethink.config.run import LimitsConfig, ReasonerConfig, RunConfig, SamplingConfig, ThoughtConfig, WorldConfig
+from safethink.config.section import EntryPointSection, GuardServerConfig, MonitorSection, Section, ServerConfig
 
 __all__ = [
     "AlwaysConfig",

@@ -7,8 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from safethink.config.section import EntryPointSection, MonitorSection
-from safethink.config.weights import GuardServerConfig, WeightsSection
+from safethink.config.section import EntryPointSection, GuardServerConfig, MonitorSection, WeightsSection
 
 PresetName = Literal["llama_guard", "qwen3guard", "wildguard", "shieldgemma", "gpt_oss_safeguard"]
 """The published ways to put the question to a guard; see `safethink.monitors.guards.presets`."""

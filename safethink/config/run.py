@@ -1,15 +1,108 @@
-"""A guarded reasoner as a whole."""
+"""A guarded run: the reasoner and its thinking format, limits, sampling; and what guards it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from safethink.config import families
 from safethink.config.defenses import DefenseConfig, SafeThinkConfig
+from safethink.config.families import AUTO, Family
 from safethink.config.monitors import GuardMonitorConfig, MonitorConfig
-from safethink.config.reasoner import LimitsConfig, ReasonerConfig, SamplingConfig, ThoughtConfig
-from safethink.config.section import Section
+from safethink.config.section import Section, ServerConfig, WeightsSection
+
+
+class ReasonerConfig(WeightsSection):
+    """The model being guarded."""
+
+    path: str
+    """Folder or hub id; `testbed` and `testbed:null` name the shipped reasoners."""
+    attn_implementation: str | None = None
+    """Passed to transformers; None lets it choose. Others than `sdpa` and `eager` take rows one at a time."""
+    compile_backend: str | None = None
+    """Backend of torch.compile, such as `inductor`; the first minutes go into compiling. None for none."""
+    max_cached_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens whose keys and values are kept at once, over all rows; None for as many as fit into memory."""
+    trust_remote_code: bool = False
+    """Whether code from the model's repository may run."""
+    server: ServerConfig | None = None
+    """Server of the weights; None loads them here. `path` then names the tokenizer and configuration alone."""
+
+
+class ThoughtConfig(Section):
+    """Thinking format: the family's, unless said otherwise; None takes the family's."""
+
+    family: str = AUTO
+    """Family of reasoners; `auto` tells it from the chat template and the model's configuration."""
+    open_tag: str | None = None
+    """Opening tag of the thinking; empty where nothing opens it."""
+    open_break: str | None = None
+    """Break between an opener that is put there for the model and the first word."""
+    close_tag: str | None = None
+    """Closing tag, as the model writes it; empty where only the last of `stage_turns` closes the thinking."""
+    close_lead: str | None = None
+    """Text before `close_tag` where a defense closes the thinking itself."""
+    message_breaks: tuple[str, ...] | None = None
+    """Break between two messages of one thinking; no part of its text."""
+    answer_break: str | None = None
+    """Break between the closed thinking and an answer that a defense writes."""
+    answer_tags: tuple[str, ...] | None = None
+    """Tags that an answer may be wrapped in; no part of its text."""
+    step_delimiter: str | tuple[str, ...] | None = None
+    """Step delimiter, one or any of several; found on decoded text."""
+    sentences: bool | None = None
+    """Whether the end of a sentence ends a step as well."""
+    step_tokens: int | None = Field(default=None, ge=0)
+    """Above 0, a step is this many tokens, whatever delimiters stand in it; the words between two scores are then
+    equally many for every model, as in CARE (arXiv 2509.06982)."""
+    stage_turns: tuple[str, ...] | None = None
+    """User message of each turn of a reasoner that thinks over several; the first is put behind the prompt, the
+    last asks for the answer."""
+    prefix_separator: str | None = None
+    """Injected right behind a prefix, so that it stands on a line of its own and is not the opening of a step that the
+    reasoner would complete; empty for nothing."""
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return name if name == AUTO else families.named(name).name
+
+    def applied_to(self, family: Family) -> Family:
+        """A family's way of writing, with what is said otherwise here."""
+        changes = {name: value for name, value in self if name != "family" and value is not None}
+        if isinstance(self.step_delimiter, str):
+            changes["step_delimiter"] = (self.step_delimiter,)
+        return replace(family, **changes)
+
+    @classmethod
+    def complete(cls, family: Family) -> ThoughtConfig:
+        """A configuration that leaves nothing to the family."""
+        values = {name: getattr(family, name) for name in cls.model_fields if name != "family"}
+        return cls(family=family.name, **values)
+
+
+class LimitsConfig(Section):
+    """Limits on the length of steps, traces and answers, in tokens."""
+
+    max_step_tokens: int = Field(default=256, ge=1)
+    """A step is cut after this many tokens."""
+    max_trace_tokens: int = Field(default=4096, ge=1)
+    """A trace that has not closed by then is invalid."""
+    max_answer_tokens: int = Field(default=1024, ge=1)
+    """An answer is cut after this many tokens."""
+
+
+class SamplingConfig(Section):
+    """Sampling of the reasoner's next token."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus mass; 1 keeps everything."""
+    top_k: int = Field(default=0, ge=0)
+    """Number of most likely tokens kept; 0 keeps everything."""
 
 
 class WorldConfig(Section):

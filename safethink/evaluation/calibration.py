@@ -29,7 +29,7 @@ from safethink.evaluation.monitored_rollouts import Watch, watch, watching_confi
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.evaluation.report import templates
-from safethink.evaluation.threshold_test import Calibration, Candidate, calibrate, num_needed, refuse_too_few
+from safethink.evaluation.risk_control import Calibration, Candidate, calibrate, num_needed, refuse_too_few
 from safethink.evaluation.worker import GuardedReasoner
 from safethink.files import write_text
 from safethink.frozen import Frozen

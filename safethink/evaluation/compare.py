@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from safethink import benchmarks, files, prefix
 from safethink.config import EvalConfig
-from safethink.evaluation import folder, metrics, records, runner, test_looks
+from safethink.evaluation import folder, holdout, metrics, records, runner
 from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.plan import SIDE_A, SIDE_B, paired_config
 from safethink.evaluation.statistics import Estimate, Observations
@@ -97,7 +97,7 @@ def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: GuardedReas
         b=Side(
             path=b,
             texts=on_trial.texts,
-            test_evaluations=test_looks.count_evaluation(paired.replace(prefix=b), on_trial),
+            test_evaluations=holdout.count_evaluation(paired.replace(prefix=b), on_trial),
         ),
         columns=_columns(summary.rows, summary.comparisons[comparison_name(SIDE_A, SIDE_B)], ledger),
     )

@@ -9,7 +9,7 @@ from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, RowConfig, SafeThinkConfig
 from safethink.evaluation.jobs import attack_benchmarks, only_kinds
 from safethink.frozen import Frozen
-from safethink.models.memory import decoding_gib
+from safethink.models.placement import decoding_gib
 from safethink.testbed.origin import is_testbed
 
 TESTBED_TOKENS: Final = 40

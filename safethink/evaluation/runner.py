@@ -10,7 +10,7 @@ from safethink import benchmarks, defenses, files, judges, prefix
 from safethink.benchmarks import Benchmark
 from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig
 from safethink.errors import ConfigError
-from safethink.evaluation import exact_asr, folder, injection_sites, jobs, records, test_looks, variants
+from safethink.evaluation import exact_asr, folder, holdout, injection_sites, jobs, records, variants
 from safethink.evaluation.injection_sites import Contexts
 from safethink.evaluation.jobs import Job
 from safethink.evaluation.metrics import Ledger
@@ -79,7 +79,7 @@ def gather(
     on_trial = prefix.bind(artifact, reasoner.thought.tokenizer, reasoner.engine)
     table = variants.load(config, on_trial, reasoner.thought.tokenizer, reasoner.engine)
     known = {} if shared is None else _known(shared, config, table, reasoner)
-    test_evaluations = test_looks.count_evaluation(config, on_trial)
+    test_evaluations = holdout.count_evaluation(config, on_trial)
     done, contexts = run(config, table, loaded, reasoner, out, known)
     return Evidence(
         config=config,

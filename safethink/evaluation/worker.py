@@ -17,8 +17,7 @@ from safethink.judges import Judge
 from safethink.monitors import Monitor, layer_read_by
 from safethink.progress import track
 from safethink.runtime import scheduler
-from safethink.runtime.open_row import open_row
-from safethink.runtime.row import Row, Usage
+from safethink.runtime.row import Row, Usage, open_row
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt

@@ -22,7 +22,7 @@ from safethink.config import GuardMonitorConfig, ModelSection, RewardMonitorConf
 from safethink.errors import ConfigError
 from safethink.models.loading import found
 from safethink.models.placement import installed, pick_device, placed, put
-from safethink.monitors.guards.stream_model import StreamGuard
+from safethink.monitors.guards.stream import StreamGuard
 from safethink.monitors.reward_models import BeaverScorer, SequenceScorer, UrmScorer
 from safethink.testbed import folders
 

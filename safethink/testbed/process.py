@@ -19,7 +19,7 @@ from safethink.config import (
     SteeringConfig,
 )
 from safethink.prompts import Prompt
-from safethink.testbed.features import Attack
+from safethink.testbed.prompts import Attack
 from safethink.testbed.world import ANSWER_FLIP, DEPTH_LOGITS, N_GAME_STEPS, N_STEPS, RELAPSE_LOGIT, World, sigmoid
 
 

@@ -12,12 +12,11 @@ import numpy as np
 from scipy.stats import binom
 
 from safethink.config import RunConfig
-from safethink.config.shipped import shipped_config
-from safethink.config.yaml_config import load
+from safethink.config.yaml_config import load, shipped_config
 from safethink.evaluation.calibration import CalibrationConfig, harmless_minima, resolve
 from safethink.evaluation.monitored_rollouts import watch
+from safethink.evaluation.risk_control import highest_threshold
 from safethink.evaluation.statistics import clopper_pearson
-from safethink.evaluation.threshold_test import highest_threshold
 from tests.benchmarks.frame import BenchRow
 
 POOL, DRAWS, DRAWN = 20_000, 100, 1_000

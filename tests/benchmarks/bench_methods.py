@@ -18,7 +18,7 @@ from optimize.ablation.config import AblationConfig
 from optimize.ablation.results import Ablation, CellLine
 from optimize.ablation.run import ablate
 from safethink.config import yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from tests.benchmarks.frame import BenchRow
 
 OUT: Final = Path("runs/bench/methods")

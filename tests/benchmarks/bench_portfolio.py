@@ -38,9 +38,8 @@ from safethink.judges.testbed import TestbedJudge
 from safethink.runtime import scheduler
 from safethink.runtime.row import Row
 from safethink.seeds import stable_seed
-from safethink.testbed.features import Attack
 from safethink.testbed.process import drift_probability, recovery_probability
-from safethink.testbed.prompts import draw
+from safethink.testbed.prompts import Attack, draw
 from safethink.testbed.world import World
 from safethink.thinking.opening import open_prompt
 from safethink.thinking.reading import answer_text, trace_text

@@ -37,8 +37,8 @@ from safethink.config import (
     TestbedBenchmarkConfig,
     WorldConfig,
 )
-from safethink.config.shipped import shipped_config
 from safethink.config.yaml_config import load as load_yaml
+from safethink.config.yaml_config import shipped_config
 from safethink.evaluation import folder, injection_sites, jobs, metrics
 from safethink.evaluation.jobs import Place
 from safethink.evaluation.records import Key, Record, RecordWriter

@@ -10,9 +10,9 @@ import pytest
 from safethink import prefix
 from safethink.cli.main import PROGRAM
 from safethink.config import EvalConfig, OracleMonitorConfig, RowConfig, SafeThinkConfig, yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.errors import MissingFileError
-from safethink.evaluation import exact_asr, folder, records, test_looks
+from safethink.evaluation import exact_asr, folder, holdout, records
 from safethink.evaluation.compare import COMPARISON, Comparison, PairedColumn, compare, table
 from safethink.evaluation.worker import GuardedReasoner
 from safethink.prefix import Prefix, PrefixArtifact
@@ -67,8 +67,8 @@ def test_a_comparison_is_paired_and_counted(config: EvalConfig, reasoner: Guarde
     assert found.columns["recovery_rate"].test is None, "a context has several seeds"
     assert found.columns["recovery_rate"].difference.low > 0
     assert (found.a.test_evaluations, found.b.test_evaluations) == (1, 1)
-    assert (Path(a) / test_looks.LOG).is_file()
-    assert (Path(b) / test_looks.LOG).is_file()
+    assert (Path(a) / holdout.LOG).is_file()
+    assert (Path(b) / holdout.LOG).is_file()
 
 
 def content(line: bytes) -> str:

@@ -14,8 +14,8 @@ import pytest
 from optimize.cli import PROGRAM
 from safethink import prefix
 from safethink.config import EvalConfig, OracleMonitorConfig, yaml_config
-from safethink.config.shipped import shipped_config
-from safethink.evaluation import exact_asr, runner, test_looks
+from safethink.config.yaml_config import shipped_config
+from safethink.evaluation import exact_asr, holdout, runner
 from safethink.evaluation.summary import Summary
 from safethink.models.hashes import chat_template_hash, tokenizer_hash
 from safethink.prefix import Identity, Prefix, PrefixArtifact
@@ -80,7 +80,7 @@ def test_what_was_measured_is_published_and_loads_again(folder: Path, online: St
     assert PROGRAM.main(argv) == 0
     assert json.loads(capsys.readouterr().out) == {
         "to": REPO,
-        "files": ["README.md", "search.jsonl", "prefix.schema.json", test_looks.LOG, "prefix.json"],
+        "files": ["README.md", "search.jsonl", "prefix.schema.json", holdout.LOG, "prefix.json"],
         "changed": [],
         "commit": commit,
     }

@@ -21,9 +21,8 @@ from safethink.monitors import Monitor
 from safethink.monitors.oracle import OracleMonitor
 from safethink.prompts import Prompt
 from safethink.testbed import language, oracle
-from safethink.testbed.features import Attack, Hazard
 from safethink.testbed.process import drift_probability
-from safethink.testbed.prompts import apply, pick, sum_step
+from safethink.testbed.prompts import Attack, Hazard, apply, pick, sum_step
 from safethink.testbed.world import ANSWER_FLIP, COVERT_SHARE, N_STEPS, World
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens

@@ -13,7 +13,7 @@ from safethink.cli.main import PROGRAM
 from safethink.config import RunConfig
 from safethink.evaluation import folder, records
 from safethink.evaluation.calibration import JSON_FILE, REPORT, CalibrationConfig, resolve
-from safethink.evaluation.threshold_test import highest_threshold
+from safethink.evaluation.risk_control import highest_threshold
 from tests.support import chat_reasoner, tiny_guard
 
 NUM_PROMPTS = 24

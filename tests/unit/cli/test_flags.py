@@ -18,7 +18,7 @@ from safethink.cli.main import PROGRAM as RUNNING
 from safethink.cli.parsing import parse, parse_with_config
 from safethink.cli.program import CommandFlags, RunFlags, metric_lines
 from safethink.config import EvalConfig, MinMonitorConfig, OracleMonitorConfig, RunConfig, SafeThinkConfig
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.errors import ConfigError
 from safethink.prefix.artifact import Metric
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from safethink.cli.views import CLOSE_MARK, INJECTED_STYLE, OPEN_MARK, coloured, fed, visible, written_down
 from safethink.config import families
 from safethink.monitors import ScoreRequest
+from safethink.monitors.combinations import Recorded, RecordingMonitor
 from safethink.monitors.function import ConstantMonitor
-from safethink.monitors.recording import Recorded, RecordingMonitor
 from safethink.prompts import Prompt
 from safethink.tokens import Tokens
 

@@ -13,7 +13,7 @@ from optimize.monitors.config import TrainMonitorConfig
 from optimize.study.config import StudyConfig
 from safethink import prefix
 from safethink.config import CombinationSection, EvalConfig, GuardMonitorConfig, RunConfig, yaml_config
-from safethink.config.shipped import configs_folder, shipped_config, shipped_names
+from safethink.config.yaml_config import configs_folder, shipped_config, shipped_names
 from safethink.errors import MissingFileError
 
 Config = RunConfig | EvalConfig | CollectConfig | SearchConfig | AblationConfig | StudyConfig | TrainMonitorConfig
@@ -98,6 +98,6 @@ def test_configs_are_found_inside_an_installed_package(tmp_path: Path, monkeypat
     package = tmp_path / "site-packages" / "safethink"
     (package / "configs" / "run").mkdir(parents=True)
     (package / "configs" / "run" / "only.yaml").write_text("reasoner: {path: p}", encoding="utf-8")
-    monkeypatch.setattr("safethink.config.shipped.__file__", str(package / "config" / "shipped.py"))
+    monkeypatch.setattr("safethink.config.yaml_config.__file__", str(package / "config" / "yaml_config.py"))
     assert shipped_names() == ("run/only",)
     assert shipped_config("only") == package / "configs" / "run" / "only.yaml"

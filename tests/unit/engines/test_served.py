@@ -25,7 +25,7 @@ from safethink.engines.http import HttpEngine
 from safethink.errors import ArtifactError, ConfigError, MissingFileError, ServerError
 from safethink.guarded import SafeThink
 from safethink.models.hashes import model_hash
-from safethink.models.memory import decoding_gib
+from safethink.models.placement import decoding_gib
 from safethink.monitors import ScoreRequest
 from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.runtime.scheduler import refuse_unfit

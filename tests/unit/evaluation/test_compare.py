@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safethink.config import EvalConfig, yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.evaluation.compare import mcnemar
 from safethink.evaluation.plan import paired_config, row_on_trial
 from safethink.evaluation.statistics import Observations

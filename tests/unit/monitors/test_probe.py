@@ -36,9 +36,9 @@ from safethink.judges.refusal import RefusalJudge
 from safethink.models.hashes import model_hash
 from safethink.monitors import ScoreRequest, layer_read_by, probe
 from safethink.monitors.build import build
+from safethink.monitors.combinations import RecordingMonitor
 from safethink.monitors.function import ConstantMonitor
 from safethink.monitors.probe import Probe, ProbeCard, ProbeMonitor
-from safethink.monitors.recording import RecordingMonitor
 from safethink.prefix.artifact import Identity
 from safethink.prompts import Prompt
 from safethink.runtime.scheduler import refuse_unfit

@@ -13,7 +13,7 @@ from optimize.cli import PROGRAM
 from optimize.config import BeamConfig, RelaxedConfig, SearchConfig
 from optimize.pipeline.dry_run import plan
 from safethink.config import yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 
 
 @pytest.fixture

@@ -19,14 +19,13 @@ from safethink.config import (
 )
 from safethink.prompts import Message, Prompt
 from safethink.testbed import language, oracle
-from safethink.testbed.features import Attack
 from safethink.testbed.process import (
     MonitorRates,
     drift_probability,
     predict_asr,
     recovery_probability,
 )
-from safethink.testbed.prompts import SPLITS, catalogues, draw
+from safethink.testbed.prompts import SPLITS, Attack, catalogues, draw
 from safethink.testbed.world import ANSWER_FLIP, MAX_POWER, N_STEPS, NULL_POWER, World, WorldKind
 
 WORLD = World.make(0)

@@ -13,7 +13,7 @@ import yaml
 from optimize.ablation.config import AblationConfig
 from optimize.cli import PROGRAM
 from safethink.config import yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 
 
 def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:

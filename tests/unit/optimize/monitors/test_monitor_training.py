@@ -22,7 +22,7 @@ from optimize.monitors.reward import pairs
 from optimize.monitors.run import plan
 from optimize.monitors.steps import LabelledSplit, Step
 from safethink.config import ReasonerConfig, yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.errors import SearchError
 from safethink.models import loading
 from safethink.models.hashes import model_hash

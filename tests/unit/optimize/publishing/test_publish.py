@@ -17,7 +17,7 @@ from optimize.publishing.model_card import card
 from optimize.publishing.publish import publish
 from safethink import prefix
 from safethink.errors import ArtifactError, ConfigError, HubError, MissingFileError
-from safethink.evaluation import test_looks
+from safethink.evaluation import holdout
 from safethink.prefix import artifact, hub
 from tests.support import chat_reasoner, published, stub_hub
 from tests.support.stub_hub import StubHub
@@ -111,9 +111,9 @@ def test_a_dry_run_writes_nothing_anywhere(folder: Path, online: StubHub, tmp_pa
 def test_soft_rows_and_the_log_of_evaluations_go_along(folder: Path, tmp_path: Path) -> None:
     soft = published.artifact().with_rows([torch.ones(2, 8)], ("Wait",))
     prefix.save(soft, folder, folder / prefix.LOG_FILE, "a card")
-    (folder / test_looks.LOG).write_text('{"evaluation": "one"}\n')
+    (folder / holdout.LOG).write_text('{"evaluation": "one"}\n')
     done = publish(folder, str(tmp_path / "public"))
-    assert {prefix.ROWS_FILE, test_looks.LOG} <= set(done.files)
+    assert {prefix.ROWS_FILE, holdout.LOG} <= set(done.files)
     assert done.files[-1] == prefix.JSON_FILE
     (rows,) = prefix.load(tmp_path / "public").soft_rows
     assert torch.equal(rows, torch.ones(2, 8))

@@ -20,8 +20,8 @@ from optimize.testbed.training import SPARE_ROWS, TrainingPlan, build_model, exa
 from optimize.testbed.trajectories import Beat, Fork, Story, Storyteller
 from safethink.prompts import Message, Prompt
 from safethink.testbed import language, oracle
-from safethink.testbed.features import Attack
 from safethink.testbed.process import drift_probability
+from safethink.testbed.prompts import Attack
 from safethink.testbed.world import World, words
 from safethink.thinking.chat import ChatEncoder
 

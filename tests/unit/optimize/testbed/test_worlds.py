@@ -17,7 +17,6 @@ from optimize.testbed.card import best_phrase, flattering_phrase, mild_phrase
 from optimize.testbed.trajectories import Storyteller
 from safethink.config import SafeThinkConfig
 from safethink.testbed import language, oracle
-from safethink.testbed.features import Attack
 from safethink.testbed.process import (
     MonitorRates,
     State,
@@ -26,7 +25,7 @@ from safethink.testbed.process import (
     recovery_probability,
     refusal_probability,
 )
-from safethink.testbed.prompts import draw
+from safethink.testbed.prompts import Attack, draw
 from safethink.testbed.world import COVERT_SHARE, HIDDEN_COVERT_SHARE, N_FLATTERING, World, WorldKind
 
 SEEDS = (0, 1, 2, 3)

@@ -24,7 +24,7 @@ from safethink.config import (
 from safethink.defenses.effects import Accept
 from safethink.engines.hf import HfEngine
 from safethink.errors import MonitorError, PromptError
-from safethink.runtime.streaming import Transcript
+from safethink.runtime.result import Transcript
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 from tests.support import chat_reasoner

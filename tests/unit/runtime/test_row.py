@@ -8,7 +8,7 @@ from pathlib import Path
 import optimize
 import safethink
 
-OPENS_ROWS = "safethink/runtime/open_row.py"
+OPENS_ROWS = "safethink/runtime/row.py"
 ASKED_FOR_ITS_SIGNATURE = "safethink/defenses/rule.py"
 CONFORMANCE_SUITE = "safethink/testing/script.py"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from safethink.errors import ConfigError
-from safethink.evaluation.threshold_test import calibrate, highest_threshold, num_needed
+from safethink.evaluation.risk_control import calibrate, highest_threshold, num_needed
 
 scores = st.floats(-1, 1, allow_nan=False)
 coarse = st.sampled_from([-1.0, -0.5, 0.0, 0.3, 1.0])

@@ -7,7 +7,7 @@ from transformers import DynamicCache
 
 from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig
 from safethink.models.loading import load
-from safethink.models.memory import GIB, PROMPT_TOKENS, decoding_gib, footprint
+from safethink.models.placement import GIB, PROMPT_TOKENS, decoding_gib, footprint
 
 
 def test_a_footprint_is_that_of_the_loaded_model() -> None:

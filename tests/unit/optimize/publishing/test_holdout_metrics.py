@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from optimize.publishing import test_report
+from optimize.publishing import holdout_metrics
 from safethink import prefix
 from safethink.config import EvalConfig, yaml_config
-from safethink.config.shipped import shipped_config
+from safethink.config.yaml_config import shipped_config
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
 from safethink.evaluation import folder
 from safethink.evaluation.metrics import NAMES
@@ -76,7 +76,7 @@ def run(config: EvalConfig, artifact: PrefixArtifact, tmp_path: Path) -> Path:
 
 
 def test_a_finished_test_is_written_down_whole(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
-    reported = test_report.report_run(tmp_path / "artifact", run)
+    reported = holdout_metrics.report_run(tmp_path / "artifact", run)
     assert prefix.load(tmp_path / "artifact") == reported
     assert (reported.test_evaluations, reported.reported_by) == (2, "testbed")
     assert reported.metrics["recovery_rate"] == VALIDATION
@@ -104,22 +104,22 @@ def test_a_finished_test_is_written_down_whole(artifact: PrefixArtifact, run: Pa
 
 
 def test_reporting_again_changes_nothing(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
-    first = test_report.report_run(tmp_path / "artifact", run)
-    assert test_report.report_run(tmp_path / "artifact", run) == first
+    first = holdout_metrics.report_run(tmp_path / "artifact", run)
+    assert holdout_metrics.report_run(tmp_path / "artifact", run) == first
 
 
 def test_numbers_of_another_artifact_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
     other = artifact.replace(prefixes=(Prefix(text="Hmm", token_ids=(4,)),), name="other")
     prefix.save(other, tmp_path / "other", None, "a card")
     with pytest.raises(ArtifactError, match="evaluated another artifact: 'artifact', not 'other'"):
-        test_report.report_run(tmp_path / "other", run)
+        holdout_metrics.report_run(tmp_path / "other", run)
 
 
 def test_numbers_of_another_guard_are_refused(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
     (run / folder.MODELS).write_text(json.dumps({"reasoner": "a" * 64, "guard": "c" * 64}))
     before = (tmp_path / "artifact" / "prefix.json").read_bytes()
     with pytest.raises(ArtifactError, match="under another guard than it was learned with"):
-        test_report.report_run(tmp_path / "artifact", run)
+        holdout_metrics.report_run(tmp_path / "artifact", run)
     assert (tmp_path / "artifact" / "prefix.json").read_bytes() == before
 
 
@@ -128,25 +128,25 @@ def test_numbers_on_another_reasoner_are_refused(artifact: PrefixArtifact, run: 
     elsewhere = found.prefix.replace(transferred=True)
     (run / folder.SUMMARY).write_text(found.replace(prefix=elsewhere).model_dump_json())
     with pytest.raises(ArtifactError, match="on another reasoner than it was learned on"):
-        test_report.report_run(tmp_path / "artifact", run)
+        holdout_metrics.report_run(tmp_path / "artifact", run)
 
 
 def test_validation_is_no_test(config: EvalConfig, artifact: PrefixArtifact) -> None:
     benchmarks = tuple(each.replace(split="validation") for each in config.benchmarks)
     seen = config.replace(benchmarks=benchmarks)
     with pytest.raises(ConfigError, match="benchmark 'jailbreak' has the split 'validation'"):
-        test_report.with_test(artifact, seen, summary(config, artifact))
+        holdout_metrics.with_test(artifact, seen, summary(config, artifact))
 
 
 def test_an_evaluation_without_the_prefix_says_nothing_of_it(config: EvalConfig, artifact: PrefixArtifact) -> None:
     others = tuple(row for row in config.rows if row.name != "safethink_learned" and row.defense.kind != "always")
     with pytest.raises(ConfigError, match="no safethink row has the prefix on trial"):
-        test_report.with_test(artifact, config.replace(rows=others), summary(config, artifact))
+        holdout_metrics.with_test(artifact, config.replace(rows=others), summary(config, artifact))
 
 
 def test_without_an_undefended_row_only_the_guarded_one_is_known(config: EvalConfig, artifact: PrefixArtifact) -> None:
     guarded = tuple(row for row in config.rows if row.defense.kind != "none")
-    found = test_report.with_test(artifact, config.replace(rows=guarded), summary(config, artifact))
+    found = holdout_metrics.with_test(artifact, config.replace(rows=guarded), summary(config, artifact))
     assert "asr_test" in found.metrics
     assert not [name for name in found.metrics if "undefended" in name or "change" in name]
 
@@ -154,7 +154,7 @@ def test_without_an_undefended_row_only_the_guarded_one_is_known(config: EvalCon
 def test_a_run_that_is_not_finished_is_named(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
     (run / folder.SUMMARY).write_text("{}")
     with pytest.raises(ArtifactError, match=r"summary\.json: not a summary"):
-        test_report.report_run(tmp_path / "artifact", run)
+        holdout_metrics.report_run(tmp_path / "artifact", run)
     (run / folder.SUMMARY).unlink()
     with pytest.raises(MissingFileError, match=r"no finished evaluation: it has no summary\.json"):
-        test_report.report_run(tmp_path / "artifact", run)
+        holdout_metrics.report_run(tmp_path / "artifact", run)
