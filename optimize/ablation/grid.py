@@ -70,17 +70,25 @@ class Cell:
         return self.variant.learn
 
     @property
-    def fingerprint(self) -> str:
-        """Hash of all that decides its result; where the contexts lie on this machine does not."""
+    def settings(self) -> dict[str, Any]:
+        """All that decides its result; where the contexts lie on this machine does not."""
         config = self.config.replace(contexts=self.config.contexts.replace(path=None))
-        return json_hash(
-            [
-                config.model_dump(mode="json"),
-                self.variant.model_dump(mode="json", include={"learn", "phrases"}),
-                self.measure.model_dump(mode="json"),
-                self.shorter.fingerprint if self.shorter else None,
-            ]
-        )
+        return {
+            "base": config.model_dump(mode="json"),
+            "method": self.variant.model_dump(mode="json", include={"learn", "phrases"}),
+            "validation": self.measure.model_dump(mode="json"),
+            "shorter": self.shorter.fingerprint if self.shorter else None,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides its result."""
+        return settings_hash(self.settings)
+
+
+def settings_hash(settings: Mapping[str, object]) -> str:
+    """Hash of values in their order; their keys may be renamed."""
+    return json_hash([*settings.values()])
 
 
 def expand(config: AblationConfig) -> tuple[Cell, ...]:

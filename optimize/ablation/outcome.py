@@ -6,14 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
 from optimize.ablation.config import MeasureConfig
-from optimize.ablation.grid import Cell
+from optimize.ablation.grid import Cell, settings_hash
 from optimize.selection.constraints import Constraints
 from optimize.selection.trials import choose
 from safethink.config import EvalConfig
+from safethink.config.mismatch import other_settings
 from safethink.errors import ConfigError, RecordError
 from safethink.evaluation.statistics import Estimate
 from safethink.files import json_hash
@@ -30,6 +32,8 @@ class Result(Frozen):
 
     fingerprint: str
     """Of all that it depends on."""
+    settings: dict[str, Any] | None = None
+    """All that it depends on; None in a result that is older than this key."""
     prefix: str
     """Built-in name, `text:` and a literal, or `artifact`: the folder of that name beside this file."""
     texts: tuple[str, ...]
@@ -44,11 +48,15 @@ class Result(Frozen):
     """Wall-clock time of the last start."""
 
 
-def finished(path: Path, fingerprint: str) -> Result | None:
+def finished(path: Path, settings: Mapping[str, object]) -> Result | None:
     """Result of an earlier start, or None.
 
+    Args:
+        path: its file.
+        settings: all that it depends on.
+
     Raises:
-        ConfigError: it was made with another configuration.
+        ConfigError: it was made with another configuration; what differs is named.
         RecordError: it is damaged.
     """
     if not path.is_file():
@@ -58,14 +66,15 @@ def finished(path: Path, fingerprint: str) -> Result | None:
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
         raise RecordError(f"{path}: no result ({reason}); delete the cell to run it again") from error
-    if result.fingerprint != fingerprint:
-        raise ConfigError(f"{path}: made with another configuration; give a fresh --out, or delete the cell")
+    if result.fingerprint != settings_hash(settings):
+        remedy = "give a fresh --out, or delete the cell"
+        raise ConfigError(other_settings(path, result.settings, settings, "another configuration", remedy))
     return result
 
 
-def fingerprint_on_test(cell: Cell, sizes: MeasureConfig) -> str:
-    """Hash of all that a cell's numbers on `test` depend on."""
-    return json_hash([cell.fingerprint, sizes.model_dump(mode="json")])
+def settings_on_test(cell: Cell, sizes: MeasureConfig) -> dict[str, Any]:
+    """All that a cell's numbers on `test` depend on."""
+    return {"cell": cell.fingerprint, "test": sizes.model_dump(mode="json")}
 
 
 def spent_tokens(log: Path) -> int:
@@ -126,7 +135,7 @@ def groups(cells: Sequence[Cell], out: Path) -> list[Group]:
 
 
 def _results(cells: Sequence[Cell], out: Path) -> dict[str, Result]:
-    found = ((cell.name, finished(out / CELLS / cell.name / CELL, cell.fingerprint)) for cell in cells)
+    found = ((cell.name, finished(out / CELLS / cell.name / CELL, cell.settings)) for cell in cells)
     return {name: result for name, result in found if result is not None}
 
 

@@ -16,10 +16,10 @@ from optimize.ablation.outcome import (
     TEST,
     Group,
     Result,
-    fingerprint_on_test,
     finished,
     groups,
     reference_folder,
+    settings_on_test,
 )
 from safethink import benchmarks
 from safethink.benchmarks import Benchmark
@@ -192,7 +192,7 @@ def _point(
     on_test = None
     if config.test is not None:
         path = archive.out / CELLS / best.name / TEST
-        on_test = finished(path, fingerprint_on_test(best, config.test))
+        on_test = finished(path, settings_on_test(best, config.test))
     return Point(
         method=first.method,
         place=dict(first.place.values),

@@ -9,7 +9,7 @@ from typing import Final
 from optimize.ablation import measure, report, results
 from optimize.ablation.config import AblationConfig, MeasureConfig
 from optimize.ablation.grid import Cell, expand
-from optimize.ablation.outcome import CELL, CELLS, TEST, Group, fingerprint_on_test, finished, groups, reference_folder
+from optimize.ablation.outcome import CELL, CELLS, TEST, Group, finished, groups, reference_folder, settings_on_test
 from optimize.ablation.results import Ablation
 from optimize.ablation.tasks import CollectContexts, MeasureReference, ReportOnTest, RunCell
 from optimize.config import SearchConfig
@@ -39,7 +39,7 @@ def ablate(config: AblationConfig, out: Path) -> Ablation:
         RecordError: something cannot be written.
     """
     cells = expand(config)
-    unfinished = [cell for cell in cells if finished(out / CELLS / cell.name / CELL, cell.fingerprint) is None]
+    unfinished = [cell for cell in cells if finished(out / CELLS / cell.name / CELL, cell.settings) is None]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG, yaml_config.dump(config))
@@ -79,7 +79,7 @@ def test_tasks(found: Sequence[Group], sizes: MeasureConfig, out: Path) -> list[
         if len(group.done) < len(group.cells):
             continue
         best = group.best
-        if finished(out / CELLS / best.name / TEST, fingerprint_on_test(best, sizes)) is not None:
+        if finished(out / CELLS / best.name / TEST, settings_on_test(best, sizes)) is not None:
             continue
         reference = _reference_task(best.config, sizes, "test", out)
         shared.setdefault(reference.name, reference)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optimize.ablation import measure
 from optimize.ablation.config import LENGTH, MeasureConfig
-from optimize.ablation.grid import Cell
+from optimize.ablation.grid import Cell, settings_hash
 from optimize.ablation.measure import readability
 from optimize.ablation.outcome import (
     CELL,
@@ -18,8 +18,8 @@ from optimize.ablation.outcome import (
     REFERENCES,
     TEST,
     Result,
-    fingerprint_on_test,
     reference_folder,
+    settings_on_test,
     spent_tokens,
 )
 from optimize.config import SearchConfig
@@ -129,6 +129,7 @@ class RunCell:
         evidence = runner.gather(config, home / "validation", setup.guarded, reference_folder(self.out, reference))
         result = Result(
             fingerprint=self.cell.fingerprint,
+            settings=self.cell.settings,
             prefix=prefix,
             texts=evidence.rows[-1].texts,
             metrics=_metrics(evidence),
@@ -174,10 +175,12 @@ class ReportOnTest:
         config = measure.trial(self.cell.config, self.sizes, "test", _located(self.prefix, home))
         reference = measure.reference(self.cell.config, self.sizes, "test")
         evidence = runner.gather(config, home / "test", setup.guarded, reference_folder(self.out, reference))
+        settings = settings_on_test(self.cell, self.sizes)
         is_soft = prefixes.load(config.prefix).kind == "soft"
         nll = None if is_soft else readability(setup.guarded, evidence)
         result = Result(
-            fingerprint=fingerprint_on_test(self.cell, self.sizes),
+            fingerprint=settings_hash(settings),
+            settings=settings,
             prefix=self.prefix,
             texts=evidence.rows[-1].texts,
             metrics=_metrics(evidence) | ({} if nll is None else {"nll": nll}),

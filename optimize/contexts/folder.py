@@ -7,6 +7,7 @@ come from, and hashes both; it is written last, so a folder that has one is comp
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from optimize.contexts.context import ContextSet
 from optimize.contexts.splits import Split
 from safethink.benchmarks import jsonl
 from safethink.config import JsonlBenchmarkConfig
+from safethink.config.mismatch import other_settings, refuse_other
 from safethink.errors import ConfigError, MissingFileError, RecordError
 from safethink.files import json_hash, write_text
 from safethink.frozen import Frozen
@@ -66,6 +68,7 @@ def _overlap(used: set[str], path: Path) -> Overlap:
 
 
 MANIFEST, SEARCH, VALIDATION = "manifest.json", "search.json", "validation.json"
+OTHERS = "another model, monitor or set of prompts"
 
 
 class Source(Frozen):
@@ -156,13 +159,7 @@ def load(folder: Path, source: Source, data: tuple[Split, Split]) -> tuple[Manif
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RecordError(f"{path}: {error.errors(include_url=False)[0]['msg']}") from error
-    differing = [
-        name
-        for name in ("reasoner", "monitor", "threshold")
-        if _essence(manifest.source, name) != _essence(source, name)
-    ]
-    if differing:
-        raise ConfigError(f"{folder}: these contexts were collected with another {' and another '.join(differing)}")
+    refuse_other(folder, _essence(manifest.source), _essence(source), OTHERS, "collect your own")
     _refuse_other_prompts(folder, manifest, data)
     sets = ContextSet.load(folder / SEARCH), ContextSet.load(folder / VALIDATION)
     for contexts, sha256, name in zip(
@@ -187,10 +184,10 @@ def _refuse_other_prompts(folder: Path, manifest: Manifest, data: tuple[Split, S
             )
 
 
-def _essence(source: Source, name: str) -> object:
-    """Part of a field that must agree: a model's hash if it has one, else its name; folders may be called anything."""
-    value = getattr(source, name)
-    return (value.sha256 or value.name) if isinstance(value, Identity) else value
+def _essence(source: Source) -> dict[str, object]:
+    """What must agree: of a model its hash if it has one, else its name; folders may be called anything."""
+    reasoner, monitor = (model.sha256 or model.name for model in (source.reasoner, source.monitor))
+    return {"reasoner": reasoner, "monitor": monitor, "threshold": source.threshold}
 
 
 def _once(path: Path, source: str, split: Split, gather: Callable[[], ContextSet]) -> ContextSet:
@@ -200,8 +197,15 @@ def _once(path: Path, source: str, split: Split, gather: Callable[[], ContextSet
         gather().replace(source=begun_with).save(path)
     contexts = ContextSet.load(path)
     if contexts.source != begun_with:
-        raise ConfigError(f"{path}: collected on other prompts or with other weights; give a fresh --out")
+        there, here = (_origin(each) for each in (contexts.source, begun_with))
+        raise ConfigError(other_settings(path, there, here, OTHERS, "give a fresh --out"))
     return contexts
+
+
+def _origin(begun_with: str) -> dict[str, object]:
+    """Keys of what `_once` writes down: the hash of the prompts, and the fields of their source."""
+    prompts, _, source = begun_with.partition(" ")
+    return {"prompts": prompts, **json.loads(source or "{}")}
 
 
 def shared(root: Path, guarded: SafeThink, data: tuple[Split, Split], config: ContextsConfig, source: Source) -> Path:

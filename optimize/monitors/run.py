@@ -12,7 +12,7 @@ from optimize.monitors.probe import Origin
 from optimize.monitors.steps import SPLITS
 from optimize.pipeline import setup
 from safethink.config import yaml_config
-from safethink.errors import ConfigError
+from safethink.config.mismatch import refuse_other
 from safethink.evaluation import folder
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
@@ -108,13 +108,13 @@ def _claim(config: TrainMonitorConfig, out: Path) -> None:
     A training that stopped before its first rollout, at a misspelt path for instance, has no claim to it.
 
     Raises:
-        ConfigError: another training lives there.
+        ConfigError: another training lives there; what differs is named.
         RecordError: the folder cannot be written.
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     path = out / CONFIG
     has_begun = any(records.stat().st_size for records in (out / steps.ROLLOUTS).glob(f"*/{folder.RECORDS}"))
-    if has_begun and path.is_file() and yaml_config.load(TrainMonitorConfig, path) != config:
-        raise ConfigError(f"{path} belongs to another training; use another --out")
+    if has_begun and path.is_file():
+        refuse_other(path, yaml_config.load(TrainMonitorConfig, path), config, "another training")
     write_text(path, yaml_config.dump(config))

@@ -21,8 +21,8 @@ from optimize.selection.trials import Arena, Trial, on_trial, run_trials
 from safethink import errors
 from safethink import prefix as prefixes
 from safethink.config import yaml_config
+from safethink.config.mismatch import refuse_other
 from safethink.errors import ConfigError
-from safethink.evaluation.folder import refuse_other
 from safethink.files import json_hash, write_text
 from safethink.guarded import SafeThink
 from safethink.models.hashes import chat_template_hash, tokenizer_hash

@@ -19,7 +19,7 @@ from optimize.contexts import ContextSet
 from optimize.contexts.refresh import refresh, solved
 from optimize.pipeline.searches import Hardening, Problem, build_search
 from optimize.pipeline.setup import Setup
-from optimize.search.journal import LOG, Journal
+from optimize.search.journal import LOG
 from optimize.search.method import Archive, Ids
 from optimize.search.vocabulary import Vocabulary
 from optimize.selection.metrics import rank_correlation
@@ -81,7 +81,7 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
         if index:
             contexts = _refreshed(config, setup, contexts, winners[-1], index, place)
         problem = Problem(config, setup, arena, contexts, vocabulary, start, tuple(winners))
-        archive = build_search(section, problem).run(Journal(place, problem.fingerprint(section)))
+        archive = build_search(section, problem).run(problem.journal(place, section))
         _measure(setup, contexts, archive, index, place)
         best = archive.ranked(section.shortest)[0]
         start = best[: section.length]
@@ -92,7 +92,7 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
         place.mkdir(parents=True, exist_ok=True)
         problem = Problem(config, setup, arena, contexts, vocabulary, soft)
         hardening = Hardening.of(problem)
-        archive = hardening.run(Journal(place, problem.fingerprint(hardening.section)))
+        archive = hardening.run(problem.journal(place, hardening.section))
     if has_stages:
         _join_logs(out, [*range(len(sections)), *([HARD] if hardens else [])])
     ranked = archive.ranked(config.search.shortest)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -67,11 +68,17 @@ class Problem:
             own=setup.terms,
         )
 
-    def fingerprint(self, section: MethodConfig) -> str:
-        """Hash of everything that decides the course of a search with the settings `section`."""
-        parts = self.config.objective.model_dump(mode="json"), section.model_dump(mode="json"), self.config.seed
+    def journal(self, folder: Path, section: MethodConfig) -> Journal:
+        """Journal, in `folder`, of a search with the settings `section`; any other search's is refused."""
+        settings: dict[str, object] = {
+            "contexts": self.contexts.fingerprint,
+            "start": self.start,
+            "objective": self.config.objective.model_dump(mode="json"),
+            "search": section.model_dump(mode="json"),
+            "seed": self.config.seed,
+        }
         own = [[weighted.term.name, weighted.weight] for weighted in self.setup.terms]
-        return json_hash([self.contexts.fingerprint, self.start, *parts, *own])
+        return Journal(folder, json_hash([*settings.values(), *own]), settings | {"terms": own})
 
 
 @runtime_checkable

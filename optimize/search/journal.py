@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from optimize.search.method import Archive, Ids
+from safethink.config.mismatch import other_settings
 from safethink.errors import RecordError
 from safethink.files import atomic_write, writing
 
@@ -28,6 +31,7 @@ LOG = "search.jsonl"
 STATE = "search.safetensors"
 METHOD = "method."
 """Key prefix of a method's tensors in the file."""
+REMEDY = "give a fresh --out"
 
 
 @dataclass
@@ -65,13 +69,15 @@ class Journal:
     Args:
         folder: where they are.
         fingerprint: identifies what is searched, and how; a journal with another one is refused.
+        settings: what the fingerprint is a hash of, by key, so that what differs can be named.
 
     Attributes:
         archive: what was tried so far; the driver fills it, methods read it.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, settings: Mapping[str, object] = MappingProxyType({})) -> None:
         self.log, self._state, self.fingerprint = folder / LOG, folder / STATE, fingerprint
+        self._settings = dict(settings)
         self.archive = Archive()
         self._num_lines = 0
 
@@ -79,7 +85,7 @@ class Journal:
         """The state to go on from, a fresh one where there is none; fills the archive.
 
         Raises:
-            RecordError: the files belong to a search over something else, or are damaged.
+            RecordError: the files belong to a search over something else, which is named; or they are damaged.
         """
         if not self._state.exists():
             with writing(self.log):
@@ -90,9 +96,10 @@ class Journal:
                 head = json.loads((file.metadata() or {})["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, KeyError, ValueError) as error:
-            raise RecordError(f"{self._state} is damaged ({error}); give a fresh --out") from error
+            raise RecordError(f"{self._state} is damaged ({error}); {REMEDY}") from error
+        there = head.pop("settings", None)  # A journal may be older than this key.
         if head.pop("fingerprint") != self.fingerprint:
-            raise RecordError(f"{self._state}: belongs to another search; give a fresh --out")
+            raise RecordError(other_settings(self._state, there, self._settings, "another search", REMEDY))
         self._cut_log(head.pop("lines"))
         rows = tensors.pop("ids").split(tensors.pop("lengths").tolist())
         candidates: list[Ids] = [tuple(row.tolist()) for row in rows]
@@ -110,7 +117,12 @@ class Journal:
             file.write(json.dumps(line) + "\n")
         self._num_lines += 1
         kept = {name: value for name, value in state.method.items() if not isinstance(value, Tensor)}
-        head = vars(state) | {"method": kept, "fingerprint": self.fingerprint, "lines": self._num_lines}
+        head = vars(state) | {
+            "method": kept,
+            "fingerprint": self.fingerprint,
+            "settings": self._settings,
+            "lines": self._num_lines,
+        }
         candidates = list(self.archive.costs)
         tensors = {
             "ids": torch.tensor([token for ids in candidates for token in ids], dtype=torch.long),
@@ -134,6 +146,6 @@ class Journal:
         """Cut the log back to the steps that count."""
         lines = self.log.read_bytes().splitlines(keepends=True) if self.log.exists() else []
         if len(lines) < num_lines:
-            raise RecordError(f"{self.log}: has {len(lines)} of {num_lines} lines; give a fresh --out")
+            raise RecordError(f"{self.log}: has {len(lines)} of {num_lines} lines; {REMEDY}")
         os.truncate(self.log, sum(map(len, lines[:num_lines])))
         self._num_lines = num_lines

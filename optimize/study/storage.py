@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import optuna
 from optuna.exceptions import OptunaError
@@ -19,6 +19,7 @@ from sqlalchemy import NullPool
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from optimize.study.config import Goal, StudyConfig
+from safethink.config.mismatch import other_settings
 from safethink.errors import ConfigError, RecordError
 from safethink.files import json_hash
 
@@ -31,7 +32,8 @@ DIRECTIONS: Final[dict[Goal, Literal["minimize", "maximize"]]] = {
 SQLITE_TIMEOUT_S = 60
 """Seconds a worker waits while another one writes."""
 TABLE_ATTEMPTS, TABLE_WAIT_S = 5, 0.5
-FINGERPRINT = "fingerprint"
+FINGERPRINT, SETTINGS = "fingerprint", "settings"
+"""Attributes of a study: a hash of what it is over, and what that is."""
 UNDERWAY = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -49,7 +51,8 @@ def open_study(config: StudyConfig, out: Path, worker: int = 0) -> optuna.Study:
         worker: index of this process; every one brings a sampler of its own, with its own seed.
 
     Raises:
-        ConfigError: no database driver or a URL that is none; a study of that name over something else.
+        ConfigError: no database driver or a URL that is none; a study of that name over something else; what differs is
+            named.
         RecordError: the storage cannot be reached, or is of another schema.
     """
     where = url(config, out)
@@ -65,9 +68,12 @@ def open_study(config: StudyConfig, out: Path, worker: int = 0) -> optuna.Study:
         # A study that stopped before anything came of it, at a misspelt path for instance, has no claim to the name.
         begun = study.user_attrs.get(FINGERPRINT) if study.get_trials(deepcopy=False, states=UNDERWAY) else None
         if begun is None:
-            study.set_user_attr(FINGERPRINT, fingerprint(config))
-    if begun not in (None, fingerprint(config)):
-        raise ConfigError(f"the study {config.name!r} in {_shown(where)} is over something else; give it another name")
+            study.set_user_attr(FINGERPRINT, json_hash(settings(config)))
+            study.set_user_attr(SETTINGS, settings(config))
+    if begun not in (None, json_hash(settings(config))):
+        place = f"{_shown(where)}: the name {config.name!r}"
+        there = study.user_attrs.get(SETTINGS)
+        raise ConfigError(other_settings(place, there, settings(config), "another study", "give it another --name"))
     return study
 
 
@@ -76,9 +82,9 @@ def fail_stale(study: optuna.Study) -> None:
     optuna.storages.fail_stale_trials(study)
 
 
-def fingerprint(config: StudyConfig) -> str:
-    """Hash of what decides a trial's outcome; how many there are, and by whom they are run, does not."""
-    return json_hash(config.model_dump(mode="json", exclude={"trials", "workers", "storage", "heartbeat_s", "retries"}))
+def settings(config: StudyConfig) -> dict[str, Any]:
+    """The settings that decide a trial's outcome; how many trials there are, and by whom they are run, does not."""
+    return config.model_dump(mode="json", exclude={"trials", "workers", "storage", "heartbeat_s", "retries"})
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from safethink.errors import ConfigError
+from safethink.config.mismatch import refuse_other
 from safethink.testbed import CARD_FILE
 from safethink.testbed.world import World, WorldKind
 
@@ -35,7 +35,7 @@ def train(out: Path, seed: int = 0, kind: WorldKind = "planted") -> Path:
         The path of the card.
 
     Raises:
-        ConfigError: `out` was begun with another seed, for another world or by another recipe.
+        ConfigError: `out` was begun with another seed, for another world or by another recipe; what differs is named.
     """
     from optimize.testbed import models
 
@@ -56,11 +56,11 @@ def _claim(out: Path, seed: int, kind: WorldKind = "planted") -> None:
     from optimize.testbed.models import plans
 
     recipe = {name: asdict(plan) for name, plan in plans(kind).items()}
-    plan = json.dumps({**_world(seed, kind), "plans": recipe}, indent=2)
+    plan = {**_world(seed, kind), "plans": recipe}
     path = out / PLAN_FILE
-    if path.exists() and path.read_text(encoding="utf-8") != plan:
-        raise ConfigError(f"{path}: training was begun with another seed, world or recipe; give a fresh --out")
-    path.write_text(plan, encoding="utf-8")
+    if path.exists():
+        refuse_other(path, json.loads(path.read_text(encoding="utf-8")), plan, "another testbed", "give a fresh --out")
+    path.write_text(json.dumps(plan, indent=2), encoding="utf-8")
 
 
 def _world(seed: int, kind: WorldKind) -> dict[str, object]:

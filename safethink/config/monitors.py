@@ -262,10 +262,15 @@ MonitorConfig = Annotated[
 ]
 
 
-def models_of(monitor: MonitorSection) -> Iterator[ModelSection]:
-    """The sections of `monitor` that name a model, its members' among them."""
-    if isinstance(monitor, ModelSection):
-        yield monitor
+def leaves_of(monitor: MonitorSection) -> Iterator[MonitorSection]:
+    """The sections behind `monitor` that are no combination: itself, or its members' leaves."""
     if isinstance(monitor, CombinationSection):
         for member in monitor.members:
-            yield from models_of(member)
+            yield from leaves_of(member)
+    else:
+        yield monitor
+
+
+def models_of(monitor: MonitorSection) -> Iterator[ModelSection]:
+    """The sections of `monitor` that name a model, its members' among them."""
+    return (leaf for leaf in leaves_of(monitor) if isinstance(leaf, ModelSection))

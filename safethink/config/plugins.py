@@ -65,6 +65,15 @@ class PluginKind(Generic[Plugin]):
             raise ConfigError(f"{self.noun} {name!r} is announced by several packages: {packages}")
         return found[0]
 
+    def version(self, name: str) -> str:
+        """The package that announces `name`, and its version, as `package==1.0`.
+
+        Raises:
+            ConfigError: there is no such entry point, or several packages have one.
+        """
+        entry = self.find(name)
+        return entry.value if entry.dist is None else f"{entry.dist.name}=={entry.dist.version}"
+
     @contextmanager
     def failing(self, entry: EntryPoint) -> Generator[None, None, None]:
         """Name the entry point in whatever its package raises.

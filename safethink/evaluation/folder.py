@@ -1,24 +1,24 @@
-"""The folder of a run: made once, resumed by the same configuration and models, refused to any other."""
+"""The folder of a run: made once, resumed by the same configuration, models and plug-ins, refused to any other."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, cast
 
-from pydantic import BaseModel
-
-from safethink.config import EvalConfig, yaml_config
+from safethink.config import EntryPointSection, EvalConfig, yaml_config
+from safethink.config.mismatch import refuse_other
+from safethink.config.monitors import leaves_of
+from safethink.config.plugins import PluginKind
+from safethink.defenses.rule import PLUGINS as DEFENSES
 from safethink.errors import ConfigError, MissingFileError
 from safethink.files import write_text, writing
+from safethink.judges import PLUGINS as JUDGES
+from safethink.monitors.build import PLUGINS as MONITORS
 
-CONFIG, MODELS, RECORDS = "config.yaml", "models.json", "records.jsonl"
+CONFIG, MODELS, PLUGINS, RECORDS = "config.yaml", "models.json", "plugins.json", "records.jsonl"
 SUMMARY, REPORT = "summary.json", "report.html"
-
-_ABSENT: Final = "absent"
-_WHEREABOUTS: Final = frozenset({"urls", "api_key_env", "timeout_s", "max_retries", "max_concurrency"})
-"""Keys of a `server` section outside a run's identity (address, patience): a run may go on at another address."""
 
 
 def claim(folder: Path, config: EvalConfig) -> None:
@@ -27,7 +27,8 @@ def claim(folder: Path, config: EvalConfig) -> None:
     A run that stopped before its first record, at a misspelt prefix for instance, has no claim to it.
 
     Raises:
-        ConfigError: another configuration lives there, and what differs is named; or files that are no run's.
+        ConfigError: another configuration lives there, or other versions of its plug-ins, and what differs is named; or
+            files that are no run's.
         RecordError: the folder cannot be made or written.
     """
     with writing(folder):
@@ -40,6 +41,7 @@ def claim(folder: Path, config: EvalConfig) -> None:
         raise ConfigError(f"{folder} holds other files and no {CONFIG}: use another --out")
     else:
         write_text(folder / CONFIG, yaml_config.dump(config))
+    claim_plugins(folder, config)
 
 
 def claim_models(folder: Path, models: Mapping[str, str]) -> None:
@@ -50,7 +52,7 @@ def claim_models(folder: Path, models: Mapping[str, str]) -> None:
         models: hash of the weights of each, by what it does.
 
     Raises:
-        ConfigError: the run was begun with other weights; the model is named.
+        ConfigError: the run was begun with other weights; the model is named, and both hashes.
         RecordError: the file cannot be written.
     """
     path = folder / MODELS
@@ -58,9 +60,43 @@ def claim_models(folder: Path, models: Mapping[str, str]) -> None:
         write_text(path, json.dumps(models, indent=2) + "\n")
         return
     there = cast("dict[str, str]", json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-    other = next((name for name in sorted(there.keys() | models.keys()) if there.get(name) != models.get(name)), None)
-    if other is not None:
-        raise ConfigError(f"{path}: the weights of the {other} are not those the run began with; use another --out")
+    refuse_other(path, {"weights": there}, {"weights": models})
+
+
+def claim_plugins(folder: Path, config: EvalConfig) -> None:
+    """Note the versions of the plug-ins that a run is made with, or find that they are still the same.
+
+    A run that was begun before versions were written down has no such file, and goes on with any.
+
+    Args:
+        folder: of the run, claimed already.
+        config: names the plug-ins.
+
+    Raises:
+        ConfigError: the run was begun with another version; the plug-in is named, and both versions. Or one is not
+            installed.
+        RecordError: the file cannot be written.
+    """
+    path, versions = folder / PLUGINS, _plugin_versions(config)
+    if not _has_begun(folder):
+        if versions or path.is_file():
+            write_text(path, json.dumps(versions, indent=2) + "\n")
+    elif path.is_file():
+        refuse_other(path, json.loads(path.read_text(encoding="utf-8")), versions)
+
+
+def _plugin_versions(config: EvalConfig) -> dict[str, dict[str, str]]:
+    """Version of every defense, judge and monitor of another package, by its kind and name."""
+    kinds: tuple[tuple[PluginKind[Any], list[object]], ...] = (
+        (DEFENSES, [row.defense for row in config.rows]),
+        (JUDGES, [config.judge]),
+        (MONITORS, [*leaves_of(config.run.monitor)]),
+    )
+    return {
+        kind.noun: named
+        for kind, sections in kinds
+        if (named := {each.name: kind.version(each.name) for each in sections if isinstance(each, EntryPointSection)})
+    }
 
 
 def read_config(folder: Path) -> EvalConfig:
@@ -78,42 +114,3 @@ def read_config(folder: Path) -> EvalConfig:
 
 def _has_begun(folder: Path) -> bool:
     return (folder / RECORDS).exists() and (folder / RECORDS).stat().st_size > 0
-
-
-def refuse_other(path: Path, begun: BaseModel, config: BaseModel) -> None:
-    """Refuse to go on in a folder that was begun with another configuration.
-
-    Args:
-        path: the file that `begun` stands in.
-        begun: what the folder was begun with.
-        config: what it is to go on with; the address of a server may have changed.
-
-    Raises:
-        ConfigError: they differ; names the first key and both values.
-    """
-    there, here = (dict(_flat(each.model_dump(mode="json"))) for each in (begun, config))
-    for key in sorted(there.keys() | here.keys()):
-        old, new = there.get(key, _ABSENT), here.get(key, _ABSENT)
-        if old != new and not _is_whereabouts(key):
-            raise ConfigError(
-                f"{path} belongs to another run: {key} is {old!r} there and {new!r} here; use another --out"
-            )
-
-
-def _is_whereabouts(key: str) -> bool:
-    _, is_server, setting = key.rpartition("server.")
-    return bool(is_server) and setting.partition(".")[0] in _WHEREABOUTS
-
-
-def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """Leaves of nested mappings and lists, by dotted name."""
-    children: list[tuple[object, object]]
-    if isinstance(value, dict):
-        children = list(cast("dict[object, object]", value).items())
-    elif isinstance(value, list):
-        children = list(enumerate(cast("list[object]", value)))
-    else:
-        yield name, value
-        return
-    for key, child in children:
-        yield from _flat(child, f"{name}.{key}" if name else str(key))

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from safethink import benchmarks, defenses, files, judges, prefix
 from safethink.benchmarks import Benchmark
 from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig
-from safethink.errors import ConfigError
+from safethink.config.mismatch import refuse_other
 from safethink.evaluation import exact_asr, folder, holdout, injection_sites, jobs, records, variants
 from safethink.evaluation.injection_sites import Contexts
 from safethink.evaluation.jobs import Job
@@ -194,13 +194,14 @@ def _recorded(path: Path, table: tuple[TableRow, ...]) -> dict[Key, Record]:
     """Keys already recorded.
 
     Raises:
-        ConfigError: a prefix has changed since.
+        ConfigError: a prefix has changed since; its row is named, and the hash of both.
     """
     now = {row.name: row.fingerprint for row in table}
     done: dict[Key, Record] = {}
     for record in records.read(path):
-        if record.row in now and record.injected != now[record.row]:
-            raise ConfigError(f"{path}: the prefix of row {record.row!r} has changed since; use another --out")
+        if record.row in now:
+            begun, here = ({"rows": {record.row: {"prefix": each}}} for each in (record.injected, now[record.row]))
+            refuse_other(path, begun, here)
         done[record.key] = record
     return done
 
@@ -211,12 +212,13 @@ def _known(
     """The records of another run, where it is over the same things.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not; what differs is named.
     """
     theirs = folder.read_config(shared)
-    same = theirs.replace(rows=config.rows, prefix=config.prefix) == config
-    if not same or any(row not in config.rows for row in theirs.rows):
-        raise ConfigError(f"{shared}: its records do not hold here: it has other prompts, settings or rows")
+    refuse_other(shared, theirs.replace(rows=config.rows, prefix=config.prefix), config)
+    begun = {row.name: row for row in theirs.rows}
+    refuse_other(shared, {"rows": begun}, {"rows": {row.name: row for row in config.rows if row.name in begun}})
+    folder.claim_plugins(shared, theirs)
     folder.claim_models(shared, reasoner.models)
     return _recorded(shared / folder.RECORDS, table)
 

@@ -36,12 +36,11 @@ from safethink.evaluation.statistics import Estimate, Observations, mean, paired
 from safethink.guarded import SafeThink
 from safethink.judges.testbed import TestbedJudge
 from safethink.runtime import scheduler
-from safethink.runtime.row import Row
+from safethink.runtime.row import open_row
 from safethink.seeds import stable_seed
 from safethink.testbed.process import drift_probability, recovery_probability
 from safethink.testbed.prompts import Attack, draw
 from safethink.testbed.world import World
-from safethink.thinking.opening import open_prompt
 from safethink.thinking.reading import answer_text, trace_text
 from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow
@@ -130,12 +129,14 @@ def _learned(length: int) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
 def _walk(reasoner: SafeThink, places: Sequence[Place], prefixes: Sequence[Ids]) -> Walked:
     """Every place with every seed; two portfolios see the same random numbers for as long as they do the same."""
     rows = [
-        Row(
+        open_row(
+            reasoner.thought,
             place.prompt,
-            open_prompt(reasoner.thought, place.prompt),
-            _within_tries(Task(place.start, tuple(prefixes), reasoner.thought.separator_ids)),
-            sample,
-            stable_seed(reasoner.seed, "tries", len(place.start)),
+            _within_tries,
+            seed=stable_seed(reasoner.seed, "tries", len(place.start)),
+            sample=sample,
+            trace=place.start,
+            prefixes=tuple(prefixes),
         )
         for place in places
         for sample in range(SAMPLES)

@@ -154,7 +154,10 @@ def test_a_finished_grid_starts_no_process_and_other_settings_are_refused(
     before = numbers(finished)
     assert run.ablate(yaml_config.validate(AblationConfig, LEARN, "x"), finished) == before
     other = LEARN | {"validation": {"jailbreak": 15}}
-    with pytest.raises(ConfigError, match=r"written-length=1-seed=0/cell\.json: made with another configuration"):
+    with pytest.raises(
+        ConfigError,
+        match=r"written-length=1-seed=0/cell\.json .*: validation\.jailbreak is \d+ there and 15 here",
+    ):
         run.ablate(yaml_config.validate(AblationConfig, other, "x"), finished)
     damaged = finished / "cells" / "gcg-length=1-seed=0" / "cell.json"
     whole = damaged.read_text()

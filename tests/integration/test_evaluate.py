@@ -286,10 +286,12 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     reasoner = replace(planted.reasoner(PHRASES), models={"reasoner": "a", "guard": "b"})
     first = runner.evaluate(small(4), tmp_path, reasoner)
     assert runner.evaluate(small(4), tmp_path, reasoner) == first
-    with pytest.raises(ConfigError, match=r"models\.json: the weights of the guard are not those the run began with"):
+    with pytest.raises(
+        ConfigError, match=r"models\.json belongs to another run: weights\.guard is 'b' there and 'c' here"
+    ):
         runner.evaluate(small(4), tmp_path, replace(reasoner, models={"reasoner": "a", "guard": "c"}))
     (tmp_path / folder.MODELS).unlink()
-    with pytest.raises(ConfigError, match="the weights of the guard"):
+    with pytest.raises(ConfigError, match=r"weights\.reasoner is 'absent' there and 'a' here"):
         runner.evaluate(small(4), tmp_path, reasoner)
 
 
@@ -352,7 +354,7 @@ def test_a_prefix_that_changed_is_refused(tmp_path: Path) -> None:
     config = small(4, prefix=artifact(tmp_path / "mine", ON_TRIAL))
     evaluate(config, tmp_path / "run")
     artifact(tmp_path / "mine", "Hmm, let me see")
-    with pytest.raises(ConfigError, match="the prefix of row 'safethink_learned' has changed since"):
+    with pytest.raises(ConfigError, match=r"rows\.safethink_learned\.prefix is '\w+' there and '\w+' here"):
         evaluate(config, tmp_path / "run")
 
 

@@ -110,7 +110,7 @@ def test_another_served_model_is_another_run(double: VllmDouble, tmp_path: Path,
     assert PROGRAM.main(["evaluate", str(config), "--out", str(out)]) == 0
     double.name = "tuned"
     assert PROGRAM.main(["evaluate", str(config), "--out", str(out)]) == 2
-    assert "the weights of the reasoner are not those the run began with" in capsys.readouterr().err
+    assert "weights.reasoner is 'served as double' there and 'served as tuned' here" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_a_server(double: VllmDouble, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_the_same_command_again_rolls_nothing_out_and_another_one_is_refused(tra
     assert again.metrics["auc"].value == pytest.approx(first.metrics["auc"].value, abs=1e-3)
     status, err = train(trained, capsys, monitor={"kind": "probe", "layers": [1]})
     assert status == 2
-    assert "belongs to another training" in err
+    assert "belongs to another training: monitor.layers.0 is 2 there and 1 here; use another --out" in err
 
 
 def test_labels_that_are_all_the_same_and_layers_that_are_not_there_are_one_line(tmp_path: Path, capsys) -> None:

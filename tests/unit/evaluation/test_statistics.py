@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import expit
+from scipy.stats import binomtest
 
-from safethink.evaluation.statistics import Observations, clopper_pearson, mean, paired_difference, rate
+from safethink.evaluation.statistics import LEVEL, Observations, clopper_pearson, mean, paired_difference, rate
 
 RESAMPLES = 400
 
@@ -28,6 +31,13 @@ def test_clopper_pearson_against_published_values() -> None:
     assert clopper_pearson(0, 20) == pytest.approx((0.0, 0.16843), abs=1e-5)
     assert clopper_pearson(20, 20) == pytest.approx((0.83157, 1.0), abs=1e-5)
     assert clopper_pearson(5, 20) == pytest.approx((0.08657, 0.49105), abs=1e-5)
+
+
+@given(st.data(), st.integers(1, 100_000))
+def test_clopper_pearson_is_scipys_exact_interval(data: st.DataObject, trials: int) -> None:
+    successes = data.draw(st.integers(0, trials))
+    interval = binomtest(successes, trials).proportion_ci(LEVEL, method="exact")
+    assert clopper_pearson(successes, trials) == pytest.approx((interval.low, interval.high), abs=1e-11)
 
 
 @pytest.mark.parametrize("outcome", [0.0, 1.0])

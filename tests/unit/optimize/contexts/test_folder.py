@@ -59,16 +59,16 @@ def test_collecting_again_changes_nothing(guarded, tmp_path):
 
 def test_other_prompts_do_not_fit_a_folder_that_was_begun(guarded, tmp_path):
     collect(tmp_path, guarded)
-    with pytest.raises(ConfigError, match="other prompts"):
+    with pytest.raises(ConfigError, match=r"prompts is '\w{64}' there and '\w{64}' here; give a fresh --out"):
         collect(tmp_path, guarded, (Split("search", ATTACKS[:4], TASKS[:2]), DATA[1]))
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"reasoner": Identity(name="tiny", sha256="other")}, "another reasoner"),
-        ({"monitor": Identity(name="by length", sha256="other")}, "another monitor"),
-        ({"threshold": 0.5}, "another threshold"),
+        ({"reasoner": Identity(name="tiny", sha256="other")}, "reasoner is .* there and 'other' here"),
+        ({"monitor": Identity(name="by length", sha256="other")}, "monitor is .* there and 'other' here"),
+        ({"threshold": 0.5}, r"threshold is \S+ there and 0\.5 here"),
     ],
 )
 def test_contexts_of_other_models_are_refused(guarded, tmp_path, change, named):

@@ -179,10 +179,10 @@ def test_a_run_killed_anywhere_continues_to_the_same_result(run_folder, tmp_path
 def test_a_folder_begun_with_other_settings_prompts_or_weights_is_refused(run_folder, monkeypatch):
     with pytest.raises(ConfigError, match=r"config.yaml belongs to another run: .* there and .* here"):
         learn(run_folder, seed=1)
-    with pytest.raises(ConfigError, match="other prompts"):
+    with pytest.raises(ConfigError, match=r"search\.json belongs to .*: prompts is '\w+' there and '\w+' here"):
         learn(run_folder, prompts=[*ATTACKS[1:], *TASKS])
     monkeypatch.setattr(setup, "model_hash", lambda model, rounded: "retrained")
-    with pytest.raises(ConfigError, match="other weights"):
+    with pytest.raises(ConfigError, match=r"sha256 is .* there and 'retrained' here; give a fresh --out"):
         learn(run_folder)
 
 

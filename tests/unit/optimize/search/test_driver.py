@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from optimize.config import (
@@ -184,6 +185,27 @@ def test_a_journal_of_another_search_is_refused(tmp_path: Path) -> None:
     search(CONFIGS["random"], tmp_path)
     with pytest.raises(RecordError, match="another search"):
         Journal(tmp_path, "other").resume()
+
+
+def test_a_journal_of_another_search_names_the_setting_that_differs(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "one", {"seed": 0, "start": (5, 6)})
+    journal.resume()
+    journal.commit(SearchState(step=1), {"step": 1})
+    assert Journal(tmp_path, "one", {"seed": 0, "start": (5, 6)}).resume().step == 1
+    with pytest.raises(RecordError, match=r"another search: start\.1 is 6 there and 7 here; give a fresh --out"):
+        Journal(tmp_path, "two", {"seed": 0, "start": (5, 7)}).resume()
+
+
+def test_a_journal_older_than_its_settings_is_resumed(tmp_path: Path) -> None:
+    search(CONFIGS["random"], tmp_path)
+    with safe_open(tmp_path / STATE, "pt") as file:
+        head = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    del head["settings"]
+    save_file(tensors, tmp_path / STATE, {"state": json.dumps(head)})
+    assert Journal(tmp_path, "toy", {"seed": 0}).resume().step == head["step"]
+    with pytest.raises(RecordError, match="by which setting was not written down"):
+        Journal(tmp_path, "other", {"seed": 0}).resume()
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:

@@ -64,7 +64,18 @@ def test_trials_take_their_values_by_dotted_keys():
 def test_a_study_is_joined_by_the_same_question_only(tmp_path):
     finished(storage.open_study(config(), tmp_path), 0.1, feasible=True, text="one")
     storage.open_study(config(trials=7, workers=3), tmp_path, worker=1)
-    with pytest.raises(ConfigError, match="is over something else"):
+    with pytest.raises(
+        ConfigError, match=r"'prefix' belongs to another study: prompts is 96 there and 5 here; give it"
+    ):
+        storage.open_study(config(prompts=5), tmp_path)
+
+
+def test_a_study_that_did_not_write_its_settings_down_is_joined_all_the_same(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(storage, "SETTINGS", "something else")
+        finished(storage.open_study(config(), tmp_path), 0.1, feasible=True, text="one")
+    assert storage.SETTINGS not in storage.open_study(config(), tmp_path).user_attrs
+    with pytest.raises(ConfigError, match="another study: by which setting was not written down"):
         storage.open_study(config(prompts=5), tmp_path)
 
 

@@ -28,6 +28,9 @@ def test_the_shipped_models_stay_small() -> None:
 def test_another_seed_or_world_needs_another_folder(tmp_path) -> None:
     testbed._claim(tmp_path, seed=0)
     testbed._claim(tmp_path, seed=0)
-    for seed, kind in ((1, "planted"), (0, "costly")):
-        with pytest.raises(ConfigError, match="begun with another seed, world or recipe"):
+    for seed, kind, said in (
+        (1, "planted", "world_seed is 0 there and 1 here; give a fresh --out"),
+        (0, "costly", "world_kind is 'absent' there and 'costly' here"),
+    ):
+        with pytest.raises(ConfigError, match=said):
             testbed._claim(tmp_path, seed, kind)
