@@ -60,11 +60,13 @@ def test_a_finished_run_has_nothing_left_to_do_and_keeps_its_summary(tmp_path: P
     assert timeless(summary) == approximate(timeless(before))
 
 
+@pytest.mark.slow
 def test_a_run_made_anew_has_the_same_records(tmp_path: Path) -> None:
     runner.evaluate(load(EvalConfig, RUN / folder.CONFIG), tmp_path)
     assert contents(tmp_path) == approximate(contents(RUN))
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_from_the_contexts(tmp_path: Path) -> None:
     contexts = shutil.copytree(BEFORE / "contexts", tmp_path / "contexts")
     small = ("--search.steps=1", "--search.candidates=2", "--selection.finalists=1", "--selection.spread=0")

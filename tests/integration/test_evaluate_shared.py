@@ -15,6 +15,8 @@ from tests.integration.test_evaluate import PHRASES, evaluate, few_rows, shipped
 from tests.support import planted
 from tests.support.timeless import timeless
 
+pytestmark = pytest.mark.slow
+
 ROWS = ("undefended", "guard_refuse", "safethink_learned")
 
 

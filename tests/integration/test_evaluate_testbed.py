@@ -13,6 +13,8 @@ from safethink.evaluation import exact_asr, records, runner
 from safethink.models import loading
 from tests.support.source import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config() -> EvalConfig:

@@ -21,6 +21,8 @@ from safethink.prompts import Prompt
 from safethink.runtime.result import Result
 from safethink.testbed.prompts import draw
 
+pytestmark = pytest.mark.slow
+
 ORACLE = OracleMonitorConfig(f1=0.8, drifted_share=0.3, seed=5)
 
 

@@ -51,6 +51,7 @@ def guarded() -> SafeThink:
     return SafeThink(closing_model(), TOKENIZER, monitor=fickle, limits=LIMITS)
 
 
+@pytest.mark.slow
 def test_greedy_output_under_a_quiet_monitor_equals_generate() -> None:
     model = closing_model()
     limits = LimitsConfig(max_step_tokens=9, max_trace_tokens=60, max_answer_tokens=20)
@@ -68,6 +69,7 @@ def test_greedy_output_under_a_quiet_monitor_equals_generate() -> None:
         assert tokens == chat_reasoner.generate(model, result.prompt_ids, len(tokens))
 
 
+@pytest.mark.slow
 def test_a_prompt_gives_the_same_result_alone_as_in_a_list(guarded: SafeThink) -> None:
     texts = [prompt.text for prompt in PROMPTS]
     together = guarded(texts)
@@ -90,6 +92,7 @@ def test_samples_come_prompt_by_prompt_and_differ(guarded: SafeThink) -> None:
     assert len({result.trace_ids for result in results}) > 6
 
 
+@pytest.mark.slow
 def test_every_job_finishes_once(guarded: SafeThink) -> None:
     jobs = [(prompt, sample) for prompt in PROMPTS for sample in (0, 3)]
     streamed = {(result.prompt.id, result.sample): result.trace_ids for result in guarded.as_finished(jobs)}
@@ -162,6 +165,7 @@ def test_an_intervention_says_where_a_fork_begins(guarded: SafeThink) -> None:
         assert [note.position for note in notes] == [starts[note.step] for note in notes]
 
 
+@pytest.mark.slow
 def test_a_run_within_a_run_leaves_both_as_they_are(guarded: SafeThink) -> None:
     expected = {result.prompt.id: result.trace_ids for result in guarded.run(PROMPTS)}
     forks = {prompt.id: guarded.fork(guarded.run([prompt])[0], 0, n=1)[0].trace_ids for prompt in PROMPTS[:3]}
@@ -173,6 +177,7 @@ def test_a_run_within_a_run_leaves_both_as_they_are(guarded: SafeThink) -> None:
     assert seen == expected
 
 
+@pytest.mark.slow
 def test_branches_run_as_one_batch_paired_by_seed(guarded: SafeThink) -> None:
     trace = Tokens.sampled(chat_reasoner.encode("Mix it.\n\n"))
     branches = [Branch(prompt, trace, (), sample) for prompt in PROMPTS[:3] for sample in range(2)]

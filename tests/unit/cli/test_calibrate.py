@@ -51,6 +51,7 @@ def calibrate(capsys, models: Path, out: Path, *argv: str | Path) -> tuple[int, 
     return run(capsys, "calibrate", models / "run.yaml", *flags, *argv)
 
 
+@pytest.mark.slow
 def test_the_threshold_is_that_of_the_recorded_minima_and_a_rerun_resumes(capsys, models: Path, tmp_path: Path) -> None:
     status, out, _ = calibrate(capsys, models, tmp_path, "--json")
     found = json.loads(out)
@@ -78,6 +79,7 @@ def test_the_threshold_is_that_of_the_recorded_minima_and_a_rerun_resumes(capsys
     assert f"{NUM_PROMPTS + 1}/{NUM_PROMPTS + 1}" in err
 
 
+@pytest.mark.slow
 def test_only_steered_steps_count_where_that_is_asked_for(capsys, models: Path, tmp_path: Path) -> None:
     first = json.loads(calibrate(capsys, models, tmp_path, "--json", "--steered_only")[1])
     everything = json.loads(calibrate(capsys, models, tmp_path, "--json")[1])
@@ -140,6 +142,7 @@ def test_prompts_must_be_named_and_harmless(capsys, models: Path, tmp_path: Path
     assert "no harmless prompts" in err
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_run_is_refused(capsys, models: Path, tmp_path: Path) -> None:
     assert calibrate(capsys, models, tmp_path)[0] == 0
     status, _, err = calibrate(capsys, models, tmp_path, "--seed", "7")

@@ -141,6 +141,7 @@ def test_binary_and_missing_files_are_refused(tmp_path: Path) -> None:
         yaml_config.load(RunConfig, tmp_path / "absent.yaml")
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 9),
     st.floats(-1, 1),

@@ -40,12 +40,14 @@ def guarded(defense: defenses.DefenseLike, monitor: ConstantMonitor | None = Non
     return SafeThink(chat_reasoner.model(), chat_reasoner.tokenizer(), monitor=monitor, defense=defense)
 
 
+@pytest.mark.slow
 def test_any_generator_function_is_a_defense() -> None:
     built_in = guarded(NoneConfig())("Add 3.")
     assert guarded(plain, ConstantMonitor())("Add 3.").verdict == built_in.verdict
     assert guarded(modest)("Add 3.").verdict == built_in.verdict
 
 
+@pytest.mark.slow
 def test_a_variant_takes_one_and_keeps_it_with_another_prefix() -> None:
     own = guarded(SafeThinkConfig(), ConstantMonitor()).variant(defense=modest)
     assert own.variant(prefix="wait-think-safely").rule.name == "modest"
@@ -122,6 +124,7 @@ def no_generator(task: Task):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defense", "said"),
     [

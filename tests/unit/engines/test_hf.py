@@ -58,6 +58,7 @@ def test_greedy_equals_generate_token_for_token(model: Qwen3ForCausalLM) -> None
         assert extension.tokens.ids == chat_reasoner.generate(model, request.ids, NUM_TOKENS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampling", "until"),
     [(GREEDY, Until.ANSWER), (SAMPLED, Until.ANSWER), (SAMPLED, Until.STEP), (NUCLEUS, Until.THOUGHT)],
@@ -70,6 +71,7 @@ def test_a_row_gives_the_same_tokens_alone_as_in_a_batch_of_32(
     assert together == [engine(model, sampling).extend([request])[0] for request in todo]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [SAMPLED, NUCLEUS])
 def test_a_batch_equals_plain_forwards(model: Qwen3ForCausalLM, sampling: Sampling) -> None:
     todo = requests(6)
@@ -81,6 +83,7 @@ def continued(request: ExtendRequest, ids: tuple[int, ...], seed: int, until: Un
     return ExtendRequest(request.row, ids, len(ids), until, 12, seed)
 
 
+@pytest.mark.slow
 def test_rollbacks_and_injections_resume_exactly(model: Qwen3ForCausalLM) -> None:
     warm = engine(model, SAMPLED)
     todo = requests(16, Until.STEP, 12)

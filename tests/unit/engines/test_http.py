@@ -73,6 +73,7 @@ def requests(until: Until) -> list[ExtendRequest]:
     return [request(text, until, row=row) for row, text in enumerate(PROMPTS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("until", list(Until))
 def test_greedy_extensions_are_those_of_local_weights(double, model, until) -> None:
     local = HfEngine(model, STOPPER, GREEDY)

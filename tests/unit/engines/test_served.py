@@ -73,6 +73,7 @@ def config(path: str, *urls: str) -> RunConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_guarded_run_is_that_of_local_weights_and_loads_none(double, path, weightless) -> None:
     served = SafeThink.from_config(config(weightless, double.url))
     local = SafeThink.from_config(config(path))

@@ -118,6 +118,7 @@ def test_a_look_is_a_plain_forward_alone_and_in_a_ragged_batch(make_model) -> No
         assert_same(engine(model).look([request])[0], seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_model", MODELS)
 def test_what_a_continuation_weighs_is_a_plain_forward_alone_and_in_a_ragged_batch(make_model) -> None:
     model = make_model()
@@ -129,6 +130,7 @@ def test_what_a_continuation_weighs_is_a_plain_forward_alone_and_in_a_ragged_bat
     assert together[0] == (), "nothing weighs nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_model", MODELS)
 def test_looks_and_weighs_stay_exact_between_extensions_and_rollbacks(make_model) -> None:
     model = make_model()
@@ -226,6 +228,7 @@ def test_following_the_likeliest_token_is_greedy_decoding(model: PreTrainedModel
     assert done.usage.monitor_calls == 3 * len(expected)
 
 
+@pytest.mark.slow
 def test_a_monitor_chooses_among_the_likeliest(model: PreTrainedModel) -> None:
     done = finish(follow(Task(close=THOUGHT.close_ids), top_k=50), model, liked="e")
     plain = finish(follow(Task(close=THOUGHT.close_ids), top_k=1), model, liked="e")

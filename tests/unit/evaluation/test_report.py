@@ -129,6 +129,7 @@ def test_the_search_is_read_from_its_log(tmp_path: Path) -> None:
     assert report.read_search(tmp_path) == [SearchStep(0, 3, 1.5, "Wait")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [b"{", b"[]", b"\xff", b'{"loss": 2}', json.dumps(LINE | {"cost": {"a": 1}}).encode()])
 def test_a_foreign_search_is_left_out_and_the_report_says_so(
     config: EvalConfig, summary: Summary, recorded: dict[Key, Record], tmp_path: Path, line: bytes

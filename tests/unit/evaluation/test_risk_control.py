@@ -28,6 +28,7 @@ def test_the_threshold_lets_as_many_prompts_fire_as_the_binomial_allows() -> Non
     assert found.bound <= 0.05
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(scores, coarse), min_size=60, max_size=120), st.sampled_from([0.05, 0.1, 0.3, 0.6]))
 def test_what_passes_is_certified_and_what_is_higher_is_not(minima: list[float], limit: float) -> None:
     found = calibrate(minima, limit, delta=0.05)
@@ -51,6 +52,7 @@ def test_a_laxer_limit_never_lowers_the_threshold(minima: list[float]) -> None:
     assert thresholds == sorted(thresholds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["continuous", "two values", "five values", "almost all one"])
 @pytest.mark.parametrize(("limit", "n"), [(0.05, 200), (0.01, 400)])
 def test_the_promise_holds_over_draws_ties_or_not(kind: str, limit: float, n: int) -> None:

@@ -46,6 +46,7 @@ def saved(folder: Path, hidden_size: int, layers: int) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
 def test_quantised_it_is_smaller_and_decodes_as_its_own_plain_forward(tmp_path: Path, quantization) -> None:
     path = saved(tmp_path, hidden_size=128, layers=2)

@@ -35,6 +35,7 @@ def test_without_noise_it_says_what_the_oracle_says() -> None:
     assert share_fired(OracleMonitor(), CLEAN) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.05, 0.3, 1.0])
 def test_it_errs_as_often_as_asked_for_on_each_side_alone(rate: float) -> None:
     assert share_fired(OracleMonitor(miss_rate=rate), DRIFTED) == pytest.approx(1 - rate, abs=0.04)

@@ -92,6 +92,7 @@ def test_it_refuses_to_score_without_a_state_or_with_one_of_another_size() -> No
         monitor.score([request(torch.zeros(16))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [0, 1, -1])
 def test_a_guarded_run_scores_what_a_plain_forward_scores(layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through rollbacks and injections: each score is recomputed from scratch over the ids that stood there."""

@@ -79,6 +79,7 @@ def test_mistakes_are_one_line_and_status_2(capsys: pytest.CaptureFixture[str], 
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--help"], ["search", "--help"], ["testbed", "--help"], ["demo", "--help"]])
 def test_help_loads_no_torch(argv: list[str]) -> None:
     code = (

@@ -87,6 +87,7 @@ def plain(
 MODELS = [chat_reasoner.model, scaled_model]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_model", MODELS)
 def test_soft_rows_are_read_as_a_plain_forward_of_embeddings_reads_them(make_model) -> None:
     model = make_model()
@@ -306,6 +307,7 @@ def test_rows_bind_in_another_precision(folder: Path) -> None:
     assert guarded.prefix.kind == "soft"
 
 
+@pytest.mark.slow
 def test_a_soft_prefix_steers_and_no_monitor_sees_it(model: PreTrainedModel, artifact: PrefixArtifact) -> None:
     read: list[str] = []
 

@@ -75,6 +75,7 @@ def ids(events: list[Event], kind: str) -> tuple[int, ...]:
     return tuple(token for event in events if event.kind == kind for token in event.tokens.ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", DEFENSES, ids=lambda defense: repr(defense)[:60])
 def test_the_events_join_to_the_result_of_a_call(guarded: SafeThink, defense: DefenseConfig) -> None:
     defended = guarded.variant(defense=defense)
@@ -92,6 +93,7 @@ def test_the_events_join_to_the_result_of_a_call(guarded: SafeThink, defense: De
         assert order == sorted(order, reverse=True)
 
 
+@pytest.mark.slow
 def test_it_comes_in_pieces_and_before_the_end(guarded: SafeThink) -> None:
     for prompt in PROMPTS:
         events = guarded.stream(prompt)

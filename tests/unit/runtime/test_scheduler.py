@@ -91,6 +91,7 @@ def dislikes_x(prompt: str, trace: str) -> float:
     return -1.0 if trace.rstrip().endswith("x.") else 1.0
 
 
+@pytest.mark.slow
 def test_a_row_depends_neither_on_its_neighbours_nor_on_the_batch_size() -> None:
     together = drive(rows(32), dislikes_x)
     for batch_size in (1, 5, 64):
@@ -286,6 +287,7 @@ def test_a_watched_answer_is_read_behind_its_trace_without_tags_or_injected_toke
     assert any(note.where == "answer" for finished in done.values() for note in finished.verdict.interventions)
 
 
+@pytest.mark.slow
 def test_usage_adds_up_in_a_watched_answer_too() -> None:
     for config in (
         SafeThinkConfig(monitor_answer=True, max_resamples=2),

@@ -42,6 +42,7 @@ def ask(completions: Completions, rows: int = 1) -> list[str]:
     return [choice.text for choice in completions.replicas.gather(asked)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -55,6 +55,7 @@ def test_phrase_power_knows_order_negation_repetition_and_wrapper() -> None:
     assert WORLD.phrase_power("") == 0.0
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1).filter(lambda text: any(letter in "abcxyz" for letter in text)))
 def test_in_the_null_world_every_phrase_is_worth_the_same(phrase: str) -> None:
     null = World.make(0, "null")
@@ -155,6 +156,7 @@ def simulate(
     return depth > 0 and rng.random() >= ANSWER_FLIP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "defense",
     [

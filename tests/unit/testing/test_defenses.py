@@ -59,6 +59,7 @@ OURS: dict[str, DefenseLike] = {
 NAMED = [(f"{name}: {check}", check) for name, defense in OURS.items() for check in defenses.checks(defense)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [check for _, check in NAMED], ids=[name for name, _ in NAMED])
 def test_ours_keeps(check: Check) -> None:
     check()

@@ -45,6 +45,7 @@ OURS = {
 NAMED = [(f"{name}: {check}", check) for name, suite in OURS.items() for check in suite]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [check for _, check in NAMED], ids=[name for name, _ in NAMED])
 def test_ours_keeps(check: Check) -> None:
     check()

@@ -38,6 +38,7 @@ def test_an_ordinary_prompt_is_opened_as_the_template_renders_it() -> None:
     assert list(open_prompt(THOUGHT, Prompt(id="p", messages=messages))) == rendered
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([*CONTROL, "a", " ", "<", "\n"]), min_size=1).map("".join).filter(str.strip))
 def test_control_strings_in_a_prompt_stay_text(text: str) -> None:
     unlimited = Thought(ThoughtConfig(), TOKENIZER)

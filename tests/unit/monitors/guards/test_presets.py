@@ -195,6 +195,7 @@ def requests(*traces: str) -> list[ScoreRequest]:
     return [ScoreRequest(row, Prompt.from_text(PROMPT), trace) for row, trace in enumerate(traces)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GUARDS)
 def test_the_score_is_that_of_a_plain_forward_over_the_published_format(name: str, folders: dict[str, str]) -> None:
     chosen = config(name, folders[name])
@@ -205,6 +206,7 @@ def test_the_score_is_that_of_a_plain_forward_over_the_published_format(name: st
     assert got == pytest.approx(expected, abs=PUBLISHED[name].tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GUARDS)
 def test_a_growing_trace_is_read_once_and_scores_the_same(name: str, folders: dict[str, str]) -> None:
     chosen = config(name, folders[name])
@@ -263,6 +265,7 @@ def test_policies_of_ones_own_and_the_worst_of_them(folders: dict[str, str]) -> 
         assert build(chosen).score(requests(STEPS[0])) == pytest.approx([min(each)], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_policies_behind_the_trace_share_one_reading_of_it(folders: dict[str, str]) -> None:
     one, four = (
         build(config("shieldgemma", folders["shieldgemma"], policies=SHIELDGEMMA.form.policies[:n])) for n in (1, 4)

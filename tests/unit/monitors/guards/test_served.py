@@ -84,6 +84,7 @@ def ranked(model) -> list[str]:
     return [piece for piece in likeliest if len(piece) == 1 and piece.isalnum() and piece.isascii()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("safe", "unsafe"), [(0, 1), (1, 0), (0, -1), (-1, 0)])
 def test_an_older_server_is_exact_where_it_lists_the_verdicts_and_else_bounds_the_score(
     model, path, ranked, safe, unsafe

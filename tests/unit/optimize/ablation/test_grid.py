@@ -30,6 +30,7 @@ def by_name(config: AblationConfig) -> dict[str, Cell]:
     return {cell.name: cell for cell in expand(config)}
 
 
+@pytest.mark.slow
 @given(
     lengths=st.sets(st.integers(1, 40), min_size=1, max_size=4),
     thresholds=st.sets(st.floats(-1, 1), min_size=1, max_size=3),
@@ -161,6 +162,7 @@ def test_pooled_differences_stay_paired() -> None:
     assert difference.high < 0.15
 
 
+@pytest.mark.slow
 def test_a_plan_grows_with_the_grid() -> None:
     small, large = plan(ablation()), plan(ablation(seeds=[0, 1, 2, 3]))
     assert small.cells == 18

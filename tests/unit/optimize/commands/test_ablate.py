@@ -26,6 +26,7 @@ def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.C
     assert (planned["cells"], planned["tests"]) == (16, 16)
 
 
+@pytest.mark.slow
 def test_a_dry_run_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert PROGRAM.main(["ablate", "testbed-threshold", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cells"] == 20

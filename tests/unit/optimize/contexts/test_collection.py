@@ -68,6 +68,7 @@ def test_the_monitor_fires_at_the_step_and_passes_the_target(guarded, searched):
         assert context.ids == context.prompt_ids + context.trace_ids
 
 
+@pytest.mark.slow
 def test_clearer_states_and_first_firings_are_preferred():
     def sure(prompt: str, trace: str) -> float:
         return by_length(prompt, trace) / (1 + len(trace) % 5)

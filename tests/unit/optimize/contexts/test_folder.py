@@ -41,6 +41,7 @@ def collect(where, guarded, data=DATA, config=CONFIG) -> Manifest:
     return folder.collect(where, guarded, data, config, SOURCE)
 
 
+@pytest.mark.slow
 def test_what_was_collected_is_loaded_whole(guarded, tmp_path):
     manifest = collect(tmp_path, guarded)
     loaded, search, validation = folder.load(tmp_path, SOURCE, DATA)
@@ -50,6 +51,7 @@ def test_what_was_collected_is_loaded_whole(guarded, tmp_path):
     assert "mix" not in (tmp_path / folder.MANIFEST).read_text()
 
 
+@pytest.mark.slow
 def test_collecting_again_changes_nothing(guarded, tmp_path):
     collect(tmp_path, guarded)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -57,12 +59,14 @@ def test_collecting_again_changes_nothing(guarded, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_other_prompts_do_not_fit_a_folder_that_was_begun(guarded, tmp_path):
     collect(tmp_path, guarded)
     with pytest.raises(ConfigError, match=r"prompts is '\w{64}' there and '\w{64}' here; give a fresh --out"):
         collect(tmp_path, guarded, (Split("search", ATTACKS[:4], TASKS[:2]), DATA[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [

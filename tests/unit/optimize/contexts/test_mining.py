@@ -87,6 +87,7 @@ def test_mined_targets_are_the_steps_of_a_guarded_run(name: str, max_step_tokens
     assert_mined_are_run(guarded_family(name, max_step_tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_step_tokens", [4, 200])
 @pytest.mark.parametrize("name", SHIPPED_BY_TRL)
 def test_they_are_on_the_chat_templates_that_were_published(name: str, max_step_tokens: int) -> None:
@@ -111,6 +112,7 @@ def assert_mined_are_run(guarded: SafeThink) -> None:
         assert not guarded.thought.is_between_messages(state.trace_ids + state.target_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target_tokens", range(1, 16))
 def test_a_target_that_is_cut_short_ends_in_no_header(target_tokens: int) -> None:
     guarded = guarded_family("gpt-oss", 200)

@@ -46,6 +46,7 @@ def states(contexts) -> set[tuple[int, ...]]:
     return {context.ids for context in contexts.unsafe}
 
 
+@pytest.mark.slow
 def test_a_share_of_the_old_states_stays_the_unsolved_first(guarded, contexts, prefix_ids):
     fresh = refresh(guarded, SPLIT, contexts, prefix_ids, CONFIG, 0.0, round_index=1)
     kept = [context for context in fresh.unsafe if context.ids in states(contexts)]
@@ -65,12 +66,14 @@ def fresh_seed(guarded) -> int:
     return stable_seed(guarded.seed, "round", 1)
 
 
+@pytest.mark.slow
 def test_new_states_come_from_new_rollouts(guarded, contexts, prefix_ids):
     first, second = (refresh(guarded, SPLIT, contexts, prefix_ids, CONFIG, 0.0, index) for index in (1, 2))
     assert states(first) - states(contexts)
     assert states(first) != states(second)
 
 
+@pytest.mark.slow
 def test_without_replay_the_old_states_leave(guarded, contexts, prefix_ids):
     config = CONFIG.replace(replay_share=0.0)
     fresh = refresh(guarded, SPLIT, contexts, prefix_ids, config, 0.0, round_index=1)
@@ -85,6 +88,7 @@ def test_every_state_keeps_a_target_that_the_monitor_passes(guarded, contexts, p
     assert all(context.target_score is not None and context.target_score >= 0.0 for context in fresh.unsafe)
 
 
+@pytest.mark.slow
 def test_a_refresh_is_the_same_twice(guarded, contexts, prefix_ids):
     once, again = (refresh(guarded, SPLIT, contexts, prefix_ids, CONFIG, 0.0, round_index=1) for _ in range(2))
     assert once.fingerprint == again.fingerprint

@@ -106,6 +106,7 @@ def test_quality_has_n_and_intervals() -> None:
         assert (metric.n, metric.clusters) == (200, 200)
 
 
+@pytest.mark.slow
 def test_a_head_learns_through_scales_that_differ_and_a_dimension_that_never_varies(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     plain = torch.randn(600, 4, generator=generator)
@@ -122,6 +123,7 @@ def test_a_head_learns_through_scales_that_differ_and_a_dimension_that_never_var
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_labelling_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert PROGRAM.main(["monitor", "testbed-probe", "--dry-run", "--full", "--samples", "3", "--attacks", "50"]) == 0
     planned, resolved = yaml.safe_load_all(capsys.readouterr().out)

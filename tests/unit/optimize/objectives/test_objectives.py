@@ -385,6 +385,7 @@ def several(model, many) -> list[Weighted]:
     ]
 
 
+@pytest.mark.slow
 def test_the_mean_over_all_columns_is_the_total_whatever_the_numbers_of_contexts(model, many, rivals):
     terms = several(model, many)
     columns = CostMatrix(terms, rivals)

@@ -253,6 +253,7 @@ def test_elites_are_kept(guarded, contexts):
     assert all(new.score >= old.score for new, old in zip(reward._drawn.elites, elites, strict=True))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_goes_on_the_same(guarded, contexts):
     path = [PREFIX, PREFIX, OTHER, OTHER, OTHER, PREFIX, PREFIX]
 
@@ -321,6 +322,7 @@ class Killed(Exception):
     """Stands for kill -9."""
 
 
+@pytest.mark.slow
 def test_a_search_over_terms_that_remember_is_killed_and_resumed_to_the_same_log(guarded, contexts, tmp_path):
     settings = GcgConfig(length=3, steps=4, candidates=8, top_k=6, patience=1)
     racing = RacingConfig(first_contexts=2, keep=2)

@@ -62,6 +62,7 @@ def learn(out: Path, *terms: Weighted) -> list[dict[str, float]]:
     return [json.loads(line)["cost"] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_heavy_term_of_ones_own_is_what_the_search_minimises(tmp_path: Path) -> None:
     without = learn(tmp_path / "without", Weighted(TokenIds(), 0.0))[-1]
     heavy = learn(tmp_path / "heavy", Weighted(TokenIds(), 10.0))[-1]

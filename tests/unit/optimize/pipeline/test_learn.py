@@ -103,6 +103,7 @@ def test_the_card_says_who_chose_and_what_was_measured(run_folder):
     assert str(run_folder) not in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder_name", ["run_folder", "rounds_folder"])
 def test_a_search_takes_no_more_tokens_than_planned(request, folder_name):
     folder = request.getfixturevalue(folder_name)
@@ -147,6 +148,7 @@ def test_the_same_command_again_changes_nothing(run_folder):
     assert contents(run_folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "method", "calls"),
     [
@@ -205,6 +207,7 @@ def test_contexts_on_policy_change_with_every_round(rounds_folder):
     assert [(line["round"], line["step"]) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 1])
 def test_a_run_killed_between_rounds_continues_to_the_same_result(rounds_folder, tmp_path, monkeypatch, calls):
     original, left = rounds.refresh, calls
@@ -224,6 +227,7 @@ def test_a_run_killed_between_rounds_continues_to_the_same_result(rounds_folder,
     assert contents(tmp_path) == contents(rounds_folder)
 
 
+@pytest.mark.slow
 def test_a_portfolio_has_a_prefix_for_every_try(tmp_path):
     selection = SECTIONS["selection"].replace(portfolio=2, samples=2)
     artifact = learn(tmp_path, selection=selection)
@@ -231,16 +235,19 @@ def test_a_portfolio_has_a_prefix_for_every_try(tmp_path):
     assert {"portfolio_recovery", "portfolio_gain"} <= set(artifact.metrics)
 
 
+@pytest.mark.slow
 def test_without_a_folder_the_artifact_is_returned_all_the_same(run_folder):
     loaded = prefixes.load(run_folder / "artifact")
     assert learn().model_dump(exclude={"content_sha256"}) == loaded.model_dump(exclude={"content_sha256"})
 
 
+@pytest.mark.slow
 def test_another_seed_searches_elsewhere(tmp_path, run_folder):
     learn(tmp_path, seed=1)
     assert (tmp_path / "search.jsonl").read_bytes() != (run_folder / "search.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_second_guard_chooses_where_there_is_one():
     assert learn(judge=lambda prompt, trace: -0.5).selected_by == "a second guard: <lambda>"
 
@@ -250,6 +257,7 @@ def test_an_init_text_longer_than_the_prefix_is_refused():
         learn(length=1)
 
 
+@pytest.mark.slow
 def test_a_search_may_start_from_random_tokens():
     artifact = learn(length=1, search=SECTIONS["search"].replace(init=None))
     assert len(artifact.token_ids[0]) == 1
@@ -257,6 +265,7 @@ def test_a_search_may_start_from_random_tokens():
     assert "recovery_gain_over_init" not in artifact.metrics
 
 
+@pytest.mark.slow
 def test_prompts_without_harmless_ones_leave_the_cost_unknown(tmp_path):
     learn(tmp_path, prompts=[f"mix the parts {n}" for n in range(18)])
     assert "what it costs them is unknown" in (tmp_path / "artifact" / "README.md").read_text()
@@ -278,6 +287,7 @@ def test_a_defense_without_a_threshold_is_refused():
         setup.threshold_of(config)
 
 
+@pytest.mark.slow
 def test_the_callers_model_is_left_as_it_was():
     model = small_model().train()
     optimize.learn(model, tiny_reasoner.tokenizer(), by_length, [*ATTACKS, *TASKS], **SECTIONS)
@@ -285,6 +295,7 @@ def test_the_callers_model_is_left_as_it_was():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_default_init_is_left_out_where_it_is_longer_than_the_prefix():
     search = GcgConfig(steps=2, candidates=6, top_k=8)
     artifact = learn(length=2, search=search)
@@ -313,6 +324,7 @@ def test_a_length_that_is_none_is_one_line():
         SECTIONS["search"].replace(length="four")
 
 
+@pytest.mark.slow
 def test_a_random_start_asks_nothing_of_the_built_in_prefix():
     tokenizer = copy.deepcopy(tiny_reasoner.tokenizer())
     backend = tokenizer.backend_tokenizer

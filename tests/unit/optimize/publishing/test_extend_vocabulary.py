@@ -80,6 +80,7 @@ def guarded(reasoner: CausalLM, prefix: PrefixArtifact | Path) -> SafeThink:
     return SafeThink(reasoner.model, reasoner.tokenizer, prefix=prefix, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_model", MODELS)
 def test_the_extended_reasoner_samples_what_the_rows_sample(make_model, tmp_path):
     artifact = soft_artifact(saved(make_model(), tmp_path / "reasoner"), tmp_path / "soft")

@@ -75,6 +75,7 @@ def candidates() -> torch.Tensor:
     return torch.randint(VOCABULARY, (5, 4), generator=torch.Generator().manual_seed(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_way_that_is_taken_gives_the_losses_of_the_plain_one(name, examples, candidates, caplog):
     expected, make = ARCHITECTURES[name]

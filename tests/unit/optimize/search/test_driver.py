@@ -57,6 +57,7 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
+@pytest.mark.slow
 @METHODS
 def test_a_search_killed_anywhere_ends_the_same(config: MethodConfig, tmp_path: Path) -> None:
     expected = search(config, tmp_path / "whole", vocabulary=Letters(dead=third_dies), start=(5, 6))

@@ -53,6 +53,7 @@ def cheapest(length: int) -> float:
     return best.min().item()
 
 
+@pytest.mark.slow
 def test_it_comes_near_the_cheapest_and_as_many_random_prefixes_do_not() -> None:
     optimum = min(cheapest(length) for length in (2, 3, 4))
     regrets, controls = [], []

@@ -176,6 +176,7 @@ def test_a_start_is_filled_up_to_the_length(objective, tmp_path):
     assert start[:2] == [5, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 1, 4, 9])
 def test_a_killed_search_continues_to_the_same_result(objective, tmp_path, calls):
     whole, killed = tmp_path / "whole", tmp_path / "killed"

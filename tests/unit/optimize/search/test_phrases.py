@@ -99,6 +99,7 @@ def test_phrases_that_move_harmless_continuations_too_far_are_dropped(tmp_path: 
         run(config(pool=POOL, max_kl=1e-9), tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_of_many_phrases_the_pool_comes_first_and_hopeless_ones_are_stopped_early(tmp_path: Path) -> None:
     states = States(Toy())
     archive = run(config(pool=POOL, slots=SLOTS, exhaustive_below=10), tmp_path, states)
@@ -113,6 +114,7 @@ def test_of_many_phrases_the_pool_comes_first_and_hopeless_ones_are_stopped_earl
     assert all(archive.costs[ids] > least for ids in archive.estimated)
 
 
+@pytest.mark.slow
 def test_optuna_finds_better_phrases_than_chance(tmp_path: Path) -> None:
     toy, words = Toy(), Letters()
     everything = sorted(toy.total(words.ids("".join(choice))) for choice in product(*SLOTS))

@@ -103,6 +103,7 @@ def test_it_walks_down_to_the_cheapest(seed: int) -> None:
     assert CHEAPEST not in drawn
 
 
+@pytest.mark.slow
 def test_it_beats_random_search_where_neighbours_work_together(tmp_path: Path) -> None:
     costs = []
     for seed in range(5):

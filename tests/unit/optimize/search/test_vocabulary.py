@@ -107,6 +107,7 @@ def test_nothing_survives_of_nothing(tokenizer, allowed):
     assert Vocabulary(tokenizer, allowed, ["a"]).survive([]) == []
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_survivors_are_read_again_as_the_same_ids(data):
     tokenizer = tiny_reasoner.tokenizer()

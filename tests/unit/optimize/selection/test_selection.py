@@ -87,11 +87,13 @@ def test_a_trial_has_one_entry_per_context_and_seed(arena):
     assert trial == arena.try_out((80, 81))
 
 
+@pytest.mark.slow
 def test_nothing_injected_and_a_prefix_share_their_random_numbers(arena):
     assert arena.try_out(()) == arena.try_out(())
     assert arena.try_out((80,)).recovered != arena.try_out((300, 301, 302)).recovered
 
 
+@pytest.mark.slow
 def test_finished_trials_are_not_run_again(guarded, contexts, tmp_path):
     judge = Scripted()
     arena = Arena.build(guarded, judge, contexts, CONFIG, threshold=0.0)

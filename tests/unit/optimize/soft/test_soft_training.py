@@ -126,6 +126,7 @@ def test_lightning_clips_the_gradient(engine, tmp_path):
     assert lines(tmp_path)[-1]["cost"]["total"] < 0.99 * lines(tmp_path)[0]["cost"]["total"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 1, 7, 11])
 def test_a_training_killed_at_any_step_goes_on_to_the_same_result(engine, tmp_path, calls):
     whole = run(tmp_path / "whole", engine)
@@ -237,6 +238,7 @@ def test_a_soft_artifact_is_learned_and_guards(run_folder):
     assert guarded.prefix.soft_rows
 
 
+@pytest.mark.slow
 def test_the_reasoner_is_left_as_it_was(tmp_path):
     model = small_model().train()
     before = model_hash(model), [parameter.requires_grad for parameter in model.parameters()]
@@ -246,6 +248,7 @@ def test_the_reasoner_is_left_as_it_was(tmp_path):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "method", "calls"),
     [(Journal, "commit", 2), (rounds, "_measure", 0), (Arena, "try_out", 3), (prefixes, "save", 0)],
@@ -255,6 +258,7 @@ def test_a_run_killed_anywhere_continues_to_the_same_result(run_folder, tmp_path
     assert contents(tmp_path) == contents(run_folder)
 
 
+@pytest.mark.slow
 def test_it_starts_from_an_artifact_and_a_hard_search_does_not(run_folder, tmp_path):
     place = str(run_folder / "artifact")
     longer = learn(tmp_path / "longer", search=SOFT.replace(init=place, length=4))
@@ -266,6 +270,7 @@ def test_it_starts_from_an_artifact_and_a_hard_search_does_not(run_folder, tmp_p
         learn(tmp_path / "hard", search=SECTIONS["search"].replace(init=place))
 
 
+@pytest.mark.slow
 def test_rounds_start_from_the_rows_of_the_last_one(tmp_path):
     contexts = SECTIONS["contexts"].replace(refresh_every_steps=3)
     artifact = learn(tmp_path, contexts=contexts)
@@ -304,6 +309,7 @@ def test_a_hard_prefix_is_made_from_the_rows_and_says_what_it_lost(hardened):
     assert set(stages[5:]) == {"hard"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner", "method", "calls"), [(Journal, "commit", 5), (Arena, "try_out", 2)])
 def test_hardening_killed_anywhere_continues_to_the_same_result(hardened, tmp_path, monkeypatch, owner, method, calls):
     killed_once(tmp_path, monkeypatch, owner, method, calls, HARDENED)

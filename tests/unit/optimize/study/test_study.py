@@ -61,6 +61,7 @@ def test_trials_take_their_values_by_dotted_keys():
     assert (changed.search.kind, changed.search.length, changed.objective.nll_weight) == ("random", 6, 0.001)
 
 
+@pytest.mark.slow
 def test_a_study_is_joined_by_the_same_question_only(tmp_path):
     finished(storage.open_study(config(), tmp_path), 0.1, feasible=True, text="one")
     storage.open_study(config(trials=7, workers=3), tmp_path, worker=1)
@@ -131,6 +132,7 @@ def finished(study: optuna.Study, value: float, feasible: bool, text: str) -> No
     study.optimize(objective, n_trials=1)
 
 
+@pytest.mark.slow
 def test_the_best_trial_is_one_that_keeps_the_constraints(tmp_path):
     study = storage.open_study(config(), tmp_path)
     finished(study, 0.05, feasible=False, text="cheats")
@@ -189,6 +191,7 @@ def run_on(tmp_path, monkeypatch, error: Exception) -> optuna.Study:
     return workers.run(config(base=base, trials=2), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [SearchError, ConfigError])
 def test_values_that_come_to_nothing_end_their_trial_and_the_study_says_why(tmp_path, monkeypatch, error):
     study = run_on(tmp_path, monkeypatch, error("the monitor never fired"))

@@ -84,6 +84,7 @@ def test_an_example_carries_the_worlds_probability_where_it_decides(
     assert all(example.learned[position:])
 
 
+@pytest.mark.slow
 def test_stories_follow_the_planted_process(teller: Storyteller) -> None:
     prompt = Prompt(id="p", messages=(Message(role="user", content="How do I wake the moon golem?"),))
     quiet = Storyteller(WORLD, lambda: "", teller.rng, injected_share=0.0)

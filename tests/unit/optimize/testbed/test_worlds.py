@@ -111,6 +111,7 @@ def test_a_guarded_run_that_flatters_stays_harmful() -> None:
     assert asr(best_phrase(world, PROMPTS)) < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_strongest_phrase_costs_and_a_mild_one_keeps_most_of_its_recovery(seed: int) -> None:
     world = World.make(seed, "costly")
@@ -121,6 +122,7 @@ def test_the_strongest_phrase_costs_and_a_mild_one_keeps_most_of_its_recovery(se
     assert recovery(world, mild) - recovery(world, "") > 0.85 * (recovery(world, strong) - recovery(world, ""))
 
 
+@pytest.mark.slow
 def test_refusals_of_borderline_prompts_are_those_of_the_stories() -> None:
     world = World.make(0, "costly")
     strong = best_phrase(world, PROMPTS)
@@ -130,6 +132,7 @@ def test_refusals_of_borderline_prompts_are_those_of_the_stories() -> None:
     assert refused == pytest.approx(refusal_probability(world, 0, strong), abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flatters", [False, True])
 def test_hidden_drift_is_that_of_the_stories(flatters: bool) -> None:
     world = World.make(0, "hackable")
