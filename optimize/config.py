@@ -62,6 +62,13 @@ class RacingConfig(Section):
     """One-sided confidence at which a paired difference to the leader drops a candidate."""
 
 
+class EntryPointTermConfig(EntryPointSection):
+    """An objective term of another package, by its entry point in the group `safethink.objective_terms`."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """Its factor in the total."""
+
+
 class ObjectiveConfig(Section):
     """Cost of a candidate prefix: a weighted sum of terms; lower is better. A term of weight 0 is not computed."""
 
@@ -83,6 +90,8 @@ class ObjectiveConfig(Section):
     """Weight of the prefix's own negative log-likelihood under the reasoner (readability)."""
     length_weight: float = Field(default=0.0, ge=0)
     """Weight of the number of tokens."""
+    terms: tuple[EntryPointTermConfig, ...] = ()
+    """Terms of other packages: `{kind: entry_point, name: ..., weight: ..., options: {...}}` each."""
     rows_per_forward: int = Field(default=256, ge=1)
     """The most (candidate, context) pairs in one forward; bounds the memory."""
     attention: Literal["auto", "shared", "expanded", "plain"] = "auto"

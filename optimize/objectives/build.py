@@ -7,6 +7,7 @@ from functools import partial
 
 from optimize.config import ObjectiveConfig
 from optimize.contexts import ContextSet
+from optimize.objectives import plugins
 from optimize.objectives.benign import BenignDivergence, BenignLikelihood
 from optimize.objectives.cached_scorer import CachedScorer
 from optimize.objectives.continuation import SafeContinuation, Unlikelihood
@@ -38,10 +39,10 @@ def build(
         threshold: the monitor passes what it scores from it on.
         seed: of what is sampled.
         cluster: processes that share the contexts.
-        own: terms that no configuration knows.
+        own: terms handed over in Python.
 
     Raises:
-        ConfigError: no term is left, or two have the same name.
+        ConfigError: no term is left, two have the same name, or one of another package does not load.
     """
     weighted = [*terms(guarded, contexts, config, threshold, seed, cluster), *own]
     if not weighted:
@@ -60,6 +61,9 @@ def terms(
     """The terms of `build`, to be put together with others.
 
     Terms of weight 0 are left out, and so are those on harmless contexts where there are none.
+
+    Raises:
+        ConfigError: a term of another package does not load.
     """
     read = partial(CachedScorer.of, guarded, config=config, cluster=cluster)
     found: list[Weighted] = []
@@ -84,4 +88,6 @@ def terms(
             Weighted(BenignDivergence(harmless), config.benign_kl_weight),
         ]
     found.append(Weighted(Length(), config.length_weight))
+    given = plugins.Given(guarded, contexts, read, threshold, seed)
+    found += [Weighted(plugins.build(each, given), each.weight) for each in config.terms if each.weight]
     return [weighted for weighted in found if weighted.weight]

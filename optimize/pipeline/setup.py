@@ -15,6 +15,7 @@ from optimize.contexts import ContextSet, splits
 from optimize.contexts.folder import Source
 from optimize.contexts.splits import Split
 from optimize.objectives import Weighted
+from optimize.objectives import plugins as objective_terms
 from optimize.parallel.cluster import Cluster
 from optimize.search import methods
 from optimize.selection.judges import Chooser, DevJudge, MonitorJudge
@@ -96,6 +97,8 @@ def load(config: SearchConfig) -> Setup:
     threshold_of(config.run)
     if isinstance(config.search, EntryPointMethodConfig):
         methods.PLUGINS.find(config.search.name)
+    for term in config.objective.terms:
+        objective_terms.PLUGINS.find(term.name)
     return around(loading.load(config.run.reasoner), build(config.run.monitor), config)
 
 

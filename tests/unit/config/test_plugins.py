@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from optimize.config import EntryPointMethodConfig
+from optimize.config import EntryPointMethodConfig, EntryPointTermConfig, ObjectiveConfig
+from optimize.contexts import ContextSet
+from optimize.objectives import Objective
+from optimize.objectives import build as build_objective
 from optimize.search import methods
 from optimize.search.method import Archive
 from safethink import defenses
@@ -24,10 +27,11 @@ from safethink.config import (
 from safethink.defenses import Needs
 from safethink.errors import ConfigError
 from safethink.evaluation.runner import make_judge
+from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.prompts import Prompt
-from tests.support import plugins
+from tests.support import plugins, tiny_reasoner
 from tests.support.source import ROOT
 from tests.support.toy_search import Letters, Toy
 
@@ -74,6 +78,20 @@ class Walk:
     def observe(self, scored): ...
     def state_dict(self): return {}
     def load_state_dict(self, state): ...
+
+class Larger:
+    name, meters = "larger", ()
+    def __init__(self, given, than=100):
+        self.given, self.than = given, than
+    def costs(self, candidates):
+        return (candidates > self.than).double().sum(1)
+    def gradient(self, prefix):
+        return None
+    def soft_cost(self, rows):
+        return rows.new_zeros(())
+
+def none(given):
+    return given.seed
 """
 ENTRY_POINTS = """
 [safethink.monitors]
@@ -94,6 +112,11 @@ number = third_party:number
 walk = third_party:Walk
 number = third_party:number
 broken = third_party:broken
+[safethink.objective_terms]
+larger = third_party:Larger
+number = third_party:none
+broken = third_party:broken
+gone = third_party:Gone
 """
 
 
@@ -110,6 +133,14 @@ def evaluation(**changes: object) -> EvalConfig:
 
 def search_method(config: EntryPointMethodConfig) -> Any:
     return methods.build(config, Toy(), Letters(), (), Archive())
+
+
+def objective(config: EntryPointTermConfig) -> Objective:
+    """An objective of that term alone."""
+    guarded = SafeThink(tiny_reasoner.model(layers=1), tiny_reasoner.tokenizer(), monitor=lambda *texts: 1.0)
+    none = {"continuation_weight": 0, "benign_weight": 0, "nll_weight": 0}
+    contexts = ContextSet(unsafe=(), harmless=(), num_watched=0, num_fired=0)
+    return build_objective(guarded, contexts, ObjectiveConfig.model_validate(none | {"terms": [config]}))
 
 
 def judge(config: EntryPointJudgeConfig) -> Any:
@@ -136,6 +167,29 @@ def test_a_judge_and_a_search_method_are_built_with_their_options() -> None:
     assert walk.propose(None) == [Letters().allowed[:2]]
 
 
+def test_a_term_of_an_objective_is_built_with_its_options_and_counts_by_its_weight() -> None:
+    assert objective(EntryPointTermConfig(name="larger", weight=0.5)).cost([(99, 101), (101, 102)]).total.tolist() == [
+        0.5,
+        1.0,
+    ]
+    config = EntryPointTermConfig(name="larger", options={"than": 101})
+    assert objective(config).cost([(99, 101), (101, 102)]).terms["larger"].tolist() == [0.0, 1.0]
+
+
+def test_a_term_without_weight_is_not_even_loaded() -> None:
+    with pytest.raises(ConfigError, match="every weight is 0"):
+        objective(EntryPointTermConfig(name="broken", weight=0))
+
+
+def test_a_section_of_terms_is_read_beside_those_of_before() -> None:
+    read = ObjectiveConfig.model_validate(
+        {"nll_weight": 0.1, "terms": [{"kind": "entry_point", "name": "larger", "weight": 2, "options": {"than": 3}}]}
+    )
+    assert read.terms == (EntryPointTermConfig(name="larger", weight=2, options={"than": 3}),)
+    assert ObjectiveConfig.model_validate(read.model_dump(mode="json")) == read
+    assert ObjectiveConfig.model_validate({"nll_weight": 0.1}).terms == ()
+
+
 def test_every_section_is_written_down_and_read_again() -> None:
     rows = [RowConfig(name="mine", defense=EntryPointDefenseConfig(name="careful", options={"threshold": 0.25}))]
     config = evaluation(rows=[row.model_dump() for row in rows], judge={"kind": "entry_point", "name": "refusals"})
@@ -145,8 +199,6 @@ def test_every_section_is_written_down_and_read_again() -> None:
 
 
 def test_a_run_says_that_a_defense_is_not_there_before_it_loads_anything() -> None:
-    from safethink.guarded import SafeThink
-
     run = RunConfig.model_validate(
         {"reasoner": {"path": "nowhere"}, "defense": {"kind": "entry_point", "name": "carefull"}}
     )
@@ -173,6 +225,16 @@ def test_a_run_says_that_a_defense_is_not_there_before_it_loads_anything() -> No
         (search_method, EntryPointMethodConfig, {}, "number: search method 'number' .* failed to load: TypeError"),
         (search_method, EntryPointMethodConfig, {}, "broken: .*RuntimeError: no licence"),
         (search_method, EntryPointMethodConfig, {}, "wlak: no search method 'wlak' .*did you mean 'walk'"),
+        (
+            objective,
+            EntryPointTermConfig,
+            {},
+            "number: objective term 'number' .* made a int, which has no `name`",
+        ),
+        (objective, EntryPointTermConfig, {}, "broken: .*RuntimeError: no licence"),
+        (objective, EntryPointTermConfig, {}, "gone: .*third_party:Gone.* failed to load: AttributeError"),
+        (objective, EntryPointTermConfig, {"then": 3}, "larger: .*failed to load: TypeError.*then"),
+        (objective, EntryPointTermConfig, {}, "lager: no objective term 'lager' .*did you mean 'larger'"),
     ],
 )
 def test_one_that_does_not_load_is_named_on_one_line(
