@@ -59,4 +59,4 @@ lock: $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis
-	find safethink optimize tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find safethink optimize tests docs -name __pycache__ -type d -prune -exec rm -rf {} +

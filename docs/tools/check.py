@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -74,11 +74,23 @@ def _problems(block: Block, folder: Path) -> Iterator[str]:
     """Problems that show without running anything; a command's short form must be valid too."""
     if block.reason == "":
         yield "`not run` without a reason"
-    if block.language not in CHECKS:
-        yield f"a block in {block.language!r}: CONTRIBUTING.md knows {', '.join(filter(None, CHECKS))} or none"
-        return
     try:
-        yield from CHECKS[block.language](block.text, folder)
+        match block.language:
+            case "sh":
+                yield from _sh_problems(block.text, folder)
+            case "python":
+                ast.parse(block.text)
+            case "yaml":
+                _check_yaml(block.text, folder)
+            case "json":
+                for line in block.text.splitlines():
+                    json.loads(line)
+            case "toml":
+                tomllib.loads(block.text)
+            case "":
+                pass
+            case unknown:
+                yield f"a block in {unknown!r}: CONTRIBUTING.md knows sh, python, yaml, json, toml or none"
     except SafeThinkError as error:
         yield str(error)
     except (ValueError, SyntaxError, yaml.YAMLError) as error:
@@ -104,12 +116,7 @@ def _call_problems(script: str, folder: Path) -> Iterator[str]:
         yield from (f"{call.name} has no flag {flag}" for flag in call.flags if flag not in known)
 
 
-def _python_problems(code: str, folder: Path) -> Iterator[str]:
-    ast.parse(code)
-    yield from ()
-
-
-def _yaml_problems(text: str, folder: Path) -> Iterator[str]:
+def _check_yaml(text: str, folder: Path) -> None:
     """A whole configuration, or sections of one: those are put over the testbed's."""
     values: dict[str, Any] = yaml.safe_load(text)
     first, _, _ = text.partition("\n")
@@ -119,33 +126,6 @@ def _yaml_problems(text: str, folder: Path) -> Iterator[str]:
         return
     testbed = yaml_config.load(RunConfig, shipped_config("run/testbed"))
     yaml_config.validate(RunConfig, testbed.model_dump() | values, "this block")
-    yield from ()
-
-
-def _json_problems(text: str, folder: Path) -> Iterator[str]:
-    for line in text.splitlines():
-        json.loads(line)
-    yield from ()
-
-
-def _toml_problems(text: str, folder: Path) -> Iterator[str]:
-    tomllib.loads(text)
-    yield from ()
-
-
-def _nothing(text: str, folder: Path) -> Iterator[str]:
-    yield from ()
-
-
-CHECKS: Final[dict[str, Callable[[str, Path], Iterator[str]]]] = {
-    "sh": _sh_problems,
-    "python": _python_problems,
-    "yaml": _yaml_problems,
-    "json": _json_problems,
-    "toml": _toml_problems,
-    "": _nothing,
-}
-"""By the language of a block."""
 
 
 def _run(block: Block, folder: Path) -> Iterator[str]:
@@ -155,19 +135,29 @@ def _run(block: Block, folder: Path) -> Iterator[str]:
             argv = ["bash", "-euc", commands.short_form(block.text, folder, Path(smaller))]
         else:
             argv = [sys.executable, "-c", block.text]
-        yield from _run_argv(block, argv, folder)
-
-
-def _run_argv(block: Block, argv: list[str], folder: Path) -> Iterator[str]:
-    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": here, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    began = time.monotonic()
-    done = subprocess.run(
-        argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+        began = time.monotonic()
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=folder,
+                env=_environment(),
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            yield f"not done after {TIMEOUT_S} s"
+            return
     print(f"{block.place}: status {done.returncode} after {time.monotonic() - began:.0f} s", flush=True)
     if done.returncode != 0:
         yield f"status {done.returncode}: {' '.join((done.stdout + done.stderr).split()[-60:])}"
+
+
+def _environment() -> dict[str, str]:
+    """The commands of this installation, over the code of this checkout."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 if __name__ == "__main__":

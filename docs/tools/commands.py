@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from optimize import cli as optimize_cli
 from optimize.ablation.config import AblationConfig
@@ -24,23 +24,50 @@ from safethink.cli import main as safethink_cli
 from safethink.config import EvalConfig, RunConfig, yaml_config
 from safethink.config.yaml_config import shipped_config
 from safethink.errors import SafeThinkError
+from safethink.frozen import Frozen
 
 SHORT: Final = Path(__file__).with_name("short.yaml")
-MAINS: Final = {"safethink": safethink_cli.PROGRAM, "safethink-optimize": optimize_cli.PROGRAM}
+PROGRAMS: Final = {"safethink": safethink_cli.PROGRAM, "safethink-optimize": optimize_cli.PROGRAM}
 """The programs by name."""
-CONFIGURED: Final[Mapping[str, tuple[type[BaseModel], str, int]]] = {
-    "safethink generate": (RunConfig, "run", 0),
-    "safethink inspect": (RunConfig, "run", 0),
-    "safethink evaluate": (EvalConfig, "eval", 0),
-    "safethink calibrate": (RunConfig, "run", 0),
-    "safethink prefix compare": (EvalConfig, "eval", 2),
-    "safethink-optimize contexts": (CollectConfig, "contexts", 0),
-    "safethink-optimize search": (SearchConfig, "search", 0),
-    "safethink-optimize ablate": (AblationConfig, "ablate", 0),
-    "safethink-optimize study": (StudyConfig, "study", 0),
-    "safethink-optimize monitor": (TrainMonitorConfig, "monitor", 0),
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A command that takes a configuration.
+
+    Attributes:
+        schema: what the configuration must fit.
+        section: the folder of shipped ones.
+        place: the number of words that stand before it.
+    """
+
+    schema: type[BaseModel]
+    section: str
+    place: int = 0
+
+
+CONFIGURED: Final[Mapping[str, Configured]] = {
+    "safethink generate": Configured(RunConfig, "run"),
+    "safethink inspect": Configured(RunConfig, "run"),
+    "safethink evaluate": Configured(EvalConfig, "eval"),
+    "safethink calibrate": Configured(RunConfig, "run"),
+    "safethink prefix compare": Configured(EvalConfig, "eval", place=2),
+    "safethink-optimize contexts": Configured(CollectConfig, "contexts"),
+    "safethink-optimize search": Configured(SearchConfig, "search"),
+    "safethink-optimize ablate": Configured(AblationConfig, "ablate"),
+    "safethink-optimize study": Configured(StudyConfig, "study"),
+    "safethink-optimize monitor": Configured(TrainMonitorConfig, "monitor"),
 }
-"""Commands that take a configuration: its schema, the folder of shipped ones, and the words before it."""
+"""The commands that take a configuration, by name."""
+
+
+class ShortForm(Frozen):
+    """Changes that make a long command a short one."""
+
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Values of its configuration, by dotted key; keys that it does not have are passed over."""
+    flags: tuple[str, ...] = ()
+    """Words put behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +87,7 @@ class Call:
         """The configuration that it names; None where it takes none or leaves it to the default."""
         if self.name not in CONFIGURED:
             return None
-        place = CONFIGURED[self.name][2]
+        place = CONFIGURED[self.name].place
         named = len(self.words) > place and not self.words[place].startswith("-")
         return self.words[place] if named else None
 
@@ -93,7 +120,7 @@ def calls(script: str) -> Iterator[Call]:
     """
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        if words and words[0] in MAINS:
+        if words and words[0] in PROGRAMS:
             depth = 3 if words[1:2] == ["prefix"] else 2
             yield Call(" ".join(words[:depth]), tuple(words[depth:]))
 
@@ -104,7 +131,7 @@ def known_flags(name: str) -> frozenset[str] | None:
     program, *words = name.split()
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(io.StringIO()), suppress(SystemExit):
-        if MAINS[program].main([*words, "--help"]):
+        if PROGRAMS[program].main([*words, "--help"]):
             return None
     return frozenset(map(_spelled, re.findall(r"--[a-z][\w.-]*", printed.getvalue())))
 
@@ -128,32 +155,42 @@ def problem(call: Call, folder: Path) -> str | None:
 def short_form(script: str, folder: Path, smaller: Path) -> str:
     """The script with the configuration of every long call replaced by a smaller one.
 
-    `short.yaml` says by command which keys become what, and which flags are added.
-
     Args:
         script: the script.
         folder: where YAML files that the page writes lie.
         smaller: where the smaller configurations go.
     """
-    short: dict[str, dict[str, Any]] = yaml.safe_load(SHORT.read_text(encoding="utf-8"))
     lines = script.replace("\\\n", " ").splitlines()
-    return "\n".join(_shortened(line, short, folder, smaller) for line in lines)
+    return "\n".join(_shortened(line, folder, smaller) for line in lines)
 
 
-def _shortened(line: str, short: Mapping[str, dict[str, Any]], folder: Path, smaller: Path) -> str:
+@cache
+def short_forms() -> Mapping[str, ShortForm]:
+    """The short forms of `short.yaml`, by command, or by command and configuration.
+
+    Raises:
+        pydantic.ValidationError: one of them has a key that means nothing.
+    """
+    found: dict[str, Any] = yaml.safe_load(SHORT.read_text(encoding="utf-8"))
+    return {name: ShortForm.model_validate(changes) for name, changes in found.items()}
+
+
+def _shortened(line: str, folder: Path, smaller: Path) -> str:
     call = next(calls(line), None)
-    cut = {} if call is None else short.get(f"{call.name} {call.config_name}") or short.get(call.name, {})
-    if call is None or not cut:
+    if call is None:
+        return line
+    short = short_forms().get(f"{call.name} {call.config_name}") or short_forms().get(call.name)
+    if short is None:
         return line
     words = list(call.words)
-    if "set" in cut:
-        place = CONFIGURED[call.name][2]
+    if short.set:
+        place = CONFIGURED[call.name].place
         path = smaller / f"{Path(call.config_name or 'testbed').stem}.yaml"
         loaded = _load(replace(call, words=call.words[: place + 1]), folder)
-        known = {key: value for key, value in cut["set"].items() if _has(loaded, key)}
+        known = {key: value for key, value in short.set.items() if _has(loaded, key)}
         path.write_text(yaml_config.dump(yaml_config.override(loaded, known, str(SHORT))), encoding="utf-8")
         words[place : place + (call.config_name is not None)] = [str(path)]
-    return f"{call.name} {shlex.join([*words, *cut.get('flags', [])])}"
+    return f"{call.name} {shlex.join([*words, *short.flags])}"
 
 
 def _spelled(flag: str) -> str:
@@ -161,10 +198,10 @@ def _spelled(flag: str) -> str:
 
 
 def _load(call: Call, folder: Path) -> BaseModel:
-    schema, section, _ = CONFIGURED[call.name]
+    command = CONFIGURED[call.name]
     name = call.config_name or "testbed"
     written = folder / name
-    config = yaml_config.load(schema, written if written.is_file() else shipped_config(name, section))
+    config = yaml_config.load(command.schema, written if written.is_file() else shipped_config(name, command.section))
     return yaml_config.override(config, call.settings, call.name)
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from optimize.ablation.config import MeasureConfig
 from optimize.ablation.grid import Cell, settings_hash
 from optimize.selection.constraints import Constraints
-from optimize.selection.trials import choose
+from optimize.selection.trials import choose_finalist
 from safethink.config import EvalConfig
 from safethink.config.mismatch import other_settings
 from safethink.errors import ConfigError, RecordError
@@ -119,7 +119,7 @@ class Group:
             recovery.value if recovery else -_value(each, "asr_answer")
             for recovery, each in zip(recoveries, metrics, strict=True)
         ]
-        return self.done[choose(worth, constraints)]
+        return self.done[choose_finalist(worth, constraints)]
 
 
 def groups(cells: Sequence[Cell], out: Path) -> list[Group]:

@@ -67,6 +67,23 @@ def _learned(point: Point) -> Numbers:
     return point.learned
 
 
+def _forced(name: str, meaning: str) -> tuple[Column, Column]:
+    """A rate over prompts with the prefix forced in, and its paired difference to nothing injected."""
+    words = name.replace("_", "-")
+    rate = Column(
+        f"{name}_forced",
+        f"{words} forced",
+        f"{meaning} with the prefix forced in",
+        _validation,
+        reference=NOTHING,
+        title=f"{words.capitalize()} with the prefix forced in",
+    )
+    change = Column(
+        f"{name}_forced_change", "change", "the same minus nothing injected, paired", _validation, signed=True
+    )
+    return rate, change
+
+
 VALIDATION: Final = (
     Column(
         "recovery_rate",
@@ -77,24 +94,8 @@ VALIDATION: Final = (
         title="Recovery rate",
     ),
     Column("lift", "lift", "recovery rate minus that with nothing injected, paired", _validation, signed=True),
-    Column(
-        "accuracy_forced",
-        "accuracy forced",
-        "harmless tasks solved with the prefix forced in",
-        _validation,
-        reference=NOTHING,
-        title="Accuracy with the prefix forced in",
-    ),
-    Column("accuracy_forced_change", "change", "the same minus nothing injected, paired", _validation, signed=True),
-    Column(
-        "over_refusal_forced",
-        "over-refusal forced",
-        "borderline prompts refused with the prefix forced in",
-        _validation,
-        reference=NOTHING,
-        title="Over-refusal with the prefix forced in",
-    ),
-    Column("over_refusal_forced_change", "change", "the same minus nothing injected, paired", _validation, signed=True),
+    *_forced("accuracy", "harmless tasks solved"),
+    *_forced("over_refusal", "borderline prompts refused"),
     Column(
         "asr_answer",
         "ASR answer",

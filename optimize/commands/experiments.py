@@ -13,7 +13,7 @@ from optimize.config import SearchConfig
 from optimize.study.config import StudyConfig
 from safethink import errors
 from safethink.cli.parsing import parse, parse_with_config
-from safethink.cli.program import CommandFlags, RunFlags, quiet_libraries, run_or_plan, show
+from safethink.cli.program import REPORT_EXTRA, CommandFlags, RunFlags, quiet_libraries, run_or_plan, show
 from safethink.config import EvalConfig, yaml_config
 from safethink.config.yaml_config import shipped_config
 from safethink.errors import SafeThinkError, SearchError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from optimize.study.report import Line
     from safethink.evaluation.summary import Summary
 
-REPORTED: Final = {"report": ["scipy", "plotly"]}
 DEMO_SEARCH: Final = "search/testbed-gcg"
 DEMO_EVALUATION: Final = "eval/testbed"
 DEMO_LEARNING: Final = "learning"
@@ -86,7 +85,7 @@ def ablate(argv: Sequence[str]) -> None:
 
         return table(ablation) if ablation.points else "nothing was measured"
 
-    done = run_or_plan(flags, [config], plan, run, told, REPORTED)
+    done = run_or_plan(flags, [config], plan, run, told, REPORT_EXTRA)
     if done is None:
         return
     from optimize.ablation.run import REPORT

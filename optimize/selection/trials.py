@@ -226,7 +226,7 @@ def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]
 
 
 def best(arena: Arena, trials: Sequence[Trial], nothing: Trial, config: SelectionConfig) -> int:
-    """Index of the trial to publish: see `choose`.
+    """Index of the trial to publish: see `choose_finalist`.
 
     Args:
         arena: where they took place.
@@ -235,10 +235,10 @@ def best(arena: Arena, trials: Sequence[Trial], nothing: Trial, config: Selectio
         config: who says what recovered, and the floor.
     """
     recoveries = [arena.observe_drifted(trial.safe_by(config.by)).value for trial in trials]
-    return choose(recoveries, [arena.constraints(trial, nothing, config.max_forced_loss) for trial in trials])
+    return choose_finalist(recoveries, [arena.constraints(trial, nothing, config.max_forced_loss) for trial in trials])
 
 
-def choose(recoveries: Sequence[float], constraints: Sequence[Constraints]) -> int:
+def choose_finalist(recoveries: Sequence[float], constraints: Sequence[Constraints]) -> int:
     """Index of the candidate to publish.
 
     The best recovery among those that satisfy their constraints, the earlier one on a tie; where none does, the one

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from safethink import errors
 from safethink.cli.parsing import parse_with_config
-from safethink.cli.program import RunFlags, run_or_plan
+from safethink.cli.program import REPORT_EXTRA, RunFlags, run_or_plan
 from safethink.config import RunConfig
 
 if TYPE_CHECKING:
     from safethink.evaluation.calibration import CalibrationResult
-
-
-REPORTED: Final = {"report": ["scipy", "plotly"]}
 
 
 class Calibrate(RunFlags):
@@ -45,7 +42,7 @@ class Calibrate(RunFlags):
 def calibrate(argv: Sequence[str]) -> None:
     """`safethink calibrate`."""
     flags, config = parse_with_config(Calibrate, RunConfig, "run", "safethink calibrate", argv)
-    errors.require("report", *REPORTED["report"])
+    errors.require("report", *REPORT_EXTRA["report"])
     from safethink.config.yaml_config import validate
     from safethink.evaluation import calibration
 
@@ -57,7 +54,7 @@ def calibrate(argv: Sequence[str]) -> None:
         lambda: calibration.plan(config, wanted),
         lambda: calibration.run(config, wanted, flags.out),
         lambda result: _told(result, flags.out / calibration.REPORT),
-        REPORTED,
+        REPORT_EXTRA,
     )
 
 

@@ -12,7 +12,16 @@ from safethink.cli.calibrate import calibrate
 from safethink.cli.flags import POSITIONAL
 from safethink.cli.parsing import parse, parse_with_config
 from safethink.cli.prefix import PREFIX
-from safethink.cli.program import Command, CommandFlags, Program, RunFlags, quiet_libraries, run_or_plan, show
+from safethink.cli.program import (
+    REPORT_EXTRA,
+    Command,
+    CommandFlags,
+    Program,
+    RunFlags,
+    quiet_libraries,
+    run_or_plan,
+    show,
+)
 from safethink.config import EvalConfig, RunConfig
 
 if TYPE_CHECKING:
@@ -126,7 +135,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
         return printed(summary, flags.wide)
 
-    run_or_plan(flags, [config], planned, run, told, {"report": ["scipy", "plotly"]})
+    run_or_plan(flags, [config], planned, run, told, REPORT_EXTRA)
 
 
 def testbed(argv: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from safethink.cli.flags import POSITIONAL
 from safethink.cli.parsing import parse, parse_with_config
 from safethink.cli.program import (
+    REPORT_EXTRA,
     Command,
     CommandFlags,
     Program,
@@ -21,7 +22,6 @@ from safethink.cli.program import (
     show,
 )
 from safethink.config import EvalConfig, NoneConfig
-from safethink.config.section import Section
 from safethink.config.yaml_config import dump
 from safethink.errors import ConfigError
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 EVALUATION: Final = "testbed"
 """The shipped evaluation whose prompts two prefixes are compared on."""
-
-
 DECISIVE: Final = ("recovery_rate", "lift", "asr", "accuracy", "over_refusal")
 """Metrics that `prefix show` prints without `--full`."""
 
@@ -54,7 +52,7 @@ class PrefixShow(CommandFlags):
     """Print all of it as YAML."""
 
 
-class PrefixVerify(Section):
+class PrefixVerify(CommandFlags):
     """Check an artifact: schema, hashes, the round trip between text and token ids, and whether rows fit."""
 
     path: Annotated[str, POSITIONAL]
@@ -119,11 +117,14 @@ def prefix_verify(argv: Sequence[str]) -> None:
     quiet_hub()
     artifact = prefix.load(flags.path)
     bound = _bound(artifact, flags.reasoner)
-    for shown, ids in zip(bound.texts, bound.token_ids, strict=True):
-        print(f"{shown!r} <-> {list(ids)}")
     fits = "is transferred to" if bound.transferred else "fits"
     what = flags.reasoner if artifact.kind == "soft" else f"the tokenizer of {flags.reasoner}"
-    print(f"{artifact.name}: {fits} {what}; hashes match")
+    rows = [f"{text!r} <-> {list(ids)}" for text, ids in zip(bound.texts, bound.token_ids, strict=True)]
+    show(
+        flags.as_json,
+        lambda: {"name": artifact.name, "reasoner": flags.reasoner, "transferred": bound.transferred},
+        lambda: "\n".join([*rows, f"{artifact.name}: {fits} {what}; hashes match"]),
+    )
 
 
 def prefix_compare(argv: Sequence[str]) -> None:
@@ -151,7 +152,7 @@ def prefix_compare(argv: Sequence[str]) -> None:
 
         return table(comparison)
 
-    run_or_plan(flags, [paired], lambda: plan(paired), run, told, {"report": ["scipy", "plotly"]})
+    run_or_plan(flags, [paired], lambda: plan(paired), run, told, REPORT_EXTRA)
 
 
 PREFIX = Program(
@@ -174,6 +175,6 @@ def _bound(artifact: PrefixArtifact, reasoner: str) -> PrefixArtifact:
 
         return SafeThink.from_pretrained(reasoner, prefix=artifact, defense=NoneConfig()).prefix
     from safethink import prefix
-    from safethink.models.loading import load_tokenizer
+    from safethink.models.loading import Checkpoint
 
-    return prefix.bind(artifact, load_tokenizer(reasoner))
+    return prefix.bind(artifact, Checkpoint(reasoner).tokenizer())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from shutil import get_terminal_size
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -35,6 +35,8 @@ PIPE_CLOSED = 141
 WIDEST = 1000
 """Columns that a table of numbers may take where the terminal has fewer."""
 GOES_ON = "the same command goes on where it stopped"
+REPORT_EXTRA: Final = {"report": ("scipy", "plotly")}
+"""The extra, with its modules, that a command with intervals and an HTML page needs."""
 
 
 class CommandFlags(Section):

@@ -19,7 +19,6 @@ from safethink.tokens import Tokens
 
 if TYPE_CHECKING:
     from safethink.monitors.combinations import Recorded
-    from safethink.runtime.result import Result
     from safethink.thinking.format import Thought
 
 

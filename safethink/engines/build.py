@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.config import ReasonerConfig
 from safethink.engines import Engine
@@ -14,7 +14,7 @@ from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.models import loading
 from safethink.models.hashes import model_hash
-from safethink.models.loading import CausalLM, found, load_tokenizer
+from safethink.models.loading import CausalLM, Checkpoint
 from safethink.servers.completions import Completions
 from safethink.testbed import locate
 from safethink.thinking.format import Thought
@@ -63,10 +63,8 @@ def load_served(config: ReasonerConfig) -> ServedLM:
         ConfigError: it has not what `server` names.
     """
     assert config.server is not None, "not behind a server"
-    tokenizer = load_tokenizer(config.path, config.revision, config.trust_remote_code)
-    hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    with found("model", config.path):
-        own = AutoConfig.from_pretrained(locate(config.path), **hub)
+    checkpoint = Checkpoint.of(config)
+    tokenizer, own = checkpoint.tokenizer(), checkpoint.config()
     try:
         generation = GenerationConfig.from_pretrained(locate(config.path), revision=config.revision or "main")
     except OSError:

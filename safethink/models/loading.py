@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -31,6 +32,48 @@ class CausalLM:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's location, for what is read beside its weights.
+
+    Attributes:
+        path: folder or hub id, or the name of a shipped reasoner.
+        revision: commit of the hub repository.
+        trust_remote_code: whether code from the model's repository may run.
+    """
+
+    path: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, config: ReasonerConfig) -> Checkpoint:
+        """The configured reasoner's."""
+        return cls(config.path, config.revision, config.trust_remote_code)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer.
+
+        Raises:
+            MissingFileError: if there is no such folder or hub repository.
+        """
+        with found("tokenizer", self.path):
+            return AutoTokenizer.from_pretrained(
+                locate(self.path), revision=self.revision, trust_remote_code=self.trust_remote_code
+            )
+
+    def config(self) -> PreTrainedConfig:
+        """Load the model's own configuration.
+
+        Raises:
+            MissingFileError: if there is no such folder or hub repository.
+        """
+        with found("model", self.path):
+            return AutoConfig.from_pretrained(
+                locate(self.path), revision=self.revision, trust_remote_code=self.trust_remote_code
+            )
 
 
 def load(config: ReasonerConfig) -> CausalLM:
@@ -111,41 +154,8 @@ def thought_settings(config: RunConfig) -> ThoughtConfig:
         MissingFileError: if there is no such folder or hub repository.
         ConfigError: if its family cannot be told.
     """
-    path = config.reasoner.path
-    hub = {"revision": config.reasoner.revision, "trust_remote_code": config.reasoner.trust_remote_code}
-    model_type, tokenizer = load_model_type(path, **hub), load_tokenizer(path, **hub)
-    return Thought(config.thought, tokenizer, model_type=model_type).settings
-
-
-def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder, the hub or the package.
-
-    Args:
-        path: folder or hub id, or the name of a shipped reasoner.
-        revision: commit of the hub repository.
-        trust_remote_code: whether code from the model's repository may run.
-
-    Raises:
-        MissingFileError: if there is no such folder or hub repository.
-    """
-    with found("tokenizer", path):
-        return AutoTokenizer.from_pretrained(locate(path), revision=revision, trust_remote_code=trust_remote_code)
-
-
-def load_model_type(path: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
-    """The architecture of a model, as its configuration names it; no weights are loaded.
-
-    Args:
-        path: folder or hub id, or the name of a shipped reasoner.
-        revision: commit of the hub repository.
-        trust_remote_code: whether code from the model's repository may run.
-
-    Raises:
-        MissingFileError: if there is no such folder or hub repository.
-    """
-    with found("model", path):
-        found_config = AutoConfig.from_pretrained(locate(path), revision=revision, trust_remote_code=trust_remote_code)
-    return found_config.model_type
+    checkpoint = Checkpoint.of(config.reasoner)
+    return Thought(config.thought, checkpoint.tokenizer(), model_type=checkpoint.config().model_type).settings
 
 
 @contextmanager

@@ -72,28 +72,28 @@ def build(config: MonitorSection) -> Monitor:
 
 def _guard(config: GuardMonitorConfig) -> Monitor:
     from safethink.monitors.guards.generative import GuardMonitor
-    from safethink.monitors.guards.presets import choose
+    from safethink.monitors.guards.presets import choose_preset
     from safethink.monitors.loading import chat_template, load_guard
 
     if config.server is not None:
         return _served_guard(config, config.server)
     loaded = load_guard(config)
-    preset = choose(config, loaded.model.config.model_type, config.path, chat_template(loaded.tokenizer))
+    preset = choose_preset(config, loaded.model.config.model_type, config.path, chat_template(loaded.tokenizer))
     return GuardMonitor(loaded.model, loaded.tokenizer, preset, config.batch_size)
 
 
 def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Monitor:
-    from safethink.models.loading import load_model_type, load_tokenizer
+    from safethink.models.loading import Checkpoint
     from safethink.monitors.guards.generative import Verdicts
-    from safethink.monitors.guards.presets import choose
+    from safethink.monitors.guards.presets import choose_preset
     from safethink.monitors.guards.questions import Asker
     from safethink.monitors.guards.served import ChatGuard, CompletionsGuard
     from safethink.monitors.loading import chat_template, guard_path
     from safethink.servers.completions import Completions
 
-    path = guard_path(config)
-    tokenizer = load_tokenizer(path, config.revision)
-    preset = choose(config, load_model_type(path, config.revision), config.path, chat_template(tokenizer))
+    checkpoint = Checkpoint(guard_path(config), config.revision)
+    tokenizer = checkpoint.tokenizer()
+    preset = choose_preset(config, checkpoint.config().model_type, config.path, chat_template(tokenizer))
     asker = Asker(tokenizer, preset.form)
     verdicts = Verdicts.of(preset, asker)
     if server.api == "chat":

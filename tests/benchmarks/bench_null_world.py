@@ -19,7 +19,7 @@ import numpy as np
 
 from optimize.config import SearchConfig
 from optimize.pipeline.api import search_command
-from optimize.selection.trials import choose
+from optimize.selection.trials import choose_finalist
 from optimize.testbed.phrases import held_out
 from safethink.config import WorldConfig
 from safethink.evaluation.statistics import Estimate, Observations, clopper_pearson, paired_difference
@@ -58,7 +58,7 @@ def _search_phrases(world: WorldConfig) -> Estimate:
     nothing, *trials = [arena.try_out(ids) for ids in [(), *phrases]]
     recoveries = [arena.recovery(trial).value for trial in trials]
     constraints = [arena.constraints(trial, nothing, selection.max_forced_loss) for trial in trials]
-    chosen = phrases.pop(choose(recoveries, constraints))
+    chosen = phrases.pop(choose_finalist(recoveries, constraints))
     other = phrases[int(np.random.default_rng([world.prompts_seed, 1]).integers(len(phrases)))]
     return _gain(*testbed.test_recoveries(reasoner, [chosen, other], world, TEST_PROMPTS, SAMPLES))
 

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from optimize.selection.trials import Trial, choose
+from optimize.selection.trials import Trial, choose_finalist
 from optimize.testbed.phrases import held_out
 from safethink.config import WorldConfig
 from safethink.evaluation.statistics import Observations, clopper_pearson, paired_difference
@@ -54,7 +54,9 @@ def rows() -> Iterator[BenchRow]:
 
     def chosen(some: Sequence[Trial]) -> int:
         recoveries = [arena.recovery(trial).value for trial in some]
-        return choose(recoveries, [arena.constraints(trial, nothing, selection.max_forced_loss) for trial in some])
+        return choose_finalist(
+            recoveries, [arena.constraints(trial, nothing, selection.max_forced_loss) for trial in some]
+        )
 
     def null(seed: int) -> Pair:
         rng = np.random.default_rng([seed, 1])

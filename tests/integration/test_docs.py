@@ -110,10 +110,17 @@ def test_blocks_run_one_after_the_other_and_a_status_other_than_0_fails(
     assert check.check(page, tmp_path, runs=True) == ["page.md:14: status 1: oh"]
 
 
+def test_a_block_that_takes_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "TIMEOUT_S", 0.1)
+    page = written(tmp_path, f"{FENCE}sh\nsleep 5\n{FENCE}\n")
+    assert check.check(page, tmp_path, runs=True) == ["page.md:1: not done after 0.1 s"]
+
+
 def test_a_short_form_changes_the_configuration_and_leaves_the_rest_of_the_command(tmp_path: Path) -> None:
     line = "safethink-optimize search testbed-gcg --search.length 3 --out runs/gcg"
     (call,) = commands.calls(commands.short_form(line, tmp_path, tmp_path))
     assert (call.name, call.words[1:]) == ("safethink-optimize search", ("--search.length", "3", "--out", "runs/gcg"))
-    short = yaml.safe_load(commands.SHORT.read_text(encoding="utf-8"))[call.name]["set"]
+    short = commands.short_forms()[call.name].set
     assert yaml_config.load(SearchConfig, Path(call.words[0])).search.steps == short["search.steps"]
     assert commands.short_form("safethink prefix list", tmp_path, tmp_path) == "safethink prefix list"

@@ -178,7 +178,7 @@ PRESETS: Final = {
 }
 
 
-def choose(config: GuardMonitorConfig, model_type: str, path: str, template: str) -> Preset:
+def choose_preset(config: GuardMonitorConfig, model_type: str, path: str, template: str) -> Preset:
     """The preset that a configuration asks for, with what it writes in its place.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -228,3 +229,9 @@ def test_a_prefix_is_shown_by_its_text_and_what_decides(capsys, tmp_path: Path) 
     assert len(short.splitlines()) < 10
     assert RUNNING.main(["prefix", "show", "wait-think-safely", "--full"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["prefixes"][0]["text"] == "Wait, think safely"
+
+
+def test_a_check_of_a_prefix_is_told_to_machines_too(capsys) -> None:
+    assert RUNNING.main(["prefix", "verify", "wait-think-safely", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"name": "wait-think-safely", "reasoner": "testbed", "transferred": False}

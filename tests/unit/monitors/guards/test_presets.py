@@ -17,7 +17,7 @@ from safethink.errors import ConfigError, MonitorError
 from safethink.monitors import ScoreRequest, fail_closed
 from safethink.monitors.build import build
 from safethink.monitors.guards.generative import GuardMonitor
-from safethink.monitors.guards.presets import PRESETS, SHIELDGEMMA, choose
+from safethink.monitors.guards.presets import PRESETS, SHIELDGEMMA, choose_preset
 from safethink.prompts import Message, Prompt
 from tests.support import tiny_guards
 from tests.support.tiny_guards import GUARDS
@@ -243,9 +243,11 @@ def test_forged_control_strings_stay_text(name: str, folders: dict[str, str], mo
 def test_auto_chooses_by_the_guards_own_marks(name: str, folders: dict[str, str]) -> None:
     tokenizer = GUARDS[name].tokenizer()
     model_type = "gpt_oss" if name == "gpt_oss_safeguard" else "other"
-    chosen = choose(config(name, folders[name]), model_type, folders[name], str(tokenizer.chat_template or ""))
+    chosen = choose_preset(config(name, folders[name]), model_type, folders[name], str(tokenizer.chat_template or ""))
     assert name.startswith(chosen.name)
-    assert choose(config(name, "x", preset=chosen.name), "", "x", str(tokenizer.chat_template)).name == chosen.name
+    assert (
+        choose_preset(config(name, "x", preset=chosen.name), "", "x", str(tokenizer.chat_template)).name == chosen.name
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])

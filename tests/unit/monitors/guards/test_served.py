@@ -15,7 +15,7 @@ from safethink.errors import ConfigError, MonitorError, ServerError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.monitors.guards.generative import GuardMonitor
-from safethink.monitors.guards.presets import LLAMA_GUARD, choose
+from safethink.monitors.guards.presets import LLAMA_GUARD, choose_preset
 from safethink.monitors.guards.questions import Asker
 from safethink.monitors.guards.served import ChatGuard, CompletionsGuard
 from safethink.prompts import Message, Prompt
@@ -91,7 +91,7 @@ def test_an_older_server_is_exact_where_it_lists_the_verdicts_and_else_bounds_th
 ) -> None:
     verdicts = {ranked[safe]: 1.0, ranked[unsafe]: 0.0}
     config = GuardMonitorConfig(path=path, preset="llama_guard", verdicts=verdicts)
-    preset = choose(config, "llama", path, str(TOKENIZER.chat_template))
+    preset = choose_preset(config, "llama", path, str(TOKENIZER.chat_template))
     local = GuardMonitor(model, TOKENIZER, preset).score(requests()[:1])
     with VllmDouble(model, TOKENIZER, logprob_token_ids=False) as double:
         server = GuardServerConfig(urls=(double.url,), max_retries=0)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize.selection.constraints import Constraints
-from optimize.selection.trials import choose
+from optimize.selection.trials import choose_finalist
 from safethink.prefix import Metric
 
 SHARES = st.floats(-1, 1)
@@ -20,9 +20,9 @@ def both(*losses: float, limit: float = 0.05) -> list[Constraints]:
 
 
 def test_the_best_recovery_within_the_floor_is_chosen():
-    assert choose([0.7, 0.95, 0.9], both(0.0, 0.2, 0.01)) == 2
-    assert choose([0.9, 0.9], both(0.05, 0.0)) == 0
-    assert choose([0.7, 0.95, 0.9], both(0.3, 0.2, 0.1)) == 2
+    assert choose_finalist([0.7, 0.95, 0.9], both(0.0, 0.2, 0.01)) == 2
+    assert choose_finalist([0.9, 0.9], both(0.05, 0.0)) == 0
+    assert choose_finalist([0.7, 0.95, 0.9], both(0.3, 0.2, 0.1)) == 2
 
 
 def test_a_floor_that_is_hit_exactly_holds_however_it_was_added_up():
@@ -34,15 +34,15 @@ def test_a_floor_that_is_hit_exactly_holds_however_it_was_added_up():
 
 
 def test_either_floor_alone_rules_a_candidate_out():
-    assert choose([0.9, 0.1], [Constraints(0.0, 0.2, 0.05), Constraints(0.0, 0.0, 0.05)]) == 1
-    assert choose([0.9, 0.1], [Constraints(0.2, 0.0, 0.05), Constraints(0.0, 0.0, 0.05)]) == 1
+    assert choose_finalist([0.9, 0.1], [Constraints(0.0, 0.2, 0.05), Constraints(0.0, 0.0, 0.05)]) == 1
+    assert choose_finalist([0.9, 0.1], [Constraints(0.2, 0.0, 0.05), Constraints(0.0, 0.0, 0.05)]) == 1
 
 
 @given(LISTS)
 def test_whoever_is_chosen_is_feasible_where_anyone_is_and_best_among_those(rows):
     constraints = [Constraints(fall, rise, 0.1) for _, fall, rise in rows]
     recoveries = [recovery for recovery, *_ in rows]
-    chosen = choose(recoveries, constraints)
+    chosen = choose_finalist(recoveries, constraints)
     feasible = [recoveries[index] for index, each in enumerate(constraints) if each.satisfied]
     assert constraints[chosen].satisfied or not feasible
     assert not feasible or recoveries[chosen] == max(feasible)
