@@ -32,6 +32,12 @@ SHORT_CHARACTERS = 2000
 """Texts up to this length are kept with their tokens."""
 NUM_SHORT = 512
 """Number of texts in that cache."""
+_SENTENCEPIECE_BLANK = "\u2581"
+_HTML_TAG = re.compile(
+    "</?(html|body|div|span|p|h[1-6]|table|caption|thead|tbody|tfoot|tr|th|td|ul|ol|li|blockquote|footer|iframe|img|a"
+    "|strong|em|b|i|u|s|sub|sup|code|pre)>"
+)
+_TAG = re.compile("</?[a-z0-9]+>")
 _EDGE = "\u2003"
 """Blank put around a placeholder: where the template trims a message, it goes."""
 _PLACEHOLDER = re.compile(f"({_EDGE}?)SafeThinkMessage([0-9]+)Placeholder({_EDGE}?)")
@@ -66,8 +72,8 @@ class ChatEncoder:
             raise ConfigError(f"tokenizer {tokenizer.name_or_path!r} is not backed by the tokenizers library")
         self._tokenizer = tokenizer
         state = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Runs of blanks are added tokens in some vocabularies; they control nothing and stay.
-        control = [token for token in state["added_tokens"] if token["content"].strip()]
+        named = {*tokenizer.all_special_tokens, *_TAG.findall(str(tokenizer.chat_template))}
+        control = [token for token in state["added_tokens"] if _is_control(token) or token["content"] in named]
         self._control_ids = {token["content"].strip(): token["id"] for token in control}
         self._control_pattern = _any_of(control)
         self._plain = _without(control, state)
@@ -241,6 +247,17 @@ class _Builder:
         self._stretch, self._contents = "", []
 
 
+def _is_control(token: dict[str, Any]) -> bool:
+    """Whether an added token may control something.
+
+    Runs of blanks and the tags of HTML are added tokens in some vocabularies, such as Gemma's, so that they are short.
+    They control nothing, unless the tokenizer or its chat template calls them by name, and a text that holds them is
+    encoded by them. Any other is taken to control: `<think>` is not marked special in Qwen's vocabulary.
+    """
+    text = token["content"].replace(_SENTENCEPIECE_BLANK, " ")
+    return bool(token["special"] or (text.strip() and not _HTML_TAG.fullmatch(text)))
+
+
 def _any_of(control: list[dict[str, Any]]) -> re.Pattern[str]:
     """Match any control token, the longest first, with the blanks that it swallows."""
 
@@ -252,12 +269,32 @@ def _any_of(control: list[dict[str, Any]]) -> re.Pattern[str]:
 
 
 def _without(control: list[dict[str, Any]], state: dict[str, Any]) -> Tokenizer:
-    """Build the tokenizer of `state` again, unable to produce a control token."""
+    """Build the tokenizer of `state` again, unable to produce a control token.
+
+    Raises:
+        ConfigError: an added token that is none would have another id there.
+    """
     model = dict(state["model"])
+    names = {token["content"] for token in control} - {model.get("unk_token")}
+    control_ids = {token["id"] for token in control}
+    kept = [token for token in state["added_tokens"] if token["id"] not in control_ids]
     if isinstance(model.get("vocab"), dict):
         # Some models match a whole word against the vocabulary; a control token must not be there to be found.
-        names = {token["content"] for token in control} - {model.get("unk_token")}
-        model["vocab"] = {name: index for name, index in model["vocab"].items() if name not in names}
-    kept = [token for token in state["added_tokens"] if token not in control]
+        pieces = {name: index for name, index in model["vocab"].items() if name not in names}
+        # An added token that the vocabulary is without gets the next free id, and there are more of those now.
+        model["vocab"] = pieces | {token["content"]: token["id"] for token in kept}
+    if "merges" in model:
+        # Nor may merges put one together.
+        model["merges"] = [merge for merge in model["merges"] if names.isdisjoint(_merged(merge))]
     changes = {"model": model, "added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
-    return Tokenizer.from_str(json.dumps(state | changes))
+    plain = Tokenizer.from_str(json.dumps(state | changes))
+    for token in kept:
+        if plain.token_to_id(token["content"]) != token["id"]:
+            raise ConfigError(f"the tokenizer's added token {token['content']!r} cannot be told from control tokens")
+    return plain
+
+
+def _merged(merge: str | list[str]) -> tuple[str, str, str]:
+    """Both parts of a merge, and its result; older files write it as one string."""
+    first, second = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return first, second, first + second

@@ -7,6 +7,8 @@ import copy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
@@ -78,3 +80,39 @@ def test_a_tokenizer_without_a_chat_template_is_one_line_of_our_own():
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match=r"^tokenizer '.*' has no chat template: take .*chat_template\.jinja$"):
         ChatEncoder(tokenizer).chat((Message(role="user", content="hi"),))
+
+
+def with_runs(*added: AddedToken, template: str = "{{ messages[0].content }}") -> PreTrainedTokenizerFast:
+    """A byte-level-free BPE as Gemma's is: blanks are `▁`, and some added tokens are results or parts of merges."""
+    pieces = ["▁", "▁▁", "▁▁▁▁", "a", "▁a", "<", "s", ">", "h", "1", "/", "<s", "<s>"]
+    merges = [("▁", "▁"), ("▁▁", "▁▁"), ("▁", "a"), ("<", "s"), ("<s", ">")]
+    backend = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, merges))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template)
+    tokenizer.add_tokens(list(added))
+    return tokenizer
+
+
+RUNS = AddedToken("▁▁", normalized=False)
+TITLE = AddedToken("<h1>", normalized=False)
+START = AddedToken("<s>", normalized=False, special=True)
+
+
+@given(st.text(alphabet="a ▁<h1/", max_size=20) | st.sampled_from(["<h1>a", "a  a<h1>  ", "▁▁a   <h1>"]))
+def test_runs_of_blanks_and_tags_of_html_are_encoded_as_the_tokenizer_does(text: str) -> None:
+    tokenizer = with_runs(RUNS, TITLE, START)
+    assert list(ChatEncoder(tokenizer).text(text)) == tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_no_merge_puts_a_control_token_together() -> None:
+    tokenizer = with_runs(RUNS, TITLE, START)
+    assert tokenizer.encode("<s>", add_special_tokens=False) == tokenizer.convert_tokens_to_ids(["<s>"])
+    assert ChatEncoder(tokenizer).text("a<s>") == tuple(tokenizer.convert_tokens_to_ids(["a", "<s", ">"]))
+
+
+def test_a_tag_of_html_that_the_chat_template_uses_is_a_control_token() -> None:
+    tokenizer = with_runs(TITLE, template="<h1>{{ messages[0].content }}")
+    number = tokenizer.convert_tokens_to_ids("<h1>")
+    encoder = ChatEncoder(tokenizer)
+    assert number not in encoder.text("a<h1>")
+    assert encoder.chat((Message(role="user", content="a<h1>"),)).ids.count(number) == 1
