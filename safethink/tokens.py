@@ -7,6 +7,7 @@ prefix in it is a sequence of ids like any other.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Final
@@ -26,6 +27,12 @@ def is_soft(token_id: int) -> bool:
 def placeholder(token_id: int) -> str:
     """Text form of a soft row, with enough of its id to tell the rows of a prefix apart."""
     return f"⟨soft {(token_id - FIRST_SOFT_ID) & 0xFFFF:04x}⟩"
+
+
+def num_shared(first: Sequence[object], second: Sequence[object]) -> int:
+    """Number of tokens, or characters, that two sequences begin with alike."""
+    pairs = zip(first, second, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 @dataclass(frozen=True, slots=True)

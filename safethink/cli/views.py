@@ -15,7 +15,7 @@ from rich.text import Text
 from safethink.config.families import Family
 from safethink.defenses.effects import Intervention
 from safethink.runtime.result import Event, Result
-from safethink.tokens import Tokens
+from safethink.tokens import Tokens, num_shared
 
 if TYPE_CHECKING:
     from safethink.monitors.combinations import Recorded
@@ -119,7 +119,7 @@ def fed(readings: Sequence[Recorded]) -> Table:
     table = Table("score", "same as before", "and then", title="what the monitor read", show_lines=True)
     before = ""
     for reading in readings:
-        shared = _num_common(before, reading.trace)
+        shared = num_shared(before, reading.trace)
         style = "red" if reading.score < 0 else "green"
         new = reading.trace[shared:].strip()
         table.add_row(Text(f"{reading.score:+.2f}", style=style), f"{shared} characters", Text(visible(new)))
@@ -134,11 +134,6 @@ def visible(text: str) -> str:
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\n", "\\n") + '"'
-
-
-def _num_common(one: str, other: str) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _pieces(tokens: Tokens, decode: Decode) -> Iterator[tuple[str, bool]]:

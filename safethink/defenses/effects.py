@@ -228,9 +228,8 @@ class Task:
     Attributes:
         start: tokens already in the trace when the defense begins; empty for a fresh prompt, part of a trace for a fork
             or a prefilled attack.
-        prefixes: the portfolio, as token ids; try b of an intervention uses prefix b, and the last one again when it
-            runs out.
-        separator: token ids injected right behind a prefix.
+        prefixes: the portfolio, as token ids, each with its separator; try b of an intervention uses prefix b, and the
+            last one again when it runs out.
         close: token ids that close the thinking, for a defense that ends it itself.
         refusal: token ids of the refusal a defense may write itself, to follow `close`.
         first_step: index of the first step the defense will ask for; more than 0 only in a fork.
@@ -239,15 +238,14 @@ class Task:
 
     start: Tokens = field(default_factory=Tokens)
     prefixes: tuple[tuple[int, ...], ...] = ()
-    separator: tuple[int, ...] = ()
     close: tuple[int, ...] = ()
     refusal: tuple[int, ...] = ()
     first_step: int = 0
     streamed: bool = False
 
     def injection(self, prefix_ids: tuple[int, ...]) -> Tokens:
-        """Token ids put into the trace where `prefix_ids` is injected: prefix and separator; nothing for no prefix."""
-        return Tokens.injected(prefix_ids + self.separator if prefix_ids else ())
+        """The tokens that a prefix of the portfolio puts into the trace."""
+        return Tokens.injected(prefix_ids)
 
 
 Defense: TypeAlias = Generator[Effect, Answer, Verdict]

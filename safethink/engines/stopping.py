@@ -13,6 +13,9 @@ from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
 _SENTENCE_END: Final = re.compile(r"[.!?][\"')\]]*\s|[。！？]")
+_BLANK_LINE: Final = "\n\n"
+_BLANK_LINES: Final = re.compile(r"\n[^\S\n]*\n")
+"""A blank line is a line of blanks, whatever blanks: `\r\n\r\n` has one too."""
 LOOK_BACK: Final = 32
 """Tokens before a text in which a closing tag that ends in it may begin."""
 
@@ -21,9 +24,10 @@ class Stopper:
     """Decides, token by token, whether an extension ends.
 
     A delimiter fused into a token ends the step with that token. Blank text is no step: a delimiter counts only after
-    something else. What closes the thinking with control tokens is recognised by their ids alone, so that the same
-    characters spelled out stay text. Either tag ends an answer too: behind what opens it the reasoner
-    thinks again, and before what closes it a second time it has thought on.
+    something else. Where a blank line is a delimiter, so is a line of blanks. What closes the thinking with control
+    tokens is recognised by their ids alone, so that the same characters spelled out stay text. Either tag ends an
+    answer too: behind what opens it the reasoner thinks again, and before what closes it a second time it has thought
+    on.
     """
 
     def __init__(self, thought: Thought, eos_ids: Collection[int]) -> None:
@@ -92,7 +96,8 @@ class Stopper:
     def _ends_a_step(self, ids: Sequence[int]) -> bool:
         text = self._thought.decode(ids).lstrip()
         by_sentence = self._sentences and _SENTENCE_END.search(text) is not None
-        return by_sentence or any(delimiter in text for delimiter in self._delimiters)
+        by_blank_line = _BLANK_LINE in self._delimiters and _BLANK_LINES.search(text) is not None
+        return by_sentence or by_blank_line or any(delimiter in text for delimiter in self._delimiters)
 
     def _may_end_something(self, token_id: int) -> bool:
         known = self._may_end.get(token_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -232,8 +232,8 @@ def open_row(
         sample: which sample of the prompt.
         prompt_ids: the prompt as it was opened before; None renders the chat template.
         trace: the trace so far; None for what the prompt prefills.
-        injected: a prefix to inject right behind the trace, with its separator; empty for none.
-        prefixes: the portfolio that the defense may inject.
+        injected: a prefix to inject right behind the trace, without its separator; empty for none.
+        prefixes: the portfolio that the defense may inject, without separators.
         streamed: whether somebody reads along.
         label: for the caller to know the row by.
 
@@ -241,16 +241,15 @@ def open_row(
         PromptError: if the prompt is empty or too long.
     """
     start = prefill_tokens(thought, prompt) if trace is None else trace
+    if injected:
+        start += Tokens.injected(thought.injection(injected))
     task = Task(
         start=start,
-        prefixes=prefixes,
-        separator=thought.separator_ids,
+        prefixes=tuple(map(thought.injection, prefixes)),
         close=thought.close_ids,
         refusal=thought.refusal_ids,
         streamed=streamed,
     )
-    if injected:
-        task = replace(task, start=start + task.injection(injected))
     return Row(
         prompt=prompt,
         prompt_ids=open_prompt(thought, prompt) if prompt_ids is None else prompt_ids,

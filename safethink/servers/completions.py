@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from safethink.config import ServerConfig
 from safethink.errors import ConfigError, ServerError
 from safethink.servers.replicas import RefusedError, Replicas
+from safethink.tokens import num_shared
 
 logger = logging.getLogger(__name__)
 
@@ -264,13 +265,14 @@ class InPlace:
         opening = self._tokenizer.bos_token
         # What the server puts before a text must not stand there twice.
         candidates = [text.removeprefix(opening), text] if isinstance(opening, str) else [text]
+        encoded = {candidate: self._encode(candidate) for candidate in candidates}
         for candidate in candidates:
-            encoded = self._encode(candidate)
-            if encoded == tuple(ids):
+            if encoded[candidate] == tuple(ids):
                 return candidate
+        shared = max(num_shared(ids, other) for other in encoded.values())
         raise ServerError(
             f"the server takes prompts as text alone, and the text of this one encodes to other tokens from "
-            f"{self._parting(ids, self._encode(candidates[-1]))!r} on; a server that takes token ids has no such limit"
+            f"{self._decode(ids[shared:])[:EXCERPT_CHARACTERS]!r} on; a server that takes token ids has no such limit"
         )
 
     def continuation(self, ids: Sequence[int], text: str) -> tuple[int, ...]:
@@ -286,11 +288,6 @@ class InPlace:
                 "encoded; a server that takes and returns token ids has no such limit"
             )
         return encoded[len(ids) :]
-
-    def _parting(self, ids: Sequence[int], encoded: tuple[int, ...]) -> str:
-        """The text of `ids` from where `encoded` is another."""
-        start = next((i for i, pair in enumerate(zip(ids, encoded, strict=False)) if pair[0] != pair[1]), len(encoded))
-        return self._decode(ids[start:])[:EXCERPT_CHARACTERS]
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text)["input_ids"])

@@ -13,7 +13,7 @@ from safethink.defenses.rule import refuse_undeclared
 from safethink.errors import DefenseError
 from safethink.testing.check import Check, checks_of, ensure
 from safethink.testing.script import CLOSE, Play, Script, interleaved, play, scenes
-from safethink.tokens import Tokens
+from safethink.tokens import Tokens, num_shared
 
 
 def checks(defense: DefenseLike) -> tuple[Check, ...]:
@@ -199,13 +199,7 @@ def _tokens_of(effect: Effect) -> Tokens:
 def _sampled_from(script: Script, own: Sequence[int], place: int) -> int:
     """Number of tokens from `place` on that were sampled behind those before it; a step may be cut."""
     candidates = script.continuations.get(tuple(own[:place]), [])
-    return max((_common(ids, own[place:]) for ids in candidates), default=0)
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of what two sequences begin with alike."""
-    pairs = zip(first, second, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+    return max((num_shared(ids, own[place:]) for ids in candidates), default=0)
 
 
 def _grows(before: Accept, after: Accept) -> bool:

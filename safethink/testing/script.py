@@ -69,8 +69,8 @@ class Scene:
 
 def scenes(rule: Rule) -> tuple[Scene, ...]:
     """The scenes that every defense is played through."""
-    prefixes = ((90, 91), (95,)) if rule.needs.prefix else ()
-    task = Task(prefixes=prefixes, separator=(96,), close=(CLOSE,), refusal=REFUSAL)
+    prefixes = ((90, 91, 96), (95, 96)) if rule.needs.prefix else ()
+    task = Task(prefixes=prefixes, close=(CLOSE,), refusal=REFUSAL)
     started = Tokens.sampled((20, 21)) + Tokens.injected((22,))
     threshold = rule.needs.threshold or 0.0
     mixed = (True, False, False, True, False)
@@ -87,7 +87,7 @@ def scenes(rule: Rule) -> tuple[Scene, ...]:
         replace(plain, name="unthought", unthought=True, num_steps=1, passes=mixed),
         replace(plain, name="started", task=replace(task, start=started, first_step=1), passes=mixed),
         replace(plain, name="one prefix", task=replace(task, prefixes=prefixes[:1]), passes=(False, False, True)),
-        replace(plain, name="no prefix", task=replace(task, prefixes=(), separator=()), passes=mixed),
+        replace(plain, name="no prefix", task=replace(task, prefixes=()), passes=mixed),
     )
 
 

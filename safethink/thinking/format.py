@@ -82,14 +82,24 @@ class Thought:
         return self._tag(self.family.close_tag)
 
     @cached_property
-    def open_ids(self) -> tuple[int, ...]:
-        """Token ids that open the thinking: one where the opening tag is a token of its own."""
-        return self.encoder.template(self.family.open_tag)
-
-    @cached_property
     def close_ids(self) -> tuple[int, ...]:
-        """Token ids with which a defense closes the thinking: one where the closing tag is a token of its own."""
-        return self.turns[-1] if self.turns else self.encoder.template(self.family.close_lead + self.family.close_tag)
+        """Token ids with which a defense closes the thinking: one where the closing tag is a token of its own.
+
+        A tag that is spelled may end in the same token as the break behind it, as `>` does in many vocabularies. That
+        token then closes, since it is what the reasoner was trained on.
+        """
+        return self.turns[-1] if self.turns else self._closed_and_refused[0]
+
+    def injection(self, prefix_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Token ids that are put into a trace for a prefix: with the separator, encoded as one text.
+
+        So `Wait.` and a line break are the one token that they are wherever the reasoner has read them.
+        """
+        if any(map(is_soft, prefix_ids)):
+            return prefix_ids + self.separator_ids
+        text = self.decode(prefix_ids)
+        together = self.encoder.injected(text + self.family.prefix_separator)
+        return together if self.encoder.injected(text) == prefix_ids else prefix_ids + self.separator_ids
 
     @cached_property
     def separator_ids(self) -> tuple[int, ...]:
@@ -100,8 +110,16 @@ class Thought:
     def refusal_ids(self) -> tuple[int, ...]:
         """Token ids of the refusal that a defense writes itself, to follow `close_ids`, end of turn included."""
         end_id = self.tokenizer.eos_token_id
-        refusal = self.encoder.text(f"{self.family.answer_break}{REFUSAL}")
-        return refusal + ((end_id,) if isinstance(end_id, int) else ())
+        return self._closed_and_refused[1] + ((end_id,) if isinstance(end_id, int) else ())
+
+    @cached_property
+    def _closed_and_refused(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The closing tag and the refusal behind it, encoded as one text and parted behind the tag's last token."""
+        closing = self.family.close_lead + self.family.close_tag
+        ids = self.encoder.template(f"{closing}{self.family.answer_break}{REFUSAL}")
+        lengths = (length for length in range(len(ids)) if closing.strip() in self.decode(ids[:length]))
+        length = next(lengths)
+        return ids[:length], ids[length:]
 
     @cached_property
     def turns(self) -> tuple[tuple[int, ...], ...]:
@@ -165,9 +183,14 @@ class Thought:
         _, tail = self.rendered((Message(role="user", content="?"),))
         return Traits(source, tail, self.model_type)
 
-    def rendered(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], str]:
-        """Token ids of a chat up to where the model takes over, and the text behind the last message's content."""
-        chat = self.encoder.chat(messages, add_generation_prompt=True, enable_thinking=True)
+    def rendered(self, messages: Sequence[Message], suffix: str = "") -> tuple[tuple[int, ...], str]:
+        """Token ids of a chat up to where the model takes over, and the text behind the last message's content.
+
+        Args:
+            messages: the turns, in order.
+            suffix: text of ours behind what the template renders, encoded with it as one text.
+        """
+        chat = self.encoder.chat(messages, suffix, add_generation_prompt=True, enable_thinking=True)
         return chat.ids, self.decode(chat.ids[chat.spans[-1].stop :])
 
     def _tag(self, text: str) -> Tag:

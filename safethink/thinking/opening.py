@@ -23,9 +23,11 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
     if not _is_unicode(prompt):
         raise PromptError(f"prompt {prompt.id!r} is not Unicode text: it has half of a character")
     family = thought.family
-    ids, tail = thought.rendered(_first_turn(thought, prompt))
+    messages = _first_turn(thought, prompt)
+    ids, tail = thought.rendered(messages)
     if tail.rfind(family.open_tag) <= tail.rfind(family.close_tag):
-        ids += thought.open_ids + thought.encoder.text(family.open_break)
+        # A spelled opener may share a token with the break behind it, and with the text before it.
+        ids, _ = thought.rendered(messages, family.open_tag + family.open_break)
     num_tokens = len(ids) + len(prefill_tokens(thought, prompt))
     if thought.context_tokens is not None and num_tokens + thought.reserve_tokens > thought.context_tokens:
         raise PromptError(

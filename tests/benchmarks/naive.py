@@ -58,7 +58,7 @@ class Naive:
         """Think and answer, guarded."""
         guarded, config = self._guarded, self._config
         opened = open_prompt(guarded.thought, prompt)
-        injected = guarded.prefix.token_ids[0] + guarded.thought.separator_ids
+        injected = guarded.thought.injection(guarded.prefix.token_ids[0])
         trace: Ids = ()
         num_dropped, num_interventions, index = 0, 0, 0
         while True:

@@ -142,11 +142,14 @@ class Asker:
 def alternating(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The same words in turns that alternate from the user's, as many guards' templates demand.
 
-    System messages open the user turn that follows them, and neighbours of one role become one turn.
+    System messages open the user turn that follows them, and neighbours of one role become one turn. What the assistant
+    said before the user's first turn goes.
     """
     turns: list[Message] = []
     for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
+        if role == "assistant" and not turns:
+            continue
         if turns and turns[-1].role == role:
             turns[-1] = Message(role=role, content=f"{turns[-1].content}\n\n{message.content}")
         else:

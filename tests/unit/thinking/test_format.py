@@ -194,3 +194,9 @@ def test_where_a_step_ends_follows_from_the_text_alone(text: str) -> None:
     tokens = encode(text)
     ended = [end for end in range(len(tokens) + 1) if "\n\n" in chat_reasoner.decode(tokens[:end]).lstrip()]
     assert (reason, read) == (("step", chat_reasoner.decode(tokens[: ended[0]])) if ended else (None, text))
+
+
+@pytest.mark.parametrize("blanks", ["\n\n", "\r\n\r\n", "\n \n", "\n\t\n", "\n \r\n"])
+def test_a_blank_line_is_a_line_of_blanks(blanks: str) -> None:
+    assert stops(STOPPER, f"zz{blanks}yy") == ("step", f"zz{blanks}")
+    assert stops(STOPPER, "zz\nyy\n") == (None, "zz\nyy\n")

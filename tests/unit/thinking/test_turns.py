@@ -86,7 +86,7 @@ def test_a_defense_that_asks_for_the_whole_thinking_gets_all_turns(config: NoneC
 
 
 def test_a_turn_that_violates_is_dropped_with_its_question_and_said_again() -> None:
-    task = Task(prefixes=((40,),), separator=(41,))
+    task = Task(prefixes=((40, 41),))
     said = [TURN_BY_TURN[0], ((6, END), "end"), *TURN_BY_TURN[2:]]
     defense = staged(defenses.start(SafeThinkConfig(keep_prefix=True), task))
     verdict, effects = drive(defense, said, scores=(1.0, -1.0))

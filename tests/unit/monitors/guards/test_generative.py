@@ -208,6 +208,13 @@ def test_turns_are_folded_until_they_alternate(guard: GuardMonitor) -> None:
     assert score == pytest.approx(guard.score([request("a", row=1, prompt="system\n\nuser")])[0], abs=1e-6)
 
 
+def test_a_conversation_that_the_assistant_opens_is_judged_from_the_users_first_turn_on(guard: GuardMonitor) -> None:
+    opened = tuple(Message(role=role, content=role) for role in ("assistant", "user"))
+    assert [turn.role for turn in alternating(opened)] == ["user"]
+    score = guard.score([ScoreRequest(0, Prompt(id="p", messages=opened), "a")])[0]
+    assert score == pytest.approx(guard.score([request("a", row=1, prompt="user")])[0], abs=1e-6)
+
+
 def test_build_makes_what_the_config_names(tmp_path, model: Qwen3ForCausalLM) -> None:
     model.save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)

@@ -1,0 +1,111 @@
+"""Where two texts of ours meet, their token ids are those of both written as one, as a reasoner has read them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from safethink.config import ThoughtConfig
+from safethink.defenses.draft import Draft
+from safethink.defenses.effects import Task
+from safethink.defenses.none import undefended
+from safethink.engines.stopping import Stopper
+from safethink.errors import ServerError
+from safethink.prompts import Prompt
+from safethink.refusals import REFUSAL
+from safethink.runtime.row import open_row
+from safethink.servers.completions import InPlace
+from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
+from safethink.tokens import FIRST_SOFT_ID, Tokens
+
+QWEN: Final = Regex(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen splits text so; punctuation takes the line breaks behind it along."""
+TEMPLATE: Final = (
+    "{% for message in messages %}[{{ message.role }}]\n{{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+SPELLED: Final[dict[str, Any]] = {"family": "begin-of-thought"}
+
+
+@cache
+def tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that fuses punctuation with line breaks, and knows no thinking tags."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(QWEN, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    text = ["<|begin_of_thought|>\n\nWait.\nHmm?\n\n<|end_of_thought|>\n\nI cannot help with that.", "a:\nb)\n!\n"] * 40
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["[bos]", "[eos]"])
+    )
+    if bos:
+        from tokenizers import processors
+
+        backend.post_processor = processors.TemplateProcessing("[bos] $A", special_tokens=[("[bos]", 0)])
+    named = {"eos_token": "[eos]"} | ({"bos_token": "[bos]"} if bos else {})
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=TEMPLATE, **named)
+
+
+def encode(text: str) -> tuple[int, ...]:
+    return tuple(tokenizer().encode(text, add_special_tokens=False))
+
+
+@pytest.fixture
+def thought() -> Thought:
+    return Thought(ThoughtConfig(**SPELLED), tokenizer())
+
+
+def test_this_vocabulary_fuses_a_tag_with_the_break_behind_it() -> None:
+    assert encode("|>\n\n") != encode("|>") + encode("\n\n")
+
+
+def test_an_opener_that_is_spelled_is_encoded_with_its_break(thought: Thought) -> None:
+    rendered = "[user]\nAdd 3.\n[assistant]\n<|begin_of_thought|>\n\n"
+    assert open_prompt(thought, Prompt.from_text("Add 3.")) == encode(rendered)
+
+
+def test_a_refusal_behind_a_spelled_closer_is_encoded_with_it(thought: Thought) -> None:
+    written = thought.close_ids + thought.refusal_ids
+    assert written == (*encode(f"<|end_of_thought|>\n\n{REFUSAL}"), tokenizer().eos_token_id)
+    assert thought.decode(thought.close_ids) == "<|end_of_thought|>\n\n"
+
+
+def test_a_defense_that_refuses_closes_the_thinking_as_the_reasoner_would(thought: Thought) -> None:
+    start = Tokens.sampled(encode("Hmm?\n\n"))
+    row = open_row(thought, Prompt.from_text("x"), undefended, seed=0, trace=start)
+    assert row.prompt_ids == open_prompt(thought, Prompt.from_text("x"))
+    task = Task(start, close=thought.close_ids, refusal=thought.refusal_ids)
+    verdict = Draft.of(task).refusing(task).verdict()
+    ids = verdict.trace.ids
+    assert Stopper(thought, [])._closer.ends(ids, len(ids) - 1)
+
+
+@pytest.mark.parametrize("text", ["Wait", "Wait.", "Hmm?", "a:", "b)", "Wait!", "Wait.\n", "Wait ", "x  "])
+def test_a_prefix_is_encoded_with_its_separator_and_can_be_sent_as_text(thought: Thought, text: str) -> None:
+    injected = thought.injection(encode(text))
+    assert injected == encode(f"{text}\n")
+    step = encode("Hmm?\n\n")
+    assert InPlace(tokenizer()).text(step + injected) == f"Hmm?\n\n{text}\n"
+
+
+def test_tokens_that_are_no_texts_keep_their_separator(thought: Thought) -> None:
+    soft = (FIRST_SOFT_ID, FIRST_SOFT_ID + 1)
+    assert thought.injection(soft) == soft + thought.separator_ids
+    bytewise = tuple(encode(letter)[0] for letter in "Wait.")
+    assert thought.injection(bytewise) == bytewise + thought.separator_ids
+
+
+def test_the_place_at_which_a_text_parts_is_right_behind_a_token_that_opens_every_text() -> None:
+    bytewise = tuple(encode(letter)[0] for letter in "Wait.")
+    ids = (0, *encode("Hmm?\n\n"), *bytewise)
+    with pytest.raises(ServerError, match="encodes to other tokens from 'W"):
+        InPlace(tokenizer(bos=True)).text(ids)
