@@ -48,6 +48,15 @@ class Prompt(Frozen):
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded; bytes that a shell could not read become lone surrogates, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def refuse_duplicates(prompts: Iterable[Prompt]) -> None:
     """Check that no two prompts share an id.
 

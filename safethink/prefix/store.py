@@ -20,6 +20,7 @@ from safethink.files import read_sealed, seal, write_bytes, write_text
 from safethink.models.hashes import chat_template_hash, tokenizer_hash
 from safethink.prefix import hub
 from safethink.prefix.artifact import Identity, Metric, Prefix, PrefixArtifact, RowsFile
+from safethink.prompts import is_unicode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,6 +74,8 @@ def load(
     spec = str(path_or_name)
     if spec == LITERAL:
         raise ArtifactError(f"prefix {spec!r} has no text")
+    if not is_unicode(spec):
+        raise ArtifactError(f"prefix {spec!r} is not Unicode text: it has half of a character")
     if spec.startswith(LITERAL):
         artifact = PrefixArtifact(name=spec, prefixes=(Prefix(text=spec.removeprefix(LITERAL)),))
     elif spec in list_built_in():

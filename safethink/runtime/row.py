@@ -240,6 +240,8 @@ def open_row(
     Raises:
         PromptError: if the prompt is empty or too long.
     """
+    if prompt_ids is None:
+        prompt_ids = open_prompt(thought, prompt)
     start = prefill_tokens(thought, prompt) if trace is None else trace
     if injected:
         start += Tokens.injected(thought.injection(injected))
@@ -252,7 +254,7 @@ def open_row(
     )
     return Row(
         prompt=prompt,
-        prompt_ids=open_prompt(thought, prompt) if prompt_ids is None else prompt_ids,
+        prompt_ids=prompt_ids,
         defense=over_turns(defense(task), thought),
         sample=sample,
         seed=seed,

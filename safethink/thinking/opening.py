@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from safethink.errors import PromptError
-from safethink.prompts import Message, Prompt
+from safethink.prompts import Message, Prompt, is_unicode
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
@@ -20,7 +20,7 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
     """
     if not prompt.text.strip():
         raise PromptError(f"prompt {prompt.id!r} is empty")
-    if not _is_unicode(prompt):
+    if not all(map(is_unicode, (prompt.prefill, *(message.content for message in prompt.messages)))):
         raise PromptError(f"prompt {prompt.id!r} is not Unicode text: it has half of a character")
     family = thought.family
     messages = _first_turn(thought, prompt)
@@ -48,12 +48,3 @@ def _first_turn(thought: Thought, prompt: Prompt) -> tuple[Message, ...]:
         return prompt.messages
     *before, last = prompt.messages
     return (*before, last.replace(content=last.content + thought.family.stage_turns[0]))
-
-
-def _is_unicode(prompt: Prompt) -> bool:
-    """Whether every text of a prompt can be encoded; bytes that a shell could not read become lone surrogates."""
-    try:
-        "".join([*(message.content for message in prompt.messages), prompt.prefill]).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -83,6 +83,12 @@ def edit(folder: Path, change: Callable[[dict], None]) -> None:
     path.write_text(json.dumps(content))
 
 
+def test_half_of_a_character_is_no_prefix() -> None:
+    with pytest.raises(ArtifactError, match=r"prefix 'text:a\\udcff' is not Unicode text") as caught:
+        load("text:a\udcff")
+    assert "\n" not in str(caught.value)
+
+
 def test_edited_ids_are_noticed(folder: Path) -> None:
     edit(folder, lambda content: content["prefixes"][0]["token_ids"].reverse())
     with pytest.raises(ArtifactError, match="was edited"):

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from safethink.config import ThoughtConfig
 from safethink.defenses.effects import Until
+from safethink.defenses.none import undefended
 from safethink.engines.stopping import Stopper
 from safethink.errors import PromptError
 from safethink.prompts import Message, Prompt
 from safethink.refusals import REFUSAL
+from safethink.runtime.row import open_row
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt, prefill_tokens
 from safethink.thinking.reading import answer_text, full_trace_text, monitored_text, trace_text
@@ -67,6 +69,14 @@ def test_the_prefill_is_part_of_the_trace_and_cannot_close_it() -> None:
 def test_an_empty_prompt_is_refused_by_name(text: str) -> None:
     with pytest.raises(PromptError, match="'q7' is empty"):
         open_prompt(THOUGHT, Prompt.from_text(text, id="q7"))
+
+
+@pytest.mark.parametrize("place", ["content", "prefill"])
+def test_half_of_a_character_is_refused_by_name_wherever_it_stands(place: str) -> None:
+    texts = {"content": "hi", "prefill": ""} | {place: "a\ud800"}
+    prompt = Prompt(id="q7", messages=(Message(role="user", content=texts["content"]),), prefill=texts["prefill"])
+    with pytest.raises(PromptError, match="'q7' is not Unicode text"):
+        open_row(THOUGHT, prompt, undefended, seed=0)
 
 
 def test_a_prompt_that_leaves_no_room_for_a_step_is_refused_with_the_sizes() -> None:
