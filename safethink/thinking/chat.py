@@ -5,42 +5,47 @@ A chat template is text with holes. Filling the holes first and encoding afterwa
 `<|im_end|>` close its own turn. Here the template is rendered with placeholders, its control tokens are found, and only
 then are the messages put in: whatever they contain is encoded as text.
 
+What a template decides from contents, such as to leave earlier thinking out, it cannot decide from holes. So where it
+is to, it is rendered a second time with the words in place and their control strings masked; see `ChatEncoder.chat`.
+
 The `sanitize_control_tokens` of transformers is narrower: it lets a template act on what a message contains, and keeps
 only those added tokens out that the template spells, which a reasoner's `</think>` need not be among.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 from jinja2.exceptions import TemplateError
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
+from safethink.thinking.control_tokens import any_of, control_tokens, without
 from safethink.tokens import EXTENSION_TOKEN
 
 SHORT_CHARACTERS = 2000
 """Texts up to this length are kept with their tokens."""
 NUM_SHORT = 512
 """Number of texts in that cache."""
-_SENTENCEPIECE_BLANK = "\u2581"
-_HTML_TAG = re.compile(
-    "</?(html|body|div|span|p|h[1-6]|table|caption|thead|tbody|tfoot|tr|th|td|ul|ol|li|blockquote|footer|iframe|img|a"
-    "|strong|em|b|i|u|s|sub|sup|code|pre)>"
-)
-_TAG = re.compile("</?[a-z0-9]+>")
 _EDGE = "\u2003"
 """Blank put around a placeholder: where the template trims a message, it goes."""
+_FIRST_MASK = 0xF0000
+"""First of the private characters that stand for control strings while a template reads contents."""
+_MASK = re.compile("[\U000f0000-\U000ffffd]")
 _PLACEHOLDER = re.compile(f"({_EDGE}?)SafeThinkMessage([0-9]+)Placeholder({_EDGE}?)")
+
+
+Suffix: TypeAlias = str | Callable[[str], str]
+"""Text of ours behind a rendered chat, or what makes it from the text behind the last message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class EncodedChat:
     Attributes:
         ids: the whole chat, as the template renders it.
         spans: for each message, the positions in `ids` that hold its content. A token shared with the template counts.
+            Empty for any but the last where the template decided from contents.
     """
 
     ids: tuple[int, ...]
@@ -71,12 +77,12 @@ class ChatEncoder:
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ConfigError(f"tokenizer {tokenizer.name_or_path!r} is not backed by the tokenizers library")
         self._tokenizer = tokenizer
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        named = {*tokenizer.all_special_tokens, *_TAG.findall(str(tokenizer.chat_template))}
-        control = [token for token in state["added_tokens"] if _is_control(token) or token["content"] in named]
+        control = control_tokens(tokenizer)
         self._control_ids = {token["content"].strip(): token["id"] for token in control}
-        self._control_pattern = _any_of(control)
-        self._plain = _without(control, state)
+        self._control_pattern = any_of(control)
+        self._plain = without(control, tokenizer)
+        self._masks = {token["content"].strip(): chr(_FIRST_MASK + index) for index, token in enumerate(control)}
+        self._unmasking = str.maketrans({mask: text for text, mask in self._masks.items()})
         self._rendered: dict[tuple[object, ...], str] = {}
         # A question is asked again with a longer trace, and the rest of it stays as it is.
         self._encode_short = lru_cache(NUM_SHORT)(self._encode)
@@ -126,26 +132,35 @@ class ChatEncoder:
         encoded = (((part,) if isinstance(part, int) else self.text(part)) for part in self.parts(text))
         return tuple(chain.from_iterable(encoded))
 
-    def chat(self, messages: Sequence[Message], suffix: str = "", **template_args: Any) -> EncodedChat:
+    def chat(
+        self, messages: Sequence[Message], suffix: Suffix = "", reads_contents: bool = False, **template_args: Any
+    ) -> EncodedChat:
         """Encode `messages` in the tokenizer's chat template.
 
-        Equals `tokenizer.apply_chat_template` token for token where no message contains a control string. A template
-        that wants contents as lists of parts, as those of vision models do, is given them so.
+        Equals `tokenizer.apply_chat_template` token for token where no message contains a control string, if the
+        template reads contents or decides nothing from them. A template that wants contents as lists of parts, as those
+        of vision models do, is given them so.
+
+        What a template spells and an assistant said, such as the tags of its thinking, the template may act on and
+        keep: it is the reasoner's own. Anybody else's it may act on, and it stays text.
 
         Args:
             messages: the turns, in order.
-            suffix: text of ours that follows what the template renders.
+            suffix: text of ours that follows what the template renders; or what makes it, from the text that the
+                template puts behind the last message.
+            reads_contents: whether the template may decide from what the messages say.
             template_args: handed to the template, such as `add_generation_prompt=True`.
 
         Raises:
             PromptError: if the template refuses the turns or leaves one out.
             ConfigError: if the tokenizer has no template.
         """
+        encode = self._decided if reads_contents else self._chat
         try:
-            return self._chat(messages, suffix, template_args, as_parts=False)
+            return encode(messages, suffix, template_args, as_parts=False)
         except PromptError:
             try:
-                return self._chat(messages, suffix, template_args, as_parts=True)
+                return encode(messages, suffix, template_args, as_parts=True)
             except PromptError:
                 pass
             raise
@@ -159,20 +174,68 @@ class ChatEncoder:
         return self._filled(template, contents, [f"content {index}" for index in range(len(contents))])
 
     def _chat(
-        self, messages: Sequence[Message], suffix: str, template_args: dict[str, Any], as_parts: bool
+        self, messages: Sequence[Message], suffix: Suffix, template_args: dict[str, Any], as_parts: bool
     ) -> EncodedChat:
-        rendered = self._render(messages, template_args, as_parts) + suffix
+        rendered = self._render(messages, template_args, as_parts)
+        rendered += _suffix(suffix, _tail(rendered))
         names = [f"message {index} ({message.role})" for index, message in enumerate(messages)]
         return self._filled(rendered, [message.content for message in messages], names)
+
+    def _decided(
+        self, messages: Sequence[Message], suffix: Suffix, template_args: dict[str, Any], as_parts: bool
+    ) -> EncodedChat:
+        """Encode what the template makes of these very contents; as holes would be filled where that is the same."""
+        filled = self._chat(messages, suffix, template_args, as_parts)
+        contents = [message.content for message in messages]
+        if any(_MASK.search(content) for content in contents):
+            return filled
+        known = self._tokenizer.get_chat_template()
+        spelled = [text for text in self._masks if text in known]
+        theirs = [self._masked(each.content, spelled if each.role == "assistant" else ()) for each in messages]
+        rendered = self._apply(messages, theirs, template_args, as_parts)
+        shown = [self._masked(content, spelled) for content in contents]
+        if shown != theirs:
+            # A template that refuses a control string does not see it: as text it is harmless.
+            with suppress(PromptError):
+                acted = self._apply(messages, shown, template_args, as_parts)
+                if acted.translate(self._unmasking) != rendered.translate(self._unmasking):
+                    rendered = _masked_where_said(acted, shown, theirs)
+        holes = self._render(messages, template_args, as_parts)
+        says_tags = any(text in said for text in spelled for said in theirs)
+        if not says_tags and rendered == _fill(holes, theirs):
+            return filled
+        return self._encoded(rendered, theirs[-1], holes, suffix)
+
+    def _encoded(self, rendered: str, last: str, holes: str, suffix: Suffix) -> EncodedChat:
+        """Encode a rendered chat in which masks stand for control strings that are text, and find the last message."""
+        tail, core = _tail(holes), last.strip()
+        until = len(rendered) - len(tail) if rendered.endswith(tail) else len(rendered)
+        start = max(0, rendered.rfind(core, 0, until))
+        behind = rendered[start + len(core) :]
+        builder = _Builder(self.encode, 1)
+        self._add_template(builder, rendered[:start])
+        builder.add_content(0, core.translate(self._unmasking))
+        self._add_template(builder, behind + _suffix(suffix, behind))
+        builder.flush()
+        (span,) = builder.spans
+        assert span is not None, "one content was added"
+        return EncodedChat(tuple(builder.ids), (*[range(0)] * (len(_PLACEHOLDER.findall(holes)) - 1), span))
+
+    def _masked(self, content: str, shown: Collection[str]) -> str:
+        """A content with a mask for each control string in it that is not shown."""
+
+        def mask(found: re.Match[str]) -> str:
+            text = found[0].strip()
+            return found[0] if text in shown else found[0].replace(text, self._masks[text])
+
+        return self._control_pattern.sub(mask, content)
 
     def _filled(self, template: str, contents: Sequence[str], names: Sequence[str]) -> EncodedChat:
         builder = _Builder(self.encode, len(contents))
         end = 0
         for found in _PLACEHOLDER.finditer(template):
             self._add_template(builder, template[end : found.start()])
-            index = int(found[2])
-            content = contents[index] if found[1] else contents[index].lstrip()
-            builder.add_content(index, content if found[3] else content.rstrip())
+            builder.add_content(int(found[2]), _content(found, contents))
             end = found.end()
         self._add_template(builder, template[end:])
         builder.flush()
@@ -187,9 +250,16 @@ class ChatEncoder:
         key = (roles, as_parts, tuple(sorted(template_args.items())))
         if key in self._rendered:
             return self._rendered[key]
+        holes = [hole(index) for index in range(len(roles))]
+        return self._rendered.setdefault(key, self._apply(messages, holes, template_args, as_parts))
+
+    def _apply(
+        self, messages: Sequence[Message], contents: Sequence[str], template_args: dict[str, Any], as_parts: bool
+    ) -> str:
+        """The template with `contents` in place of the messages' own."""
         turns = [
-            {"role": role, "content": [{"type": "text", "text": hole(index)}] if as_parts else hole(index)}
-            for index, role in enumerate(roles)
+            {"role": message.role, "content": [{"type": "text", "text": content}] if as_parts else content}
+            for message, content in zip(messages, contents, strict=True)
         ]
         try:
             rendered = str(self._tokenizer.apply_chat_template(turns, tokenize=False, **template_args))
@@ -199,20 +269,63 @@ class ChatEncoder:
                     f"tokenizer {self._tokenizer.name_or_path!r} has no chat template: take a model that was trained "
                     "to chat, or put its template beside the tokenizer as chat_template.jinja"
                 ) from error
-            raise PromptError(f"the chat template refuses the turns [{', '.join(roles)}]: {error}") from error
-        return self._rendered.setdefault(key, rendered)
+            roles = ", ".join(message.role for message in messages)
+            raise PromptError(f"the chat template refuses the turns [{roles}]: {error}") from error
+        if as_parts and str(turns[-1]["content"]) in rendered:
+            raise PromptError("the chat template takes contents as texts, not as lists of parts")
+        return rendered
 
     def _add_template(self, builder: _Builder, piece: str) -> None:
         for part in self.parts(piece):
             if isinstance(part, int):
                 builder.add_control(part)
             else:
-                builder.add_text(part)
+                builder.add_text(part.translate(self._unmasking))
 
 
 def hole(index: int) -> str:
     """Placeholder in a template for the content of that index, see `ChatEncoder.fill`."""
     return f"{_EDGE}SafeThinkMessage{index}Placeholder{_EDGE}"
+
+
+def _tail(holes: str) -> str:
+    """The text behind the last message of a template with holes."""
+    ends = [found.end() for found in _PLACEHOLDER.finditer(holes)]
+    return holes[ends[-1] :] if ends else holes
+
+
+def _suffix(suffix: Suffix, tail: str) -> str:
+    return suffix if isinstance(suffix, str) else suffix(tail)
+
+
+def _content(found: re.Match[str], contents: Sequence[str]) -> str:
+    """The content for a hole, trimmed where the template trims it."""
+    content = contents[int(found[2])]
+    content = content if found[1] else content.lstrip()
+    return content if found[3] else content.rstrip()
+
+
+def _fill(template: str, contents: Sequence[str]) -> str:
+    """A template with `contents` in its holes, as text."""
+    return _PLACEHOLDER.sub(lambda found: _content(found, contents), template)
+
+
+def _masked_where_said(rendered: str, shown: Sequence[str], masked: Sequence[str]) -> str:
+    """A rendered chat with what others than the assistant said masked again.
+
+    Raises:
+        PromptError: the template cut or changed it, so that its control strings cannot be told from the template's.
+    """
+    start = 0
+    for index, (said, safe) in enumerate(zip(shown, masked, strict=True)):
+        if said == safe:
+            continue
+        place = rendered.find(said.strip(), start)
+        if place < 0:
+            raise PromptError(f"the chat template acts on control strings in message {index} and changes it")
+        rendered = rendered[:place] + safe.strip() + rendered[place + len(said.strip()) :]
+        start = place + len(safe.strip())
+    return rendered
 
 
 class _Builder:
@@ -245,56 +358,3 @@ class _Builder:
             self.spans[index] = range(len(self.ids) + before, len(self.ids) + max(before, until))
         self.ids += encoding.ids
         self._stretch, self._contents = "", []
-
-
-def _is_control(token: dict[str, Any]) -> bool:
-    """Whether an added token may control something.
-
-    Runs of blanks and the tags of HTML are added tokens in some vocabularies, such as Gemma's, so that they are short.
-    They control nothing, unless the tokenizer or its chat template calls them by name, and a text that holds them is
-    encoded by them. Any other is taken to control: `<think>` is not marked special in Qwen's vocabulary.
-    """
-    text = token["content"].replace(_SENTENCEPIECE_BLANK, " ")
-    return bool(token["special"] or (text.strip() and not _HTML_TAG.fullmatch(text)))
-
-
-def _any_of(control: list[dict[str, Any]]) -> re.Pattern[str]:
-    """Match any control token, the longest first, with the blanks that it swallows."""
-
-    def pattern(token: dict[str, Any]) -> str:
-        return r"\s*" * token["lstrip"] + re.escape(token["content"]) + r"\s*" * token["rstrip"]
-
-    longest_first = sorted(control, key=lambda token: len(token["content"]), reverse=True)
-    return re.compile("|".join(map(pattern, longest_first)) or r"(?!)")
-
-
-def _without(control: list[dict[str, Any]], state: dict[str, Any]) -> Tokenizer:
-    """Build the tokenizer of `state` again, unable to produce a control token.
-
-    Raises:
-        ConfigError: an added token that is none would have another id there.
-    """
-    model = dict(state["model"])
-    names = {token["content"] for token in control} - {model.get("unk_token")}
-    control_ids = {token["id"] for token in control}
-    kept = [token for token in state["added_tokens"] if token["id"] not in control_ids]
-    if isinstance(model.get("vocab"), dict):
-        # Some models match a whole word against the vocabulary; a control token must not be there to be found.
-        pieces = {name: index for name, index in model["vocab"].items() if name not in names}
-        # An added token that the vocabulary is without gets the next free id, and there are more of those now.
-        model["vocab"] = pieces | {token["content"]: token["id"] for token in kept}
-    if "merges" in model:
-        # Nor may merges put one together.
-        model["merges"] = [merge for merge in model["merges"] if names.isdisjoint(_merged(merge))]
-    changes = {"model": model, "added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
-    plain = Tokenizer.from_str(json.dumps(state | changes))
-    for token in kept:
-        if plain.token_to_id(token["content"]) != token["id"]:
-            raise ConfigError(f"the tokenizer's added token {token['content']!r} cannot be told from control tokens")
-    return plain
-
-
-def _merged(merge: str | list[str]) -> tuple[str, str, str]:
-    """Both parts of a merge, and its result; older files write it as one string."""
-    first, second = merge.split(" ", 1) if isinstance(merge, str) else merge
-    return first, second, first + second

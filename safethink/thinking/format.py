@@ -17,7 +17,7 @@ from safethink.config import ThoughtConfig, families
 from safethink.config.families import Family, Traits
 from safethink.prompts import Message
 from safethink.refusals import REFUSAL
-from safethink.thinking.chat import ChatEncoder
+from safethink.thinking.chat import ChatEncoder, Suffix
 from safethink.thinking.delimiters import Tag
 from safethink.tokens import is_soft, placeholder
 
@@ -183,14 +183,16 @@ class Thought:
         _, tail = self.rendered((Message(role="user", content="?"),))
         return Traits(source, tail, self.model_type)
 
-    def rendered(self, messages: Sequence[Message], suffix: str = "") -> tuple[tuple[int, ...], str]:
+    def rendered(self, messages: Sequence[Message], suffix: Suffix = "") -> tuple[tuple[int, ...], str]:
         """Token ids of a chat up to where the model takes over, and the text behind the last message's content.
 
         Args:
             messages: the turns, in order.
             suffix: text of ours behind what the template renders, encoded with it as one text.
         """
-        chat = self.encoder.chat(messages, suffix, add_generation_prompt=True, enable_thinking=True)
+        chat = self.encoder.chat(
+            messages, suffix, reads_contents=True, add_generation_prompt=True, enable_thinking=True
+        )
         return chat.ids, self.decode(chat.ids[chat.spans[-1].stop :])
 
     def _tag(self, text: str) -> Tag:

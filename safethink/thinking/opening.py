@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from safethink.config.families import Family
 from safethink.errors import PromptError
 from safethink.prompts import Message, Prompt, is_unicode
 from safethink.thinking.format import Thought
@@ -24,10 +27,8 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
         raise PromptError(f"prompt {prompt.id!r} is not Unicode text: it has half of a character")
     family = thought.family
     messages = _first_turn(thought, prompt)
-    ids, tail = thought.rendered(messages)
-    if tail.rfind(family.open_tag) <= tail.rfind(family.close_tag):
-        # A spelled opener may share a token with the break behind it, and with the text before it.
-        ids, _ = thought.rendered(messages, family.open_tag + family.open_break)
+    # A spelled opener may share a token with the break behind it, and with the text before it.
+    ids, _ = thought.rendered(messages, partial(_opener, family))
     num_tokens = len(ids) + len(prefill_tokens(thought, prompt))
     if thought.context_tokens is not None and num_tokens + thought.reserve_tokens > thought.context_tokens:
         raise PromptError(
@@ -35,6 +36,12 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
             f"that exceeds the reasoner's context window of {thought.context_tokens}"
         )
     return ids
+
+
+def _opener(family: Family, tail: str) -> str:
+    """The opener, where the text behind the last message does not open the thinking already."""
+    is_open = tail.rfind(family.open_tag) > tail.rfind(family.close_tag)
+    return "" if is_open else family.open_tag + family.open_break
 
 
 def prefill_tokens(thought: Thought, prompt: Prompt) -> Tokens:
