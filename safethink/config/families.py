@@ -73,6 +73,7 @@ class Family:
         close_tag: what closes it, as the model writes it; empty where only the last of `stage_turns` does.
         close_lead: what stands before `close_tag` where a defense closes the thinking itself.
         message_breaks: what stands between two messages of one thinking; no part of its text.
+        header_fields: regular expression of what may follow the words in a message's header, such as its recipient.
         answer_break: what stands between the closed thinking and an answer that a defense writes.
         answer_tags: what an answer may be wrapped in; no part of its text.
         step_delimiter: what ends a step, any of them.
@@ -92,6 +93,7 @@ class Family:
     close_tag: str = "</think>"
     close_lead: str = ""
     message_breaks: tuple[str, ...] = ()
+    header_fields: str = ""
     answer_break: str = "\n\n"
     answer_tags: tuple[str, ...] = ()
     step_delimiter: tuple[str, ...] = ("\n\n",)
@@ -132,6 +134,8 @@ FAMILIES: Final = (
             "<|end|><|start|>assistant<|channel|>analysis<|message|>",
             "<|end|><|start|>assistant<|channel|>commentary<|message|>",
         ),
+        # Recipient and content type (openai/harmony, docs/format.md); too short to hide a thought in.
+        header_fields=r"( to=[\w.-]{1,40})?( ?<\|constrain\|>\w{1,12}| json| code)?",
         answer_break="",
         sampling=PublishedSampling(1.0),
     ),

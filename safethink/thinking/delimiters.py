@@ -6,6 +6,7 @@ out stay text. Any other is spelled in ordinary tokens, which a sampler may cut 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,16 +24,18 @@ class Tag:
         text: how it is written; empty for one that never occurs.
         parts: what it is made of: ids of control tokens, and text.
         decode: reads the tokenizer's ids.
+        header_fields: regular expression of what may follow the words of a message's header, such as a recipient.
     """
 
     text: str
     parts: tuple[int | str, ...]
     decode: Decode
+    header_fields: str = ""
 
     @classmethod
-    def of(cls, text: str, encoder: ChatEncoder, decode: Decode) -> Tag:
+    def of(cls, text: str, encoder: ChatEncoder, decode: Decode, header_fields: str = "") -> Tag:
         """The delimiter that is written `text`, as `encoder`'s tokenizer reads it."""
-        return cls(text, tuple(encoder.parts(text)), decode)
+        return cls(text, tuple(encoder.parts(text)), decode, header_fields)
 
     @property
     def is_control(self) -> bool:
@@ -75,7 +78,8 @@ class Tag:
                 following, begin = self.parts[index + 1], end
                 while end < len(ids) and ids[end] != following:
                     end += 1
-                if self.decode(ids[begin:end]).strip() != part.strip():
+                words = re.escape(part.strip()) + self.header_fields
+                if not re.fullmatch(words, self.decode(ids[begin:end]).strip()):
                     return None
             elif end < len(ids) and ids[end] == part:
                 end += 1

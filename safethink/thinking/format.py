@@ -196,4 +196,4 @@ class Thought:
         return chat.ids, self.decode(chat.ids[chat.spans[-1].stop :])
 
     def _tag(self, text: str) -> Tag:
-        return Tag.of(text, self.encoder, self.decode)
+        return Tag.of(text, self.encoder, self.decode, self.family.header_fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from safethink.thinking.delimiters import Tag
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
 
@@ -19,8 +20,13 @@ def full_trace_text(thought: Thought, trace: Tokens) -> str:
 
 
 def answer_text(thought: Thought, answer: Tokens) -> str:
-    """Text of an answer, or a defense's refusal, without control tokens, its own tags and surrounding blanks."""
-    text = thought.decode(answer.ids, plain=True).strip()
+    """Final text of an answer, or a defense's refusal, without control tokens, its own tags and surrounding blanks.
+
+    A reasoner may think again behind its answer's beginning. That thinking is watched, see `monitored_text`, and it is
+    no part of the answer.
+    """
+    messages = (_final(thought, message) for message in _final_messages(thought, answer.ids))
+    text = "\n\n".join(filter(None, messages))
     for tag in thought.family.answer_tags:
         text = text.removeprefix(tag).removesuffix(tag).strip()
     return text
@@ -82,3 +88,38 @@ def _messages(thought: Thought, ids: tuple[int, ...]) -> Iterator[tuple[int, ...
         first = min(found, key=lambda span: span.start)
         yield ids[: first.start]
         ids = ids[first.stop :]
+
+
+def _final_messages(thought: Thought, ids: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The parts of an answer that are final: behind whatever closed thinking last, and before what opens it again."""
+    final: list[tuple[int, ...]] = []
+    is_open = False
+    tags = [*((tag, True) for tag in thought.breaks), *((tag, False) for tag in _closers(thought))]
+    while True:
+        found = [(span, opens) for tag, opens in tags if (span := tag.find(ids)) is not None]
+        if not found:
+            break
+        # Of two tags that end alike the longer one is the whole header.
+        span, opens = min(found, key=lambda each: (each[0].stop, each[0].start))
+        if not is_open and not opens and not thought.family.message_breaks:
+            final.clear()  # It closes what nothing opened: what stood before it was thinking.
+        elif not is_open:
+            final.append(ids[: span.start])
+        ids, is_open = ids[span.stop :], opens
+    yield from final
+    if not is_open:
+        yield ids
+
+
+def _closers(thought: Thought) -> tuple[Tag, ...]:
+    return tuple(tag for tag in (thought.whole_closer, thought.closer) if tag.is_control)
+
+
+def _final(thought: Thought, ids: tuple[int, ...]) -> str:
+    """Final text of a part of an answer, where tags are spelled in ordinary tokens."""
+    text = thought.decode(ids, plain=True)
+    if thought.closer.is_spelled:
+        text = text.rpartition(thought.closer.text)[2]
+    if thought.opener.is_spelled:
+        text = text.partition(thought.opener.text)[0]
+    return text.strip()

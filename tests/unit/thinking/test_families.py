@@ -29,7 +29,7 @@ from safethink.runtime.result import Result
 from safethink.thinking.delimiters import Tag
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt, prefill_tokens
-from safethink.thinking.reading import answer_text, full_trace_text, trace_text
+from safethink.thinking.reading import answer_text, full_trace_text, monitored_text, trace_text
 from safethink.tokens import Tokens
 from tests.support.published_families import NAMED, PUBLISHED, steer
 
@@ -229,7 +229,7 @@ def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
 
 
 def test_every_field_of_a_family_can_be_said_otherwise() -> None:
-    facts = {"name", "signs", "opener_in_template", "sampling"}
+    facts = {"name", "signs", "opener_in_template", "header_fields", "sampling"}
     assert {field.name for field in fields(Family)} - facts == set(ThoughtConfig.model_fields) - {"family"}
     said = ThoughtConfig(family="qwen3", step_delimiter="\n", close_tag="[end]", sentences=True)
     expected = replace(families.named("qwen3"), step_delimiter=("\n",), close_tag="[end]", sentences=True)
@@ -253,6 +253,7 @@ def test_complete_settings_leave_nothing_open_and_are_read_back(family: Family) 
 
 
 HARMONY = thought_of("gpt-oss")
+HARMONY_MORE = "<|end|><|start|>assistant<|channel|>analysis<|message|>"
 HARMONY_CLOSE = "<|end|><|start|>assistant<|channel|>final<|message|>"
 
 
@@ -345,3 +346,51 @@ def test_a_users_delimiters_replace_the_familys(delimiter: str | list[str]) -> N
     thought = thought_of("qwen3", step_delimiter=delimiter)
     assert first_stop(thought, [*thought.encoder.text("a 7 b")])[0] == "step"
     assert first_stop(thought, [*thought.encoder.text("a\nb")])[0] == ("step" if "\n" in delimiter else None)
+
+
+# Headers of messages, and what an answer is
+
+
+@pytest.mark.parametrize("header", ["final", "final <|constrain|>json", "final to=user", "final json"])
+def test_a_final_channel_closes_whatever_its_header_says_of_type_and_recipient(header: str) -> None:
+    ids = HARMONY.encoder.template(f"Hmm.<|end|><|start|>assistant<|channel|>{header}<|message|>")
+    assert first_stop(HARMONY, [*ids]) == ("thought", len(ids))
+    assert trace_text(HARMONY, Tokens.sampled(ids)) == "Hmm."
+
+
+@pytest.mark.parametrize("header", ["<|channel|>commentary to=functions.add <|constrain|>json", "<|channel|>analysis"])
+def test_the_words_of_a_header_never_reach_the_monitor(header: str) -> None:
+    ids = HARMONY.encoder.template(f"Hmm.<|end|><|start|>assistant{header}<|message|>So")
+    assert trace_text(HARMONY, Tokens.sampled(ids)) == "Hmm.\n\nSo"
+    recipient = HARMONY.encoder.template(
+        "Hmm.<|end|><|start|>assistant to=functions.add<|channel|>commentary<|message|>So"
+    )
+    assert trace_text(HARMONY, Tokens.sampled(recipient)) == "Hmm.\n\nSo"
+
+
+def test_a_header_that_says_more_is_read() -> None:
+    ids = HARMONY.encoder.template("Hmm.<|end|><|start|>assistant<|channel|>final mix the two parts<|message|>")
+    assert first_stop(HARMONY, [*ids])[0] is None
+    assert "mix the two parts" in trace_text(HARMONY, Tokens.sampled(ids))
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "answer"),
+    [
+        ("gpt-oss", f"It is 7.{HARMONY_MORE}Heat it.", "It is 7."),
+        ("gpt-oss", f"It is 7.{HARMONY_MORE}Hmm.{HARMONY_CLOSE}No, 8.", "It is 7.\n\nNo, 8."),
+        ("gpt-oss", f"It is 7.{HARMONY_CLOSE}Or 8.", "It is 7.\n\nOr 8."),
+        ("qwen3", "Heat it.</think>\n\nIt is 7.", "It is 7."),
+        ("qwen3", "It is 7.<think>Heat it.", "It is 7."),
+        ("qwen3", "It is 7.<think>Heat it.</think>Or 8.", "It is 7.\n\nOr 8."),
+        ("begin-of-thought", "Heat it.<|end_of_thought|>\n\nIt is 7.", "It is 7."),
+        ("begin-of-thought", "It is 7.<|begin_of_thought|>Heat it.", "It is 7."),
+    ],
+)  # fmt: skip
+def test_an_answer_holds_final_text_alone_and_the_rest_is_watched(name: str, written: str, answer: str) -> None:
+    thought = thought_of(name)
+    ids = Tokens.sampled(thought.encoder.template(written))
+    assert answer_text(thought, ids) == answer
+    watched = monitored_text(thought, Tokens(), ids)
+    assert "Heat it." in watched or "Heat it." not in written
+    assert all(part in watched for part in answer.split("\n\n"))
