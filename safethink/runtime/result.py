@@ -14,7 +14,7 @@ from safethink.prefix import PrefixLike
 from safethink.prompts import Prompt
 from safethink.runtime.row import Usage
 from safethink.thinking.format import Thought
-from safethink.thinking.reading import answer_text, full_trace_text
+from safethink.thinking.reading import answer_text, full_trace_text, num_closed_again
 from safethink.tokens import Tokens
 
 EventKind: TypeAlias = Literal["trace", "answer", "intervention", "done"]
@@ -188,10 +188,14 @@ class _Shown:
 
     num_tokens: int = 0
     num_characters: int = 0
+    num_closed_again: int = 0
 
 
 class Transcript:
-    """Turns what a defense accepts into events."""
+    """Turns what a defense accepts into events.
+
+    An answer that turns out to have been thinking, since the reasoner closes it a second time, begins anew behind that.
+    """
 
     def __init__(self, thought: Thought) -> None:
         """Read tokens as `thought` does."""
@@ -224,6 +228,8 @@ class Transcript:
     def _show(self, part: Part, tokens: Tokens, sampled: int, whole: bool) -> Iterator[Event]:
         """The new piece of a part; `whole` if nothing will follow it."""
         shown = self._shown[part]
+        if part == "answer" and (closed := num_closed_again(self._thought, tokens)) != shown.num_closed_again:
+            shown.num_closed_again, shown.num_characters = closed, 0
         text = self._text(part, tokens) if whole else self._settled(part, tokens)
         piece, new = text[shown.num_characters :], tokens[shown.num_tokens :]
         if not piece and not len(new):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from safethink.thinking.delimiters import Tag
 from safethink.thinking.format import Thought
@@ -25,7 +26,7 @@ def answer_text(thought: Thought, answer: Tokens) -> str:
     A reasoner may think again behind its answer's beginning. That thinking is watched, see `monitored_text`, and it is
     no part of the answer.
     """
-    messages = (_final(thought, message) for message in _final_messages(thought, answer.ids))
+    messages = (_final(thought, message) for message in _final_parts(thought, answer.ids))
     text = "\n\n".join(filter(None, messages))
     for tag in thought.family.answer_tags:
         text = text.removeprefix(tag).removesuffix(tag).strip()
@@ -90,25 +91,40 @@ def _messages(thought: Thought, ids: tuple[int, ...]) -> Iterator[tuple[int, ...
         ids = ids[first.stop :]
 
 
-def _final_messages(thought: Thought, ids: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """The parts of an answer that are final: behind whatever closed thinking last, and before what opens it again."""
-    final: list[tuple[int, ...]] = []
+def num_closed_again(thought: Thought, answer: Tokens) -> int:
+    """How often an answer closes thinking that it did not open: what stands before that is no answer."""
+    if thought.closer.is_spelled:
+        return thought.decode(answer.ids, plain=True).count(thought.closer.text)
+    return sum(not part.is_final for part in _parts(thought, answer.ids))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of an answer between control tags; final unless what follows says that it was thinking."""
+
+    ids: tuple[int, ...]
+    is_final: bool = True
+
+
+def _parts(thought: Thought, ids: tuple[int, ...]) -> Iterator[_Part]:
+    """The parts of an answer, without those that it opened as thinking."""
     is_open = False
     tags = [*((tag, True) for tag in thought.breaks), *((tag, False) for tag in _closers(thought))]
-    while True:
-        found = [(span, opens) for tag, opens in tags if (span := tag.find(ids)) is not None]
-        if not found:
-            break
+    while found := [(span, opens) for tag, opens in tags if (span := tag.find(ids)) is not None]:
         # Of two tags that end alike the longer one is the whole header.
         span, opens = min(found, key=lambda each: (each[0].stop, each[0].start))
-        if not is_open and not opens and not thought.family.message_breaks:
-            final.clear()  # It closes what nothing opened: what stood before it was thinking.
-        elif not is_open:
-            final.append(ids[: span.start])
+        if not is_open:
+            # A header of several words says itself what it closes; a bare tag closes what stands before it.
+            yield _Part(ids[: span.start], is_final=opens or bool(thought.family.message_breaks))
         ids, is_open = ids[span.stop :], opens
-    yield from final
     if not is_open:
-        yield ids
+        yield _Part(ids)
+
+
+def _final_parts(thought: Thought, ids: tuple[int, ...]) -> list[tuple[int, ...]]:
+    parts = [*_parts(thought, ids)]
+    first = max((index + 1 for index, part in enumerate(parts) if not part.is_final), default=0)
+    return [part.ids for part in parts[first:]]
 
 
 def _closers(thought: Thought) -> tuple[Tag, ...]:
