@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from safethink.config import EntryPointSection, MonitorConfig, RunConfig, Section, WorldConfig
 from safethink.errors import ConfigError
@@ -98,6 +99,14 @@ class ObjectiveConfig(Section):
     """Sharing of a context's keys and values among candidates; `auto` takes the fastest that passes a self-test."""
     racing: RacingConfig | None = None
     """Drops candidates early; None scores every candidate on every context."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_terms(self, dump: Callable[[ObjectiveConfig], dict[str, Any]]) -> dict[str, Any]:
+        # Journals, cells and artifacts of before there were terms of other packages keep their hashes.
+        values = dump(self)
+        if not self.terms:
+            values.pop("terms", None)
+        return values
 
 
 class SearchSection(Section):

@@ -185,7 +185,7 @@ def _refuse_other_prompts(folder: Path, manifest: Manifest, data: tuple[Split, S
 
 
 def _essence(source: Source) -> dict[str, object]:
-    """What must agree: of a model its hash if it has one, else its name; folders may be called anything."""
+    """Settings that must agree: of a model its hash if it has one, else its name; folders may be called anything."""
     reasoner, monitor = (model.sha256 or model.name for model in (source.reasoner, source.monitor))
     return {"reasoner": reasoner, "monitor": monitor, "threshold": source.threshold}
 

@@ -70,12 +70,10 @@ class Problem:
 
     def journal(self, folder: Path, section: MethodConfig) -> Journal:
         """Journal, in `folder`, of a search with the settings `section`; any other search's is refused."""
-        # Where there are no terms of other packages, journals of before the section had a key for them are resumed.
-        unused = None if self.config.objective.terms else {"terms"}
         settings: dict[str, object] = {
             "contexts": self.contexts.fingerprint,
             "start": self.start,
-            "objective": self.config.objective.model_dump(mode="json", exclude=unused),
+            "objective": self.config.objective.model_dump(mode="json"),
             "search": section.model_dump(mode="json"),
             "seed": self.config.seed,
         }

@@ -92,7 +92,7 @@ def _messages(thought: Thought, ids: tuple[int, ...]) -> Iterator[tuple[int, ...
 
 
 def num_closed_again(thought: Thought, answer: Tokens) -> int:
-    """How often an answer closes thinking that it did not open: what stands before that is no answer."""
+    """Number of times that an answer closes thinking it did not open: what stands before that is no answer."""
     if thought.closer.is_spelled:
         return thought.decode(answer.ids, plain=True).count(thought.closer.text)
     return sum(not part.is_final for part in _parts(thought, answer.ids))
