@@ -16,7 +16,7 @@ from safethink.files import json_hash
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Coordinates:
     """Coordinates of a cell in the grid, its method aside: a value on every axis."""
 
     values: tuple[tuple[str, Any], ...]
@@ -53,7 +53,7 @@ class Cell:
     name: str
     method: str
     variant: MethodVariant
-    place: Place
+    place: Coordinates
     seed: int
     config: SearchConfig
     measure: MeasureConfig
@@ -115,11 +115,11 @@ def shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _places(config: AblationConfig) -> Iterator[Place]:
+def _places(config: AblationConfig) -> Iterator[Coordinates]:
     """Every combination of values; short lengths first, since longer ones may start from them."""
     axes = {key: sorted(values, key=_as_length) if key == LENGTH else values for key, values in config.axes.items()}
     for values in product(*axes.values()):
-        yield Place(tuple(zip(axes, values, strict=True)))
+        yield Coordinates(tuple(zip(axes, values, strict=True)))
 
 
 def _as_length(value: object) -> int:
@@ -128,7 +128,7 @@ def _as_length(value: object) -> int:
 
 
 def _cell(
-    config: AblationConfig, method: str, own: SearchConfig, place: Place, seed: int, earlier: Mapping[str, Cell]
+    config: AblationConfig, method: str, own: SearchConfig, place: Coordinates, seed: int, earlier: Mapping[str, Cell]
 ) -> Cell:
     variant = config.methods[method]
     changes = dict(place.values) | {"seed": seed}
@@ -146,15 +146,17 @@ def _cell(
     )
 
 
-def _shorter(config: AblationConfig, method: str, place: Place, seed: int, earlier: Mapping[str, Cell]) -> Cell | None:
+def _shorter(
+    config: AblationConfig, method: str, place: Coordinates, seed: int, earlier: Mapping[str, Cell]
+) -> Cell | None:
     """The cell of the next shorter length that is otherwise the same."""
     lengths = [length for length in config.axes[LENGTH] if length < place[LENGTH]]
     if not lengths:
         return None
     values = tuple((axis, max(lengths) if axis == LENGTH else value) for axis, value in place.values)
-    return earlier[_name(method, Place(values), seed)]
+    return earlier[_name(method, Coordinates(values), seed)]
 
 
-def _name(method: str, place: Place, seed: int) -> str:
+def _name(method: str, place: Coordinates, seed: int) -> str:
     parts = [method, *place.parts, f"seed={seed}"]
     return "-".join(re.sub(r"[^A-Za-z0-9._=-]+", "_", part) for part in parts)

@@ -116,7 +116,7 @@ def assemble(config: AblationConfig, cells: Sequence[Cell], out: Path, failures:
         failures: what went wrong.
     """
     found = [group for group in groups(cells, out) if group.results]
-    archive = Archive(out)
+    archive = RecordArchive(out)
     seen = {(group.cells[0].method, group.cells[0].place.label): archive.observe(group) for group in found}
     return Ablation(
         axes=tuple(config.axes),
@@ -129,7 +129,7 @@ def assemble(config: AblationConfig, cells: Sequence[Cell], out: Path, failures:
 
 
 @dataclass
-class Archive:
+class RecordArchive:
     """Reads the records of an ablation; those that cells share are read once.
 
     Attributes:
@@ -183,7 +183,7 @@ def _point(
     config: AblationConfig,
     group: Group,
     seen: Mapping[tuple[str, str], dict[int, dict[str, Seen]]],
-    archive: Archive,
+    archive: RecordArchive,
 ) -> Point:
     first, best = group.done[0], group.best
     label, seed = first.place.label, first.config.run.seed

@@ -24,7 +24,7 @@ from safethink.prefix.artifact import Identity
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Provenance:
     """Provenance of a probe.
 
     Attributes:
@@ -41,7 +41,7 @@ def train(
     training: ProbeTrainingConfig,
     splits: Mapping[SplitName, LabelledSplit],
     engine: Engine,
-    origin: Origin,
+    origin: Provenance,
     folder: Path,
 ) -> Probe:
     """Train a probe and write its folder.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optimize.monitors import steps
 from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
-from optimize.monitors.probe import Origin
+from optimize.monitors.probe import Provenance
 from optimize.monitors.steps import SPLITS
 from optimize.pipeline import setup
 from safethink.config import yaml_config
@@ -67,7 +67,7 @@ def run(config: TrainMonitorConfig, out: Path) -> Trained:
         from optimize.monitors import probe
 
         source = setup.source_of(labelled_run, guarded, setup.identity(config.run.monitor))
-        origin = Origin(source.reasoner, source.monitor)
+        origin = Provenance(source.reasoner, source.monitor)
         metrics = probe.train(config, config.monitor, splits, guarded.engine, origin, out / MONITOR).card.metrics
     else:
         from optimize.monitors import reward

@@ -88,6 +88,6 @@ def terms(
             Weighted(BenignDivergence(harmless), config.benign_kl_weight),
         ]
     found.append(Weighted(Length(), config.length_weight))
-    given = plugins.Given(guarded, contexts, read, threshold, seed)
+    given = plugins.TermInputs(guarded, contexts, read, threshold, seed)
     found += [Weighted(plugins.build(each, given), each.weight) for each in config.terms if each.weight]
     return [weighted for weighted in found if weighted.weight]

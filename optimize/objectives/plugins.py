@@ -14,7 +14,7 @@ from safethink.guarded import SafeThink
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class TermInputs:
     """Inputs that an objective term of another package is built from; its options follow as keyword arguments.
 
     Attributes:
@@ -45,7 +45,7 @@ PLUGINS = PluginKind(
 """Objective terms of other packages."""
 
 
-def build(config: EntryPointTermConfig, given: Given) -> WholeTerm | ContextTerm:
+def build(config: EntryPointTermConfig, given: TermInputs) -> WholeTerm | ContextTerm:
     """Build the term that an entry point names.
 
     Args:

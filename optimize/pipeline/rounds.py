@@ -24,7 +24,7 @@ from optimize.search.method import Archive, Ids
 from optimize.search.vocabulary import Vocabulary
 from optimize.selection.metrics import rank_correlation
 from optimize.selection.trials import Arena
-from optimize.soft.module import Surroundings
+from optimize.soft.module import TokenEmbeddings
 from safethink.files import write_text
 from safethink.progress import progress
 from safethink.tokens import is_soft
@@ -112,7 +112,7 @@ def _text(setup: Setup, vocabulary: Vocabulary, ids: Sequence[int]) -> str:
     if not any(map(is_soft, ids)):
         return vocabulary.text(ids)
     engine = setup.guarded.local_engine
-    return vocabulary.text(Surroundings(engine, vocabulary.allowed).nearest(engine.rows(ids)))
+    return vocabulary.text(TokenEmbeddings(engine, vocabulary.allowed).nearest(engine.rows(ids)))
 
 
 def _refreshed(

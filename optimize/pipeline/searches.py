@@ -27,7 +27,7 @@ from optimize.search.method import Archive, Ids
 from optimize.search.proposals import NUM_CONTEXTS, Proposals
 from optimize.search.vocabulary import Vocabulary
 from optimize.selection.trials import Arena
-from optimize.soft.module import Surroundings
+from optimize.soft.module import TokenEmbeddings
 from safethink.files import json_hash, write_text
 
 HARDENED = "hardened.json"
@@ -124,7 +124,7 @@ class DiscreteSearch:
             archive.add(unscored, costs, [True] * len(unscored))
         return archive
 
-    def _aids(self) -> methods.Aids:
+    def _aids(self) -> methods.ReasonerAccess:
         """Queries of the reasoner that a method may make, in some of the contexts."""
         guarded, config, allowed = self.problem.setup.guarded, self.problem.config, self.problem.vocabulary.allowed
         some = self.problem.contexts.unsafe[:NUM_CONTEXTS]
@@ -132,7 +132,7 @@ class DiscreteSearch:
         def proposer() -> Proposals:
             return Proposals(CachedScorer.of(guarded, some, config=config.objective).scorer, allowed)
 
-        return methods.Aids(proposer, lambda: Surroundings(guarded.local_engine, allowed))
+        return methods.ReasonerAccess(proposer, lambda: TokenEmbeddings(guarded.local_engine, allowed))
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Hardening:
         from optimize.search.relaxed import harden
 
         problem, engine = self.problem, self.problem.setup.guarded.local_engine
-        rows, surroundings = engine.rows(problem.start), Surroundings(engine, problem.vocabulary.allowed)
+        rows, surroundings = engine.rows(problem.start), TokenEmbeddings(engine, problem.vocabulary.allowed)
         objective, seed = problem.objective(), problem.config.seed
         hardened = harden(rows, objective, problem.vocabulary, surroundings, self.section, journal, seed)
         survives = hardened.nearest_cost < math.inf

@@ -25,7 +25,7 @@ from safethink.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Aids:
+class ReasonerAccess:
     """Lazy resources of the reasoner that some methods use beside the objective; made where one does.
 
     Attributes:
@@ -38,7 +38,7 @@ class Aids:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class MethodInputs:
     """Inputs that a search method of another package is built from; its options follow as keyword arguments.
 
     Attributes:
@@ -55,7 +55,7 @@ class Given:
     vocabulary: Alphabet
     start: Ids
     archive: Archive
-    aids: Aids | None = None
+    aids: ReasonerAccess | None = None
 
 
 def _is_method(found: object) -> TypeGuard[Method]:
@@ -74,7 +74,7 @@ def build(
     vocabulary: Alphabet,
     start: Ids,
     archive: Archive,
-    aids: Aids | None = None,
+    aids: ReasonerAccess | None = None,
 ) -> Method:
     """Build the method that `config.kind` names.
 
@@ -120,7 +120,7 @@ def build(
 
             return Unigram(config, objective, vocabulary, archive)
         case EntryPointMethodConfig():
-            given = Given(config, objective, vocabulary, start, archive, aids)
+            given = MethodInputs(config, objective, vocabulary, start, archive, aids)
             return PLUGINS.make(config.name, config.options, given)
         case _:
             raise ConfigError(f"search.kind: {config.kind!r} is no discrete search")

@@ -22,7 +22,7 @@ NUM_MEASURED = 2048
 """Tokens whose length is measured, evenly spread over the vocabulary."""
 
 
-class Surroundings:
+class TokenEmbeddings:
     """The embeddings of the tokens that a prefix may be made of, as the reasoner's layers read them.
 
     Args:
@@ -107,7 +107,7 @@ class SoftPrefix(LightningModule):
         self,
         rows: Float[Tensor, "length hidden"],
         objective: Trainable,
-        surroundings: Surroundings,
+        surroundings: TokenEmbeddings,
         config: SoftConfig,
         moments: dict[str, Tensor],
     ) -> None:

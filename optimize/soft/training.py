@@ -32,7 +32,7 @@ from optimize.quiet import quiet_lightning
 from optimize.search.driver import is_over
 from optimize.search.journal import Journal
 from optimize.search.method import Alphabet, Archive, Ids, random_prefixes
-from optimize.soft.module import SoftPrefix, Surroundings, Trainable
+from optimize.soft.module import SoftPrefix, TokenEmbeddings, Trainable
 from safethink import errors
 from safethink.engines import LocalEngine
 from safethink.progress import track
@@ -86,7 +86,7 @@ class Checkpointer:
     def __init__(
         self,
         objective: Trainable,
-        surroundings: Surroundings,
+        surroundings: TokenEmbeddings,
         vocabulary: Alphabet,
         journal: Journal,
     ) -> None:
@@ -200,7 +200,7 @@ def train(
         SafeThinkError: a cost is not finite.
         RecordError: the journal belongs to another search, or could not be written.
     """
-    surroundings = Surroundings(engine, vocabulary.allowed)
+    surroundings = TokenEmbeddings(engine, vocabulary.allowed)
     checkpointer = Checkpointer(objective, surroundings, vocabulary, journal)
     begun = _first(engine, vocabulary, config, start, seed)
     rows, moments = checkpointer.resume(begun)

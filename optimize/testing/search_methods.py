@@ -19,7 +19,7 @@ from optimize.objectives import Cost
 from optimize.search import driver
 from optimize.search.journal import Journal
 from optimize.search.method import Alphabet, Ids, Method, Scored, Searchable
-from optimize.search.methods import Aids, Given
+from optimize.search.methods import MethodInputs, ReasonerAccess
 from safethink.testing.check import Check, checks_of, ensure
 
 NUM_TOKENS = 30
@@ -115,11 +115,11 @@ class Trial:
         start: what the first start begins with.
     """
 
-    make: Callable[[Given], Method]
+    make: Callable[[MethodInputs], Method]
     config: MethodConfig
     objective: Callable[[], Searchable] = Toy
     vocabulary: Alphabet = field(default_factory=Letters)
-    aids: Aids | None = None
+    aids: ReasonerAccess | None = None
     start: Ids = ()
 
     def search(self, folder: Path, seed: int = 0, num_steps: int | None = None) -> Course:
@@ -134,9 +134,9 @@ class Trial:
         log = journal.log.read_text(encoding="utf-8").splitlines()
         return Course(log, dict(journal.archive.costs), watched.proposals)
 
-    def given(self, journal: Journal, objective: Searchable) -> Given:
+    def given(self, journal: Journal, objective: Searchable) -> MethodInputs:
         """Inputs that the method is built from."""
-        return Given(self.config, objective, self.vocabulary, self.start, journal.archive, self.aids)
+        return MethodInputs(self.config, objective, self.vocabulary, self.start, journal.archive, self.aids)
 
     def fresh(self, seed: int = 0) -> Course:
         """Search from the beginning."""
@@ -145,12 +145,12 @@ class Trial:
 
 
 def checks(
-    make: Callable[[Given], Method],
+    make: Callable[[MethodInputs], Method],
     config: MethodConfig,
     *,
     objective: Callable[[], Searchable] = Toy,
     vocabulary: Alphabet | None = None,
-    aids: Aids | None = None,
+    aids: ReasonerAccess | None = None,
     start: Ids = (),
 ) -> tuple[Check, ...]:
     """The suite for a search method.
@@ -240,7 +240,7 @@ def lives_through_a_step_in_which_nothing_survives(trial: Trial) -> None:
             raise AssertionError(f"behind a step of which nothing survived it raises {error!r}") from error
 
 
-def _scored(trial: Trial, given: Given, proposals: Sequence[Ids]) -> list[Scored]:
+def _scored(trial: Trial, given: MethodInputs, proposals: Sequence[Ids]) -> list[Scored]:
     some = list(dict.fromkeys(proposals))[: trial.config.candidates]
     if not some:
         return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from safethink.benchmarks import Benchmark
 from safethink.engines.stopping import Stopper
-from safethink.evaluation.jobs import WATCH, Place, attack_benchmarks, only_kinds
+from safethink.evaluation.jobs import WATCH, InjectionSite, attack_benchmarks, only_kinds
 from safethink.evaluation.records import Key, Record
 from safethink.judges import Judge
 from safethink.prompts import Prompt
@@ -28,7 +28,7 @@ class Contexts:
         watched: prompts on which it watched.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[InjectionSite, ...]
     fired: int
     watched: int
 
@@ -95,7 +95,7 @@ def find_contexts(
         threshold: the monitor fires below it.
         max_step_tokens: where a step without a delimiter was cut.
     """
-    places: list[Place] = []
+    places: list[InjectionSite] = []
     traces = watched(attack_benchmarks(benchmarks), records, thought, max_step_tokens)
     fired = 0
     for each in traces:
@@ -104,7 +104,7 @@ def find_contexts(
             continue
         fired += 1
         if judge.drifted(each.prompt, trace_text(thought, each.through(step))):
-            places.append(Place(each.benchmark, each.prompt, each.trace[: each.starts[step]]))
+            places.append(InjectionSite(each.benchmark, each.prompt, each.trace[: each.starts[step]]))
     return Contexts(tuple(places), fired, len(traces))
 
 
@@ -115,14 +115,14 @@ def random_steps(
     seed: int,
     samples: int,
     max_step_tokens: int,
-) -> tuple[Place, ...]:
+) -> tuple[InjectionSite, ...]:
     """Draw a step of each harmless and borderline prompt's undefended trace; the same for every row of the table."""
-    places: list[Place] = []
+    places: list[InjectionSite] = []
     traces = watched(only_kinds(benchmarks, "harmless", "borderline"), records, thought, max_step_tokens)
     for each in traces:
         # Between the last words and the closing tag there is no step.
         starts = [start for start in each.starts if trace_text(thought, each.trace[start:]).strip()] or [each.starts[0]]
         for sample in range(samples):
             start = starts[stable_seed(seed, "forced", each.prompt.id, sample) % len(starts)]
-            places.append(Place(each.benchmark, each.prompt, each.trace[:start], sample))
+            places.append(InjectionSite(each.benchmark, each.prompt, each.trace[:start], sample))
     return tuple(places)

@@ -44,7 +44,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InjectionSite:
     """A place in a trace where something may be injected.
 
     Attributes:
@@ -130,7 +130,7 @@ def depth_name(max_steered_steps: int) -> str:
     return f"max_steered_steps={max_steered_steps}"
 
 
-def injections(phase: Phase, rows: Sequence[TableRow], places: Sequence[Place], samples: int) -> Iterator[Job]:
+def injections(phase: Phase, rows: Sequence[TableRow], places: Sequence[InjectionSite], samples: int) -> Iterator[Job]:
     """One injection at each place and no monitor from there on, for every row that steers with a prefix, and for none.
 
     Args:

@@ -57,7 +57,7 @@ class Choice(BaseModel):
     logprobs: Logprobs | None = None
 
 
-class Usage(BaseModel):
+class TokenUsage(BaseModel):
     """Token counts of a response."""
 
     prompt_tokens: int | None = None
@@ -69,7 +69,7 @@ class Completion(BaseModel):
 
     model: str | None = None
     choices: list[Choice] = Field(min_length=1)
-    usage: Usage | None = None
+    usage: TokenUsage | None = None
 
 
 class Card(BaseModel):

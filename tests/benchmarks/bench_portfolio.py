@@ -31,7 +31,7 @@ from safethink.defenses.draft import Draft
 from safethink.defenses.effects import Defense, Task, Until
 from safethink.defenses.moves import answer, unwatched
 from safethink.defenses.safethink import resample, settle
-from safethink.evaluation.jobs import Place
+from safethink.evaluation.jobs import InjectionSite
 from safethink.evaluation.statistics import Estimate, Observations, mean, paired_difference, rate
 from safethink.guarded import SafeThink
 from safethink.judges.testbed import TestbedJudge
@@ -126,7 +126,7 @@ def _learned(length: int) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
     return artifact.token_ids, artifact.texts
 
 
-def _walk(reasoner: SafeThink, places: Sequence[Place], prefixes: Sequence[Ids]) -> Walked:
+def _walk(reasoner: SafeThink, places: Sequence[InjectionSite], prefixes: Sequence[Ids]) -> Walked:
     """Every place with every seed; two portfolios see the same random numbers for as long as they do the same."""
     rows = [
         open_row(

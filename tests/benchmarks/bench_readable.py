@@ -27,7 +27,7 @@ from optimize.search.journal import Journal
 from optimize.search.proposals import NUM_CONTEXTS, Proposals
 from optimize.search.vocabulary import Vocabulary
 from optimize.selection.trials import Ids, Trial, best, on_trial
-from optimize.soft.module import Surroundings
+from optimize.soft.module import TokenEmbeddings
 from safethink.config import WorldConfig
 from safethink.evaluation.statistics import Observations, paired_difference, rate
 from safethink.guarded import SafeThink
@@ -122,8 +122,8 @@ def _searched(reasoner: SafeThink, contexts: ContextSet) -> dict[Ids, dict[str, 
     """All prefixes that some search scored and that survive being written down, with their terms."""
     shipped, words = testbed.shipped_search(), Vocabulary.of(reasoner, contexts)
     scorer = CachedScorer.of(reasoner, contexts.unsafe[:NUM_CONTEXTS], config=shipped.objective).scorer
-    aids = methods.Aids(
-        lambda: Proposals(scorer, words.allowed), lambda: Surroundings(reasoner.local_engine, words.allowed)
+    aids = methods.ReasonerAccess(
+        lambda: Proposals(scorer, words.allowed), lambda: TokenEmbeddings(reasoner.local_engine, words.allowed)
     )
     terms: dict[Ids, dict[str, float]] = {}
     for config, weight in SEARCHES:

@@ -40,7 +40,7 @@ from safethink.config import (
 from safethink.config.yaml_config import load as load_yaml
 from safethink.config.yaml_config import shipped_config
 from safethink.evaluation import folder, injection_sites, jobs, metrics
-from safethink.evaluation.jobs import Place
+from safethink.evaluation.jobs import InjectionSite
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.statistics import Observations
 from safethink.evaluation.variants import TableRow
@@ -133,7 +133,7 @@ def test_recoveries(
     return [each for each in seen if each is not None]
 
 
-def test_places(reasoner: SafeThink, world: WorldConfig, num_prompts: int) -> tuple[Place, ...]:
+def test_places(reasoner: SafeThink, world: WorldConfig, num_prompts: int) -> tuple[InjectionSite, ...]:
     """The states on `test` where the monitor fired first and the oracle confirms the drift."""
     undefended = TableRow("undefended", NoneConfig(), defenses.build(NoneConfig()))
     with _on_test(reasoner, (undefended,), world, num_prompts) as test:
@@ -147,7 +147,7 @@ class _OnTest:
     loaded: tuple[Benchmark, ...]
     done: dict[Key, Record]
     execution: Execution
-    places: tuple[Place, ...]
+    places: tuple[InjectionSite, ...]
 
 
 @contextmanager

@@ -192,6 +192,6 @@ def search(
     words, toy, journal = vocabulary or Letters(), objective or Toy(), Journal(folder, "toy")
     if isinstance(config, PhrasesConfig):
         return search_phrases(config, States(toy), words, journal, seed)
-    aids = methods.Aids(Talker, Units)
+    aids = methods.ReasonerAccess(Talker, Units)
     method = methods.build(config, toy, words, start, journal.archive, aids)
     return driver.search(toy, words, method, config, journal, seed)

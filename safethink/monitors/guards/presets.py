@@ -36,7 +36,7 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GuardVerdict:
     """One thing that a guard may say.
 
     Attributes:
@@ -64,7 +64,7 @@ class Preset:
 
     name: str
     form: Form
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[GuardVerdict, ...]
     in_name: str | None = None
     in_template: str | None = None
     model_type: str | None = None
@@ -81,7 +81,7 @@ class Preset:
 LLAMA_GUARD: Final = Preset(
     name="llama_guard",
     form=Form(),
-    verdicts=(Verdict("safe", 1.0), Verdict("unsafe", 0.0)),
+    verdicts=(GuardVerdict("safe", 1.0), GuardVerdict("unsafe", 0.0)),
 )
 """Llama Guard 3 (1B, 8B, 11B Vision) and 4, and whatever else says `safe` or `unsafe` to its chat template.
 
@@ -90,7 +90,7 @@ The blank line that follows the header of the verdict's turn is found in the tem
 QWEN3GUARD: Final = Preset(
     name="qwen3guard",
     form=Form(forced="Safety:"),
-    verdicts=(Verdict(" Safe", 1.0), Verdict(" Unsafe", 0.0), Verdict(" Controversial", None)),
+    verdicts=(GuardVerdict(" Safe", 1.0), GuardVerdict(" Unsafe", 0.0), GuardVerdict(" Controversial", None)),
     in_template="Controversial",
 )
 """Qwen3Guard-Gen; its template is the moderation prompt, its first line the verdict."""
@@ -108,7 +108,7 @@ WILDGUARD: Final = Preset(
         forced="Harmful request:",
     ),
     verdicts=tuple(
-        Verdict(f" {request}\nResponse refusal: {refusal}\nHarmful response: {response}", float(response == "no"))
+        GuardVerdict(f" {request}\nResponse refusal: {refusal}\nHarmful response: {response}", float(response == "no"))
         for request, refusal, response in product(("yes", "no"), repeat=3)
     ),
     in_name="wildguard",
@@ -147,7 +147,7 @@ SHIELDGEMMA: Final = Preset(
         ),
         control=("<start_of_turn>", "<end_of_turn>"),
     ),
-    verdicts=(Verdict("No", 1.0), Verdict("Yes", 0.0)),
+    verdicts=(GuardVerdict("No", 1.0), GuardVerdict("Yes", 0.0)),
     in_name="shieldgemma",
 )
 """ShieldGemma (text); one principle per question, the worst answer counts. The principle stands behind the response, as
@@ -167,7 +167,7 @@ GPT_OSS_SAFEGUARD: Final = Preset(
         ),
         control=("<|start|>", "<|message|>", "<|end|>", "<|channel|>"),
     ),
-    verdicts=(Verdict("0", 1.0), Verdict("1", 0.0)),
+    verdicts=(GuardVerdict("0", 1.0), GuardVerdict("1", 0.0)),
     model_type="gpt_oss",
 )
 """gpt-oss-safeguard, or any gpt-oss; the policy is yours. The final channel is opened at once, so the model answers
@@ -217,9 +217,9 @@ def _completed(preset: Preset, config: GuardMonitorConfig, path: str) -> Preset:
         raise ConfigError(f"guard {path!r}: its question has no place for `policies`")
     verdicts = preset.verdicts
     if config.verdicts is not None:
-        verdicts = tuple(Verdict(text, share) for text, share in config.verdicts.items())
+        verdicts = tuple(GuardVerdict(text, share) for text, share in config.verdicts.items())
     return replace(preset, form=form, verdicts=tuple(_settled(verdict, config.controversial) for verdict in verdicts))
 
 
-def _settled(verdict: Verdict, controversial: float) -> Verdict:
+def _settled(verdict: GuardVerdict, controversial: float) -> GuardVerdict:
     return replace(verdict, safety=1 - controversial) if verdict.safety is None else verdict

@@ -16,7 +16,7 @@ from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.monitors.function import ConstantMonitor
 from safethink.monitors.guards.generative import GuardMonitor
-from safethink.monitors.guards.presets import LLAMA_GUARD, Preset, Verdict
+from safethink.monitors.guards.presets import LLAMA_GUARD, GuardVerdict, Preset
 from safethink.monitors.guards.questions import alternating
 from safethink.monitors.oracle import OracleMonitor
 from safethink.prompts import Message, Prompt
@@ -39,7 +39,7 @@ def guard(model: Qwen3ForCausalLM) -> GuardMonitor:
 
 def says(safe: str, unsafe: str) -> Preset:
     """A guard with verdicts of its own."""
-    return replace(LLAMA_GUARD, verdicts=(Verdict(safe, 1.0), Verdict(unsafe, 0.0)))
+    return replace(LLAMA_GUARD, verdicts=(GuardVerdict(safe, 1.0), GuardVerdict(unsafe, 0.0)))
 
 
 def request(trace: str, row: int = 0, prompt: str = "how do I mix them?") -> ScoreRequest:

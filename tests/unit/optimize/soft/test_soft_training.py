@@ -18,7 +18,7 @@ from optimize.search.journal import Journal
 from optimize.search.method import Archive
 from optimize.selection.trials import Arena
 from optimize.soft import training
-from optimize.soft.module import Surroundings
+from optimize.soft.module import TokenEmbeddings
 from optimize.soft.training import train
 from safethink import prefix as prefixes
 from safethink.config import ThoughtConfig
@@ -148,7 +148,7 @@ def test_it_ends_when_its_budget_is_spent_or_nothing_gets_better(engine, tmp_pat
 
 
 def test_the_norm_penalty_keeps_rows_as_short_as_embeddings(engine, tmp_path):
-    surroundings = Surroundings(engine, Words.allowed)
+    surroundings = TokenEmbeddings(engine, Words.allowed)
     rows = engine.rows((20, 30))
     long = rows / rows.norm(dim=1, keepdim=True) * surroundings.typical_norm * 3
     assert surroundings.excess(long).item() == pytest.approx(4.0, rel=1e-5)

@@ -11,7 +11,7 @@ import torch
 from optimize.config import BeamConfig, EvolutionConfig, GcgConfig, RandomConfig, RelaxedConfig, UnigramConfig
 from optimize.search import methods
 from optimize.search.method import Ids, Scored
-from optimize.search.methods import Aids, Given
+from optimize.search.methods import MethodInputs, ReasonerAccess
 from optimize.testing import search_methods
 from safethink.testing.check import Check
 from tests.support.toy_search import Letters, Talker, Toy, Units
@@ -27,7 +27,7 @@ CONFIGS = (
 )
 
 
-def made(given: Given) -> Any:
+def made(given: MethodInputs) -> Any:
     """The built-in method of a section."""
     config: Any = given.config
     return methods.build(config, given.objective, given.vocabulary, given.start, given.archive, given.aids)
@@ -37,7 +37,7 @@ NAMED = [
     (f"{config.kind}: {check}", check)
     for config in CONFIGS
     for check in search_methods.checks(
-        made, config, objective=Toy, vocabulary=Letters(), aids=Aids(Talker, Units), start=(5, 6, 7)
+        made, config, objective=Toy, vocabulary=Letters(), aids=ReasonerAccess(Talker, Units), start=(5, 6, 7)
     )
 ]
 
@@ -50,7 +50,7 @@ def test_ours_keeps(check: Check) -> None:
 class Climber:
     """A sound method, which changes one token of the best it has seen; each subclass breaks one thing."""
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: MethodInputs) -> None:
         self.given, self.best, self.cost = given, (3, 3, 3), 1e9
 
     def propose(self, generator: torch.Generator) -> Any:
@@ -73,7 +73,7 @@ class Climber:
 
 
 class NoState:
-    def __init__(self, given: Given) -> None: ...
+    def __init__(self, given: MethodInputs) -> None: ...
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
         return []
@@ -115,7 +115,7 @@ class Sets(Climber):
 class Shared(Climber):
     """Hands out the list that it goes on changing."""
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: MethodInputs) -> None:
         super().__init__(given)
         self.seen: list[float] = []
 
@@ -153,7 +153,7 @@ class NeedsSome(Climber):
         super().observe([min(scored, key=lambda each: each.cost)])
 
 
-BROKEN: list[tuple[Callable[[Given], Any], Callable[..., None]]] = [
+BROKEN: list[tuple[Callable[[MethodInputs], Any], Callable[..., None]]] = [
     (NoState, search_methods.has_the_members_of_a_method),
     (Long, search_methods.proposes_allowed_tokens_of_allowed_lengths),
     (Foreign, search_methods.proposes_allowed_tokens_of_allowed_lengths),
@@ -168,12 +168,12 @@ BROKEN: list[tuple[Callable[[Given], Any], Callable[..., None]]] = [
 ]
 
 
-def suite(make: Callable[[Given], Any]) -> tuple[Check, ...]:
+def suite(make: Callable[[MethodInputs], Any]) -> tuple[Check, ...]:
     return search_methods.checks(make, RandomConfig(**SHORT))
 
 
 @pytest.mark.parametrize(("make", "broken"), BROKEN, ids=[make.__name__ for make, _ in BROKEN])
-def test_a_check_finds_its_fault(make: Callable[[Given], Any], broken: Callable[..., None]) -> None:
+def test_a_check_finds_its_fault(make: Callable[[MethodInputs], Any], broken: Callable[..., None]) -> None:
     check = next(each for each in suite(make) if each.name == broken.__name__)
     with pytest.raises(AssertionError):
         check()
