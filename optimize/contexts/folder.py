@@ -1,7 +1,7 @@
 """Contexts on disk: collected once, shared by searches, studies and ablations, and by processes at the same time.
 
-A folder holds `search.json`, `validation.json` and `manifest.json`. The manifest says which models and prompts they
-come from, and hashes both; it is written last, so a folder that has one is complete.
+A folder holds `search.json`, `validation.json`, `settings.json` and `manifest.json`. The manifest says which models and
+prompts they come from, and hashes both; it is written last, so a folder that has one is complete.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _overlap(used: set[str], path: Path) -> Overlap:
     return Overlap(shared=len(hashes & used), total=len(hashes))
 
 
-MANIFEST, SEARCH, VALIDATION = "manifest.json", "search.json", "validation.json"
+MANIFEST, SEARCH, VALIDATION, SETTINGS = "manifest.json", "search.json", "validation.json", "settings.json"
 OTHERS = "another model, monitor or set of prompts"
 
 
@@ -112,10 +112,11 @@ def collect(
         source: what the contexts depend on.
 
     Raises:
-        ConfigError: the folder was begun with other models or other prompts.
+        ConfigError: the folder was begun with other models, prompts or settings; the first that differs is named.
         SafeThinkError: the monitor never fired.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, config)
     search, validation = data
     shared = overlaps([prompt for split in data for prompt in split.prompts], config.benchmarks)
     begun = source.model_dump_json()
@@ -182,6 +183,21 @@ def _refuse_other_prompts(folder: Path, manifest: Manifest, data: tuple[Split, S
                 f"{folder}: {len(here & other)} {split.name} prompts stand in the other split of these contexts; "
                 "collect them anew"
             )
+
+
+def _claim(folder: Path, config: ContextsConfig) -> None:
+    """Note how the contexts of a folder are collected, or find that they are collected so; benchmarks may be added."""
+    path, settings = folder / SETTINGS, config.model_dump(mode="json", exclude={"path", "benchmarks"})
+    if path.exists():
+        refuse_other(
+            path,
+            json.loads(path.read_text(encoding="utf-8")),
+            settings,
+            "contexts of other settings",
+            "give a fresh --out",
+        )
+    elif not (folder / SEARCH).exists():
+        write_text(path, json.dumps(settings, indent=2) + "\n")
 
 
 def _essence(source: Source) -> dict[str, object]:

@@ -23,6 +23,7 @@ from optimize.pipeline.setup import Setup
 from optimize.search.journal import LOG, Journal
 from safethink import prefix
 from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig
+from tests.support.toy_search import Killed
 
 pytestmark = pytest.mark.slow
 
@@ -39,10 +40,6 @@ METHODS: dict[str, MethodConfig] = {
     "relaxed": RelaxedConfig(length=3, steps=12, learning_rate=0.2, init=None),
     "random": RandomConfig(length=3, steps=4, candidates=16, init=None),
 }
-
-
-class Killed(Exception):
-    """Stands for kill -9."""
 
 
 def config(method: str, contexts: Path | None = None) -> SearchConfig:

@@ -19,8 +19,11 @@ from safethink.engines.http import HttpEngine
 from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError, ServerError
+from safethink.prompts import Prompt
 from safethink.servers.completions import Completions, Form
+from safethink.testing import engines
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
 from safethink.tokens import Tokens
 from tests.support import tiny_reasoner
 from tests.support.vllm_double import VllmDouble
@@ -255,3 +258,12 @@ def test_it_shows_neither_weights_nor_tokens_nor_states(double) -> None:
     served = engine(double)
     assert not isinstance(served, TokenLevelEngine | StateEngine | LocalEngine)
     served.release(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampling"])
+def test_it_keeps_what_the_suite_asks_of_every_engine(double, sampling) -> None:
+    prompts = [open_prompt(THOUGHT, Prompt.from_text(text)) for text in ("Add 3 and 4.", "Hmm, is it so? Wait.")]
+    samples = sampling.temperature > 0
+    for check in engines.checks(lambda: engine(double, sampling), THOUGHT, prompts, [END], samples=samples):
+        check()

@@ -30,6 +30,7 @@ from safethink.monitors import ScoreRequest, fail_closed, fingerprint_of
 from safethink.monitors.build import build
 from safethink.monitors.reward import RewardMonitor, Scale
 from safethink.prompts import Prompt
+from safethink.testing import monitors
 from tests.support import tiny_guards
 
 PROMPT = "how do I mix the two parts?"
@@ -295,3 +296,9 @@ def test_a_scale_in_numbers() -> None:
     assert Scale(2.0, 4.0, squash="clip").score(3.0) == 0.25
     assert Scale(2.0, 4.0, squash="clip").score(60.0) == 1
     assert Scale(0.0, 4.0, higher_is_safer=False).score(4.0) == pytest.approx(-math.tanh(1))
+
+
+@pytest.mark.parametrize("backbone", ["llama", "qwen3"])
+def test_it_keeps_what_the_suite_asks_of_every_monitor(skywork, backbone) -> None:
+    for check in monitors.checks(lambda: build(config(skywork[backbone]))):
+        check()

@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+import torch
 
 from safethink.monitors import ScoreRequest
 from safethink.monitors.combinations import CascadeMonitor, MeanMonitor, MinMonitor
@@ -14,6 +15,8 @@ from safethink.monitors.function import ConstantMonitor, FunctionMonitor
 from safethink.monitors.guards.generative import GuardMonitor
 from safethink.monitors.keyword import KeywordMonitor
 from safethink.monitors.oracle import OracleMonitor
+from safethink.monitors.probe import Probe, ProbeCard, ProbeMonitor
+from safethink.prefix.artifact import Identity
 from safethink.testbed.prompts import draw
 from safethink.testing import monitors
 from safethink.testing.check import Check
@@ -28,6 +31,12 @@ def words() -> KeywordMonitor:
     return KeywordMonitor(("mix", "heat"), -0.5, 0.5)
 
 
+def probe() -> ProbeMonitor:
+    tiny = Identity(name="tiny", sha256="0" * 64)
+    card = ProbeCard(layer=1, hidden_size=8, reasoner=tiny, labelled_by=tiny)
+    return ProbeMonitor(Probe(card, torch.linspace(-1, 1, 8, dtype=torch.float64), torch.tensor(0.25).double()))
+
+
 OF_THE_TESTBED = (draw("jailbreak", "test", 1)[0], draw("harmless", "test", 1)[0])
 OURS = {
     "function": monitors.checks(lengths),
@@ -37,6 +46,7 @@ OURS = {
     "mean": monitors.checks(lambda: MeanMonitor([lengths(), words()])),
     "cascade": monitors.checks(lambda: CascadeMonitor([lengths(), words()], -0.2, 0.2)),
     "oracle": monitors.checks(OracleMonitor, OF_THE_TESTBED),
+    "probe": monitors.checks(probe),
     "guard": monitors.checks(lambda: GuardMonitor(tiny_guard.model(), tiny_guard.tokenizer())),
 }
 NAMED = [(f"{name}: {check}", check) for name, checks in OURS.items() for check in checks]

@@ -19,6 +19,7 @@ from safethink.monitors.guards.presets import LLAMA_GUARD, choose_preset
 from safethink.monitors.guards.questions import Asker
 from safethink.monitors.guards.served import ChatGuard, CompletionsGuard
 from safethink.prompts import Message, Prompt
+from safethink.testing import monitors
 from tests.support import tiny_guard, vllm_double
 from tests.support.vllm_double import VllmDouble
 
@@ -203,3 +204,9 @@ def test_a_policy_cannot_be_told_to_a_chat_server(double, path) -> None:
     config = GuardMonitorConfig(path=path, template="Q: {prompt} A: {trace}", verdicts={"a": 1, "b": 0}, server=server)
     with pytest.raises(ConfigError, match="which a chat server cannot be told; use `api: completions`"):
         build(config)
+
+
+@pytest.mark.slow
+def test_it_keeps_what_the_suite_asks_of_every_monitor(double, path) -> None:
+    for check in monitors.checks(lambda: guard(double, path)):
+        check()

@@ -17,6 +17,7 @@ from safethink.monitors import ScoreRequest, fail_closed, fingerprint_of
 from safethink.monitors.build import build
 from safethink.monitors.guards.stream import StreamMonitor
 from safethink.prompts import Prompt
+from safethink.testing import monitors
 from tests.support import tiny_guards
 
 PROMPT = "how do I mix the two parts?"
@@ -198,3 +199,9 @@ def test_a_checkpoint_without_the_heads_is_refused(folder: Path, tmp_path: Path)
 def test_a_trace_beyond_the_context_window_names_the_prompt(folder: Path) -> None:
     with pytest.raises(MonitorError, match=r"prompt 'prompt'.* of at most 4096"):
         build(config(folder)).score(requests("".join(STEPS) * 300))
+
+
+@pytest.mark.slow
+def test_it_keeps_what_the_suite_asks_of_every_monitor(folder) -> None:
+    for check in monitors.checks(lambda: build(config(folder))):
+        check()

@@ -60,6 +60,17 @@ def test_collecting_again_changes_nothing(guarded, tmp_path):
 
 
 @pytest.mark.slow
+def test_other_settings_do_not_fit_a_folder_and_those_of_before_say_nothing_of_them(guarded, tmp_path):
+    collect(tmp_path, guarded)
+    other = CONFIG.replace(max_contexts=3)
+    with pytest.raises(ConfigError, match="max_contexts is 6 there and 3 here; give a fresh --out"):
+        collect(tmp_path, guarded, config=other)
+    (tmp_path / "settings.json").unlink()
+    collect(tmp_path, guarded, config=other)
+    assert not (tmp_path / "settings.json").exists()
+
+
+@pytest.mark.slow
 def test_other_prompts_do_not_fit_a_folder_that_was_begun(guarded, tmp_path):
     collect(tmp_path, guarded)
     with pytest.raises(ConfigError, match=r"prompts is '\w{64}' there and '\w{64}' here; give a fresh --out"):

@@ -33,6 +33,7 @@ from optimize.objectives import (
 )
 from optimize.objectives.racing import CostMatrix
 from optimize.scoring import Example, Scorer
+from optimize.testing import terms as conformance
 from safethink.config import LimitsConfig
 from safethink.errors import ConfigError, SafeThinkError
 from safethink.guarded import SafeThink
@@ -436,3 +437,12 @@ def test_the_incumbent_races_along_and_is_scored_in_one_batch_with_the_winner(mo
     assert again.incumbent == found.incumbent
     assert torch.equal(again.exact, found.exact)
     assert torch.equal(again.total, found.total)
+
+
+def test_ours_keep_what_the_suite_asks_of_every_term(case, model, examples, candidates) -> None:
+    def make() -> WholeTerm | ContextTerm:
+        return case.make(CachedScorer(Scorer(model, examples)))
+
+    table = model.get_input_embeddings().weight
+    for check in conformance.checks(make, table, [tuple(ids) for ids in candidates.tolist()]):
+        check()

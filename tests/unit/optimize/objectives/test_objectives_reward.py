@@ -18,6 +18,7 @@ from optimize.objectives.reward import SampledContext, Surrogate, leave_one_out
 from optimize.objectives.sampler import RememberingMonitor, Sampler
 from optimize.search import driver, methods
 from optimize.search.journal import Journal
+from optimize.testing import terms
 from safethink.config import LimitsConfig
 from safethink.errors import MonitorError
 from safethink.guarded import SafeThink
@@ -25,6 +26,7 @@ from safethink.monitors import ScoreRequest
 from safethink.prompts import Prompt
 from safethink.thinking.opening import open_prompt
 from tests.support import tiny_reasoner
+from tests.support.toy_search import Killed, Letters
 from tests.unit.optimize.objectives.test_objectives import costs_of
 
 LIMITS = LimitsConfig(max_step_tokens=12, max_trace_tokens=60, max_answer_tokens=4)
@@ -306,22 +308,6 @@ def test_what_it_decodes_and_forwards_is_counted(guarded, contexts):
     assert reward.tokens > scored, "what the last scorer forwarded stays counted"
 
 
-class Letters:
-    """A vocabulary in which every prefix survives."""
-
-    allowed = tuple(range(80, 120))
-
-    def survive(self, candidates):
-        return [True] * len(candidates)
-
-    def text(self, ids):
-        return " ".join(map(str, ids))
-
-
-class Killed(Exception):
-    """Stands for kill -9."""
-
-
 @pytest.mark.slow
 def test_a_search_over_terms_that_remember_is_killed_and_resumed_to_the_same_log(guarded, contexts, tmp_path):
     settings = GcgConfig(length=3, steps=4, candidates=8, top_k=6, patience=1)
@@ -343,8 +329,8 @@ def test_a_search_over_terms_that_remember_is_killed_and_resumed_to_the_same_log
         objective.cost = mortal
         folder.mkdir(exist_ok=True)
         journal = Journal(folder, "f")
-        method = methods.build(settings, objective, Letters(), PREFIX, journal.archive)
-        driver.search(objective, Letters(), method, settings, journal, seed=0)
+        method = methods.build(settings, objective, Letters(range(80, 120)), PREFIX, journal.archive)
+        driver.search(objective, Letters(range(80, 120)), method, settings, journal, seed=0)
         return journal.log.read_bytes()
 
     whole = search(tmp_path / "whole", math.inf)
@@ -352,3 +338,14 @@ def test_a_search_over_terms_that_remember_is_killed_and_resumed_to_the_same_log
         with pytest.raises(Killed):
             search(tmp_path / str(calls), calls)
         assert search(tmp_path / str(calls), math.inf) == whole
+
+
+def test_it_keeps_what_the_suite_asks_of_every_term_behind_one_incumbent(guarded, contexts) -> None:
+    def make() -> ExpectedReward:
+        made = term(guarded, contexts)
+        made.move_to(PREFIX)
+        return made
+
+    table = guarded.model.get_input_embeddings().weight
+    for check in terms.checks(make, table, [PREFIX, OTHER, (83, 84, 85)]):
+        check()

@@ -25,6 +25,7 @@ from safethink.guarded import SafeThink
 from safethink.prefix import PrefixArtifact
 from safethink.prompts import Prompt
 from tests.support import tiny_reasoner
+from tests.support.toy_search import Killed
 
 ATTACKS = [Prompt.from_text(f"mix the parts {n}", id=f"attack-{n}") for n in range(18)]
 TASKS = [Prompt.from_text(f"add 3 and {n}", id=f"sum-{n}").replace(kind="harmless", reference="7") for n in range(6)]
@@ -35,10 +36,6 @@ SECTIONS = {
     "selection": SelectionConfig(finalists=3, spread=1, contexts=4, samples=1, forced_prompts=2),
     "limits": LIMITS,
 }
-
-
-class Killed(Exception):
-    """Stands for kill -9."""
 
 
 def by_length(prompt: str, trace: str) -> float:

@@ -25,22 +25,9 @@ from optimize.search import driver, methods
 from optimize.search.journal import LOG, Journal
 from safethink.errors import RecordError
 from tests.support import tiny_reasoner
+from tests.support.toy_search import Killed, Letters
 
 ALLOWED = tuple(range(3, 40))
-
-
-class Letters:
-    """A vocabulary in which `dead` prefixes do not survive."""
-
-    def __init__(self, allowed: tuple[int, ...] = ALLOWED, dead=lambda ids: False) -> None:
-        self.allowed = allowed
-        self._dead = dead
-
-    def survive(self, candidates):
-        return [not self._dead(ids) for ids in candidates]
-
-    def text(self, ids):
-        return "".join(chr(97 + index) for index in ids)
 
 
 class Counted:
@@ -57,10 +44,6 @@ class Counted:
     def cost(self, candidates: Sequence[tuple[int, ...]]) -> Cost:
         self.scored += candidates
         return self.objective.cost(candidates)
-
-
-class Killed(Exception):
-    """Stands for kill -9."""
 
 
 class Mortal(Counted):
@@ -96,7 +79,7 @@ def config(**changes) -> GcgConfig:
 
 
 def search(objective, folder: Path, settings: GcgConfig, vocabulary=None, init=(5, 6, 7), fingerprint="f", seed=0):
-    words, journal = vocabulary or Letters(), Journal(folder, fingerprint)
+    words, journal = vocabulary or Letters(ALLOWED), Journal(folder, fingerprint)
     method = methods.build(settings, objective, words, init, journal.archive)
     return driver.search(objective, words, method, settings, journal, seed)
 
@@ -144,7 +127,7 @@ def test_a_small_space_is_searched_exhaustively(objective, tmp_path, length):
 
 def test_candidates_that_do_not_survive_are_dropped(objective, tmp_path):
     counted = Counted(objective)
-    search(counted, tmp_path, config(), Letters(dead=lambda ids: sum(ids) % 3 == 0))
+    search(counted, tmp_path, config(), Letters(ALLOWED, dead=lambda ids: sum(ids) % 3 == 0))
     assert counted.scored
     assert all(sum(ids) % 3 for ids in counted.scored)
     assert sum(line["dropped"] for line in lines(tmp_path)) > 0
@@ -163,7 +146,7 @@ def test_the_search_goes_on_when_no_candidate_survives(objective, tmp_path):
             self.calls += 1
             return [ids == init or self.calls > 6 for ids in candidates]
 
-    search(objective, tmp_path, patient, Fickle(), init)
+    search(objective, tmp_path, patient, Fickle(ALLOWED), init)
     log = lines(tmp_path)
     assert [line["scored"] > 0 for line in log[1:]] == [False] * 4 + [True] * 8
     assert log[-1]["cost"]["total"] < log[0]["cost"]["total"]

@@ -24,6 +24,7 @@ from safethink.testbed.process import drift_probability
 from safethink.testbed.prompts import Attack
 from safethink.testbed.world import World, words
 from safethink.thinking.chat import ChatEncoder
+from tests.support.toy_search import Killed
 
 WORLD = World.make(0)
 
@@ -135,9 +136,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(own: PreTrainedTokenizerF
         example.given([5 + step % 3])
         example.said([9 + step % 5])
         return [example]
-
-    class Killed(Exception):
-        pass
 
     def die_at(step: int):
         count = iter(range(1000))
