@@ -155,7 +155,9 @@ def thought_settings(config: RunConfig) -> ThoughtConfig:
         ConfigError: if its family cannot be told.
     """
     checkpoint = Checkpoint.of(config.reasoner)
-    return Thought(config.thought, checkpoint.tokenizer(), model_type=checkpoint.config().model_type).settings
+    # The configuration first: where there is no model, that says so.
+    model_type = checkpoint.config().model_type
+    return Thought(config.thought, checkpoint.tokenizer(), model_type=model_type).settings
 
 
 @contextmanager

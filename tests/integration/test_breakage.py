@@ -168,8 +168,8 @@ def test_a_folder_that_holds_no_model(command, tmp_path: Path) -> None:
 
 def test_an_out_that_is_no_folder(command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert culprit(command("evaluate", EVALUATION, "--out", "file")) == "file: File exists"
-    assert culprit(command("search", SEARCH, "--out", "file")) == "file: File exists"
+    for name, values in (("evaluate", EVALUATION), ("search", SEARCH)):
+        assert culprit(command(name, values, "--out", "file")) == "file: a file, where a folder is to be"
 
 
 def test_prompts_that_are_not_there(command) -> None:

@@ -129,6 +129,7 @@ def test_a_variant_shares_the_model_and_leaves_the_original_alone(guarded: SafeT
     assert all(note.prefix is None for result in variant.run(PROMPTS) for note in result.interventions)
 
 
+@pytest.mark.slow
 def test_a_fork_keeps_what_came_before_and_injects_once(guarded: SafeThink) -> None:
     undefended = guarded.variant(defense=NoneConfig())
     result = max(undefended.run(PROMPTS), key=lambda result: len(result.trace_ids))

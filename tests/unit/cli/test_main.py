@@ -42,6 +42,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, str
     return status, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_generate_prints_one_json_object_and_nothing_else(capsys, run_yaml: Path) -> None:
     status, out, err = run(capsys, "generate", run_yaml, "how are you?", "--json")
     assert (status, err) == (0, "")
@@ -55,6 +56,7 @@ def test_generate_prints_one_json_object_and_nothing_else(capsys, run_yaml: Path
     assert record["interventions"][0]["prefix"] == prefix.built_in("wait-think-safely").texts[0]
 
 
+@pytest.mark.slow
 def test_generate_is_repeatable_and_flags_change_it(capsys, run_yaml: Path) -> None:
     first, again, other = (
         json.loads(run(capsys, "generate", run_yaml, "how are you?", "--json", *flags)[1])

@@ -229,6 +229,7 @@ def test_a_fork_counts_its_steps_from_where_it_begins() -> None:
     assert verdict.trace.ids == (1, 2, 11)
 
 
+@pytest.mark.slow
 @given(
     scores=st.lists(st.floats(-1, 1), min_size=200, max_size=200),
     threshold=st.floats(-1, 1),

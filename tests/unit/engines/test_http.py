@@ -83,6 +83,7 @@ def test_greedy_extensions_are_those_of_local_weights(double, model, until) -> N
     assert engine(double).extend(requests(until)) == local.extend(requests(until))
 
 
+@pytest.mark.slow
 def test_a_step_ends_where_local_weights_end_it(model) -> None:
     """Every kind of stop is met: the reasoner is taught by its output head what to say next."""
     scripted = tiny_reasoner.model(seed=3)

@@ -118,6 +118,7 @@ def test_lanes_are_taken_where_they_are_exact(make_model: Callable[[], PreTraine
     assert isinstance(choose_store(make_model()), LaneStore)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_model", ONE_BY_ONE)
 def test_a_cache_that_cannot_roll_back_is_said_once(
     make_model: Callable[[], PreTrainedModel], caplog: pytest.LogCaptureFixture
@@ -183,6 +184,7 @@ def test_a_row_that_exceeds_the_cache_by_itself_is_named() -> None:
         engine(qwen3(), max_cached_tokens=20).extend([request(0, prompt(0))])
 
 
+@pytest.mark.slow
 def test_when_memory_runs_out_half_as_many_rows_go_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -61,6 +61,7 @@ def test_what_passes_is_tried_again(double, fault: Fault) -> None:
     assert len(double.requests) == before + 2
 
 
+@pytest.mark.slow
 def test_the_server_says_how_long_to_wait(double) -> None:
     completions = connect(double, max_retries=1)
     double.faults.append(vllm_double.status(429, retry_after="1.2"))

@@ -77,19 +77,10 @@ def test_a_conversation_reads_as_transformers_renders_it(template: Path) -> None
         assert str(made.decode(last)).strip() == chat[-1].content.strip(), name
         if name in PLAIN:
             assert list(ours.ids) == expected, name
-
-
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
-def test_control_strings_that_users_write_stay_text(template: Path) -> None:
-    made = tokenizer()
-    made.chat_template = template.read_text(encoding="utf-8")
-    encoder = ChatEncoder(made)
-    said = tuple(Message(**message) for message in messages("an attack"))
-    attacked, plain = (
-        encoder.chat(chat, reads_contents=True, add_generation_prompt=True).ids
-        for chat in (said, tuple(each.replace(content="x") for each in said))
-    )
-    assert controls(attacked) == controls(plain)
+        if name == "an attack":
+            harmless = tuple(each.replace(content="x") for each in chat)
+            plain = encoder.chat(harmless, reads_contents=True, add_generation_prompt=True)
+            assert controls(ours.ids) == controls(plain.ids), "what users write stays text"
 
 
 def controls(ids: tuple[int, ...]) -> list[int]:

@@ -92,6 +92,7 @@ def test_contexts_of_other_models_are_refused(guarded, tmp_path, change, named):
         folder.load(tmp_path, SOURCE.replace(**change), DATA)
 
 
+@pytest.mark.slow
 def test_contexts_of_other_prompts_are_refused_and_of_more_or_fewer_are_not(guarded, tmp_path):
     collect(tmp_path, guarded)
     folder.load(tmp_path, SOURCE, (Split("search", ATTACKS[:2], ()), Split("validation", ATTACKS[6:], TASKS[3:])))
@@ -103,11 +104,13 @@ def test_contexts_of_other_prompts_are_refused_and_of_more_or_fewer_are_not(guar
         folder.load(tmp_path, SOURCE, (elsewhere, DATA[1]))
 
 
+@pytest.mark.slow
 def test_a_model_may_be_called_something_else(guarded, tmp_path):
     collect(tmp_path, guarded)
     folder.load(tmp_path, SOURCE.replace(reasoner=Identity(name="renamed", sha256="r")), DATA)
 
 
+@pytest.mark.slow
 def test_an_edited_folder_is_refused(guarded, tmp_path):
     collect(tmp_path, guarded)
     path = tmp_path / folder.SEARCH
@@ -118,6 +121,7 @@ def test_an_edited_folder_is_refused(guarded, tmp_path):
         folder.load(tmp_path, SOURCE, DATA)
 
 
+@pytest.mark.slow
 def test_an_unfinished_folder_says_how_to_finish_it(guarded, tmp_path):
     collect(tmp_path, guarded)
     (tmp_path / folder.MANIFEST).unlink()
@@ -134,6 +138,7 @@ def test_prompts_of_a_benchmark_are_counted_whatever_their_case_and_blanks(tmp_p
     assert prompt_hash(ATTACKS[1]) != prompt_hash(ATTACKS[2])
 
 
+@pytest.mark.slow
 def test_the_overlap_is_in_the_manifest(guarded, tmp_path):
     benchmark = tmp_path / "bench.jsonl"
     benchmark.write_text('{"prompt": "mix the parts 7"}\n{"prompt": "x"}\n')

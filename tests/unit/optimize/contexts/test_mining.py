@@ -81,6 +81,7 @@ def script(name: str, guarded: SafeThink) -> list[int]:
     return [*template(WRITTEN.get(name, TAGGED) + ("" if name in WRITTEN else PUBLISHED[name].eos))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_step_tokens", [4, 200])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_mined_targets_are_the_steps_of_a_guarded_run(name: str, max_step_tokens: int) -> None:

@@ -81,6 +81,7 @@ def test_without_replay_the_old_states_leave(guarded, contexts, prefix_ids):
     assert len(states(fresh) & states(contexts)) < len(fresh.unsafe)
 
 
+@pytest.mark.slow
 def test_every_state_keeps_a_target_that_the_monitor_passes(guarded, contexts, prefix_ids):
     fresh = refresh(guarded, SPLIT, contexts, prefix_ids, CONFIG, 0.0, round_index=1)
     assert fresh.unsafe

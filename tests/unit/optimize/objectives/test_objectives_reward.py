@@ -91,6 +91,7 @@ def test_advantages_are_against_the_mean_of_the_others_and_sum_to_nothing():
     assert sum(leave_one_out([0.3, 0.9, 0.1, 0.4])) == pytest.approx(0.0)
 
 
+@pytest.mark.slow
 def test_the_leave_one_out_gradient_is_unbiased():
     """Of a softmax policy over five actions, against the exact gradient of its expected reward."""
     generator = torch.Generator().manual_seed(0)

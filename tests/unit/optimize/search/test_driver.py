@@ -131,6 +131,7 @@ def test_another_seed_looks_elsewhere(config: MethodConfig, tmp_path: Path) -> N
     assert list(one.costs) != list(two.costs)
 
 
+@pytest.mark.slow
 @METHODS
 def test_tokens_are_a_budget_and_a_resumed_search_has_no_more_of_them(config: MethodConfig, tmp_path: Path) -> None:
     budget = 45 * TOKENS_PER_CANDIDATE

@@ -245,6 +245,7 @@ def test_a_trial_whose_worker_was_killed_is_ended_though_no_further_one_is_asked
     assert "RUNNING" not in states
 
 
+@pytest.mark.slow
 def test_importances_are_not_drawn_from_a_few_trials(tmp_path):
     study = storage.open_study(config(), tmp_path)
     for number in range(report.IMPORTANCES_FROM - 1):
