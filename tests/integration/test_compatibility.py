@@ -52,6 +52,7 @@ def test_an_artifact_loads_and_binds(name: str) -> None:
     assert all(each.token_ids for each in artifact.prefixes)
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_left_to_do_and_keeps_its_summary(tmp_path: Path) -> None:
     run = shutil.copytree(RUN, tmp_path / "run")
     summary = runner.evaluate(load(EvalConfig, run / folder.CONFIG), run)

@@ -89,6 +89,7 @@ def test_only_steered_steps_count_where_that_is_asked_for(capsys, models: Path, 
     assert first["threshold"] >= everything["threshold"]
 
 
+@pytest.mark.slow
 def test_watched_answers_count_too(capsys, models: Path, tmp_path: Path) -> None:
     found = json.loads(calibrate(capsys, models, tmp_path, "--json", "--defense.monitor_answer")[1])
     recorded = [record for record in records.read(tmp_path / folder.RECORDS) if record.step_scores]

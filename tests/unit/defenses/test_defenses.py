@@ -351,6 +351,7 @@ def test_what_is_accepted_lags_by_what_may_be_rolled_back() -> None:
     assert [len(each.trace) for each in script.accepted] == [1, 2, 3, 4, 4]
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10**6),
     steered=st.integers(0, 6),

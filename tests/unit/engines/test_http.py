@@ -136,6 +136,7 @@ def test_the_server_is_told_what_its_own_defaults_would_change(double) -> None:
     assert asked["stop_token_ids"] == list(THOUGHT.close_ids)
 
 
+@pytest.mark.slow
 def test_a_sampled_row_depends_on_its_seed_and_on_nothing_beside_it(double) -> None:
     served = engine(double, SAMPLED)
     rows = [request("hmm,", Until.ANSWER, row=row, seed=row % 3) for row in range(6)]
@@ -179,6 +180,7 @@ def test_no_room_is_no_request(double) -> None:
     assert len(double.requests) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("extended", "form"), [(True, Form("text", True)), (False, Form("text", False))])
 def test_a_server_without_ids_is_sent_text(plain_spoken, extended, form, caplog) -> None:
     local = HfEngine(plain_spoken, STOPPER, GREEDY)

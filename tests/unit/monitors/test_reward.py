@@ -298,6 +298,7 @@ def test_a_scale_in_numbers() -> None:
     assert Scale(0.0, 4.0, higher_is_safer=False).score(4.0) == pytest.approx(-math.tanh(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["llama", "qwen3"])
 def test_it_keeps_what_the_suite_asks_of_every_monitor(skywork, backbone) -> None:
     for check in monitors.checks(lambda: build(config(skywork[backbone]))):

@@ -113,6 +113,7 @@ def test_its_owner_may_be_dropped_on_the_loops_own_thread() -> None:
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_the_thread_ends_with_its_owner_and_closes_what_it_opened() -> None:
     closed: list[str] = []
 

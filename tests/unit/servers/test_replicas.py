@@ -156,6 +156,7 @@ def test_no_more_requests_are_in_flight_than_allowed(double) -> None:
     assert seen[0] == 2
 
 
+@pytest.mark.slow
 def test_a_row_stays_with_its_replica_and_moves_on_when_that_one_dies(model) -> None:
     with VllmDouble(model, TOKENIZER) as one, VllmDouble(model, TOKENIZER) as other:
         completions = connect(one, other, max_retries=0)

@@ -114,6 +114,7 @@ def test_verdicts_that_an_older_server_does_not_list_are_no_score(model, path, r
             built.score(requests()[:1])
 
 
+@pytest.mark.slow
 def test_little_mass_on_the_verdicts_warns_once(double, path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         served = guard(double, path)

@@ -54,6 +54,7 @@ def test_help_lists_the_axes_and_the_methods(capsys: pytest.CaptureFixture[str])
     assert "--validation.jailbreak" in said
 
 
+@pytest.mark.slow
 def test_a_base_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("base: search/testbed-gcg\naxes: {search.length: [1, 2]}\n")

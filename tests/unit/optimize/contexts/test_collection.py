@@ -110,6 +110,7 @@ def test_validation_takes_the_first_firing_of_each_rollout(guarded):
         assert context.depth == 0 or by_length("", trace) >= 0
 
 
+@pytest.mark.slow
 def test_collecting_twice_gives_the_same_and_survives_the_disk(guarded, searched, tmp_path):
     again = collect_search(guarded, SPLIT, CONFIG, threshold=0.0)
     assert again == searched

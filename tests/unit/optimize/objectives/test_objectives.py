@@ -423,6 +423,7 @@ def test_a_race_finds_what_full_scoring_finds_and_forwards_less(model, many, riv
     assert found.incumbent is expected.incumbent is None
 
 
+@pytest.mark.slow
 def test_the_incumbent_races_along_and_is_scored_in_one_batch_with_the_winner(model, many, rivals):
     full, raced = Objective(model, several(model, many)), Objective(model, several(model, many), RacingConfig(keep=2))
     for objective in (full, raced):

@@ -229,6 +229,7 @@ def test_a_monitor_that_fails_still_stops_the_run(contexts):
         RememberingMonitor(Broken()).score([ScoreRequest(0, contexts[0].prompt, "x")])
 
 
+@pytest.mark.slow
 def test_it_draws_when_the_incumbent_moves_and_every_few_steps(guarded, contexts):
     reward = term(guarded, contexts)
 
@@ -341,6 +342,7 @@ def test_a_search_over_terms_that_remember_is_killed_and_resumed_to_the_same_log
         assert search(tmp_path / str(calls), math.inf) == whole
 
 
+@pytest.mark.slow
 def test_it_keeps_what_the_suite_asks_of_every_term_behind_one_incumbent(guarded, contexts) -> None:
     def make() -> ExpectedReward:
         made = term(guarded, contexts)

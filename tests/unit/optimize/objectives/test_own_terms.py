@@ -73,6 +73,7 @@ def test_a_heavy_term_of_ones_own_is_what_the_search_minimises(tmp_path: Path) -
     assert own == pytest.approx(known["continuation"] + 0.002 * known["nll"], rel=1e-4, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_killed_search_does_not_go_on_under_other_terms(tmp_path: Path) -> None:
     learn(tmp_path, Weighted(Length()))
     with pytest.raises(RecordError, match=r"another search: terms\.0\.1 is 1\.0 there and 2\.0 here"):

@@ -79,6 +79,7 @@ def test_a_new_repository_gets_one_commit(folder: Path, online: StubHub) -> None
     assert loaded == prefix.load(folder, chat_reasoner.tokenizer())
 
 
+@pytest.mark.slow
 def test_the_hub_gets_no_second_commit_of_the_same(folder: Path, online: StubHub) -> None:
     first = publish(folder, REPO)
     second = publish(folder, f"hub:{REPO}")
@@ -210,6 +211,7 @@ def test_a_commit_in_between_is_not_overwritten(folder: Path, online: StubHub, m
     assert repository.commits[-1].files["README.md"] == b"theirs"
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did(folder: Path, online: StubHub, capsys: pytest.CaptureFixture[str]) -> None:
     assert PROGRAM.main(["publish", str(folder), "--to", REPO, "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith(f"would publish to {REPO}:\n  README.md\n")

@@ -228,6 +228,7 @@ def test_searches_side_by_side_are_not_shared_among_devices():
         config(space={"devices": {"kind": "choice", "values": [1, 3]}})
 
 
+@pytest.mark.slow
 def test_a_trial_whose_worker_was_killed_is_ended_though_no_further_one_is_asked_for(tmp_path):
     asked = config(trials=1)
     study = storage.open_study(asked, tmp_path)
