@@ -37,7 +37,7 @@ def claim(folder: Path, config: EvalConfig) -> None:
         refuse_other(folder / CONFIG, read_config(folder), config)
     elif _has_begun(folder):
         raise ConfigError(f"{folder} has {RECORDS} but no {CONFIG}: whose records they are cannot be told")
-    elif not (folder / CONFIG).exists() and any(folder.iterdir()):
+    elif not (folder / CONFIG).exists() and any(path.is_file() for path in folder.iterdir()):
         raise ConfigError(f"{folder} holds other files and no {CONFIG}: use another --out")
     else:
         write_text(folder / CONFIG, yaml_config.dump(config))

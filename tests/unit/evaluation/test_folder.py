@@ -24,6 +24,12 @@ def test_a_folder_of_other_files_is_no_home_of_a_run(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["search.json"]
 
 
+def test_a_folder_of_folders_is_one(tmp_path: Path) -> None:
+    (tmp_path / "learning").mkdir()
+    claim(tmp_path, CONFIG)
+    assert (tmp_path / "config.yaml").is_file()
+
+
 def test_a_file_is_no_home_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "notes").touch()
     with pytest.raises(RecordError, match="notes: a file, where a folder is to be"):
