@@ -30,6 +30,10 @@ SAMPLED_STYLES = ("", "on grey15")
 INJECTED_STYLE = "bold magenta"
 OPEN_MARK, CLOSE_MARK = "⟦", "⟧"
 """Around injected tokens, for terminals and files without colour."""
+_MAX_CHARACTER_BYTES = 4
+"""The longest character in UTF-8."""
+_MAX_WINDOW_TOKENS = 16
+"""The most tokens without a text of their own that are decoded along."""
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 
 
@@ -140,16 +144,18 @@ def _pieces(tokens: Tokens, decode: Decode) -> Iterator[tuple[str, bool]]:
     """Each token's own text and whether it was injected; bytes of one character stay together.
 
     Decodes a window in place of the whole trace, so the time is linear in its length. The window begins at a token that
-    has a text of its own, since a decoder may strip the blank at the beginning of what it reads.
+    has a text of its own, since a decoder may strip the blank at the beginning of what it reads. Bytes that become no
+    character in as many tokens as the longest has bytes become none.
     """
     begin = done = 0
     for stop, forced in enumerate(tokens.forced, start=1):
         text = decode(tokens.ids[begin:stop])
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and stop < len(tokens):
+        whole = stop == len(tokens) or stop - done >= _MAX_CHARACTER_BYTES
+        if text.endswith("\N{REPLACEMENT CHARACTER}") and not whole:
             continue
         piece = text[len(decode(tokens.ids[begin:done])) :]
         yield piece, forced
-        begin, done = done if piece else begin, stop
+        begin, done = done if piece or done - begin >= _MAX_WINDOW_TOKENS else begin, stop
 
 
 def play(events: Iterable[Event], console: Console) -> None:

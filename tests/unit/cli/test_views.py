@@ -51,12 +51,13 @@ def stripped(ids: Sequence[int]) -> str:
 def test_a_token_is_shown_as_what_it_adds_to_the_text_before_it(
     read: Callable[[Sequence[int]], str], ids: tuple[int, ...]
 ) -> None:
-    pieces, done = [], ""
+    pieces, done, pending = [], "", 0
     for stop in range(1, len(ids) + 1):
-        text = read(ids[:stop])
-        if not text.endswith("\N{REPLACEMENT CHARACTER}") or stop == len(ids):
+        text, pending = read(ids[:stop]), pending + 1
+        # No character has more bytes than four.
+        if not text.endswith("\N{REPLACEMENT CHARACTER}") or stop == len(ids) or pending == 4:
             pieces.append(text[len(done) :])
-            done = text
+            done, pending = text, 0
     shown = coloured(Tokens.sampled(ids), read)
     assert shown.plain == visible("".join(pieces))
     assert [shown.plain[span.start : span.end] for span in shown.spans] == [
@@ -115,3 +116,17 @@ def test_the_family_and_the_place_of_injection_are_shown(name: str, parts: list[
     console.print(written_down(families.named(name)))
     assert isinstance(console.file, StringIO)
     assert [part for part in parts if part not in console.file.getvalue()] == []
+
+
+@pytest.mark.parametrize("piece", [b"a", b"\xc3", b"\xe2\x9c", b"\xff"])
+def test_what_is_decoded_grows_with_the_trace_and_not_with_its_square(piece: bytes) -> None:
+    num_decoded = 0
+
+    def counting(ids: Sequence[int]) -> str:
+        nonlocal num_decoded
+        num_decoded += len(ids)
+        return bytes(ids).decode("utf-8", errors="replace")
+
+    ids = tuple(piece * 2000)
+    coloured(Tokens.sampled(ids), counting)
+    assert num_decoded <= 16 * len(ids)
