@@ -94,7 +94,9 @@ class Asker:
                 chat = self._chat(turns, self._suffix)
                 return Question(chat.ids, chat.spans[-1])
             policies = self._form.policies[policy : policy + 1]
-            chat = self.encoder.fill(self._text + self._suffix, [transcript(prompt), trace, *policies])
+            said = [transcript(prompt), trace]
+            said = [text.strip() for text in said] if self._form.trims else said
+            chat = self.encoder.fill(self._text + self._suffix, [*said, *policies])
         except PromptError as error:
             raise MonitorError(f"prompt {prompt.id!r} cannot be put to the guard: {error}") from error
         return Question(chat.ids, chat.spans[1])
