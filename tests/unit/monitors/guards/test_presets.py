@@ -151,7 +151,9 @@ PUBLISHED = {
     "llama_guard_4": llama_guard(tiny_guards.LLAMA_4_HEADERS),
     "qwen3guard": Published(QWEN3GUARD, {" Safe": 1.0, " Unsafe": 0.0, " Controversial": 0.0}),
     "wildguard": Published(WILDGUARD, WILDGUARD_VERDICTS),
-    "shieldgemma": Published(SHIELD_GEMMA, {"No": 1.0, "Yes": 0.0}, SHIELDGEMMA.form.policies, tolerance=1e-4, trimmed=True),
+    "shieldgemma": Published(
+        SHIELD_GEMMA, {"No": 1.0, "Yes": 0.0}, SHIELDGEMMA.form.policies, tolerance=1e-4, trimmed=True
+    ),
     "gpt_oss_safeguard": Published(GPT_OSS, {"0": 1.0, "1": 0.0}, (POLICY,), tolerance=1e-4, trimmed=True),
 }
 
