@@ -22,6 +22,11 @@ HASH = "content_sha256"
 """The field that holds the hash of all others."""
 
 
+def reason(error: OSError) -> str:
+    """Reason that a file could not be written, in words that say what is in the way."""
+    return "a file, where a folder is to be" if isinstance(error, FileExistsError) else str(error.strerror)
+
+
 @contextmanager
 def writing(path: Path) -> Generator[None, None, None]:
     """Name the file when the disk is full or refuses for another reason.
@@ -32,8 +37,7 @@ def writing(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        why = "a file, where a folder is to be" if isinstance(error, FileExistsError) else error.strerror
-        raise RecordError(f"{path}: {why}") from error
+        raise RecordError(f"{path}: {reason(error)}") from error
 
 
 @contextmanager

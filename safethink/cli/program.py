@@ -20,6 +20,7 @@ from safethink.config import yaml_config
 from safethink.config.section import Section
 from safethink.config.yaml_config import did_you_mean
 from safethink.errors import ConfigError, SafeThinkError
+from safethink.files import reason
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -147,7 +148,7 @@ class Program:
             if error.errno is None:
                 raise
             culprit = f"{error.filename}: " if error.filename else ""
-            print(f"{self.name}: {culprit}{error.strerror}", file=sys.stderr)
+            print(f"{self.name}: {culprit}{reason(error)}", file=sys.stderr)
             return USAGE_ERROR
         except KeyboardInterrupt as interrupt:
             print(": ".join([f"{self.name}", "interrupted", *map(str, interrupt.args)]), file=sys.stderr)

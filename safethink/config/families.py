@@ -135,7 +135,7 @@ FAMILIES: Final = (
             "<|end|><|start|>assistant<|channel|>commentary<|message|>",
         ),
         # Recipient and content type (openai/harmony, docs/format.md); too short to hide a thought in.
-        header_fields=r"( to=[\w.-]{1,40})?( ?<\|constrain\|>\w{1,12}| json| code)?",
+        header_fields=r"( to=[\w.:-]{1,40})?( ?<\|constrain\|> ?\w{1,12}| json| code)?",
         answer_break="",
         sampling=PublishedSampling(1.0),
     ),

@@ -203,7 +203,10 @@ class Transcript:
         # Tags in plain characters, which no text has: whatever may become one waits.
         self._tags: dict[Part, tuple[str, ...]] = {
             "trace": (thought.closer.text,) if thought.closer.is_spelled else (),
-            "answer": thought.family.answer_tags,
+            "answer": (
+                *thought.family.answer_tags,
+                *(tag.text for tag in (thought.opener, thought.closer) if tag.is_spelled),
+            ),
         }
         self._shown: dict[Part, _Shown] = {"trace": _Shown(), "answer": _Shown()}
         self._num_interventions = 0

@@ -17,9 +17,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -38,6 +37,8 @@ NUM_SHORT = 512
 """Number of texts in that cache."""
 _EDGE = "\u2003"
 """Blank put around a placeholder: where the template trims a message, it goes."""
+TOOL_TAGS = ("<tool_response>", "</tool_response>")
+"""Around a tool's answer in a user's turn, where a template looks for them (Qwen3 and what follows it)."""
 _FIRST_MASK = 0xF0000
 """First of the private characters that stand for control strings while a template reads contents."""
 _MASK = re.compile("[\U000f0000-\U000ffffd]")
@@ -133,7 +134,7 @@ class ChatEncoder:
         return tuple(chain.from_iterable(encoded))
 
     def chat(
-        self, messages: Sequence[Message], suffix: Suffix = "", reads_contents: bool = False, **template_args: Any
+        self, messages: Sequence[Message], suffix: Suffix = "", tags: Sequence[str] | None = None, **template_args: Any
     ) -> EncodedChat:
         """Encode `messages` in the tokenizer's chat template.
 
@@ -141,21 +142,22 @@ class ChatEncoder:
         template reads contents or decides nothing from them. A template that wants contents as lists of parts, as those
         of vision models do, is given them so.
 
-        What a template spells and an assistant said, such as the tags of its thinking, the template may act on and
-        keep: it is the reasoner's own. Anybody else's it may act on, and it stays text.
+        The tags of its thinking that an assistant said the template may act on and keep: they are the reasoner's own.
+        On a tool's answer in a user's words it may act as well, and that stays text, as all other control strings do.
 
         Args:
             messages: the turns, in order.
             suffix: text of ours that follows what the template renders; or what makes it, from the text that the
                 template puts behind the last message.
-            reads_contents: whether the template may decide from what the messages say.
+            tags: of the reasoner's thinking, for a template that may decide from what the messages say; None for one
+                that may not.
             template_args: handed to the template, such as `add_generation_prompt=True`.
 
         Raises:
             PromptError: if the template refuses the turns or leaves one out.
             ConfigError: if the tokenizer has no template.
         """
-        encode = self._decided if reads_contents else self._chat
+        encode = self._chat if tags is None else partial(self._decided, tags)
         try:
             return encode(messages, suffix, template_args, as_parts=False)
         except PromptError:
@@ -182,26 +184,31 @@ class ChatEncoder:
         return self._filled(rendered, [message.content for message in messages], names)
 
     def _decided(
-        self, messages: Sequence[Message], suffix: Suffix, template_args: dict[str, Any], as_parts: bool
+        self,
+        tags: Sequence[str],
+        messages: Sequence[Message],
+        suffix: Suffix,
+        template_args: dict[str, Any],
+        as_parts: bool,
     ) -> EncodedChat:
         """Encode what the template makes of these very contents; as holes would be filled where that is the same."""
         filled = self._chat(messages, suffix, template_args, as_parts)
         contents = [message.content for message in messages]
         if any(_MASK.search(content) for content in contents):
             return filled
-        known = self._tokenizer.get_chat_template()
-        spelled = [text for text in self._masks if text in known]
-        theirs = [self._masked(each.content, spelled if each.role == "assistant" else ()) for each in messages]
+        own = [each.role == "assistant" for each in messages]
+        theirs = [self._masked(content, tags if mine else ()) for content, mine in zip(contents, own, strict=True)]
+        shown = [
+            self._masked(content, tags if mine else TOOL_TAGS) for content, mine in zip(contents, own, strict=True)
+        ]
         rendered = self._apply(messages, theirs, template_args, as_parts)
-        shown = [self._masked(content, spelled) for content in contents]
         if shown != theirs:
-            # A template that refuses a control string does not see it: as text it is harmless.
-            with suppress(PromptError):
-                acted = self._apply(messages, shown, template_args, as_parts)
-                if acted.translate(self._unmasking) != rendered.translate(self._unmasking):
-                    rendered = _masked_where_said(acted, shown, theirs)
+            acted = _masked_where_said(self._apply(messages, shown, template_args, as_parts), shown, theirs)
+            # Unless each was found, the template does not see what others spelled: as text it is harmless.
+            if all(acted.count(tag) == rendered.count(tag) for tag in TOOL_TAGS):
+                rendered = acted
         holes = self._render(messages, template_args, as_parts)
-        says_tags = any(text in said for text in spelled for said in theirs)
+        says_tags = any(tag in said for tag in tags for said, mine in zip(theirs, own, strict=True) if mine)
         if not says_tags and rendered == _fill(holes, theirs):
             return filled
         return self._encoded(rendered, theirs[-1], holes, suffix)
@@ -210,7 +217,10 @@ class ChatEncoder:
         """Encode a rendered chat in which masks stand for control strings that are text, and find the last message."""
         tail, core = _tail(holes), last.strip()
         until = len(rendered) - len(tail) if rendered.endswith(tail) else len(rendered)
-        start = max(0, rendered.rfind(core, 0, until))
+        start = rendered.rfind(core, 0, until)
+        if start < 0 or any(self._control_pattern.finditer(core)):
+            # The template wrote it anew, or it holds the reasoner's own tags: no content then, but the template's.
+            start, core = until, ""
         behind = rendered[start + len(core) :]
         builder = _Builder(self.encode, 1)
         self._add_template(builder, rendered[:start])
@@ -311,20 +321,9 @@ def _fill(template: str, contents: Sequence[str]) -> str:
 
 
 def _masked_where_said(rendered: str, shown: Sequence[str], masked: Sequence[str]) -> str:
-    """A rendered chat with what others than the assistant said masked again.
-
-    Raises:
-        PromptError: the template cut or changed it, so that its control strings cannot be told from the template's.
-    """
-    start = 0
-    for index, (said, safe) in enumerate(zip(shown, masked, strict=True)):
-        if said == safe:
-            continue
-        place = rendered.find(said.strip(), start)
-        if place < 0:
-            raise PromptError(f"the chat template acts on control strings in message {index} and changes it")
-        rendered = rendered[:place] + safe.strip() + rendered[place + len(said.strip()) :]
-        start = place + len(safe.strip())
+    """A rendered chat with what others than the assistant said masked again, wherever it stands."""
+    for said, safe in zip(shown, masked, strict=True):
+        rendered = rendered.replace(said.strip(), safe.strip()) if said != safe else rendered
     return rendered
 
 

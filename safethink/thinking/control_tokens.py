@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from safethink.errors import ConfigError
 
 _SENTENCEPIECE_BLANK = "\u2581"
+_NO_TEXT = "\U0010fffe"
+"""A character that is none."""
 _HTML_TAG = re.compile(
     "</?(html|body|div|span|p|h[1-6]|table|caption|thead|tbody|tfoot|tr|th|td|ul|ol|li|blockquote|footer|iframe|img|a"
     "|strong|em|b|i|u|s|sub|sup|code|pre)>"
@@ -73,6 +75,13 @@ def without(control: list[AddedTokenState], tokenizer: PreTrainedTokenizerFast) 
         pieces = {name: index for name, index in model["vocab"].items() if name not in names}
         # An added token that the vocabulary is without gets the next free id, and there are more of those now.
         model["vocab"] = pieces | {token["content"]: token["id"] for token in kept}
+    if isinstance(model.get("vocab"), list):
+        # A unigram model's pieces go by their places, so one that must not be found gets a name that no text has.
+        unknown = model.get("unk_id")
+        model["vocab"] = [
+            [f"{_NO_TEXT}{index}" if name in names and index != unknown else name, score]
+            for index, (name, score) in enumerate(model["vocab"])
+        ]
     if "merges" in model:
         # Nor may merges put one together.
         model["merges"] = [merge for merge in model["merges"] if names.isdisjoint(_merged(merge))]

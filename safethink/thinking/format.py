@@ -95,6 +95,8 @@ class Thought:
 
         So `Wait.` and a line break are the one token that they are wherever the reasoner has read them.
         """
+        if not prefix_ids:
+            return ()
         if any(map(is_soft, prefix_ids)):
             return prefix_ids + self.separator_ids
         text = self.decode(prefix_ids)
@@ -118,7 +120,10 @@ class Thought:
         closing = self.family.close_lead + self.family.close_tag
         ids = self.encoder.template(f"{closing}{self.family.answer_break}{REFUSAL}")
         lengths = (length for length in range(len(ids)) if closing.strip() in self.decode(ids[:length]))
-        length = next(lengths)
+        length = next(lengths, None)
+        if length is None:
+            # Some decoders do not give a tag back as it was.
+            return self.encoder.template(closing), self.encoder.text(f"{self.family.answer_break}{REFUSAL}")
         return ids[:length], ids[length:]
 
     @cached_property
@@ -183,16 +188,17 @@ class Thought:
         _, tail = self.rendered((Message(role="user", content="?"),))
         return Traits(source, tail, self.model_type)
 
-    def rendered(self, messages: Sequence[Message], suffix: Suffix = "") -> tuple[tuple[int, ...], str]:
+    def rendered(
+        self, messages: Sequence[Message], suffix: Suffix = "", tags: Sequence[str] = ()
+    ) -> tuple[tuple[int, ...], str]:
         """Token ids of a chat up to where the model takes over, and the text behind the last message's content.
 
         Args:
             messages: the turns, in order.
             suffix: text of ours behind what the template renders, encoded with it as one text.
+            tags: those of the thinking, which the template may act on where an assistant said them.
         """
-        chat = self.encoder.chat(
-            messages, suffix, reads_contents=True, add_generation_prompt=True, enable_thinking=True
-        )
+        chat = self.encoder.chat(messages, suffix, tags, add_generation_prompt=True, enable_thinking=True)
         return chat.ids, self.decode(chat.ids[chat.spans[-1].stop :])
 
     def _tag(self, text: str) -> Tag:

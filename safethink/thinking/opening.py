@@ -28,7 +28,7 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
     family = thought.family
     messages = _first_turn(thought, prompt)
     # A spelled opener may share a token with the break behind it, and with the text before it.
-    ids, _ = thought.rendered(messages, partial(_opener, family))
+    ids, _ = thought.rendered(messages, partial(_opener, family), (family.open_tag, family.close_tag))
     num_tokens = len(ids) + len(prefill_tokens(thought, prompt))
     if thought.context_tokens is not None and num_tokens + thought.reserve_tokens > thought.context_tokens:
         raise PromptError(

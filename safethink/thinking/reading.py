@@ -118,7 +118,7 @@ def _parts(thought: Thought, ids: tuple[int, ...]) -> Iterator[_Part]:
             yield _Part(ids[: span.start], is_final=opens or bool(thought.family.message_breaks))
         ids, is_open = ids[span.stop :], opens
     if not is_open:
-        yield _Part(ids)
+        yield _Part(thought.whole_messages((), ids))
 
 
 def _final_parts(thought: Thought, ids: tuple[int, ...]) -> list[tuple[int, ...]]:

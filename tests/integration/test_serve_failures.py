@@ -118,7 +118,10 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_server(double: VllmDouble, tmp_path:
     # The first request asks for the form of prompts.
     double.faults.extend([lambda: vllm_double.returns(double_answer())(), *[vllm_double.slow(60)] * 8])
     command = [sys.executable, "-c", "from safethink.cli.main import main; main()", "evaluate", config, "--out", out]
+    # The child inherits it where the tests were started in the background, which ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     try:
         deadline_s = time.monotonic() + 120
         while len(double.requests) < 3:

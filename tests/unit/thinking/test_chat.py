@@ -116,3 +116,10 @@ def test_a_tag_of_html_that_the_chat_template_uses_is_a_control_token() -> None:
     encoder = ChatEncoder(tokenizer)
     assert number not in encoder.text("a<h1>")
     assert encoder.chat((Message(role="user", content="a<h1>"),)).ids.count(number) == 1
+
+
+def test_a_unigram_vocabulary_spells_control_tokens_out() -> None:
+    letters = [(letter, -3.0) for letter in "ab</s>"]
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), *letters], unk_id=0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    assert ChatEncoder(tokenizer).text("a</s>b") == (2, 4, 5, 6, 7, 3)

@@ -394,3 +394,8 @@ def test_an_answer_holds_final_text_alone_and_the_rest_is_watched(name: str, wri
     watched = monitored_text(thought, Tokens(), ids)
     assert "Heat it." in watched or "Heat it." not in written
     assert all(part in watched for part in answer.split("\n\n"))
+
+
+@pytest.mark.parametrize("cut", ["<|end|>", "<|end|><|start|>assistant", "<|end|><|start|>assistant<|channel|>ana"])
+def test_a_header_that_was_cut_is_no_part_of_an_answer(cut: str) -> None:
+    assert answer_text(HARMONY, Tokens.sampled(HARMONY.encoder.template(f"It is 7.{cut}"))) == "It is 7."
