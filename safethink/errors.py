@@ -49,6 +49,19 @@ class CacheFullError(SafeThinkError, MemoryError):
     """Rows that do not fit into the key-value cache side by side."""
 
 
+class LogitsError(SafeThinkError, ArithmeticError):
+    """Next-token logits that are NaN or infinite, so that no token can be chosen; the row is named.
+
+    Attributes:
+        row: the key under which the engine knows the row; None where there is none.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        """Say which row it is, and where."""
+        super().__init__(message)
+        self.row = row
+
+
 class ServerError(SafeThinkError, ConnectionError):
     """A model's server that cannot be reached, fails, or answers what cannot be used."""
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -16,12 +17,15 @@ from torch import Tensor
 from safethink.defenses.effects import Extension, StopReason, Until
 from safethink.engines import ExtendRequest
 from safethink.engines.reader import RowReader
-from safethink.engines.sampling import Sampling, sample_tokens, uniforms
+from safethink.engines.sampling import Sampling, can_choose, no_choice, sample_tokens, uniforms
 from safethink.engines.stopping import LOOK_BACK, Stopper
 from safethink.errors import CacheFullError
 from safethink.tokens import Tokens
 
 logger = logging.getLogger(__name__)
+
+NO_TOKEN: Final = -1
+"""Stands for the next token of a row that can have none."""
 
 
 @dataclass
@@ -123,6 +127,7 @@ class Decoder:
 
         Raises:
             CacheFullError: a single row does not fit into memory.
+            LogitsError: what the model says of a row's next token is no number; that row is no longer under way.
         """
         while self._queue or self._active:
             stopped = [row for row in rows if row in self._done]
@@ -178,7 +183,11 @@ class Decoder:
 
     @torch.inference_mode()
     def _append_all(self) -> None:
-        """Choose the next token of every active row."""
+        """Choose the next token of every active row.
+
+        Raises:
+            LogitsError: the logits of one are no numbers; nothing is appended to any.
+        """
         rows = list(self._active.values())
         if not rows:
             return
@@ -186,8 +195,17 @@ class Decoder:
         greedy = self._sampling.temperature == 0
         drawn = [0.0] * len(rows) if greedy else [row.next_random() for row in rows]
         randoms = torch.tensor(drawn, dtype=torch.float64, device=logits.device)
-        for row, token_id in zip(rows, sample_tokens(logits, randoms, self._sampling).tolist(), strict=True):
-            row.append(token_id, self._stopper)
+        # Marked on the device, so that whether a token could be chosen comes along with which it is.
+        marked = torch.where(can_choose(logits), sample_tokens(logits, randoms, self._sampling), NO_TOKEN)
+        chosen = dict(zip((row.row for row in rows), marked.tolist(), strict=True))
+        for row in rows:
+            if chosen[row.row] == NO_TOKEN:
+                self.release(row.row)
+                # A masked NaN is still one (0 NaN = NaN): whoever came into its place in the cache would inherit it.
+                self._reader.clear()
+                raise no_choice(row.row, len(row.ids))
+        for row in rows:
+            row.append(chosen[row.row], self._stopper)
 
     def _halve(self, error: Exception) -> None:
         """Go on with half as many rows; what was read is forgotten, what was produced is not.

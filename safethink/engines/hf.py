@@ -18,7 +18,7 @@ from safethink.defenses.effects import Extension, View
 from safethink.engines import ExtendRequest, HiddenStates, LookRequest, StateRequest, WeighRequest
 from safethink.engines.decoding import Decoder
 from safethink.engines.reader import RowReader
-from safethink.engines.sampling import Sampling
+from safethink.engines.sampling import Sampling, can_choose, no_choice
 from safethink.engines.stopping import Stopper
 from safethink.errors import CacheFullError
 from safethink.kv_cache import ReadRequest
@@ -74,7 +74,11 @@ class HfEngine:
         self._decoder = Decoder(self._reader, stopper, sampling, never, max_rows)
 
     def extend(self, requests: Sequence[ExtendRequest]) -> list[Extension]:
-        """Continue every request to its own stop, in order."""
+        """Continue every request to its own stop, in order.
+
+        Raises:
+            LogitsError: what the model says of a row's next token is no number; that row is given up.
+        """
         self.submit(requests)
         extensions: dict[int, Extension] = {}
         while len(extensions) < len(requests):
@@ -95,7 +99,11 @@ class HfEngine:
 
     @torch.inference_mode()
     def look(self, requests: Sequence[LookRequest]) -> list[View]:
-        """Show what may follow each request, in order."""
+        """Show what may follow each request, in order.
+
+        Raises:
+            LogitsError: what the model says of a row's next token is no number.
+        """
         started = time.perf_counter()
         views: dict[int, View] = {}
         for layer in {request.layer for request in requests}:
@@ -107,7 +115,11 @@ class HfEngine:
 
     @torch.inference_mode()
     def weigh(self, requests: Sequence[WeighRequest]) -> list[tuple[float, ...]]:
-        """The log-probability of each token of each continuation, in nats, in order."""
+        """The log-probability of each token of each continuation, in nats, in order.
+
+        Raises:
+            LogitsError: what the model says of a row's next token is no number.
+        """
         started = time.perf_counter()
         weighed = self._in_halves(requests, self._weigh)
         self._count(started)
@@ -129,7 +141,7 @@ class HfEngine:
         logits, states = self._reader.look_back([ReadRequest(request.row, request.ids) for request in requests], layer)
         hidden = [tuple(state.tolist()) for state in states] or [()] * len(requests)
         return [
-            _view(self._decoder.possible(row_logits[-1]), request.top_k, row_hidden)
+            _view(self._possible(row_logits[-1], request.row, len(request.ids)), request.top_k, row_hidden)
             for request, row_logits, row_hidden in zip(requests, logits, hidden, strict=True)
         ]
 
@@ -142,10 +154,24 @@ class HfEngine:
         logits, _ = self._reader.look_back(readings)
         weighed: list[tuple[float, ...]] = []
         for request, row_logits in zip(requests, logits, strict=True):
-            scores = self._decoder.possible(row_logits[:-1]).double().log_softmax(-1)
+            scores = self._possible(row_logits[:-1], request.row, len(request.ids)).double().log_softmax(-1)
             tokens = torch.tensor(request.continuation, dtype=torch.long, device=scores.device)
             weighed.append(tuple(scores.gather(1, tokens[:, None])[:, 0].tolist()))
         return weighed
+
+    def _possible(
+        self, logits: Float[Tensor, "*asked vocab"], row: int, num_tokens: int
+    ) -> Float[Tensor, "*asked vocab"]:
+        """The logits of tokens that may be chosen after the first `num_tokens` of a row, or later.
+
+        Raises:
+            LogitsError: they are no numbers.
+        """
+        possible = self._decoder.possible(logits)
+        if not can_choose(possible).all():
+            self._reader.clear()
+            raise no_choice(row, num_tokens)
+        return possible
 
     def _states(self, requests: Sequence[StateRequest]) -> list[Float[Tensor, " hidden"]]:
         self._reader.open({request.row: request.ids for request in requests})

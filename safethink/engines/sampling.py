@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
+
+from safethink.errors import LogitsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,28 @@ def uniforms(seed: int, start: int, num_tokens: int) -> Float64[Tensor, " num_to
     are the same tokens.
     """
     return torch.from_numpy(np.random.Generator(np.random.Philox(seed)).random(start + num_tokens)[start:])
+
+
+def can_choose(logits: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch"]:
+    """Whether a next token can be chosen: no logit is NaN or +inf, and not all are -inf.
+
+    One reduction says all three, because a maximum passes a NaN on. Single logits of -inf are tokens that are banned.
+    """
+    return logits.amax(-1).isfinite()
+
+
+def no_choice(row: int, num_tokens: int) -> LogitsError:
+    """The error of a row whose next token cannot be chosen, see `can_choose`.
+
+    Args:
+        row: its key.
+        num_tokens: how many tokens the reasoner had read of it.
+    """
+    return LogitsError(
+        f"the reasoner's next-token logits are NaN or infinite after {num_tokens} tokens: its weights are damaged, or "
+        "overflow in their precision; try another `dtype`, such as bfloat16 for float16",
+        row,
+    )
 
 
 def sample_tokens(

@@ -171,8 +171,8 @@ class ProbeMonitor:
         if not requests:
             return []
         margins = self._states(requests) @ self._probe.weight + self._probe.bias
-        # tanh(m / 2) is 2 sigmoid(m) - 1.
-        return torch.tanh(margins / 2).tolist()
+        # tanh(m / 2) is 2 sigmoid(m) - 1. An infinite margin would be the surest score of all: it is none.
+        return torch.tanh(margins / 2).where(margins.isfinite(), torch.nan).tolist()
 
     def release(self, row: int) -> None:
         """Nothing is cached."""

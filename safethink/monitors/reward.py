@@ -48,9 +48,11 @@ class Scale:
     squash: Literal["tanh", "clip"] = "tanh"
 
     def score(self, reward: float) -> float:
-        """The score of a reward; NaN for NaN."""
+        """The score of a reward; NaN, which is no score, for one that is NaN or infinite."""
         x = (reward - self.center) / self.scale * (1 if self.higher_is_safer else -1)
-        if self.squash == "tanh" or math.isnan(x):
+        if not math.isfinite(x):
+            return math.nan
+        if self.squash == "tanh":
             return math.tanh(x)
         return max(-1.0, min(1.0, x))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -24,7 +24,7 @@ from safethink.engines import (
     TokenLevelEngine,
     WeighRequest,
 )
-from safethink.errors import ConfigError
+from safethink.errors import ConfigError, LogitsError
 from safethink.monitors import (
     CountingMonitor,
     FittedMonitor,
@@ -105,6 +105,7 @@ def follow(
 
     Raises:
         MonitorError: if the monitor fails on a row; no row is ever answered without its guard.
+        LogitsError: if the reasoner gives no numbers for a row's next token; the prompt and sample are named.
     """
     waiting = iter(rows)
     under_way: dict[int, RunningRow] = {}
@@ -118,10 +119,11 @@ def follow(
             }
             if not under_way:
                 return
-            extending.advance(list(under_way.values()))
-            _look_all(under_way.values(), engine, thought, limits)
-            _weigh_all(under_way.values(), engine)
-            _score_all(under_way.values(), engine, monitor, thought)
+            with _named(under_way):
+                extending.advance(list(under_way.values()))
+                _look_all(under_way.values(), engine, thought, limits)
+                _weigh_all(under_way.values(), engine)
+                _score_all(under_way.values(), engine, monitor, thought)
             finished = [running for running in under_way.values() if running.verdict is not None]
             news = [accepted for running in under_way.values() for accepted in running.take_accepted()]
             for running in finished:
@@ -131,6 +133,19 @@ def follow(
     finally:
         for running in under_way.values():
             _release(running, engine, monitor)
+
+
+@contextmanager
+def _named(under_way: Mapping[int, RunningRow]) -> Generator[None, None, None]:
+    """Name the prompt and sample of a row that the engine, which knows keys alone, cannot continue."""
+    try:
+        yield
+    except LogitsError as error:
+        culprit = under_way.get(error.row) if error.row is not None else None
+        if culprit is None:
+            raise
+        row = culprit.row
+        raise LogitsError(f"prompt {row.prompt.id!r}, sample {row.sample}: {error}", error.row) from error
 
 
 class _Extending:

@@ -34,7 +34,7 @@ from safethink.evaluation.worker import Execution
 from safethink.guarded import SafeThink
 from safethink.judges.refusal import RefusalJudge
 from safethink.models.hashes import model_hash
-from safethink.monitors import ScoreRequest, layer_read_by, probe
+from safethink.monitors import ScoreRequest, fail_closed, layer_read_by, probe
 from safethink.monitors.build import build
 from safethink.monitors.combinations import RecordingMonitor
 from safethink.monitors.function import ConstantMonitor
@@ -82,6 +82,13 @@ def test_the_score_is_two_sigmoid_minus_one() -> None:
     scores = ProbeMonitor(head).score([request(state, row) for row, state in enumerate(states)])
     assert scores == pytest.approx(expected.tolist(), abs=1e-12)
     assert ProbeMonitor(head).score([]) == []
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_a_state_that_is_no_number_has_no_score(broken: float) -> None:
+    states = [torch.zeros(HIDDEN), torch.full((HIDDEN,), broken)]
+    with pytest.raises(MonitorError, match=r"scored prompt 'prompt' nan"):
+        fail_closed.score(ProbeMonitor(make()), [request(state, row) for row, state in enumerate(states)])
 
 
 def test_it_refuses_to_score_without_a_state_or_with_one_of_another_size() -> None:

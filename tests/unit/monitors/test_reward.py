@@ -288,7 +288,7 @@ def test_a_scale_keeps_the_order_and_the_range(
     low, high = sorted(rewards, reverse=not higher_is_safer)
     assert -1 <= how.score(low) <= how.score(high) <= 1
     assert how.score(center) == 0
-    assert math.isnan(how.score(math.nan))
+    assert all(math.isnan(how.score(broken)) for broken in (math.nan, math.inf, -math.inf))
 
 
 def test_a_scale_in_numbers() -> None:
