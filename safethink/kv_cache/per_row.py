@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class PerRowStore:
             keeps_cache: whether what was read holds for a longer row; where not, all of a row is read every time.
         """
         self._keeps_cache = keeps_cache
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self.num_forwarded = 0
         self._model = model
         self._table = table or RowTable(model)
@@ -94,8 +96,11 @@ class PerRowStore:
         kept.ids += tokens
         # A model that returns no cache is given everything again.
         ids = list(tokens) if kept.cache is not None else kept.ids
+        positions = torch.arange(len(kept.ids) - len(ids), len(kept.ids), device=self._model.device)[None]
         output = self._model(
             **self._table.inputs(torch.tensor([ids], device=self._model.device)),
+            # Some classes count from the start of what they are given, and not from the start of the row.
+            **({"position_ids": positions} if self._takes_positions else {}),
             **({} if kept.cache is None else {"past_key_values": kept.cache}),
             use_cache=self._keeps_cache,
             output_hidden_states=layer is not None,

@@ -1,22 +1,34 @@
-"""Tiny random models of the real classes, in float64, their logits far enough apart to compare by argmax."""
+"""Tiny random models of the real classes, in float64, their logits far enough apart to compare by argmax.
+
+Those that attend to tokens alone; `hybrid_architectures` has those that keep a state as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
+    Exaone4Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
+    Glm4MoeConfig,
     GptOssConfig,
     LlamaConfig,
+    MiniMaxM2Config,
+    MinistralConfig,
     MistralConfig,
+    Olmo3Config,
     Phi3Config,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
-    Qwen3NextConfig,
+    SeedOssConfig,
+    SmolLM3Config,
 )
 
 VOCABULARY = 300
@@ -39,75 +51,142 @@ WINDOW = 8
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
-def _model(config: Any, **options: Any) -> PreTrainedModel:
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of model that users have.
+
+    Attributes:
+        name: as its publisher writes it.
+        make: builds a tiny one.
+    """
+
+    name: str
+    make: Callable[[], PreTrainedModel]
+
+
+def tiny(config: Any, **options: Any) -> PreTrainedModel:
+    """A random model of `config`, the same every time."""
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, **options).double().eval()
 
 
+def tiny_moe(config: Any) -> PreTrainedModel:
+    """A mixture of experts, whose default implementation takes no float64."""
+    return tiny(config, experts_implementation="eager")
+
+
 def qwen3() -> PreTrainedModel:
-    return _model(Qwen3Config(**SIZES, head_dim=8))
+    return tiny(Qwen3Config(**SIZES, head_dim=8))
 
 
 def qwen2() -> PreTrainedModel:
-    return _model(Qwen2Config(**SIZES))
+    return tiny(Qwen2Config(**SIZES))
 
 
 def qwen2_sliding() -> PreTrainedModel:
-    return _model(Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1))
+    return tiny(Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1))
 
 
 def llama() -> PreTrainedModel:
-    return _model(LlamaConfig(**SIZES))
+    return tiny(LlamaConfig(**SIZES))
 
 
 def phi3() -> PreTrainedModel:
-    return _model(Phi3Config(**SIZES))
+    return tiny(Phi3Config(**SIZES))
 
 
 def phi3_sliding() -> PreTrainedModel:
-    return _model(Phi3Config(**SIZES, sliding_window=WINDOW))
+    return tiny(Phi3Config(**SIZES, sliding_window=WINDOW))
 
 
 def mistral() -> PreTrainedModel:
-    return _model(MistralConfig(**SIZES, sliding_window=WINDOW))
+    return tiny(MistralConfig(**SIZES, sliding_window=WINDOW))
+
+
+def ministral() -> PreTrainedModel:
+    return tiny(MinistralConfig(**SIZES, head_dim=8, sliding_window=WINDOW, layer_types=MIXED))
 
 
 def gemma3() -> PreTrainedModel:
-    return _model(Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=WINDOW, layer_types=MIXED))
+    return tiny(Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=WINDOW, layer_types=MIXED))
+
+
+def gemma4() -> PreTrainedModel:
+    """Layers that read the keys and values of earlier ones, and embeddings of their own for each layer."""
+    shape = {"head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+    layers = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    sizes = SIZES | {"num_hidden_layers": len(layers)}
+    return tiny(Gemma4TextConfig(**sizes, **shape, sliding_window=WINDOW, layer_types=layers, num_kv_shared_layers=2))
+
+
+def smollm3() -> PreTrainedModel:
+    """No position in every third layer."""
+    return tiny(SmolLM3Config(**SIZES, no_rope_layer_interval=3))
+
+
+def olmo3() -> PreTrainedModel:
+    return tiny(Olmo3Config(**SIZES, sliding_window=WINDOW, layer_types=MIXED))
+
+
+def exaone4() -> PreTrainedModel:
+    return tiny(Exaone4Config(**SIZES, sliding_window=WINDOW, layer_types=MIXED))
+
+
+def seed_oss() -> PreTrainedModel:
+    return tiny(SeedOssConfig(**SIZES, head_dim=8, attention_dropout=0.0, residual_dropout=0.0))
+
+
+def glm4_moe() -> PreTrainedModel:
+    experts = {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2}
+    return tiny_moe(Glm4MoeConfig(**SIZES, **experts, head_dim=8))
+
+
+def deepseek_v3() -> PreTrainedModel:
+    """Latent attention: keys are wider than values."""
+    heads = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    experts = {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2}
+    sizes = SIZES | {"num_key_value_heads": 4}
+    return tiny_moe(DeepseekV3Config(**sizes, **heads, **experts, topk_group=1, first_k_dense_replace=1))
+
+
+def minimax_m2() -> PreTrainedModel:
+    return tiny_moe(MiniMaxM2Config(**SIZES, head_dim=8, num_local_experts=4, num_experts_per_tok=2))
 
 
 def gpt_oss() -> PreTrainedModel:
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
-    config = GptOssConfig(**SIZES, **experts, head_dim=8, sliding_window=WINDOW, layer_types=MIXED)
-    # The default implementation of the experts takes no float64.
-    return _model(config, experts_implementation="eager")
-
-
-def qwen3_next() -> PreTrainedModel:
-    """Linear attention in some layers: a state that cannot roll back."""
-    heads = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8}
-    config = Qwen3NextConfig(
-        **SIZES,
-        **heads,
-        head_dim=8,
-        linear_value_head_dim=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
-        shared_expert_intermediate_size=16,
-        layer_types=["linear_attention", "full_attention", "linear_attention"],
-    )
-    return _model(config, experts_implementation="eager")
+    return tiny_moe(GptOssConfig(**SIZES, **experts, head_dim=8, sliding_window=WINDOW, layer_types=MIXED))
 
 
 def phi3_longrope() -> PreTrainedModel:
     """Rotary frequencies that change where a row outgrows the original window."""
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 24, **factors}
-    return _model(Phi3Config(**SIZES, rope_parameters=rope, original_max_position_embeddings=24))
+    return tiny(Phi3Config(**SIZES, rope_parameters=rope, original_max_position_embeddings=24))
 
 
-IN_LANES: list[Callable[[], PreTrainedModel]] = [
-    qwen3, qwen2, qwen2_sliding, llama, phi3, phi3_sliding, mistral, gemma3, gpt_oss,
-]  # fmt: skip
-ONE_BY_ONE: list[Callable[[], PreTrainedModel]] = [qwen3_next, phi3_longrope]
+ATTENTION = [
+    Architecture("Qwen3", qwen3),
+    Architecture("Qwen2", qwen2),
+    Architecture("Qwen2, sliding window", qwen2_sliding),
+    Architecture("Llama", llama),
+    Architecture("Phi-3", phi3),
+    Architecture("Phi-3, sliding window", phi3_sliding),
+    Architecture("Mistral", mistral),
+    Architecture("Ministral", ministral),
+    Architecture("Gemma 3", gemma3),
+    Architecture("Gemma 4", gemma4),
+    Architecture("SmolLM3", smollm3),
+    Architecture("Olmo 3", olmo3),
+    Architecture("EXAONE 4", exaone4),
+    Architecture("Seed-OSS", seed_oss),
+    Architecture("GLM-4 MoE", glm4_moe),
+    Architecture("DeepSeek-V3", deepseek_v3),
+    Architecture("MiniMax-M2", minimax_m2),
+    Architecture("gpt-oss", gpt_oss),
+]
+"""Those that attend to tokens alone."""
+VARYING = [Architecture("Phi-3, long context (longrope)", phi3_longrope)]
+"""Those whose cached keys do not hold for a longer row."""
+
+IN_LANES = [each.make for each in ATTENTION]

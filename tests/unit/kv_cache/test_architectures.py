@@ -20,8 +20,10 @@ from safethink.kv_cache.lane_store import LaneStore
 from safethink.kv_cache.per_row import PerRowStore
 from safethink.thinking.format import Thought
 from tests.support import chat_reasoner
-from tests.support.architectures import IN_LANES, ONE_BY_ONE, VOCABULARY, qwen3
+from tests.support.architectures import IN_LANES, VOCABULARY, phi3_longrope, qwen3
+from tests.support.hybrid_architectures import HYBRIDS
 
+ONE_BY_ONE = [*HYBRIDS, phi3_longrope]
 THOUGHT = Thought(ThoughtConfig(), chat_reasoner.tokenizer())
 INJECTED = (7, 8, 9)
 STEP_TOKENS = 6
@@ -93,6 +95,7 @@ def test_only_what_is_new_is_forwarded(make_model: Callable[[], PreTrainedModel]
     assert decoding.stats.forwarded == len(ids) + 2 * (STEP_TOKENS - 1) + len(INJECTED)
 
 
+@pytest.mark.usefixtures("in_double")
 @pytest.mark.parametrize("make_model", IN_LANES + ONE_BY_ONE)
 def test_hidden_states_equal_a_plain_forward_at_any_time(make_model: Callable[[], PreTrainedModel]) -> None:
     model = make_model()
@@ -103,9 +106,7 @@ def test_hidden_states_equal_a_plain_forward_at_any_time(make_model: Callable[[]
         for state, row_ids in zip(states, ids.values(), strict=True):
             with torch.inference_mode():
                 expected = model(torch.tensor([row_ids]), output_hidden_states=True).hidden_states[2][0, -1]
-            # Linear attention computes in float32, and in another order where it is resumed.
-            tolerance = 1e-4 if make_model in ONE_BY_ONE else 1e-6
-            torch.testing.assert_close(state, expected, atol=tolerance, rtol=1e-5)
+            torch.testing.assert_close(state, expected, atol=1e-9, rtol=1e-9)
         extensions = decoding.extend([request(row, row_ids) for row, row_ids in ids.items()])
         ids = {
             row: ids[row] + each.tokens.ids[:row_end]
