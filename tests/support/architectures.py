@@ -138,7 +138,7 @@ def seed_oss() -> PreTrainedModel:
 
 def glm4_moe() -> PreTrainedModel:
     experts = {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2}
-    return tiny_moe(Glm4MoeConfig(**SIZES, **experts, head_dim=8))
+    return tiny_moe(Glm4MoeConfig(**SIZES, **experts))
 
 
 def deepseek_v3() -> PreTrainedModel:

@@ -69,7 +69,7 @@ def bamba() -> PreTrainedModel:
 
 def falcon_h1() -> PreTrainedModel:
     """Attention and Mamba-2 side by side in every layer."""
-    return tiny(FalconH1Config(**SIZES, **MAMBA2, mamba_d_ssm=64, head_dim=8))
+    return tiny(FalconH1Config(**SIZES, **MAMBA2, mamba_d_ssm=64))
 
 
 def granite_hybrid() -> PreTrainedModel:
