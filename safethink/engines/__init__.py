@@ -21,6 +21,8 @@ HiddenState: TypeAlias = Float[Tensor, " hidden"]
 """The hidden state of one token."""
 HiddenStates: TypeAlias = Float[Tensor, "rows hidden"]
 """The hidden state of one token of each of several rows."""
+TokenStates: TypeAlias = Float[Tensor, "tokens hidden"]
+"""The hidden states of consecutive tokens of one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class ExtendRequest:
         max_new_tokens: the most tokens to produce.
         seed: seeds a stream of random numbers, of which a token takes the one at its own position; equal ids and seed
             give equal tokens whatever else is in the batch.
+        trace_start: index into `ids` of the first token behind the prompt, from which on token states may be asked for;
+            None where it is not known. See `TokenStateEngine`.
     """
 
     row: int
@@ -43,6 +47,7 @@ class ExtendRequest:
     until: Until
     max_new_tokens: int
     seed: int
+    trace_start: int | None = None
 
 
 @runtime_checkable
@@ -122,15 +127,17 @@ class TokenLevelEngine(Engine, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StateRequest:
-    """One row whose last token's hidden state is read.
+    """One row whose hidden states are read.
 
     Attributes:
         row: as in `ExtendRequest`.
         ids: everything so far, prompt and trace, as token ids.
+        num_tokens: of how many last tokens, at least one; more than that one only by `TokenStateEngine.token_states`.
     """
 
     row: int
     ids: tuple[int, ...]
+    num_tokens: int = 1
 
 
 @runtime_checkable
@@ -139,6 +146,19 @@ class StateEngine(Engine, Protocol):
 
     def states(self, requests: Sequence[StateRequest], layer: int) -> HiddenStates:
         """The hidden state of each request's last token, in order, at `layer` as transformers counts them."""
+        ...
+
+
+@runtime_checkable
+class TokenStateEngine(StateEngine, Protocol):
+    """An engine that shows the hidden states of every token of a trace; exactly those of a plain forward."""
+
+    def keep_states(self, layer: int) -> None:
+        """Keep the states at `layer` of all tokens read from now on, so that none is read twice for its state."""
+        ...
+
+    def token_states(self, requests: Sequence[StateRequest], layer: int) -> list[TokenStates]:
+        """The hidden states of each request's last `num_tokens` tokens, in order, at `layer`."""
         ...
 
 

@@ -56,6 +56,12 @@ class _Decoding:
         return tuple(self.ids[len(self.request.ids) :])
 
     @property
+    def num_trace(self) -> int:
+        """Number of tokens behind the prompt; 0 where nobody says where it ends."""
+        start = self.request.trace_start
+        return 0 if start is None else len(self.ids) - start
+
+    @property
     def may_resume(self) -> bool:
         """Whether anything can follow."""
         return self.stop != "end" and not (self.stop == "length" and self.request.until is Until.ANSWER)
@@ -157,7 +163,7 @@ class Decoder:
             behind = [
                 row for key, row in self._active.items() if key not in ready or not self._reader.holds(row.row, row.ids)
             ]
-            self._reader.open({row.row: row.ids for row in behind})
+            self._reader.open({row.row: row.ids for row in behind}, {row.row: row.num_trace for row in behind})
             if not all(self._reader.holds(row.row, row.ids) for row in self._active.values()):
                 raise CacheFullError("rows had to make room for each other")
             self._append_all()

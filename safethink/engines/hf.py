@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safethink.defenses.effects import Extension, View
-from safethink.engines import ExtendRequest, HiddenStates, LookRequest, StateRequest, WeighRequest
+from safethink.engines import ExtendRequest, HiddenStates, LookRequest, StateRequest, TokenStates, WeighRequest
 from safethink.engines.decoding import Decoder
 from safethink.engines.reader import RowReader
 from safethink.engines.sampling import Sampling, can_choose, no_choice
@@ -137,6 +137,22 @@ class HfEngine:
         self._count(started)
         return torch.stack(states)
 
+    def keep_states(self, layer: int) -> None:
+        """Keep the states at `layer` of all tokens read from now on."""
+        self._reader.watch(layer, every_token=True)
+
+    @torch.inference_mode()
+    def token_states(self, requests: Sequence[StateRequest], layer: int) -> list[TokenStates]:
+        """The hidden states of each request's last `num_tokens` tokens, in order, at `layer`.
+
+        Those of tokens that were read behind a prompt are kept and cost no forward of their own; see `keep_states`.
+        """
+        started = time.perf_counter()
+        self._reader.watch(layer, every_token=True)
+        states = self._in_halves(requests, self._token_states)
+        self._count(started)
+        return states
+
     def _look(self, requests: Sequence[LookRequest], layer: int | None) -> list[View]:
         logits, states = self._reader.look_back([ReadRequest(request.row, request.ids) for request in requests], layer)
         hidden = [tuple(state.tolist()) for state in states] or [()] * len(requests)
@@ -176,6 +192,11 @@ class HfEngine:
     def _states(self, requests: Sequence[StateRequest]) -> list[Float[Tensor, " hidden"]]:
         self._reader.open({request.row: request.ids for request in requests})
         return list(self._reader.states([request.row for request in requests]))
+
+    def _token_states(self, requests: Sequence[StateRequest]) -> list[TokenStates]:
+        ids = {request.row: request.ids for request in requests}
+        self._reader.open(ids, {request.row: request.num_tokens for request in requests})
+        return [self._reader.token_states(request.row, request.num_tokens) for request in requests]
 
     def _in_halves(self, requests: Sequence[Request], work: Callable[[Sequence[Request]], list[Seen]]) -> list[Seen]:
         """Work on all requests, or on either half where memory is too small for all; what was read is forgotten then.

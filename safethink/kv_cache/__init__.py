@@ -7,6 +7,7 @@ Axes of the tensors in this room:
     new      tokens read by one forward       columns  positions that the buffer has room for
     heads    key-value heads                  dim      size of a head (value_dim where values have their own)
     asked    last tokens whose logits count   hidden   width of the model; vocab, size of the vocabulary
+    shown    last tokens whose states count
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ class ReadOutput:
 
     Attributes:
         logits: of the last so many tokens of each row, as were asked for.
-        states: the hidden state of each row's last token; None where no layer was asked for.
+        states: the hidden states of the last so many tokens of each row, as were asked for, padded in front where a row
+            was read less of; None where no layer was asked for.
     """
 
     logits: Float[Tensor, "rows asked vocab"]
-    states: Float[Tensor, "rows hidden"] | None = None
+    states: Float[Tensor, "rows shown hidden"] | None = None
 
 
 @runtime_checkable
@@ -60,7 +62,12 @@ class Store(Protocol):
         ...
 
     def forward(
-        self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
+        self,
+        rows: Sequence[int],
+        new: Sequence[Sequence[int]],
+        num_logits: int = 1,
+        layer: int | None = None,
+        num_states: int = 1,
     ) -> ReadOutput:
         """Forward new tokens, at least one, behind the cached ones of each row.
 
@@ -107,11 +114,14 @@ class ReadRequest:
         row: its key.
         ids: all its tokens.
         num_asked: the last so many tokens are read anew where they are known: something is asked of them.
+        num_states: of how many of the tokens that are read the hidden states are kept, the last ones; where a layer is
+            asked for.
     """
 
     row: int
     ids: tuple[int, ...]
     num_asked: int = 1
+    num_states: int = 1
 
 
 def read(
@@ -126,8 +136,8 @@ def read(
         batch_size: the most rows of a group; None for no limit.
 
     Yields:
-        For each group, the indices into `readings` and what was read: logits for as many last tokens as any of them
-        asks for.
+        For each group, the indices into `readings` and what was read: logits and states for as many last tokens as any
+        of them asks for.
     """
     missing = [num_missing(store, reading) for reading in readings]
     groups: dict[int, list[int]] = defaultdict(list)
@@ -143,7 +153,8 @@ def read(
             # A store may have had to forget more than that.
             new = [reading.ids[store.length(reading.row) :] for reading in chosen]
             num_asked = max(reading.num_asked for reading in chosen)
-            yield indices, store.forward([reading.row for reading in chosen], new, num_asked, layer)
+            num_states = max(reading.num_states for reading in chosen)
+            yield indices, store.forward([reading.row for reading in chosen], new, num_asked, layer, num_states)
 
 
 def num_missing(store: Store, reading: ReadRequest) -> int:

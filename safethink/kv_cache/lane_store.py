@@ -99,7 +99,12 @@ class LaneStore:
 
     @torch.inference_mode()
     def forward(
-        self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
+        self,
+        rows: Sequence[int],
+        new: Sequence[Sequence[int]],
+        num_logits: int = 1,
+        layer: int | None = None,
+        num_states: int = 1,
     ) -> ReadOutput:
         """Forward new tokens, at least one, behind the cached ones of each row.
 
@@ -109,7 +114,8 @@ class LaneStore:
             rows: which rows.
             new: the tokens of each.
             num_logits: of how many last tokens the logits are returned.
-            layer: whose hidden state to return, as transformers counts them; None for none.
+            layer: whose hidden states to return, as transformers counts them; None for none.
+            num_states: of how many last tokens the hidden states are returned.
 
         Raises:
             CacheFullError: these rows do not fit side by side.
@@ -127,7 +133,9 @@ class LaneStore:
         for place, tokens, start, end in zip(places, new, starts, ends, strict=True):
             ids[place, start - end :] = tokens
             positions[place, start - end :] = range(start, end)
-        read = self._forward(ids, positions, list(range(span)) if whole else lanes, whole, num_logits, layer)
+        read = self._forward(
+            ids, positions, list(range(span)) if whole else lanes, whole, num_logits, layer, num_states
+        )
         for row, tokens in zip(rows, new, strict=True):
             self._ids[row] += tokens
         self.num_forwarded += sum(ends) - sum(starts)
@@ -143,6 +151,7 @@ class LaneStore:
         whole: bool,
         num_logits: int,
         layer: int | None,
+        num_states: int,
     ) -> ReadOutput:
         device = self._model.device
         places = torch.from_numpy(positions).to(device)
@@ -159,7 +168,8 @@ class LaneStore:
             logits_to_keep=num_logits,
             output_hidden_states=layer is not None,
         )
-        return ReadOutput(output.logits, None if layer is None else output.hidden_states[layer][:, -1].clone())
+        states = None if layer is None else output.hidden_states[layer][:, -num_states:].clone()
+        return ReadOutput(output.logits, states)
 
     def _make_room(self, rows: Sequence[int], num_tokens: int) -> None:
         """Give every row a lane, and all lanes room for `num_tokens` and one column for what counts for nothing."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from safethink.kv_cache import ReadOutput, common_length
@@ -60,15 +62,20 @@ class PerRowStore:
 
     @torch.inference_mode()
     def forward(
-        self, rows: Sequence[int], new: Sequence[Sequence[int]], num_logits: int = 1, layer: int | None = None
+        self,
+        rows: Sequence[int],
+        new: Sequence[Sequence[int]],
+        num_logits: int = 1,
+        layer: int | None = None,
+        num_states: int = 1,
     ) -> ReadOutput:
         """Forward new tokens, at least one, behind the cached ones of each row, row by row."""
-        reads = [self._forward(row, tokens, num_logits, layer) for row, tokens in zip(rows, new, strict=True)]
-        states = [read.states for read in reads if read.states is not None]
-        logits = torch.zeros(len(rows), num_logits, reads[0].logits.shape[-1]).to(reads[0].logits)
-        for place, read in enumerate(reads):
-            logits[place, num_logits - read.logits.shape[1] :] = read.logits[0]
-        return ReadOutput(logits, torch.cat(states) if states else None)
+        reads = [
+            self._forward(row, tokens, num_logits, layer, num_states) for row, tokens in zip(rows, new, strict=True)
+        ]
+        states = [read.states[0] for read in reads if read.states is not None]
+        logits = _aligned([read.logits[0] for read in reads], num_logits)
+        return ReadOutput(logits, _aligned(states, num_states) if states else None)
 
     def truncate(self, row: int, num_tokens: int) -> None:
         """Forget all of the row, unless it is no longer than that."""
@@ -91,7 +98,9 @@ class PerRowStore:
         """Forget everything."""
         self._rows.clear()
 
-    def _forward(self, row: int, tokens: Sequence[int], num_logits: int, layer: int | None) -> ReadOutput:
+    def _forward(
+        self, row: int, tokens: Sequence[int], num_logits: int, layer: int | None, num_states: int
+    ) -> ReadOutput:
         kept = self._rows.setdefault(row, _Row())
         kept.ids += tokens
         # A model that returns no cache is given everything again.
@@ -107,4 +116,13 @@ class PerRowStore:
         )
         kept.cache = getattr(output, "past_key_values", None) if self._keeps_cache else None
         self.num_forwarded += len(ids)
-        return ReadOutput(output.logits[:, -num_logits:], None if layer is None else output.hidden_states[layer][:, -1])
+        states = None if layer is None else output.hidden_states[layer][:, -num_states:]
+        return ReadOutput(output.logits[:, -num_logits:], states)
+
+
+def _aligned(rows: Sequence[Float[Tensor, "_ width"]], num: int) -> Float[Tensor, "rows tokens width"]:
+    """Rows of `num` tokens or fewer side by side, with zeros in front of the shorter ones."""
+    out = rows[0].new_zeros(len(rows), num, rows[0].shape[-1])
+    for place, row in enumerate(rows):
+        out[place, num - len(row) :] = row
+    return out

@@ -219,6 +219,7 @@ def _request(running: RunningRow, effect: Extend, room: int, thought: Thought, l
         until=effect.until,
         max_new_tokens=min(room, thought.longest_step(limits.max_step_tokens)) if by_step else room,
         seed=stable_seed(running.row.seed, running.row.prompt.id, running.row.sample, running.num_dropped),
+        trace_start=len(running.row.prompt_ids),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,6 +113,62 @@ def test_hidden_states_equal_a_plain_forward_at_any_time(make_model: Callable[[]
             row: ids[row] + each.tokens.ids[:row_end]
             for row, (each, row_end) in enumerate(zip(extensions, (6, 3, 1), strict=True))
         }
+
+
+@pytest.mark.parametrize("make_model", IN_LANES + ONE_BY_ONE)
+def test_states_of_all_tokens_equal_a_plain_forward_through_rollbacks_and_injections(
+    make_model: Callable[[], PreTrainedModel],
+) -> None:
+    """Of the whole trace, or of its last step; kept from the prompt on, or first asked for when it is long."""
+    model = make_model()
+    layer, starts = 2, {row: len(prompt(row)) for row in range(3)}
+    kept, late = engine(model), engine(model)
+    kept.keep_states(layer)
+    ids = {row: prompt(row) for row in starts}
+    for turn in range(ROUNDS):
+        asked = [replace(request(row, row_ids), trace_start=starts[row]) for row, row_ids in ids.items()]
+        extensions = kept.extend(asked)
+        late.extend(asked)
+        ends = {row: ids[row] + each.tokens.ids for row, each in zip(ids, extensions, strict=True)}
+        # An odd round asks about nothing, as a defense may; what was read then is asked for in the next one.
+        for decoding in () if turn % 2 else (kept, late):
+            some = [
+                StateRequest(row, end, STEP_TOKENS if turn == 2 and row else len(end) - starts[row])
+                for row, end in ends.items()
+            ]
+            for each, found in zip(some, decoding.token_states(some, layer), strict=True):
+                with torch.inference_mode():
+                    expected = model(torch.tensor([each.ids]), output_hidden_states=True).hidden_states[layer][0]
+                # Where what comes later turns what stands before, a state is that of when its token was read.
+                num = 1 if rope_type(model) in VARYING_ROPES else each.num_tokens
+                tolerance = 1e-4 if make_model in ONE_BY_ONE else 1e-6
+                torch.testing.assert_close(found[-num:], expected[-num:], atol=tolerance, rtol=1e-5)
+                assert len(found) == each.num_tokens
+        moves = {row: (end, ids[row] + INJECTED, end[:-2] + INJECTED) for row, end in ends.items()}
+        ids = {row: move[(row + turn) % 3] for row, move in moves.items()}
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_rows": 1}, {"max_cached_tokens": 2 * 128}])
+def test_states_of_all_tokens_cost_no_forward_of_their_own(limits: dict[str, int]) -> None:
+    model = qwen3()
+    plain, watched = engine(model, **limits), engine(model, **limits)
+    watched.keep_states(2)
+    ids = {row: prompt(row) for row in range(3)}
+    starts = {row: len(row_ids) for row, row_ids in ids.items()}
+    # The trace of one begins before anything is sampled, as a prefilled one does.
+    ids[2] += INJECTED
+    for turn in range(ROUNDS):
+        asked = [replace(request(row, row_ids), trace_start=starts[row]) for row, row_ids in ids.items()]
+        extensions = watched.extend(asked)
+        ends = {row: ids[row] + each.tokens.ids for row, each in zip(ids, extensions, strict=True)}
+        plain.extend(asked)
+        # Reads the last token, which the end of an answer leaves unread.
+        plain.look([LookRequest(row, end) for row, end in ends.items()])
+        some = [StateRequest(row, end, len(end) - starts[row]) for row, end in ends.items()]
+        assert [len(found) for found in watched.token_states(some, 2)] == [each.num_tokens for each in some]
+        moves = {row: (end, ids[row] + INJECTED, end[:-2] + INJECTED) for row, end in ends.items()}
+        ids = {row: move[(row + turn) % 3] for row, move in moves.items()}
+    assert watched.stats.forwarded == plain.stats.forwarded
 
 
 @pytest.mark.parametrize("make_model", IN_LANES)
