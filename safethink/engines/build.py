@@ -15,6 +15,7 @@ from safethink.engines.stopping import Stopper
 from safethink.models import loading
 from safethink.models.hashes import model_hash
 from safethink.models.loading import CausalLM, Checkpoint
+from safethink.servers import canary
 from safethink.servers.completions import Completions
 from safethink.testbed import locate
 from safethink.thinking.format import Thought
@@ -59,7 +60,7 @@ def load_served(config: ReasonerConfig) -> ServedLM:
 
     Raises:
         MissingFileError: `path` is no folder or hub repository.
-        ServerError: the server cannot be reached, or answers nonsense.
+        ServerError: the server cannot be reached, answers nonsense, or goes on otherwise behind a cached prefix.
         ConfigError: it has not what `server` names.
     """
     assert config.server is not None, "not behind a server"
@@ -69,7 +70,10 @@ def load_served(config: ReasonerConfig) -> ServedLM:
         generation = GenerationConfig.from_pretrained(locate(config.path), revision=config.revision or "main")
     except OSError:
         generation = None
-    return ServedLM(ServedModel(Completions(config.server, tokenizer), own, generation), tokenizer)
+    model = ServedModel(Completions(config.server, tokenizer), own, generation)
+    if canary.has_recurrent_layers(own):
+        canary.check(model.completions, model.context_tokens)
+    return ServedLM(model, tokenizer)
 
 
 Model: TypeAlias = PreTrainedModel | ServedModel

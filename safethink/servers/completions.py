@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from transformers import PreTrainedTokenizerBase
 
 from safethink.config import ServerConfig
@@ -39,13 +40,28 @@ PLAIN: Final[Mapping[str, object]] = MappingProxyType(
 )
 """Says aloud what is meant where nothing is said: servers take the model's own generation config for their default."""
 EXCERPT_CHARACTERS: Final = 40
+ROUNDING_NATS: Final = 1e-3
+"""A log-probability may be so far above 0 by rounding."""
 SAMPLE: Final = "Think step by step: 12 + 30 = 42.\n\nWait, let me check this once more."
+
+
+def _refuse_nonsense(value: float) -> float:
+    # Comparisons with NaN are false, so it is refused too; a token that is impossible has -inf.
+    if not value <= ROUNDING_NATS:
+        raise ValueError("no log-probability")
+    return value
+
+
+LogProbability: TypeAlias = Annotated[float, AfterValidator(_refuse_nonsense)]
+"""A natural logarithm of a probability; -inf for one of 0."""
 
 
 class Logprobs(BaseModel):
     """Log-probabilities of single tokens in a response."""
 
-    top_logprobs: list[dict[str, float] | None] | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[LogProbability | None] | None = None
+    top_logprobs: list[dict[str, LogProbability] | None] | None = None
 
 
 class Choice(BaseModel):
@@ -152,6 +168,13 @@ class Completions:
         self._check(answer, len(ids))
         return answer.choices[0]
 
+    def each_replica(self) -> Sequence[Completions]:
+        """The same model asked at one of its servers alone, once for each; they share their connections."""
+        alone = [copy(self) for _ in self.replicas.urls]
+        for each, replicas in zip(alone, self.replicas.each(), strict=True):
+            each.replicas = replicas
+        return alone
+
     def _check(self, answer: Completion, num_tokens: int) -> None:
         """Refuse what was said to another prompt, or not to the end."""
         read = answer.usage.prompt_tokens if answer.usage else None
@@ -244,7 +267,7 @@ class InPlace:
 
     def sample(self) -> tuple[int, ...]:
         """A short prompt that any server can be asked, and that two tokenizers seldom encode alike."""
-        return self._encode(SAMPLE)
+        return self.encode(SAMPLE)
 
     def reads(self, ids: Sequence[int], text: str) -> bool:
         """Whether `text` is what `ids` decode to, apart from blanks and half a character at the end."""
@@ -265,7 +288,7 @@ class InPlace:
         opening = self._tokenizer.bos_token
         # What the server puts before a text must not stand there twice.
         candidates = [text.removeprefix(opening), text] if isinstance(opening, str) else [text]
-        encoded = {candidate: self._encode(candidate) for candidate in candidates}
+        encoded = {candidate: self.encode(candidate) for candidate in candidates}
         for candidate in candidates:
             if encoded[candidate] == tuple(ids):
                 return candidate
@@ -281,7 +304,7 @@ class InPlace:
         Raises:
             ServerError: the text merges with the last token of `ids`, or `ids` cannot be written as text.
         """
-        encoded = self._encode(self.text(ids) + text)
+        encoded = self.encode(self.text(ids) + text)
         if encoded[: len(ids)] != tuple(ids):
             raise ServerError(
                 f"the server returned {text[:EXCERPT_CHARACTERS]!r}, which merges with the token before it when it is "
@@ -289,7 +312,8 @@ class InPlace:
             )
         return encoded[len(ids) :]
 
-    def _encode(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text as the server encodes it, opening token included where it adds one."""
         return tuple(self._tokenizer(text)["input_ids"])
 
     def _decode(self, ids: Sequence[int]) -> str:

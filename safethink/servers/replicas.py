@@ -7,7 +7,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -39,6 +40,10 @@ class RefusedError(ServerError):
         """Say what it refuses; `status` is that of HTTP."""
         super().__init__(message)
         self.status = status
+
+
+class UnreachableError(ServerError):
+    """No replica gives an answer: each is down, busy or failing."""
 
 
 class Background:
@@ -140,6 +145,18 @@ class Replicas:
         self._free = asyncio.Semaphore(config.max_concurrency)
         self._background = Background([replica.client.close for replica in self._replicas])
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Base URL of each server."""
+        return tuple(replica.url for replica in self._replicas)
+
+    def each(self) -> Sequence[Replicas]:
+        """Every server alone; they share their connections, and the limit on requests in flight."""
+        alone = [copy(self) for _ in self._replicas]
+        for each, replica in zip(alone, self._replicas, strict=True):
+            each._replicas = [replica]
+        return alone
+
     def gather(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
         """Run coroutines that ask this model, side by side; see `Background.gather`."""
         return self._background.gather(work)
@@ -165,7 +182,8 @@ class Replicas:
 
         Raises:
             RefusedError: the server refuses the request.
-            ServerError: no replica answers, or one answers nonsense.
+            UnreachableError: no replica answers.
+            ServerError: one answers nonsense.
         """
         return await self._ask("POST", path, body, row, shape)
 
@@ -195,7 +213,7 @@ class Replicas:
                 except openai.APIStatusError as error:
                     raise RefusedError(f"the server at {replica.url} {_complaint(error)}", error.status_code) from error
         tries = f" after {max_retries} retries" if max_retries else ""
-        raise ServerError(f"no answer from the server{tries}: {'; '.join(failures)}")
+        raise UnreachableError(f"no answer from the server{tries}: {'; '.join(failures)}")
 
     def _order(self, row: int) -> list[_Replica]:
         """Every replica, in the order in which `row` asks them: each row has its own; those that failed are last."""

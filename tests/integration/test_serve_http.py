@@ -24,12 +24,14 @@ from safethink.defenses.effects import Intervention
 from safethink.engines.http import HttpEngine
 from safethink.guarded import SafeThink
 from safethink.models import loading
+from safethink.models.loading import Checkpoint
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.monitors.guards.served import CompletionsGuard
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
-from safethink.servers.completions import Form
+from safethink.servers import canary
+from safethink.servers.completions import Completions, Form
 from safethink.testbed import folders
 from tests.support.transformers_serve import serving
 from tests.support.vllm_double import VllmDouble
@@ -107,6 +109,14 @@ def test_reasoner_and_guard_may_both_stand_behind_servers_that_take_ids(prompts:
         assert theirs.verdict.trace == ours.verdict.trace
         assert theirs.verdict.answer == ours.verdict.answer
         assert theirs.verdict.step_scores == pytest.approx(ours.verdict.step_scores, abs=1e-5)
+
+
+def test_a_cached_beginning_changes_nothing_at_a_server_that_takes_text_alone(url: str) -> None:
+    completions = Completions(
+        ServerConfig(urls=(url,), model=str(folders().reasoner)), Checkpoint("testbed").tokenizer()
+    )
+    assert completions.form.prompts == "text"
+    canary.check(completions, 512)
 
 
 def test_the_guard_says_in_words_behind_a_server_what_it_thinks_here(prompts: list[Prompt], tmp_path: Path) -> None:

@@ -23,8 +23,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from safethink.tokens import num_shared
+
 Fault: TypeAlias = Callable[[], Response]
 """What a request meets instead of an answer."""
+
+Recall: TypeAlias = Callable[[list[int], int], list[int]]
+"""What a wrong prefix cache makes of a prompt of which so many of the first tokens are cached."""
 
 
 def status(code: int, message: str = "overloaded", **headers: str) -> Fault:
@@ -83,6 +88,7 @@ class VllmDouble:
         returns_end: whether the token that ends the turn is among those that come back.
         max_model_len: what the list of models says.
         replies: what `/v1/chat/completions` answers; None for no such thing.
+        recall: how its prefix cache is wrong; None for one that is right, as if there were none.
         dies_after: number of requests that it lives through.
         port: where it listens; chosen by the system at the first start.
     """
@@ -100,9 +106,11 @@ class VllmDouble:
     keys: list[str | None] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
     replies: Callable[[dict[str, Any]], list[str]] | None = None
+    recall: Recall | None = None
     dies_after: float = math.inf
     port: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _cached: list[tuple[object, list[int]]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -186,7 +194,8 @@ class VllmDouble:
         prompt = body["prompt"]
         ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
         seeds = [body.get("seed", 0) + index for index in range(body.get("n", 1))]
-        choices = [self._choice(index, list(ids), body, seed) for index, seed in enumerate(seeds)]
+        recalled = self._recalled(list(ids), body.get("cache_salt"))
+        choices = [self._choice(index, recalled, body, seed) for index, seed in enumerate(seeds)]
         num_new = sum(choice.pop("num_new") for choice in choices)
         return {
             "id": "cmpl-0",
@@ -196,6 +205,12 @@ class VllmDouble:
             "choices": choices,
             "usage": {"prompt_tokens": len(ids), "completion_tokens": num_new, "total_tokens": len(ids) + num_new},
         }
+
+    def _recalled(self, ids: list[int], salt: object) -> list[int]:
+        """What the model reads of a prompt, some of which was read before by a request with the same salt."""
+        known = max((num_shared(ids, read) for other, read in self._cached if other == salt), default=0)
+        self._cached.append((salt, ids))
+        return ids if self.recall is None or not known else self.recall(ids, known)
 
     def _choice(self, index: int, ids: list[int], body: dict[str, Any], seed: int) -> dict[str, Any]:
         new: list[int] = []
