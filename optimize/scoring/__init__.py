@@ -1,6 +1,6 @@
 """The loss of many candidate prefixes over many contexts: as exact as a plain forward, and much faster.
 
-What makes it fast: a context is read once and its KV cache kept at batch 1, because the prefix changes and the context
+What makes it fast: a context is read once and its cache kept at batch 1, because the prefix changes and the context
 does not. Only prefix and target positions reach the output head. The gradient is taken with respect to the prefix's
 embeddings, averaged over contexts, so that a search needs one product with the embedding matrix.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from optimize.scoring.context_cache import ContextCache, empty_cache, has_states
 from optimize.scoring.modes import at_least_float32
 from safethink.errors import SearchError
 
@@ -35,9 +36,6 @@ class Example:
     separator: tuple[int, ...] = ()
 
 
-KeysValues = tuple[tuple[Tensor, Tensor], ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Some contexts, padded to one length, with their KV cache: one row per context, whatever is scored in it.
@@ -45,8 +43,7 @@ class Batch:
     Attributes:
         order: where these contexts stand among all of the scorer's.
         examples: the contexts themselves, and what follows the prefix in each.
-        keys_values: per layer, keys and values of shape (contexts, heads, positions, head_dim); empty where nothing is
-            kept.
+        cache: what the model keeps of the contexts.
         mask: which positions are real; padding is on the left.
         first_nll: what each token of the vocabulary costs right after the context.
         target: what follows the prefix: separator and target, padded on the right.
@@ -55,7 +52,7 @@ class Batch:
 
     order: tuple[int, ...]
     examples: tuple[Example, ...]
-    keys_values: KeysValues
+    cache: ContextCache
     mask: Bool[Tensor, "contexts positions"]
     first_nll: Float[Tensor, "contexts vocab"]
     target: Int[Tensor, "contexts target"]
@@ -73,7 +70,7 @@ class Batch:
         return Batch(
             tuple(self.order[row] for row in rows),
             tuple(self.examples[row] for row in rows),
-            tuple((keys[index, :, -width:], values[index, :, -width:]) for keys, values in self.keys_values),
+            self.cache.select(index, width),
             self.mask[index, -width:],
             self.first_nll[index],
             self.target[index],
@@ -101,17 +98,33 @@ def lay_out(
 
 
 def prefill(model: PreTrainedModel, order: tuple[int, ...], examples: Sequence[Example]) -> Batch:
-    """Read some contexts, all in one forward, and keep their keys and values.
+    """Read some contexts and keep what the model keeps of them.
+
+    All are read in one forward, but where there are states, which padding would get into: then those of one length.
 
     Args:
         model: the reasoner.
-        order: which of the examples.
+        order: which of the examples, by length.
         examples: all of them.
+
+    Raises:
+        NotImplementedError: the model keeps what no `ContextCache` holds.
     """
     some = tuple(examples[index] for index in order)
-    contexts, mask = pad([example.context for example in some], left=True, device=model.device)
-    # Without the config every layer keeps all positions, sliding windows too: the mask does the windowing.
-    cache = DynamicCache()
+    groups = [some]
+    if has_states(empty_cache(model)):
+        groups = [tuple(group) for _, group in groupby(some, key=lambda example: len(example.context))]
+    caches, logits = zip(*(_read_together(model, group) for group in groups), strict=True)
+    _, mask = pad([example.context for example in some], left=True, device=model.device)
+    return _batch(order, some, ContextCache.stack(caches), mask, torch.cat(logits))
+
+
+def _read_together(
+    model: PreTrainedModel, examples: Sequence[Example]
+) -> tuple[ContextCache, Float[Tensor, "contexts vocab"]]:
+    """What is kept of some contexts after one forward, and the logits behind them."""
+    contexts, mask = pad([example.context for example in examples], left=True, device=model.device)
+    cache = empty_cache(model)
     logits = model(
         input_ids=contexts,
         attention_mask=mask.long(),
@@ -120,9 +133,7 @@ def prefill(model: PreTrainedModel, order: tuple[int, ...], examples: Sequence[E
         use_cache=True,
         logits_to_keep=1,
     ).logits
-    pairs = ((keys, values) for keys, values, *_ in cache)
-    keys_values = tuple((keys, values) for keys, values in pairs if keys is not None and values is not None)
-    return _batch(order, some, keys_values, mask, logits[:, -1])
+    return ContextCache.of(cache), logits[:, -1]
 
 
 def read(model: PreTrainedModel, order: tuple[int, ...], examples: Sequence[Example]) -> Batch:
@@ -137,7 +148,7 @@ def read(model: PreTrainedModel, order: tuple[int, ...], examples: Sequence[Exam
     _, mask = pad([example.context for example in some], left=True, device=model.device)
     alone = [torch.tensor([example.context], device=model.device) for example in some]
     last = [model(input_ids=context, use_cache=False, logits_to_keep=1).logits[:, -1] for context in alone]
-    return _batch(order, some, (), mask, torch.cat(last))
+    return _batch(order, some, ContextCache(), mask, torch.cat(last))
 
 
 def pad(
@@ -157,7 +168,7 @@ def pad(
 def _batch(
     order: tuple[int, ...],
     examples: tuple[Example, ...],
-    keys_values: KeysValues,
+    cache: ContextCache,
     mask: Bool[Tensor, "contexts positions"],
     last_logits: Float[Tensor, "contexts vocab"],
 ) -> Batch:
@@ -166,7 +177,7 @@ def _batch(
     for row, example in enumerate(examples):
         target_mask[row, : len(example.separator)] = False
     first_nll = -at_least_float32(last_logits).log_softmax(-1)
-    return Batch(order, examples, keys_values, mask, first_nll, target, target_mask)
+    return Batch(order, examples, cache, mask, first_nll, target, target_mask)
 
 
 Measure = Callable[[Batch, Int[Tensor, "candidates length"]], Float[Tensor, "..."]]

@@ -17,6 +17,7 @@ from optimize.scoring.modes import inference
 from optimize.scoring.reader import BatchScorer, LogProbs, Losses, NllGradient
 from optimize.scoring.strategies import StrategyName, pick_strategy
 from safethink.errors import ConfigError
+from safethink.models.soft_rows import looks_tokens_up_again
 
 Values = Float[Tensor, "kinds candidates contexts"]
 SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]
@@ -168,7 +169,11 @@ class Scorer:
 
         Args:
             prefix: token ids of one prefix.
+
+        Raises:
+            ConfigError: the reasoner takes no embedding rows.
         """
+        self._check_rows_are_read()
         self._lockstep.call("gradient", prefix)
         self.tokens += 2 * self.num_tokens(len(prefix))
         prefix = prefix.to(self.model.device)
@@ -179,7 +184,11 @@ class Scorer:
 
         Args:
             prefix: token ids of one prefix.
+
+        Raises:
+            ConfigError: the reasoner takes no embedding rows.
         """
+        self._check_rows_are_read()
         self._lockstep.call("nll_gradient", prefix)
         if len(prefix) > 1:
             self.tokens += 2 * (self.num_contexts * (len(prefix) - 1) + sum(self._reread_tokens))
@@ -193,7 +202,11 @@ class Scorer:
 
         Args:
             rows: one per place, in the space behind the embedding module, which scales what it looks up in some models.
+
+        Raises:
+            ConfigError: the reasoner takes no embedding rows.
         """
+        self._check_rows_are_read()
         graph = self._lockstep.call_soft("soft_losses", rows)
         return self._soft(rows, graph, self._in_batch.soft_losses)
 
@@ -202,7 +215,11 @@ class Scorer:
 
         Args:
             rows: as in `soft_losses`.
+
+        Raises:
+            ConfigError: the reasoner takes no embedding rows.
         """
+        self._check_rows_are_read()
         graph = self._lockstep.call_soft("soft_divergence", rows)
         unprefixed = self._read_unprefixed()
 
@@ -210,6 +227,13 @@ class Scorer:
             return self._in_batch.soft_divergences(batch, copy, [unprefixed[index] for index in batch.order])
 
         return self._soft(rows, graph, measure)
+
+    def _check_rows_are_read(self) -> None:
+        if looks_tokens_up_again(self.model):
+            raise ConfigError(
+                f"{type(self.model).__name__} has layers that look tokens up for themselves, so that embedding rows "
+                "stand for none: neither gradients nor soft prefixes; choose a search.method that needs no gradient"
+            )
 
     def _measured(
         self,
@@ -228,7 +252,7 @@ class Scorer:
                 rows = [row for row, index in enumerate(batch.order) if index in wanted]
                 if rows:
                     for some, chosen, part in self._micro_batches.run(batch.select(rows), candidates, measure):
-                        values[:, chosen[:, None], torch.tensor(some.order)] = part
+                        values[:, chosen[:, None], torch.tensor(some.order)] = part.to(values.dtype)
         return self._lockstep.add(values).cpu()[:, :, list(wanted)]
 
     def _read_unprefixed(self) -> dict[int, LogProbs]:

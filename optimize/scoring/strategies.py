@@ -6,7 +6,8 @@
     plain     every row is read with its context in front of it, from the first token on.
 
 The plain strategy is the definition of what is right, for it leans on nothing. The others are faster ways to the same
-logits; `pick_strategy` takes the fastest that passes a self-test against it. Axes: see `optimize.scoring`; rows =
+logits; `pick_strategy` takes the fastest that passes a self-test against it. Where layers keep the state of a
+recurrence or a convolution, each row goes on from a copy of it, in either. Axes: see `optimize.scoring`; rows =
 contexts * candidates.
 
 Shared: row by row, softmax attention over context and own tokens is the mean of two attentions, weighted by their
@@ -19,7 +20,7 @@ which is the step by which online softmax (Milakov and Gimelshein, arXiv 1805.02
 2307.08691) merge blocks of keys.
 
 All candidates of a context attend to it as if they were one long row, which needs no mask but that of padding; each
-attends causally to its own tokens. Nothing is copied per candidate. transformers' attention interface puts it in place
+attends causally to its own tokens. No keys are copied per candidate. transformers' attention interface puts it in place
 of a model's attention for the length of one forward; the model itself is not touched.
 """
 
@@ -37,10 +38,11 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 from torch.nn import Module
-from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from optimize.scoring import batches
-from optimize.scoring.batches import Batch, Example, KeysValues, prefill
+from optimize.scoring.batches import Batch, Example, prefill
+from optimize.scoring.context_cache import KeysValues
 from safethink.errors import ConfigError
 
 StrategyName = Literal["auto", "shared", "expanded", "plain"]
@@ -54,7 +56,8 @@ of rows for each. Says the logits at the last `keep` tokens of every row."""
 NUM_CANDIDATES, NUM_TOKENS = 3, 6
 """Size of the self-test."""
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Root mean square difference of the logits, in units of their own; float64 models compute parts of it in float32."""
+"""Root mean square difference of the logits, in units of their own; float64 models compute parts of it in float32, and
+recurrences altogether."""
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +85,14 @@ class Strategy:
 def follow_expanded(
     model: PreTrainedModel, batch: Batch, rows: Num[Tensor, "rows tokens *hidden"], keep: int
 ) -> Float[Tensor, "rows keep vocab"]:
-    """Logits behind a KV cache expanded to one row per candidate; a forward writes into it, so it gets a copy."""
+    """Logits behind a cache expanded to one row per candidate; a forward adds to it, so it gets a copy."""
+    if _steps_alone(batch, rows):
+        return follow_expanded(model, batch, _doubled(rows), 2)[:, :1]
     copies = len(rows) // len(batch)
-    pairs = [(k.repeat_interleave(copies, 0), v.repeat_interleave(copies, 0)) for k, v in batch.keys_values]
     mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch), rows.shape[1])], dim=1)
     return model(
         **as_input(rows),
-        past_key_values=DynamicCache(pairs),
+        past_key_values=batch.cache.expand(copies),
         use_cache=True,
         attention_mask=mask.long().repeat_interleave(copies, dim=0),
         position_ids=positions(batch, rows),
@@ -108,6 +112,19 @@ def follow_plain(
         whole = torch.cat([context.expand(len(some), *context.shape), some], dim=1)
         parts.append(model(**as_input(whole), use_cache=False, logits_to_keep=keep).logits)
     return torch.cat(parts)
+
+
+def _steps_alone(batch: Batch, rows: Num[Tensor, "rows tokens *hidden"]) -> bool:
+    """Whether one token is read behind states.
+
+    Layers have a way of their own for that, made for decoding: it writes into states, and some knows no gradient.
+    """
+    return batch.cache.has_states and rows.shape[1] == 1
+
+
+def _doubled(rows: Num[Tensor, "rows 1 *hidden"]) -> Num[Tensor, "rows 2 *hidden"]:
+    """The token and another behind it, at which nothing looks."""
+    return torch.cat([rows, rows], dim=1)
 
 
 def as_input(rows: Num[Tensor, "rows tokens *hidden"]) -> dict[str, Tensor]:
@@ -138,20 +155,28 @@ class SharedContext:
     """Keys and values that all candidates of a context attend to.
 
     Attributes:
-        keys_values: per layer, one row per context.
+        keys_values: per layer, one row per context; None where a layer does not attend.
         bias: 0 at real positions and -inf at padding; None without padding.
     """
 
-    keys_values: KeysValues
+    keys_values: tuple[KeysValues | None, ...]
     bias: Bias
 
     @classmethod
     def of(cls, batch: Batch) -> SharedContext:
-        """Build it from a batch's KV cache."""
+        """Build it from a batch's cache.
+
+        Raises:
+            NotImplementedError: no layer attends.
+        """
+        keys_values = batch.cache.keys_values
+        some = next((pair for pair in keys_values if pair is not None), None)
+        if some is None:
+            raise NotImplementedError("no layer attends")
         if len({len(example.context) for example in batch.examples}) == 1:
-            return cls(batch.keys_values, None)
-        bias = batch.keys_values[0][0].new_zeros(batch.mask.shape).masked_fill(~batch.mask, -math.inf)
-        return cls(batch.keys_values, bias[:, None, None])
+            return cls(keys_values, None)
+        bias = some[0].new_zeros(batch.mask.shape).masked_fill(~batch.mask, -math.inf)
+        return cls(keys_values, bias[:, None, None])
 
 
 def follow_shared(
@@ -160,10 +185,15 @@ def follow_shared(
     """Logits behind one cache for all candidates of a context; with gradients, each context has one row anyway."""
     if torch.is_grad_enabled():
         return follow_expanded(model, batch, rows, keep)
+    if _steps_alone(batch, rows):
+        return follow_shared(model, batch, _doubled(rows), 2)[:, :1]
+    copies = len(rows) // len(batch)
+    states = batch.cache.expand(copies, attends=False) if batch.cache.has_states else None
     with _attention(model):
         return model(
             **as_input(rows),
-            use_cache=False,
+            past_key_values=states,
+            use_cache=states is not None,
             position_ids=positions(batch, rows),
             logits_to_keep=keep,
             shared_context=SharedContext.of(batch),
@@ -192,7 +222,10 @@ def attend_shared(
     scale = scaling or query.shape[-1] ** -0.5
     groups, layer = query.shape[1] // key.shape[1], module.layer_idx
     assert isinstance(layer, int), "a layer has a number"
-    context_key, context_value = (kept.repeat_interleave(groups, dim=1) for kept in shared_context.keys_values[layer])
+    kept = shared_context.keys_values[layer]
+    if kept is None or kept[0].shape[1::2] != key.shape[1::2] or kept[1].shape[1::2] != value.shape[1::2]:
+        raise NotImplementedError("attention to other keys and values than those in the cache")
+    context_key, context_value = (each.repeat_interleave(groups, dim=1) for each in kept)
     # All candidates of a context as one long row, then row by row again.
     rows, heads, tokens, _ = query.shape
     long = query.transpose(1, 2).reshape(len(context_key), -1, heads, query.shape[-1]).transpose(1, 2)
@@ -296,11 +329,23 @@ def _complaint(model: PreTrainedModel, examples: Sequence[Example], strategy: St
     )
     rows = known[drawn].to(model.device)
     expected = PLAIN.follow(model, PLAIN.read(model, order, examples), rows, NUM_TOKENS)
+    tolerance = TOLERANCES.get(model.dtype, 0.0)
     try:
-        found = strategy.follow(model, strategy.read(model, order, examples), rows, NUM_TOKENS)
+        batch = strategy.read(model, order, examples)
+        found = strategy.follow(model, batch, rows, NUM_TOKENS)
+        if batch.cache.has_states:
+            tolerance = max(tolerance, TOLERANCES[torch.float32])
+            _flow_back(model, strategy, batch, rows[::NUM_CANDIDATES])
     except Exception as error:  # Whatever an architecture that it was not made for may raise.
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
     difference = (found - expected).double().square().mean().sqrt() / expected.double().std()
-    if difference <= TOLERANCES.get(model.dtype, 0.0):
+    if difference <= tolerance:
         return None
     return f"logits differ by {difference:.1g} of their standard deviation"
+
+
+@torch.enable_grad()
+def _flow_back(model: PreTrainedModel, strategy: Strategy, batch: Batch, rows: Int[Tensor, "contexts tokens"]) -> None:
+    """Check that gradients flow, which layers made for decoding may not be fit for; raises whatever they do."""
+    leaf = model.get_input_embeddings()(rows).detach().requires_grad_()
+    torch.autograd.grad(strategy.follow(model, batch, leaf, NUM_TOKENS).sum(), leaf)

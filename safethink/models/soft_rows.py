@@ -65,12 +65,18 @@ def _name(index: int) -> str:
     return f"prefix.{index}"
 
 
+def looks_tokens_up_again(model: PreTrainedModel) -> bool:
+    """Whether layers look tokens up for themselves, so that no row can stand for one: Gemma 3n, Gemma 4 E2B and E4B."""
+    return bool(getattr(model.config.get_text_config(), "hidden_size_per_layer_input", None))
+
+
 class RowTable:
     """Looks up what a model reads for token ids, those of soft rows among them."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Read tokens through the embedding module of `model`."""
         self._embed = model.get_input_embeddings()
+        self._takes_rows = not looks_tokens_up_again(model)
         self._rows: dict[int, Float[Tensor, " hidden"]] = {}
 
     def add(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
@@ -81,8 +87,10 @@ class RowTable:
                 rows are of the scaled space.
 
         Raises:
-            ArtifactError: if they are of another width than the embeddings, or not finite.
+            ArtifactError: if they are of another width than the embeddings, or not finite, or if the model takes none.
         """
+        if not self._takes_rows:
+            raise ArtifactError("soft rows cannot be read by this reasoner: its layers look tokens up for themselves")
         weight = next(self._embed.parameters())
         if rows.shape[1] != weight.shape[1]:
             raise ArtifactError(f"soft rows have {rows.shape[1]} numbers, this reasoner's embeddings {weight.shape[1]}")

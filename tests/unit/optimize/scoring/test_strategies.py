@@ -55,7 +55,7 @@ ARCHITECTURES = {
     "capped scores": ("expanded", lambda: Gemma2ForCausalLM(Gemma2Config(**WINDOWED))),
     "scaled embeddings": ("expanded", lambda: Gemma3ForCausalLM(Gemma3TextConfig(**WINDOWED))),
     "sinks": ("expanded", lambda: GptOssForCausalLM(GptOssConfig(**SIZES, head_dim=8, **EXPERTS))),
-    "state space": ("plain", lambda: FalconH1ForCausalLM(FalconH1Config(**SIZES, **STATES))),
+    "state space": ("shared", lambda: FalconH1ForCausalLM(FalconH1Config(**SIZES, **STATES))),
 }
 
 
