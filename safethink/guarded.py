@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
+from types import MappingProxyType
 from typing import TypedDict, Unpack, overload
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,8 +38,9 @@ from safethink.runtime.row import Accepted, Finished, Row, open_row
 from safethink.runtime.scheduler import refuse_unfit
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
-from safethink.thinking.opening import prefill_tokens
+from safethink.thinking.opening import prefill_tokens, refuse_contradiction
 from safethink.thinking.reading import answer_text, full_trace_text, trace_text
+from safethink.thinking.template_args import TemplateArg
 
 DEFAULT = RunConfig(reasoner=ReasonerConfig(path=""))
 """The settings' defaults are those of the YAML file."""
@@ -54,6 +56,7 @@ class Settings(TypedDict, total=False):
     batch_size: int
     seed: int
     max_cached_tokens: int | None
+    template_args: Mapping[str, TemplateArg]
 
 
 class SafeThink:
@@ -84,6 +87,7 @@ class SafeThink:
         batch_size: int = DEFAULT.batch_size,
         seed: int = DEFAULT.seed,
         max_cached_tokens: int | None = None,
+        template_args: Mapping[str, TemplateArg] = MappingProxyType({}),
     ) -> None:
         """Guard a model that is already loaded; see `RunConfig` for what the settings mean.
 
@@ -91,13 +95,15 @@ class SafeThink:
         declare. Without a `prefix` only those defenses fit that inject none.
 
         Raises:
-            ConfigError: if the defense needs a monitor or a prefix and there is none, or an engine of another kind.
+            ConfigError: if the defense needs a monitor or a prefix and there is none, or an engine of another kind; or
+                if it cannot be told how the reasoner thinks.
             MissingFileError: if the prefix or the monitor's model cannot be found.
             ArtifactError: if the prefix does not fit the reasoner.
         """
         self._model, self.tokenizer = model, tokenizer
         window, model_type = build.context_window(model), model.config.model_type
-        self.thought = Thought(thought, tokenizer, window, limits.max_step_tokens, model_type)
+        self.thought = Thought.today(thought, tokenizer, window, limits.max_step_tokens, model_type, template_args)
+        refuse_contradiction(self.thought)
         self.stopper = Stopper(self.thought, build.end_ids(model, tokenizer))
         settings = Sampling(**sampling.model_dump())
         self.engine: Engine = build.build(model, self.thought, self.stopper, settings, max_cached_tokens)
@@ -144,6 +150,7 @@ class SafeThink:
             batch_size=config.batch_size,
             seed=config.seed,
             max_cached_tokens=config.reasoner.max_cached_tokens,
+            template_args=config.reasoner.template_args,
         )
 
     def variant(self, *, defense: DefenseLike | None = None, prefix: PrefixLike | None = None) -> SafeThink:

@@ -53,7 +53,7 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     if isinstance(config.search, PhrasesConfig):
         Grammar(config.search)  # No phrases are refused before anything is rolled out for them.
     guarded = setup.guarded
-    config = config.replace(run=config.run.replace(thought=guarded.thought.settings))
+    config = config.replace(run=guarded.thought.complete(config.run))
     _claim(out, config)
     init = _init(guarded, config.search)
     start = start_ids(None if init is None else init.token_ids, config.search)

@@ -171,6 +171,7 @@ def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: M
         limits=config.limits,
         batch_size=config.batch_size,
         seed=config.seed,
+        template_args=config.reasoner.template_args,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import yaml
 
 from safethink.config import LimitsConfig, SamplingConfig, ThoughtConfig, families
-from safethink.config.families import Family
+from safethink.config.family import Family
 from safethink.prefix import Identity, PrefixArtifact
 from safethink.testbed import is_shipped
 from safethink.tokens import EXTENSION_TOKEN

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from safethink.config.families import Family
+from safethink.config.family import Family
 from safethink.defenses.effects import Intervention
 from safethink.runtime.result import Event, Result
 from safethink.tokens import Tokens, num_shared

@@ -1,131 +1,51 @@
-"""Thinking format of each family of reasoners: one table of facts, and the signs that tell a family.
+"""The table of families of reasoners, and the choice of the one that a reasoner belongs to.
 
 What is true of a family stands in its row; nothing else in the project knows a family by name. A row is chosen from the
-reasoner's own chat template and configuration, never from the name of its folder.
+reasoner's own tokenizer, chat template and configuration, never from the name of its folder. Token ids are the
+tokenizer's in every case: the same tags have other ids in other vocabularies.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Final
 
+from safethink.config.family import DeclaredTags, Family, PublishedSampling, Signs, Traits
 from safethink.errors import ConfigError
 
 AUTO: Final = "auto"
 """Stands for the family that fits the reasoner."""
 
-
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """The facts that tell a reasoner's family.
-
-    Attributes:
-        template: the source of its chat template.
-        generation_prompt: what the template puts behind the last message.
-        model_type: its architecture, as its configuration names it; None where that is not known.
-    """
-
-    template: str
-    generation_prompt: str
-    model_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Signs:
-    """The signs of a family; all of them must fit.
-
-    Attributes:
-        template: strings that the source of the chat template contains.
-        model_types: architectures, any of them; empty for all.
-        opened: whether the template opens the thinking; None where that says nothing.
-    """
-
-    template: tuple[str, ...] = ()
-    model_types: tuple[str, ...] = ()
-    opened: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedSampling:
-    """Sampling settings published by a family's authors.
-
-    Attributes:
-        temperature: 0 is greedy.
-        top_p: nucleus mass; 1 keeps everything.
-        top_k: number of most likely tokens kept; 0 keeps everything.
-    """
-
-    temperature: float
-    top_p: float = 1.0
-    top_k: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    r"""Thinking format of a family of reasoners.
-
-    Attributes:
-        name: how a configuration calls it.
-        signs: what it is told by.
-        opener_in_template: whether the published template opens the thinking, or leaves it to the model.
-        open_tag: what opens the thinking; empty where nothing does.
-        open_break: what stands between an opener that is put there for the model and the first word.
-        close_tag: what closes it, as the model writes it; empty where only the last of `stage_turns` does.
-        close_lead: what stands before `close_tag` where a defense closes the thinking itself.
-        message_breaks: what stands between two messages of one thinking; no part of its text.
-        header_fields: regular expression of what may follow the words in a message's header, such as its recipient.
-        answer_break: what stands between the closed thinking and an answer that a defense writes.
-        answer_tags: what an answer may be wrapped in; no part of its text.
-        step_delimiter: what ends a step, any of them.
-        sentences: whether the end of a sentence ends a step as well.
-        step_tokens: how many tokens a step is, whatever delimiters stand in it; 0 where those end it.
-        stage_turns: what the user says in each turn of a reasoner that thinks over several; the first is put behind the
-            prompt, the last asks for the answer.
-        prefix_separator: injected right behind a prefix.
-        sampling: how its authors sample it; None where they do not say.
-    """
-
-    name: str
-    signs: Signs = field(default=Signs(), repr=False)
-    opener_in_template: bool = False
-    open_tag: str = "<think>"
-    open_break: str = "\n"
-    close_tag: str = "</think>"
-    close_lead: str = ""
-    message_breaks: tuple[str, ...] = ()
-    header_fields: str = ""
-    answer_break: str = "\n\n"
-    answer_tags: tuple[str, ...] = ()
-    step_delimiter: tuple[str, ...] = ("\n\n",)
-    sentences: bool = False
-    step_tokens: int = 0
-    stage_turns: tuple[str, ...] = ()
-    prefix_separator: str = "\n"
-    sampling: PublishedSampling | None = None
-
-    def fits(self, traits: Traits) -> bool:
-        """Whether a reasoner shows all signs of this family."""
-        signs, prompt = self.signs, traits.generation_prompt
-        opened = prompt.rfind(self.open_tag) > prompt.rfind(self.close_tag)
-        return (
-            all(sign in traits.template for sign in signs.template)
-            and (not signs.model_types or traits.model_type in signs.model_types)
-            and signs.opened in (None, opened)
-        )
-
-
 _MLLAMA = ("mllama", "mllama_text_model")
 _QWEN3 = ("qwen3", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe")
+_DEEPSEEK = ("deepseek_v3", "deepseek_v32", "deepseek_v4")
+_SHARED = (*_QWEN3, *_DEEPSEEK, "kimi_k2", "lfm2", "lfm2_moe", "olmo3")
+
+DECLARED: Final = Family("declared", models="any whose tokenizer or user says its tags", open_break="")
+"""A reasoner that is none of those known, by the tags that its tokenizer or its user declares."""
+
+PLAIN: Final = Family(
+    "plain",
+    models="any that does not reason, or is told not to: its answer is watched step by step",
+    thinks=False,
+    open_tag="",
+    open_break="",
+    close_tag="",
+    answer_break="",
+)
+"""A model that answers without thinking."""
 
 FAMILIES: Final = (
     Family(
         "testbed",
         Signs(("{% else %}{% set content = message.content %}{% endif %}<|im_start|>{{ message.role }}\n",)),
+        "the shipped testbed",
         opener_in_template=True,
     ),
     Family(
         "gpt-oss",
         Signs(("<|channel|>analysis<|message|>",)),
+        "gpt-oss (20B, 120B): harmony's analysis messages, then the final channel",
         open_tag="<|channel|>analysis<|message|>",
         open_break="",
         close_tag="<|channel|>final<|message|>",
@@ -137,48 +57,176 @@ FAMILIES: Final = (
         # Recipient and content type (openai/harmony, docs/format.md); too short to hide a thought in.
         header_fields=r"( to=[\w.:-]{1,40})?( ?<\|constrain\|> ?\w{1,12}| json| code)?",
         answer_break="",
-        sampling=PublishedSampling(1.0),
+        sampling=PublishedSampling(1.0, source="README of openai/gpt-oss"),
+    ),
+    Family(
+        "muse-glimmer",
+        Signs(("<|start|>assistant to=self<|message|>",)),
+        "Muse Glimmer 30B: messages to itself, then one to the user",
+        open_tag="<|start|>assistant to=self<|message|>",
+        open_break="",
+        close_tag="<|start|>assistant to=user<|message|>",
+        close_lead="<|eom|>",
+        message_breaks=("<|eom|><|start|>assistant to=self<|message|>",),
+        answer_break="",
+        sampling=PublishedSampling(1.0, 0.95, 64, source="vLLM recipe of meta-models/Muse-Glimmer-30B"),
+    ),
+    Family(
+        "gemma-4",
+        Signs(("<|channel>", "<channel|>")),
+        "Gemma 4",
+        open_tag="<|channel>thought",
+        close_tag="<channel|>",
+        answer_break="",
+        sampling=PublishedSampling(1.0, 0.95, 64, source="card of google/gemma-4-31B-it"),
     ),
     Family(
         "begin-of-thought",
         Signs(("<|begin_of_thought|>",)),
+        "OpenThinker, Sky-T1",
         open_tag="<|begin_of_thought|>",
         open_break="\n\n",
         close_tag="<|end_of_thought|>",
         answer_tags=("<|begin_of_solution|>", "<|end_of_solution|>"),
     ),
     Family(
-        "deepseek-r1-distill",
-        Signs(("<｜Assistant｜>",)),
+        "deepseek-v3.1",
+        Signs(("<｜Assistant｜>", "thinking"), _DEEPSEEK, opened=True),
+        "DeepSeek-V3.1 and V3.2, thinking",
         opener_in_template=True,
-        sampling=PublishedSampling(0.6, 0.95),
+        open_break="",
+        answer_break="",
+        sampling=PublishedSampling(0.6, 0.95, source="generation_config of DeepSeek-V3.2-Exp; V3.2's card says 1.0"),
+    ),
+    Family(
+        "deepseek-r1-distill",
+        Signs(("<｜Assistant｜>", "think>")),
+        "DeepSeek-R1 and its distilled models",
+        opener_in_template=True,
+        sampling=PublishedSampling(0.6, 0.95, source="README of deepseek-ai/DeepSeek-R1"),
     ),
     Family(
         "phi-4-reasoning",
         Signs(("<|im_sep|>", "<think>")),
+        "Phi-4-reasoning (plus, mini)",
         open_break="",
-        sampling=PublishedSampling(0.8, 0.95),
+        sampling=PublishedSampling(0.8, 0.95, source="card of microsoft/Phi-4-reasoning"),
+    ),
+    Family(
+        "nemotron-3",
+        # Its thinking is turned off by these very tags.
+        Signs(("<|im_start|>assistant\\n<think></think>",)),
+        "Nemotron 3 (Nano, Super, Ultra)",
+        opener_in_template=True,
+        answer_break="\n",
+        sampling=PublishedSampling(1.0, 0.95, source="card of Nemotron 3 Super; Nano's top_p is 1"),
+    ),
+    Family(
+        "qwen3.5",
+        Signs(("<|im_start|>", "<function=", "enable_thinking")),
+        "Qwen3.5, Qwen3.6, Qwen3.8",
+        opener_in_template=True,
+        sampling=PublishedSampling(1.0, 0.95, 20, source="card of Qwen/Qwen3.5-35B-A3B, thinking, general tasks"),
     ),
     Family(
         "qwen3-thinking-2507",
         Signs(model_types=_QWEN3, opened=True),
+        "Qwen3-*-Thinking-2507, Qwen3-VL-*-Thinking",
         opener_in_template=True,
-        sampling=PublishedSampling(0.6, 0.95, 20),
+        sampling=PublishedSampling(0.6, 0.95, 20, source="card of Qwen/Qwen3-30B-A3B-Thinking-2507"),
     ),
     Family(
         "qwen3",
         Signs(("enable_thinking",), _QWEN3),
-        sampling=PublishedSampling(0.6, 0.95, 20),
+        "Qwen3",
+        sampling=PublishedSampling(0.6, 0.95, 20, source="card of Qwen/Qwen3-8B, thinking"),
     ),
     Family(
         "qwq",
         Signs(("<|im_start|>",), ("qwen2",), opened=True),
+        "QwQ-32B",
         opener_in_template=True,
-        sampling=PublishedSampling(0.6, 0.95),
+        sampling=PublishedSampling(0.6, 0.95, source="card of Qwen/QwQ-32B"),
+    ),
+    Family(
+        "glm-4.7",
+        Signs(("[gMASK]<sop>", "<think>", "enable_thinking"), opened=True),
+        "GLM-4.7",
+        opener_in_template=True,
+        open_break="",
+        answer_break="",
+        sampling=PublishedSampling(1.0, 0.95, source="card of zai-org/GLM-4.7"),
+    ),
+    Family(
+        "glm-4-moe",
+        Signs(("[gMASK]<sop>", "<think>", "enable_thinking")),
+        "GLM-4.5, GLM-4.6",
+        open_lead="\n",
+        open_break="",
+        answer_break="\n",
+        sampling=PublishedSampling(1.0, 0.95, source="Z.ai's API documentation of GLM-4.6"),
+    ),
+    Family(
+        "smollm3",
+        Signs(("Custom Instructions", "/no_think", "<think>")),
+        "SmolLM3",
+        answer_break="\n",
+        sampling=PublishedSampling(0.6, 0.95, source="card of HuggingFaceTB/SmolLM3-3B"),
+    ),
+    Family(
+        "olmo-3-think",
+        Signs(("<think>",), ("olmo2", "olmo3"), opened=True),
+        "Olmo 3 Think",
+        opener_in_template=True,
+        open_break="",
+        sampling=PublishedSampling(0.6, 0.95, source="parameters of olmo-3:32b-think in Ollama's library"),
+    ),
+    Family(
+        "seed-oss",
+        Signs(("<seed:think>",)),
+        "Seed-OSS",
+        open_tag="<seed:think>",
+        open_break="",
+        close_tag="</seed:think>",
+        answer_break="\n",
+        sampling=PublishedSampling(1.1, 0.95, source="README of ByteDance-Seed/seed-oss"),
+    ),
+    Family(
+        "exaone-4",
+        Signs(("skip_think", "<think>")),
+        "EXAONE 4.0, EXAONE 4.5",
+        opener_in_template=True,
+        sampling=PublishedSampling(0.6, 0.95, source="README of LG-AI-EXAONE/EXAONE-4.0; that of 4.5 says 1.0"),
+    ),
+    Family(
+        "minimax-m2",
+        Signs(("]~b]", "<think>")),
+        "MiniMax-M2",
+        opener_in_template=True,
+        sampling=PublishedSampling(1.0, 0.95, 40, source="README of MiniMax-AI/MiniMax-M2"),
+    ),
+    Family(
+        "ministral-reasoning",
+        Signs(("[THINK]", "[/THINK]")),
+        "Ministral 3 Reasoning, Magistral",
+        open_tag="[THINK]",
+        open_break="",
+        close_tag="[/THINK]",
+        answer_break="",
+        sampling=PublishedSampling(0.7, 0.95, source="vLLM recipe of mistralai/Ministral-3-8B-Reasoning-2512"),
+    ),
+    Family(
+        "kimi-k2-thinking",
+        Signs(("<|im_assistant|>", "<think>")),
+        "Kimi K2 Thinking",
+        open_break="",
+        answer_break="",
+        sampling=PublishedSampling(1.0, source="Moonshot's API documentation of kimi-k2-thinking"),
     ),
     Family(
         "llava-cot",
         Signs(model_types=_MLLAMA),
+        "LLaVA-CoT: stage tags up to `<CONCLUSION>`, as text",
         open_tag="<SUMMARY>",
         open_break="",
         close_tag="<CONCLUSION>",
@@ -186,11 +234,12 @@ FAMILIES: Final = (
         answer_break=" ",
         answer_tags=("</CONCLUSION>",),
         step_delimiter=("\n\n", "</SUMMARY>", "</CAPTION>", "</REASONING>"),
-        sampling=PublishedSampling(0.6, 0.9),
+        sampling=PublishedSampling(0.6, 0.9, source="inference code of Xkev/Llama-3.2V-11B-cot"),
     ),
     Family(
         "llamav-o1",
         Signs(model_types=_MLLAMA),
+        "LlamaV-o1: four chat turns, as text",
         open_tag="",
         open_break="",
         close_tag="",
@@ -204,13 +253,18 @@ FAMILIES: Final = (
             "reasoning.",
             "State the final answer in a clear and direct format. It must match the correct answer exactly.",
         ),
-        sampling=PublishedSampling(0.6, 0.9),
+        sampling=PublishedSampling(0.6, 0.9, source="inference code of omkarthawakar/LlamaV-o1"),
     ),
-    Family("think", answer_tags=("<answer>", "</answer>")),
+    Family(
+        "think",
+        Signs(tags=True, shared_vocabulary=_SHARED),
+        "any other whose chat template or vocabulary has `<think>` and `</think>`",
+        answer_tags=("<answer>", "</answer>"),
+    ),
 )
-"""Every family; the first that fits is taken, and `think` fits whatever no other does."""
+"""Families that are told by their signs; the first that fits is taken."""
 
-_BY_NAME: Final = {family.name: family for family in FAMILIES}
+_BY_NAME: Final = {family.name: family for family in (*FAMILIES, DECLARED, PLAIN)}
 
 
 def named(name: str) -> Family:
@@ -224,17 +278,43 @@ def named(name: str) -> Family:
     return _BY_NAME[name]
 
 
-def choose(traits: Traits) -> Family:
-    """The family that a reasoner belongs to.
+def choose(traits: Traits, otherwise: Family | None = None) -> Family:
+    """The family that a reasoner belongs to: by the tags that its tokenizer declares, else by its signs.
+
+    Args:
+        traits: what it shows.
+        otherwise: taken where it shows nothing; None for no family.
 
     Raises:
-        ConfigError: several have the very signs that it shows, so that only its user can tell.
+        ConfigError: several have the very signs that it shows, so that only its user can tell; or it shows none.
     """
-    first = next(family for family in FAMILIES if family.fits(traits))
-    alike = [family.name for family in FAMILIES if family.signs == first.signs]
+    fitting = [family for family in FAMILIES if family.fits(traits)]
+    if traits.declared is not None:
+        agreeing = (family for family in fitting if family.agrees(traits.declared))
+        return next(agreeing, None) or _declared(traits.declared)
+    if not fitting and otherwise is not None:
+        return otherwise
+    if not fitting:
+        raise ConfigError(
+            f"this reasoner{_called(traits)} does not show how it thinks before it answers: its tokenizer declares no "
+            "response_template with reasoning, its chat template is of no known family, and neither that nor its "
+            "vocabulary has <think> and </think>; set thought.family, or thought.open_tag and thought.close_tag, and "
+            "for a model that does not reason thought.family: plain"
+        )
+    alike = [family.name for family in fitting if family.signs == fitting[0].signs]
     if len(alike) > 1:
         raise ConfigError(
-            f"the chat template does not say how this reasoner ({traits.model_type}) thinks: "
-            f"set thought.family to {' or '.join(alike)}"
+            f"the chat template does not say how this reasoner{_called(traits)} thinks: "
+            f"set thought.family to {' or '.join(alike)}, or to plain if it does not"
         )
-    return first
+    return fitting[0]
+
+
+def _declared(tags: DeclaredTags) -> Family:
+    """The family of nobody else's tags."""
+    open_tag, close_tag = tags.open.rstrip(), tags.close.strip()
+    return replace(DECLARED, open_tag=open_tag, open_break=tags.open[len(open_tag) :], close_tag=close_tag)
+
+
+def _called(traits: Traits) -> str:
+    return "" if traits.model_type is None else f" ({traits.model_type})"

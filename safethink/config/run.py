@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_serializer
 
 from safethink.config import families
 from safethink.config.defenses import DefenseConfig, SafeThinkConfig
-from safethink.config.families import AUTO, Family
+from safethink.config.families import AUTO
+from safethink.config.family import Family
 from safethink.config.monitors import GuardMonitorConfig, MonitorConfig
 from safethink.config.section import Section, ServerConfig, WeightsSection
 
@@ -27,15 +29,27 @@ class ReasonerConfig(WeightsSection):
     """The most tokens whose keys and values are kept at once, over all rows; None for as many as fit into memory."""
     trust_remote_code: bool = False
     """Whether code from the model's repository may run."""
+    template_args: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """Arguments of the chat template, by the names that it reads, such as `reasoning_effort: low`; `strftime_now` is
+    the date that it writes down, today's where it is left out. The switch of the thinking is set by itself."""
     server: ServerConfig | None = None
     """Server of the weights; None loads them here. `path` then names the tokenizer and configuration alone."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_args(self, dump: Callable[[ReasonerConfig], dict[str, Any]]) -> dict[str, Any]:
+        # Run folders of before templates took arguments stay the same runs.
+        values = dump(self)
+        if not self.template_args:
+            values.pop("template_args", None)
+        return values
 
 
 class ThoughtConfig(Section):
     """Thinking format: the family's, unless said otherwise; None takes the family's."""
 
     family: str = AUTO
-    """Family of reasoners; `auto` tells it from the chat template and the model's configuration."""
+    """Family of reasoners; `auto` tells it from what the tokenizer declares, the chat template and the model's
+    configuration. `plain` guards a model that does not reason: its answer is watched step by step."""
     open_tag: str | None = None
     """Opening tag of the thinking; empty where nothing opens it."""
     open_break: str | None = None

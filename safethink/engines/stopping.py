@@ -38,10 +38,10 @@ class Stopper:
         self._counts_tokens = thought.family.step_tokens > 0
         self._closer, self._opener = thought.closer, thought.opener
         self._eos_ids = frozenset(eos_ids)
-        spelled = [tag.text for tag in (self._closer, self._opener) if tag.is_spelled]
-        self._last_characters = {tag[-1] for tag in (*self._delimiters, *spelled) if tag}
-        control = {tag.parts[-1] for tag in (self._closer, self._opener) if tag.is_control}
-        self._ending_ids = self._eos_ids | control
+        tags = [tag for tag in (self._closer, self._opener) if tag.parts]
+        in_text = [tag.text for tag in tags if tag.is_spelled or tag.last_id is None]
+        self._last_characters = {text[-1] for text in (*self._delimiters, *in_text) if text}
+        self._ending_ids = self._eos_ids | {tag.last_id for tag in tags if tag.is_control}
         self._may_end: dict[int, bool] = {}
 
     def reason(self, ids: Sequence[int], until: Until, before: Sequence[int] = ()) -> StopReason | None:
@@ -88,7 +88,7 @@ class Stopper:
 
     def _stands(self, tag: Tag, ids: Sequence[int], before: Sequence[int]) -> bool:
         """Whether the last of `ids` completes a tag."""
-        if tag.is_control and ids[-1] != tag.parts[-1]:
+        if tag.is_control and tag.last_id not in (None, ids[-1]):
             return False
         near = before[-LOOK_BACK:]
         return bool(tag.parts) and tag.ends((*near, *ids), len(near))

@@ -111,8 +111,8 @@ def _refuse_missing_plugins(config: EvalConfig) -> None:
 
 def _complete(config: EvalConfig, reasoner: GuardedReasoner | None) -> EvalConfig:
     """The configuration with nothing left to the reasoner's family; it is asked for before the weights are loaded."""
-    thought = loading.thought_settings(config.run) if reasoner is None else reasoner.thought.settings
-    return config.replace(run=config.run.replace(thought=thought))
+    run = loading.complete(config.run) if reasoner is None else reasoner.thought.complete(config.run)
+    return config.replace(run=run)
 
 
 def run(

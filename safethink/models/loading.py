@@ -19,11 +19,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from safethink.config import ReasonerConfig, RunConfig, ThoughtConfig
+from safethink.config import ReasonerConfig, RunConfig
 from safethink.errors import MissingFileError, SafeThinkError
 from safethink.models.placement import compile_forward, installed, pick_device, placed, put
 from safethink.testbed import locate
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import refuse_contradiction
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +148,21 @@ def load_causal_lm(
     return CausalLM(put(model, place), tokenizer)
 
 
-def thought_settings(config: RunConfig) -> ThoughtConfig:
-    """Complete thinking format of the configured reasoner; reads its tokenizer, not its weights.
+def complete(config: RunConfig) -> RunConfig:
+    """The configuration with nothing left to the reasoner's family; reads its tokenizer, not its weights.
 
     Raises:
         MissingFileError: if there is no such folder or hub repository.
-        ConfigError: if its family cannot be told.
+        ConfigError: if its family cannot be told, or its chat template does other than the configuration says.
     """
     checkpoint = Checkpoint.of(config.reasoner)
     # The configuration first: where there is no model, that says so.
     model_type = checkpoint.config().model_type
-    return Thought(config.thought, checkpoint.tokenizer(), model_type=model_type).settings
+    thought = Thought.today(
+        config.thought, checkpoint.tokenizer(), model_type=model_type, template_args=config.reasoner.template_args
+    )
+    refuse_contradiction(thought)
+    return thought.complete(config)
 
 
 @contextmanager

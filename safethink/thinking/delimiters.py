@@ -1,7 +1,8 @@
 """Delimiters as a tokenizer reads them: control tokens by their ids, what stands between them as text.
 
-A delimiter that begins and ends with control tokens is known by these ids alone, so that the same characters spelled
-out stay text. Any other is spelled in ordinary tokens, which a sampler may cut in many ways, and is found in the text.
+A delimiter that begins with a control token is known by its ids, so that the same characters spelled out stay text;
+words in it, such as a channel's name, are read behind that token. Any other is spelled in ordinary tokens, which a
+sampler may cut in many ways, and is found in the text.
 """
 
 from __future__ import annotations
@@ -39,8 +40,13 @@ class Tag:
 
     @property
     def is_control(self) -> bool:
-        """Whether it begins and ends with control tokens."""
-        return bool(self.parts) and isinstance(self.parts[0], int) and isinstance(self.parts[-1], int)
+        """Whether it begins with a control token."""
+        return bool(self.parts) and isinstance(self.parts[0], int)
+
+    @property
+    def last_id(self) -> int | None:
+        """The control token that it ends with; None where it ends in text."""
+        return last if self.parts and isinstance(last := self.parts[-1], int) else None
 
     @property
     def is_spelled(self) -> bool:
@@ -49,8 +55,8 @@ class Tag:
 
     def find(self, ids: Sequence[int]) -> range | None:
         """Position among `ids` of the first occurrence of this control delimiter; None for nowhere."""
-        first, last = self.parts[0], self.parts[-1]
-        if first not in ids or last not in ids:
+        first, last = self.parts[0], self.last_id
+        if first not in ids or (last is not None and last not in ids):
             return None
         places = (place for place, token in enumerate(ids) if token == first)
         return next((found for place in places if (found := self._at(ids, place)) is not None), None)
@@ -63,7 +69,7 @@ class Tag:
             start: where those begin that it must not lie before; it may begin there.
         """
         if self.is_control:
-            if ids[-1] != self.parts[-1]:
+            if self.last_id not in (None, ids[-1]):
                 return False
             places = (place for place in reversed(range(len(ids))) if ids[place] == self.parts[0])
             found = self._at(ids, next(places, len(ids)))
@@ -74,6 +80,8 @@ class Tag:
         """Its position if it begins at `place`."""
         end = place
         for index, part in enumerate(self.parts):
+            if isinstance(part, str) and index + 1 == len(self.parts):
+                return self._behind(ids, place, end, part.strip())
             if isinstance(part, str):
                 following, begin = self.parts[index + 1], end
                 while end < len(ids) and ids[end] != following:
@@ -86,3 +94,13 @@ class Tag:
             else:
                 return None
         return range(place, end)
+
+    def _behind(self, ids: Sequence[int], place: int, begin: int, words: str) -> range | None:
+        """Its position from `place` on, if the text from `begin` on is its last words."""
+        for end in range(begin + 1, len(ids) + 1):
+            text = self.decode(ids[begin:end]).lstrip()
+            if text.startswith(words):
+                return None if text[len(words) : len(words) + 1].isalnum() else range(place, end)
+            if not words.startswith(text):
+                return None
+        return None

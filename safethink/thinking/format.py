@@ -6,19 +6,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property
 from itertools import groupby
+from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerBase
 
-from safethink.config import ThoughtConfig, families
-from safethink.config.families import Family, Traits
+from safethink.config import RunConfig, ThoughtConfig, families
+from safethink.config.family import Family, Traits
+from safethink.errors import ConfigError
 from safethink.prompts import Message
 from safethink.refusals import REFUSAL
 from safethink.thinking.chat import ChatEncoder, Suffix
+from safethink.thinking.declaration import declared_tags
 from safethink.thinking.delimiters import Tag
+from safethink.thinking.template_args import TemplateArg, dated, program_of, rendering_args, source_of
 from safethink.tokens import is_soft, placeholder
 
 _HEADER_TOKENS = 16
@@ -35,6 +40,7 @@ class Thought:
         context_tokens: size of the reasoner's context window; None where it has no limit.
         reserve_tokens: tokens of the window that a prompt must leave free, so that a step can follow.
         model_type: the reasoner's architecture, as its configuration names it; None where that is not known.
+        template_args: what its user hands to the chat template, beside the switch of the thinking.
     """
 
     config: ThoughtConfig
@@ -42,6 +48,21 @@ class Thought:
     context_tokens: int | None = None
     reserve_tokens: int = 1
     model_type: str | None = None
+    template_args: Mapping[str, TemplateArg] = field(default_factory=dict)
+
+    @classmethod
+    def today(
+        cls,
+        config: ThoughtConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        context_tokens: int | None = None,
+        reserve_tokens: int = 1,
+        model_type: str | None = None,
+        template_args: Mapping[str, TemplateArg] = MappingProxyType({}),
+    ) -> Thought:
+        """The format with the day settled, where the chat template writes it down and the user does not say it."""
+        settled = dated(source_of(tokenizer), template_args, date.today())
+        return cls(config, tokenizer, context_tokens, reserve_tokens, model_type, settled)
 
     @cached_property
     def encoder(self) -> ChatEncoder:
@@ -53,17 +74,39 @@ class Thought:
         """The family that is named, or else the one that fits, with what the configuration says otherwise.
 
         Raises:
-            ConfigError: several families fit alike.
+            ConfigError: several families fit alike, or none; or the tokenizer declares tags that cannot be used.
             PromptError: the tokenizer has no chat template to tell the family from.
         """
-        auto = self.config.family == families.AUTO
-        found = families.choose(self._traits()) if auto else families.named(self.config.family)
-        return self.config.applied_to(found)
+        config, declared = self.config, families.DECLARED
+        tags_are_said = config.open_tag is not None and bool(config.close_tag)
+        if config.family == declared.name and not tags_are_said and declared_tags(self.tokenizer) is None:
+            raise ConfigError(f"thought.family is {declared.name}, and the tokenizer declares no tags of a thinking")
+        if config.family not in (families.AUTO, declared.name) or (config.family == declared.name and tags_are_said):
+            return config.applied_to(families.named(config.family))
+        traits = self._traits()
+        if tags_are_said:
+            return config.applied_to(families.choose(replace(traits, declared=None), otherwise=declared))
+        return config.applied_to(families.choose(traits))
+
+    @cached_property
+    def rendering_args(self) -> dict[str, object]:
+        """Arguments that the chat template is rendered with: the user's, and the switch of the thinking.
+
+        Raises:
+            ConfigError: the template does not read one of the user's.
+        """
+        source = source_of(self.tokenizer)
+        return rendering_args(source, self.template_args, self.family.thinks)
 
     @property
     def settings(self) -> ThoughtConfig:
         """The configuration with nothing left to the family, as the record of a run should have it."""
         return ThoughtConfig.complete(self.family)
+
+    def complete(self, run: RunConfig) -> RunConfig:
+        """A run's configuration with nothing left to the reasoner's family or to the day."""
+        reasoner = run.reasoner.replace(template_args=dict(self.template_args))
+        return run.replace(thought=self.settings, reasoner=reasoner)
 
     @property
     def banned_texts(self) -> tuple[str, ...]:
@@ -140,8 +183,8 @@ class Thought:
         A header is short. What goes on without a message is no header, so that nothing can hide in one.
         """
         near = ids[: -_HEADER_TOKENS - 1 : -1]
-        ends = ((tag.parts[0], tag.parts[-1]) for tag in self.breaks if len(tag.parts) > 1)
-        return any(first in near and last not in near[: near.index(first)] for first, last in ends)
+        ends = ((tag.parts[0], tag.last_id) for tag in self.breaks if len(tag.parts) > 1)
+        return any(first in near and last not in near[: near.index(first)] for first, last in ends if last is not None)
 
     def whole_messages(self, trace: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
         """`new` tokens behind `trace` without the header of a message at their end that was cut before it was open."""
@@ -177,16 +220,22 @@ class Thought:
     def _turn(self, question: str) -> tuple[int, ...]:
         """Token ids that the template puts between two turns of the reasoner."""
         said = Message(role="user", content="?"), Message(role="assistant", content="!")
-        chat = self.encoder.chat(
-            (*said, Message(role="user", content=question)), add_generation_prompt=True, enable_thinking=True
-        )
+        messages = (*said, Message(role="user", content=question))
+        chat = self.encoder.chat(messages, add_generation_prompt=True, **self.rendering_args)
         return chat.ids[chat.spans[1].stop :]
 
     def _traits(self) -> Traits:
-        template = self.tokenizer.chat_template
-        source = template.get("default", "") if isinstance(template, dict) else template or ""
-        _, tail = self.rendered((Message(role="user", content="?"),))
-        return Traits(source, tail, self.model_type)
+        source = source_of(self.tokenizer)
+        # As it is when the model is to think, which is what is to be told.
+        args = rendering_args(source, self.template_args, thinks=True)
+        chat = self.encoder.chat((Message(role="user", content="?"),), add_generation_prompt=True, **args)
+        return Traits(
+            template=program_of(source),
+            generation_prompt=self.decode(chat.ids[chat.spans[-1].stop :]),
+            model_type=self.model_type,
+            vocabulary=frozenset(self.tokenizer.get_added_vocab()),
+            declared=declared_tags(self.tokenizer),
+        )
 
     def rendered(
         self, messages: Sequence[Message], suffix: Suffix = "", tags: Sequence[str] = ()
@@ -198,7 +247,7 @@ class Thought:
             suffix: text of ours behind what the template renders, encoded with it as one text.
             tags: those of the thinking, which the template may act on where an assistant said them.
         """
-        chat = self.encoder.chat(messages, suffix, tags, add_generation_prompt=True, enable_thinking=True)
+        chat = self.encoder.chat(messages, suffix, tags, add_generation_prompt=True, **self.rendering_args)
         return chat.ids, self.decode(chat.ids[chat.spans[-1].stop :])
 
     def _tag(self, text: str) -> Tag:

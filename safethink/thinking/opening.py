@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from safethink.config.families import Family
-from safethink.errors import PromptError
+from safethink.config.families import FAMILIES
+from safethink.config.family import Family
+from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message, Prompt, is_unicode
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
@@ -20,6 +21,7 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
     Raises:
         PromptError: if the prompt is empty or no Unicode text, the template refuses it, or it leaves no room in the
             context window.
+        ConfigError: the template closes the thinking before it begins.
     """
     if not prompt.text.strip():
         raise PromptError(f"prompt {prompt.id!r} is empty")
@@ -39,9 +41,33 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
 
 
 def _opener(family: Family, tail: str) -> str:
-    """The opener, where the text behind the last message does not open the thinking already."""
-    is_open = tail.rfind(family.open_tag) > tail.rfind(family.close_tag)
-    return "" if is_open else family.open_tag + family.open_break
+    """The rest of the opener, where the text behind the last message does not open the thinking already."""
+    if family.is_open(tail):
+        return ""
+    if family.close_tag and family.close_tag in tail:
+        raise ConfigError(
+            f"the chat template closes the thinking before it begins ({family.close_tag}): leave the switch out of "
+            "reasoner.template_args, or set thought.family: plain"
+        )
+    opener = family.open_lead + family.open_tag + family.open_break
+    # A header that opens a message may have been begun: `<|start|>assistant`.
+    begun = next(length for length in range(len(opener), -1, -1) if tail.endswith(opener[:length]))
+    return opener[begun:]
+
+
+def refuse_contradiction(thought: Thought) -> None:
+    """Refuse a chat template that does other than the family says, before anything is run.
+
+    Raises:
+        ConfigError: it closes the thinking at once; or it opens it, and the family does not think.
+    """
+    _, tail = thought.rendered((Message(role="user", content="?"),), partial(_opener, thought.family))
+    opening = next((family for family in FAMILIES if family.open_tag and family.is_open(tail)), None)
+    if not thought.family.thinks and opening is not None:
+        raise ConfigError(
+            f"thought.family is {thought.family.name}, and the chat template opens the thinking ({opening.open_tag}) "
+            "with no switch to turn it off: leave thought.family out"
+        )
 
 
 def prefill_tokens(thought: Thought, prompt: Prompt) -> Tokens:

@@ -7,6 +7,9 @@ the thinking.
 
 Some think in several messages, such as gpt-oss. A step that was cut in the header of one goes on to where the message
 is open, so that nothing is ever injected between two.
+
+Some do not think at all. To a defense their thinking is over before it begins, with nothing in it, and it does what it
+does with a reasoner that has closed its thinking at once: it watches the answer, unasked.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from safethink.defenses.effects import Defense, Extend, Extension, Until
+from safethink.defenses.effects import Defense, Extend, Extension, Score, Until
 from safethink.defenses.moves import Move, extend
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
@@ -27,6 +30,8 @@ Between = Callable[[tuple[int, ...]], bool]
 
 def over_turns(defense: Defense, thought: Thought) -> Defense:
     """A defense that has not begun, as it runs on one reasoner: over all turns and messages of its thinking."""
+    if not thought.family.thinks:
+        return without_thinking(defense)
     if not thought.family.message_breaks:
         return defense
     return in_turns(defense, thought.turns, thought.is_between_messages)
@@ -49,6 +54,27 @@ def in_turns(defense: Defense, turns: Turns, between: Between) -> Defense:
             return stop.value
         if isinstance(effect, Extend) and effect.until in (Until.STEP, Until.THOUGHT):
             answer = yield from _extend(effect, turns, between)
+        else:
+            answer = yield effect
+
+
+def without_thinking(defense: Defense) -> Defense:
+    """Run `defense` on a model that does not think: its trace has no steps and no score of its own.
+
+    Args:
+        defense: one that has not begun.
+    """
+    answer = None
+    while True:
+        try:
+            effect = next(defense) if answer is None else defense.send(answer)
+        except StopIteration as stop:
+            return replace(stop.value, step_scores=())
+        if isinstance(effect, Extend) and effect.until in (Until.STEP, Until.THOUGHT):
+            answer = Extension(Tokens(), "thought", unthought=True)
+        elif isinstance(effect, Score) and not len(effect.answer):
+            # Of a prefill the first score of the answer reads all.
+            answer = 1.0
         else:
             answer = yield effect
 

@@ -39,7 +39,7 @@ def test_the_shipped_models_are_evaluated(config: EvalConfig, tmp_path: Path) ->
 
 
 def test_another_prompts_seed_is_another_run(config: EvalConfig, tmp_path: Path) -> None:
-    thought = loading.thought_settings(config.run)
+    thought = loading.complete(config.run).thought
     settled = config.replace(run=config.run.replace(thought=thought))
     runner.folder.claim(tmp_path, settled)
     (tmp_path / runner.folder.RECORDS).write_text("begun\n")

@@ -128,7 +128,7 @@ class Published:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Its tokenizer, with the control tokens of the family."""
-        return _tokenizer(self.template, tuple(self.control.items()), self.eos, self.bos)
+        return byte_level(self.template, tuple(self.control.items()), self.eos, self.bos)
 
     def model(self) -> PreTrainedModel:
         """A tiny random model of its class."""
@@ -139,10 +139,10 @@ class Published:
 
 
 @cache
-def _tokenizer(
-    template: str, control: tuple[tuple[str, bool], ...], eos: str, bos: str | None
+def byte_level(
+    template: str, control: tuple[tuple[str, bool], ...], eos: str, bos: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose merges cross blanks and line breaks."""
+    """Byte-level BPE whose merges cross blanks and line breaks, with control tokens, special ones or not."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()

@@ -17,7 +17,8 @@ from safethink.config import (
     ThoughtConfig,
     families,
 )
-from safethink.config.families import FAMILIES, Family, Traits
+from safethink.config.families import FAMILIES
+from safethink.config.family import Family, Traits
 from safethink.defenses.effects import Until
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
@@ -219,8 +220,31 @@ def test_families_that_look_alike_have_to_be_named(name: str) -> None:
         _ = unnamed.family
 
 
-def test_a_template_that_says_nothing_is_taken_to_think_in_tags() -> None:
-    assert families.choose(Traits("{{ messages }}", "assistant:", "gemma3_text")).name == "think"
+def test_a_template_that_says_nothing_is_refused_with_what_was_looked_for_and_what_to_set() -> None:
+    with pytest.raises(ConfigError, match=r"\(gemma3_text\) does not show how it thinks") as refused:
+        families.choose(Traits("{{ messages }}", "assistant:", "gemma3_text"))
+    for looked_for in ("response_template", "chat template", "vocabulary", "thought.open_tag", "thought.family: plain"):
+        assert looked_for in str(refused.value)
+
+
+@pytest.mark.parametrize("traits", [
+    Traits("{{ '<think>' }}{{ '</think>' }}", ""),
+    Traits("", "", vocabulary=frozenset({"<think>", "</think>"})),
+    Traits("", "", "llama", vocabulary=frozenset({"<think>", "</think>"})),
+])  # fmt: skip
+def test_tags_in_the_template_or_the_vocabulary_are_believed(traits: Traits) -> None:
+    assert families.choose(traits).name == "think"
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "deepseek_v3", "kimi_k2"])
+def test_a_vocabulary_that_reasoners_share_with_others_says_nothing(model_type: str) -> None:
+    with pytest.raises(ConfigError, match="does not show how it thinks"):
+        families.choose(Traits("", "", model_type, vocabulary=frozenset({"<think>", "</think>"})))
+
+
+def test_every_published_sampling_names_its_source() -> None:
+    assert not [family.name for family in FAMILIES if family.sampling is not None and not family.sampling.source]
+    assert not [family.name for family in FAMILIES if not family.models]
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
@@ -229,7 +253,7 @@ def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
 
 
 def test_every_field_of_a_family_can_be_said_otherwise() -> None:
-    facts = {"name", "signs", "opener_in_template", "header_fields", "sampling"}
+    facts = {"name", "signs", "models", "thinks", "opener_in_template", "open_lead", "header_fields", "sampling"}
     assert {field.name for field in fields(Family)} - facts == set(ThoughtConfig.model_fields) - {"family"}
     said = ThoughtConfig(family="qwen3", step_delimiter="\n", close_tag="[end]", sentences=True)
     expected = replace(families.named("qwen3"), step_delimiter=("\n",), close_tag="[end]", sentences=True)
@@ -237,7 +261,7 @@ def test_every_field_of_a_family_can_be_said_otherwise() -> None:
 
 
 def test_the_shipped_reasoner_is_known_before_its_weights_are_loaded() -> None:
-    said = loading.thought_settings(RunConfig(reasoner=ReasonerConfig(path="testbed")))
+    said = loading.complete(RunConfig(reasoner=ReasonerConfig(path="testbed"))).thought
     assert said == ThoughtConfig.complete(families.named("testbed"))
 
 
