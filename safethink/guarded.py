@@ -307,7 +307,7 @@ class SafeThink:
             trace, self.limits.max_step_tokens, first=len(prefill_tokens(self.thought, result.prompt))
         )
         if not 0 <= step < len(starts):
-            raise ValueError(f"the trace has steps 0 to {len(starts) - 1}, not {step}")
+            raise ValueError(f"the trace has {len(starts)} steps, counted from 0, and no step {step}")
         ids = () if prefix is None else self.bind(prefix).token_ids[0]
         base = stable_seed(result.seed, result.sample, "fork") if seed is None else seed
         kept = trace[: starts[step]]

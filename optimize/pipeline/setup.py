@@ -157,10 +157,10 @@ def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: M
     """The reasoner with its monitor, under the settings of `config`; it has no prefix yet, and injects none.
 
     Raises:
-        ConfigError: the monitor does not go by text alone.
+        ConfigError: the monitor does not go by text alone, or the model does not think.
     """
     _refuse_reader_of_states(monitor, "run.monitor")
-    return SafeThink(
+    guarded = SafeThink(
         model,
         tokenizer,
         monitor=monitor,
@@ -173,6 +173,12 @@ def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: M
         seed=config.seed,
         template_args=config.reasoner.template_args,
     )
+    if not guarded.thought.family.thinks:
+        raise ConfigError(
+            f"run.thought.family is {guarded.thought.family.name}: a prefix is learned for the steps of a reasoner's "
+            "thinking, and this model has none"
+        )
+    return guarded
 
 
 def guard_chooser(judge: MonitorLike | None, monitor: Monitor, threshold: float) -> MonitorJudge:

@@ -10,6 +10,7 @@ from safethink.config import LimitsConfig, SamplingConfig, ThoughtConfig, famili
 from safethink.config.family import Family
 from safethink.prefix import Identity, PrefixArtifact
 from safethink.testbed import is_shipped
+from safethink.thinking.template_args import DAY, SWITCHES
 from safethink.tokens import EXTENSION_TOKEN
 
 PLACE: Final = "OWNER/NAME@COMMIT"
@@ -24,7 +25,7 @@ from vllm import LLM, SamplingParams
 llm = LLM({model})
 tokenizer = llm.get_tokenizer()
 chat = [{{"role": "user", "content": "Your prompt."}}]
-text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, {template_args})
 text += "" if text.rstrip().endswith({open_tag!r}) else {opening!r}
 {names} = tokenizer([{texts}], add_special_tokens=False).input_ids
 accepted = []  # ids of the steps so far, as vLLM sampled them, without the one at which your monitor fired
@@ -59,6 +60,7 @@ def vllm(artifact: PrefixArtifact) -> str:
     by_text = not first.token_ids
     revision = artifact.reasoner.revision if artifact.reasoner else None
     return _VLLM.format(
+        template_args=_template_args(run),
         model=repr(_reasoner(artifact)) + (f", revision={revision!r}" if revision else ""),
         open_tag=thought.open_tag,
         opening=thought.open_tag + thought.open_break,
@@ -78,6 +80,16 @@ def _thought(run: dict[str, Any]) -> Family:
     """The reasoner's thinking format; runs say it in full, but for the oldest."""
     config = ThoughtConfig.model_validate(run.get("thought", {}))
     return config.applied_to(families.named("think" if config.family == families.AUTO else config.family))
+
+
+def _template_args(run: dict[str, Any]) -> str:
+    """The switch of the thinking under each of its names, and what the run's user handed to the chat template.
+
+    A template passes over names that it does not read. A day that stands still is none of transformers' arguments.
+    """
+    said: dict[str, Any] = run.get("reasoner", {}).get("template_args", {})
+    args = dict.fromkeys(SWITCHES, True) | {name: value for name, value in said.items() if name != DAY}
+    return ", ".join(f"{name}={value!r}" for name, value in args.items())
 
 
 def _sampling(run: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ def inspect(argv: Sequence[str]) -> None:
     fed = [{"trace": reading.trace, "score": reading.score} for reading in readings]
     show(
         flags.as_json,
-        lambda: result.to_json() | {"monitor": fed, "thought": guarded.thought.settings.model_dump(mode="json")},
+        lambda: result.to_json() | {"monitor": fed, **guarded.thought.as_json()},
         lambda: inspection(result, guarded.thought, readings),
     )
 

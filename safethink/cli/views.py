@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -15,6 +16,7 @@ from rich.text import Text
 from safethink.config.family import Family
 from safethink.defenses.effects import Intervention
 from safethink.runtime.result import Event, Result
+from safethink.thinking.template_args import TemplateArg
 from safethink.tokens import Tokens, num_shared
 
 if TYPE_CHECKING:
@@ -75,21 +77,34 @@ def inspection(result: Result, thought: Thought, readings: Sequence[Recorded]) -
         "sampled by the reasoner  ", (f"{OPEN_MARK}injected by the defense{CLOSE_MARK}", INJECTED_STYLE)
     )
     prompt = Panel(Text(visible(decode(result.prompt_ids)), style="dim"), title="prompt", title_align="left")
-    return Group(written_down(thought.family), legend, prompt, outcome(result, decode, whole=True), fed(readings))
+    return Group(
+        written_down(thought.family, thought.template_args),
+        legend,
+        prompt,
+        outcome(result, decode, whole=True),
+        fed(readings),
+    )
 
 
-def written_down(family: Family) -> RenderableType:
+def written_down(family: Family, template_args: Mapping[str, TemplateArg] = MappingProxyType({})) -> RenderableType:
     """Table of a family's thinking format: its tags, the step delimiters, and the place of injection."""
     how = Table.grid(padding=(0, 2))
-    for what, tag in (("opens with", family.open_tag), ("closes with", family.close_tag)):
-        how.add_row(what, Text(_quoted(tag) if tag else "nothing of its own"))
+    if not family.thinks:
+        how.add_row("thinks", Text("not at all: the answer is watched from its first step"))
+    else:
+        for what, tag in (("opens with", family.open_tag), ("closes with", family.close_tag)):
+            how.add_row(what, Text(_quoted(tag) if tag else "nothing of its own"))
     ends = [_quoted(delimiter) for delimiter in family.step_delimiter]
     ends += ["the end of a sentence"] * family.sentences + ["a question put to it"] * bool(family.stage_turns)
     how.add_row("a step ends with", Text(" or ".join(ends)))
     how.add_row("injects", Text(f"PREFIX{_quoted(family.prefix_separator)[1:-1]} after the last accepted step"))
     if family.sampling is not None:
-        fields = asdict(family.sampling).items()
-        how.add_row("published sampling", Text(", ".join(f"{name} {value:g}" for name, value in fields)))
+        fields = {name: value for name, value in asdict(family.sampling).items() if name != "source"}
+        values = ", ".join(f"{name} {value:g}" for name, value in fields.items())
+        how.add_row("published sampling", Text(f"{values} ({family.sampling.source})"))
+    if template_args:
+        values = ", ".join(f"{name} {value!r}" for name, value in template_args.items())
+        how.add_row("template arguments", Text(values))
     return Panel(how, title=f"family {family.name}", title_align="left")
 
 

@@ -26,7 +26,7 @@ class Traits:
         template: the source of its chat template, without comments.
         generation_prompt: what the template puts behind the last message where it is asked to let the model think.
         model_type: its architecture, as its configuration names it; None where that is not known.
-        vocabulary: the added tokens of its tokenizer.
+        vocabulary: the control tokens of its tokenizer.
         declared: the tags that its tokenizer declares; None where it declares none.
     """
 

@@ -16,10 +16,12 @@ def guard_refuse(task: Task, config: GuardRefuseConfig) -> Defense:
     draft = Draft.of(task)
     while draft.is_open:
         step = yield from next_step(draft)
-        value = yield from score_draft(draft.plus(step.tokens))
-        draft = draft.scored(value)
-        if value < config.threshold:
-            return draft.noted(_violation(draft, value)).refusing(task).verdict()
+        # A thought without words has no step to be scored; the answer behind it is watched.
+        if not step.unthought:
+            value = yield from score_draft(draft.plus(step.tokens))
+            draft = draft.scored(value)
+            if value < config.threshold:
+                return draft.noted(_violation(draft, value)).refusing(task).verdict()
         draft = draft.accepted(step)
         yield from accept(draft.standing())
         if draft.stop == "thought":

@@ -40,16 +40,24 @@ def safethink(task: Task, config: SafeThinkConfig) -> Defense:
     draft = Draft.of(task)
     while draft.is_open:
         step = yield from next_step(draft)
-        value = yield from score_draft(draft.plus(step.tokens), config.monitor_sees_prefix)
-        draft = draft.scored(value)
-        if value < config.threshold and steers(config, draft):
-            draft = yield from intervene(task, config, draft, value)
-        else:
+        if step.unthought:
+            # A thought without words has no step to be scored; the answer behind it is watched.
             draft = draft.accepted(step)
+        else:
+            draft = yield from watch(task, config, draft, step)
         yield from accept(standing(config, draft))
         if draft.stop == "thought":
             draft = yield from open_answer(draft, config.monitor_answer, task.streamed)
     return draft.verdict()
+
+
+def watch(task: Task, config: SafeThinkConfig, draft: Draft, step: Extension) -> Move[Draft]:
+    """Score a step, and accept it or put another in its place."""
+    value = yield from score_draft(draft.plus(step.tokens), config.monitor_sees_prefix)
+    draft = draft.scored(value)
+    if value < config.threshold and steers(config, draft):
+        return (yield from intervene(task, config, draft, value))
+    return draft.accepted(step)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from safethink.defenses.effects import StopReason, Until
 from safethink.thinking import turns
 from safethink.thinking.delimiters import Tag
 from safethink.thinking.format import Thought
+from safethink.thinking.reading import trace_text
 from safethink.tokens import Tokens
 
 _SENTENCE_END: Final = re.compile(r"[.!?][\"')\]]*\s|[。！？]")
@@ -68,11 +69,15 @@ class Stopper:
     def step_starts(self, trace: Tokens, max_step_tokens: int, first: int = 0) -> tuple[int, ...]:
         """Find where each step of a finished trace begins; tokens injected before a step belong to it.
 
+        A thought without words has no steps.
+
         Args:
             trace: the trace.
             max_step_tokens: where a step without a delimiter was cut, unless the thought counts fewer.
             first: number of tokens that stood there before the first step.
         """
+        if not trace_text(self._thought, trace).strip():
+            return ()
         max_step_tokens = self._thought.longest_step(max_step_tokens)
         starts, text_start = [first], first
         for end in range(first + 1, len(trace) + 1):

@@ -173,7 +173,8 @@ def harmless_minima(seen: Watch, steps: int | None = None) -> list[float]:
     """
     harmless = {prompt.id for each in only_kinds(seen.benchmarks, "harmless") for prompt in each.prompts}
     records = (record for record in seen.records.values() if record.prompt in harmless)
-    return [min((*record.step_scores[:steps], *record.answer_scores)) for record in records if record.step_scores]
+    scores = ((*record.step_scores[:steps], *record.answer_scores) for record in records)
+    return [min(each) for each in scores if each]
 
 
 def _prompts(run: RunConfig, config: CalibrationConfig) -> tuple[BenchmarkConfig, WorldConfig]:

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from jinja2.exceptions import TemplateError
@@ -64,7 +65,11 @@ class EncodedChat:
 
 
 class ChatEncoder:
-    """Encodes text and chats for one tokenizer."""
+    """Encodes text and chats for one tokenizer.
+
+    Attributes:
+        control: the control strings of its vocabulary.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Prepare a second tokenizer that knows no control tokens.
@@ -80,6 +85,7 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         control = control_tokens(tokenizer)
         self._control_ids = {token["content"].strip(): token["id"] for token in control}
+        self.control = frozenset(self._control_ids)
         self._control_pattern = any_of(control)
         self._plain = without(control, tokenizer)
         self._masks = {token["content"].strip(): chr(_FIRST_MASK + index) for index, token in enumerate(control)}
@@ -134,7 +140,12 @@ class ChatEncoder:
         return tuple(chain.from_iterable(encoded))
 
     def chat(
-        self, messages: Sequence[Message], suffix: Suffix = "", tags: Sequence[str] | None = None, **template_args: Any
+        self,
+        messages: Sequence[Message],
+        suffix: Suffix = "",
+        tags: Sequence[str] | None = None,
+        add_generation_prompt: bool = False,
+        template_args: Mapping[str, object] = MappingProxyType({}),
     ) -> EncodedChat:
         """Encode `messages` in the tokenizer's chat template.
 
@@ -151,18 +162,20 @@ class ChatEncoder:
                 template puts behind the last message.
             tags: of the reasoner's thinking, for a template that may decide from what the messages say; None for one
                 that may not.
-            template_args: handed to the template, such as `add_generation_prompt=True`.
+            add_generation_prompt: whether the template opens a turn of the model's own behind them.
+            template_args: what else is handed to the template.
 
         Raises:
             PromptError: if the template refuses the turns or leaves one out.
             ConfigError: if the tokenizer has no template.
         """
         encode = self._chat if tags is None else partial(self._decided, tags)
+        args = {"add_generation_prompt": add_generation_prompt, **template_args}
         try:
-            return encode(messages, suffix, template_args, as_parts=False)
+            return encode(messages, suffix, args, as_parts=False)
         except PromptError:
             try:
-                return encode(messages, suffix, template_args, as_parts=True)
+                return encode(messages, suffix, args, as_parts=True)
             except PromptError:
                 pass
             raise
@@ -176,7 +189,7 @@ class ChatEncoder:
         return self._filled(template, contents, [f"content {index}" for index in range(len(contents))])
 
     def _chat(
-        self, messages: Sequence[Message], suffix: Suffix, template_args: dict[str, Any], as_parts: bool
+        self, messages: Sequence[Message], suffix: Suffix, template_args: Mapping[str, object], as_parts: bool
     ) -> EncodedChat:
         rendered = self._render(messages, template_args, as_parts)
         rendered += _suffix(suffix, _tail(rendered))
@@ -188,7 +201,7 @@ class ChatEncoder:
         tags: Sequence[str],
         messages: Sequence[Message],
         suffix: Suffix,
-        template_args: dict[str, Any],
+        template_args: Mapping[str, object],
         as_parts: bool,
     ) -> EncodedChat:
         """Encode what the template makes of these very contents; as holes would be filled where that is the same."""
@@ -254,7 +267,7 @@ class ChatEncoder:
                 raise PromptError(f"the chat template leaves out {name}")
         return EncodedChat(tuple(builder.ids), tuple(span for span in builder.spans if span is not None))
 
-    def _render(self, messages: Sequence[Message], template_args: dict[str, Any], as_parts: bool) -> str:
+    def _render(self, messages: Sequence[Message], template_args: Mapping[str, object], as_parts: bool) -> str:
         """The template around holes: it sees roles alone, so equal roles give equal text."""
         roles = tuple(message.role for message in messages)
         key = (roles, as_parts, tuple(sorted(template_args.items())))
@@ -264,7 +277,7 @@ class ChatEncoder:
         return self._rendered.setdefault(key, self._apply(messages, holes, template_args, as_parts))
 
     def _apply(
-        self, messages: Sequence[Message], contents: Sequence[str], template_args: dict[str, Any], as_parts: bool
+        self, messages: Sequence[Message], contents: Sequence[str], template_args: Mapping[str, object], as_parts: bool
     ) -> str:
         """The template with `contents` in place of the messages' own."""
         turns = [
@@ -272,7 +285,8 @@ class ChatEncoder:
             for message, content in zip(messages, contents, strict=True)
         ]
         try:
-            rendered = str(self._tokenizer.apply_chat_template(turns, tokenize=False, **template_args))
+            args: dict[str, Any] = dict(template_args)
+            rendered = str(self._tokenizer.apply_chat_template(turns, tokenize=False, **args))
         except (TemplateError, TypeError, ValueError) as error:
             if not self._tokenizer.chat_template:
                 raise ConfigError(

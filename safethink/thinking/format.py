@@ -23,7 +23,7 @@ from safethink.refusals import REFUSAL
 from safethink.thinking.chat import ChatEncoder, Suffix
 from safethink.thinking.declaration import declared_tags
 from safethink.thinking.delimiters import Tag
-from safethink.thinking.template_args import TemplateArg, dated, program_of, rendering_args, source_of
+from safethink.thinking.template_args import TemplateArg, dated, program_of, rendering_args
 from safethink.tokens import is_soft, placeholder
 
 _HEADER_TOKENS = 16
@@ -61,7 +61,7 @@ class Thought:
         template_args: Mapping[str, TemplateArg] = MappingProxyType({}),
     ) -> Thought:
         """The format with the day settled, where the chat template writes it down and the user does not say it."""
-        settled = dated(source_of(tokenizer), template_args, date.today())
+        settled = dated(_source_of(tokenizer), template_args, date.today())
         return cls(config, tokenizer, context_tokens, reserve_tokens, model_type, settled)
 
     @cached_property
@@ -95,13 +95,18 @@ class Thought:
         Raises:
             ConfigError: the template does not read one of the user's.
         """
-        source = source_of(self.tokenizer)
+        source = _source_of(self.tokenizer)
         return rendering_args(source, self.template_args, self.family.thinks)
 
     @property
     def settings(self) -> ThoughtConfig:
         """The configuration with nothing left to the family, as the record of a run should have it."""
         return ThoughtConfig.complete(self.family)
+
+    def as_json(self) -> dict[str, object]:
+        """The settings, and what the chat template is handed beside the switch of the thinking."""
+        args = {"template_args": dict(self.template_args)} if self.template_args else {}
+        return {"thought": self.settings.model_dump(mode="json"), **args}
 
     def complete(self, run: RunConfig) -> RunConfig:
         """A run's configuration with nothing left to the reasoner's family or to the day."""
@@ -221,19 +226,19 @@ class Thought:
         """Token ids that the template puts between two turns of the reasoner."""
         said = Message(role="user", content="?"), Message(role="assistant", content="!")
         messages = (*said, Message(role="user", content=question))
-        chat = self.encoder.chat(messages, add_generation_prompt=True, **self.rendering_args)
+        chat = self.encoder.chat(messages, add_generation_prompt=True, template_args=self.rendering_args)
         return chat.ids[chat.spans[1].stop :]
 
     def _traits(self) -> Traits:
-        source = source_of(self.tokenizer)
+        source = _source_of(self.tokenizer)
         # As it is when the model is to think, which is what is to be told.
         args = rendering_args(source, self.template_args, thinks=True)
-        chat = self.encoder.chat((Message(role="user", content="?"),), add_generation_prompt=True, **args)
+        chat = self.encoder.chat((Message(role="user", content="?"),), add_generation_prompt=True, template_args=args)
         return Traits(
             template=program_of(source),
             generation_prompt=self.decode(chat.ids[chat.spans[-1].stop :]),
             model_type=self.model_type,
-            vocabulary=frozenset(self.tokenizer.get_added_vocab()),
+            vocabulary=self.encoder.control,
             declared=declared_tags(self.tokenizer),
         )
 
@@ -247,8 +252,14 @@ class Thought:
             suffix: text of ours behind what the template renders, encoded with it as one text.
             tags: those of the thinking, which the template may act on where an assistant said them.
         """
-        chat = self.encoder.chat(messages, suffix, tags, add_generation_prompt=True, **self.rendering_args)
+        chat = self.encoder.chat(messages, suffix, tags, add_generation_prompt=True, template_args=self.rendering_args)
         return chat.ids, self.decode(chat.ids[chat.spans[-1].stop :])
 
     def _tag(self, text: str) -> Tag:
         return Tag.of(text, self.encoder, self.decode, self.family.header_fields)
+
+
+def _source_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Source of the chat template that is used without tools; empty where there is none."""
+    template = tokenizer.chat_template
+    return str(template.get("default", "")) if isinstance(template, dict) else template or ""

@@ -1,4 +1,3 @@
-# pyright: standard
 """Arguments of a chat template: the switch of its thinking, the day, and what the user says.
 
 A template is a program whose inputs have names of their own. A name that it does not read would be ignored in silence,
@@ -16,7 +15,6 @@ from typing import Final, TypeAlias
 from jinja2 import TemplateSyntaxError
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from transformers import PreTrainedTokenizerBase
 
 from safethink.config.yaml_config import did_you_mean
 from safethink.errors import ConfigError
@@ -35,12 +33,6 @@ _DIRECTIVES: Final = "YymdBbAajHMS"
 _COMMENT: Final = re.compile(r"\{#.*?#\}", re.DOTALL)
 _GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """Marks of transformers around what the assistant said; plain Jinja does not know them."""
-
-
-def source_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Source of the chat template that is used without tools; empty where there is none."""
-    template = tokenizer.chat_template
-    return str(template.get("default", "")) if isinstance(template, dict) else template or ""
 
 
 def program_of(source: str) -> str:

@@ -118,6 +118,15 @@ def test_the_family_and_the_place_of_injection_are_shown(name: str, parts: list[
     assert [part for part in parts if part not in console.file.getvalue()] == []
 
 
+def test_a_model_that_does_not_think_and_the_arguments_of_its_template_are_shown() -> None:
+    console = Console(file=StringIO(), width=120)
+    console.print(written_down(families.PLAIN, {"reasoning_effort": "low", "strftime_now": "2001-02-03"}))
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    for part in ("family plain", "not at all", "reasoning_effort 'low', strftime_now '2001-02-03'"):
+        assert part in shown
+
+
 @pytest.mark.parametrize("piece", [b"a", b"\xc3", b"\xe2\x9c", b"\xff"])
 def test_what_is_decoded_grows_with_the_trace_and_not_with_its_square(piece: bytes) -> None:
     num_decoded = 0

@@ -10,6 +10,7 @@ import trl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimize.publishing import snippets
 from safethink.config import ReasonerConfig, RunConfig, ThoughtConfig
 from safethink.errors import ConfigError
 from safethink.prompts import Prompt
@@ -119,6 +120,11 @@ def test_a_template_reads_what_it_is_given(args: dict[str, TemplateArg]) -> None
     source = "{{ a }}{% if b is defined %}{{ b }}{% endif %}{% set d = 1 %}{{ d }}{{ c }}{{ bos_token }}{{ range(2) }}"
     assert names_read(source) == {"a", "b", "c"}
     assert rendering_args(source, args, thinks=True) == args
+
+
+def test_an_artifacts_card_turns_the_thinking_on_by_every_name_and_hands_on_what_its_run_was_handed() -> None:
+    args = snippets._template_args({"reasoner": {"template_args": {"reasoning_effort": "low", "strftime_now": "x"}}})
+    assert args == "enable_thinking=True, thinking=True, reasoning_effort='low'"
 
 
 def test_a_broken_template_reads_nothing() -> None:
