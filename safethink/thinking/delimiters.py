@@ -100,7 +100,9 @@ class Tag:
         for end in range(begin + 1, len(ids) + 1):
             text = self.decode(ids[begin:end]).lstrip()
             if text.startswith(words):
-                return None if text[len(words) : len(words) + 1].isalnum() else range(place, end)
+                # The word may go on in the next token.
+                after = self.decode(ids[begin : end + 1]).lstrip()[len(words) :]
+                return None if after[:1].isalnum() else range(place, end)
             if not words.startswith(text):
                 return None
         return None
