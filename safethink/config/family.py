@@ -82,6 +82,7 @@ class Family:
         name: how a configuration calls it.
         signs: what it is told by; None for one that must be named.
         models: which models it is, for people.
+        hub: some of them on the hub.
         thinks: whether it thinks before it answers; where not, the answer is watched from its beginning.
         opener_in_template: whether the published template opens the thinking, or leaves it to the model.
         open_lead: what the model writes before the opener, where the template leaves that to it.
@@ -105,6 +106,7 @@ class Family:
     name: str
     signs: Signs | None = field(default=None, repr=False)
     models: str = field(default="", repr=False)
+    hub: tuple[str, ...] = field(default=(), repr=False)
     thinks: bool = True
     opener_in_template: bool = False
     open_lead: str = ""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from jinja2 import TemplateSyntaxError
 from jinja2.meta import find_undeclared_variables
@@ -27,7 +27,7 @@ SWITCHES: Final = ("enable_thinking", "thinking")
 DAY: Final = "strftime_now"
 """Name by which a template asks for the current day; its argument is a date, `2026-11-29`."""
 _GIVEN: Final = frozenset({"messages", "add_generation_prompt", "tools", "documents", "raise_exception"})
-"""What a chat is made of; nobody may say it beside that."""
+"""Parts of a chat, which nobody may say beside it."""
 _DIRECTIVES: Final = "YymdBbAajHMS"
 """Directives of `strftime` that a date has an answer for."""
 _COMMENT: Final = re.compile(r"\{#.*?#\}", re.DOTALL)
@@ -48,8 +48,9 @@ def names_read(source: str) -> frozenset[str]:
         names = find_undeclared_variables(environment.parse(_GENERATION.sub("", source)))
     except TemplateSyntaxError:
         return frozenset()
+    known = cast("dict[str, object]", environment.globals)
     # The special tokens are the tokenizer's.
-    return frozenset(name for name in names - _GIVEN - set(environment.globals) if not name.endswith("_token"))
+    return frozenset(name for name in names - _GIVEN - set(known) if not name.endswith("_token"))
 
 
 def rendering_args(source: str, said: Mapping[str, TemplateArg], thinks: bool) -> dict[str, object]:
@@ -76,7 +77,7 @@ def rendering_args(source: str, said: Mapping[str, TemplateArg], thinks: bool) -
 
 
 def dated(source: str, said: Mapping[str, TemplateArg], today: date) -> dict[str, TemplateArg]:
-    """What the user says, and the day where the template writes it down: a prompt must not change overnight."""
+    """The user's arguments, and the day where the template writes it down: a prompt must not change overnight."""
     return ({DAY: today.isoformat()} if DAY in names_read(source) else {}) | dict(said)
 
 

@@ -518,7 +518,7 @@ def test_a_refusal_in_the_answer_follows_what_was_accepted() -> None:
 @pytest.mark.parametrize("config", [SafeThinkConfig(), ResampleOnlyConfig(), GuardRefuseConfig()])
 def test_an_answer_is_watched_without_being_asked_where_nothing_was_thought(config: DefenseConfig) -> None:
     verdict = Script([0.5, 0.6, 0.7], num_steps=1, unthought=True).play(config)
-    assert verdict.answer_scores == (0.6, 0.7)
+    assert (verdict.step_scores, verdict.answer_scores) == ((), (0.5, 0.6))
     assert not Script([0.5], num_steps=1).play(config).answer_scores
 
 

@@ -253,7 +253,7 @@ def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
 
 
 def test_every_field_of_a_family_can_be_said_otherwise() -> None:
-    facts = {"name", "signs", "models", "thinks", "opener_in_template", "open_lead", "header_fields", "sampling"}
+    facts = {"name", "signs", "models", "hub", "thinks", "opener_in_template", "open_lead", "header_fields", "sampling"}
     assert {field.name for field in fields(Family)} - facts == set(ThoughtConfig.model_fields) - {"family"}
     said = ThoughtConfig(family="qwen3", step_delimiter="\n", close_tag="[end]", sentences=True)
     expected = replace(families.named("qwen3"), step_delimiter=("\n",), close_tag="[end]", sentences=True)
