@@ -83,7 +83,7 @@ FAMILIES: Final = (
         open_tag="<|channel>thought",
         close_tag="<channel|>",
         answer_break="",
-        sampling=PublishedSampling(1.0, 0.95, 64, source="card of google/gemma-4-31B-it"),
+        sampling=PublishedSampling(1.0, 0.95, 64, source="generation_config of google/gemma-4-31B-it"),
     ),
     Family(
         "begin-of-thought",
@@ -278,7 +278,7 @@ FAMILIES: Final = (
             "reasoning.",
             "State the final answer in a clear and direct format. It must match the correct answer exactly.",
         ),
-        sampling=PublishedSampling(0.6, 0.9, source="inference code of omkarthawakar/LlamaV-o1"),
+        sampling=PublishedSampling(0.0, source="evaluation code of omkarthawakar/LlamaV-o1"),
     ),
     Family(
         "think",

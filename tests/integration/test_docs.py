@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs.tools import check, commands, make_trace_svg, pages
+from docs.tools import check, commands, make_tables, make_trace_svg, pages
 from docs.tools.pages import ROOT
 from optimize.config import SearchConfig
 from safethink.config import yaml_config
@@ -45,6 +45,13 @@ def test_the_design_states_the_order_of_the_rooms_that_is_enforced(package: str)
     (layers,) = (each["layers"] for each in contracts if each.get("containers") == [package])
     design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
     assert f"{package}: {' > '.join(layers)}" in " ".join(design.split())
+
+
+def test_the_tables_of_real_models_are_those_of_today() -> None:
+    page = make_tables.PAGE.read_text(encoding="utf-8")
+    assert make_tables.written(page) == page, "run python -m docs.tools.make_tables"
+    with pytest.raises(ValueError, match="has no place for"):
+        make_tables.written("")
 
 
 def test_the_readme_is_short() -> None:
