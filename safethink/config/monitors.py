@@ -9,7 +9,19 @@ from pydantic import Field, model_validator
 
 from safethink.config.section import EntryPointSection, GuardServerConfig, MonitorSection, WeightsSection
 
-PresetName = Literal["llama_guard", "qwen3guard", "wildguard", "shieldgemma", "gpt_oss_safeguard"]
+PresetName = Literal[
+    "llama_guard",
+    "qwen3guard",
+    "wildguard",
+    "shieldgemma",
+    "gpt_oss_safeguard",
+    "granite_guardian",
+    "nemotron_content_safety_reasoning",
+    "nemotron_3_content_safety",
+    "polyguard",
+    "dynaguard",
+    "kanana_safeguard",
+]
 """The published ways to put the question to a guard; see `safethink.monitors.guards.presets`."""
 
 
@@ -28,6 +40,12 @@ class ModelSection(MonitorSection, WeightsSection):
 class GuardMonitorConfig(ModelSection):
     """A generative guard: score = 2 P(safe) - 1 from its verdicts' log-probabilities."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = ModelSection.LATER_KEYS | {
+        "ignored_categories",
+        "only_categories",
+        "categories",
+    }
+
     kind: Literal["guard"] = "guard"
     path: str = "testbed"
     """Folder or hub id; `testbed` names the shipped guard."""
@@ -44,11 +62,19 @@ class GuardMonitorConfig(ModelSection):
     """One question is asked per policy, and the worst answer counts; none takes the preset's."""
     controversial: float = Field(default=1.0, ge=0, le=1)
     """Share of P(Controversial) that counts as unsafe (Qwen3Guard): 1 is its report's strict mode, 0 its loose mode."""
+    ignored_categories: tuple[str, ...] = ()
+    """Categories of harm that do not count, as the guard names them, such as `S6` of Llama Guard: what is unsafe by
+    them alone is safe. Advice floods: most false alarms of Llama-Guard-3-1B are S6."""
+    only_categories: tuple[str, ...] = ()
+    """The categories of harm that alone count, in place of `ignored_categories`; none for all."""
+    categories: dict[str, str] | None = Field(default=None, min_length=1)
+    """A taxonomy of your own, each category's name with its words, where the guard's question has a place for one."""
     server: GuardServerConfig | None = None
     """Server of the weights; None loads them here. `path` then names the tokenizer and configuration alone."""
 
     @model_validator(mode="after")
     def _complete(self) -> GuardMonitorConfig:
+        refuse_both(self.ignored_categories, self.only_categories)
         if self.template is not None:
             refuse_missing_holes(self.template)
         if self.verdicts is not None:
@@ -61,6 +87,8 @@ class GuardMonitorConfig(ModelSection):
 class StreamMonitorConfig(ModelSection):
     """Qwen3Guard-Stream: two heads that judge every token of the trace as it is read."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = ModelSection.LATER_KEYS | {"only_categories"}
+
     kind: Literal["stream"] = "stream"
     controversial: float = Field(default=1.0, ge=0, le=1)
     """Share of P(Controversial) that counts as unsafe: 1 is the report's strict mode, 0 its loose mode."""
@@ -68,6 +96,13 @@ class StreamMonitorConfig(ModelSection):
     """So many tokens in a row must be flagged before the trace is; the report's is 2."""
     ignored_categories: tuple[str, ...] = ()
     """Categories of harm that do not count, as the model names them, such as `Copyright Violation`."""
+    only_categories: tuple[str, ...] = ()
+    """The categories of harm that alone count, in place of `ignored_categories`; none for all."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> StreamMonitorConfig:
+        refuse_both(self.ignored_categories, self.only_categories)
+        return self
 
 
 class RewardMonitorConfig(ModelSection):
@@ -95,6 +130,16 @@ class RewardMonitorConfig(ModelSection):
         if self.template is not None:
             refuse_missing_holes(self.template)
         return self
+
+
+def refuse_both(ignored: tuple[str, ...], only: tuple[str, ...]) -> None:
+    """Check that categories are not chosen in two ways.
+
+    Raises:
+        ValueError: some are ignored and some alone count.
+    """
+    if ignored and only:
+        raise ValueError("ignored_categories and only_categories choose the same thing: give one or the other")
 
 
 def refuse_missing_holes(template: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_serializer
 
 from safethink.config.yaml_config import explain
 from safethink.errors import ConfigError
@@ -30,6 +31,20 @@ class Section(Frozen):
 
 class MonitorSection(Section):
     """Base of every monitor's section."""
+
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"persistence"})
+    """Keys that are written down only where they differ from their default: what was made before there were such keys
+    keeps its hashes."""
+
+    persistence: int = Field(default=1, ge=1)
+    """So many scores in a row must be low before the monitor fires: a step's score is the highest of the last so many
+    of its trace, and 1 until there are that many. 1 takes each score as it is."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, dump: Callable[[MonitorSection], dict[str, Any]]) -> dict[str, Any]:
+        fields = type(self).model_fields
+        kept = {key for key in self.LATER_KEYS if getattr(self, key) != fields[key].get_default()}
+        return {key: value for key, value in dump(self).items() if key not in self.LATER_KEYS or key in kept}
 
     @property
     def title(self) -> str:

@@ -37,6 +37,16 @@ def build(config: MonitorSection) -> Monitor:
         ConfigError: if it cannot be used as configured.
         ServerError: if it stands behind a server that cannot be reached, or answers nonsense.
     """
+    monitor = _built(config)
+    if config.persistence == 1:
+        return monitor
+    from safethink.monitors.persistence import PersistentMonitor
+
+    return PersistentMonitor(monitor, config.persistence)
+
+
+def _built(config: MonitorSection) -> Monitor:
+    """The monitor, which fires at once."""
     match config:
         case GuardMonitorConfig():
             return _guard(config)
@@ -71,8 +81,8 @@ def build(config: MonitorSection) -> Monitor:
 
 
 def _guard(config: GuardMonitorConfig) -> Monitor:
+    from safethink.monitors.guards.choosing import choose_preset
     from safethink.monitors.guards.generative import GuardMonitor
-    from safethink.monitors.guards.presets import choose_preset
     from safethink.monitors.loading import chat_template, load_guard
 
     if config.server is not None:
@@ -84,9 +94,10 @@ def _guard(config: GuardMonitorConfig) -> Monitor:
 
 def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Monitor:
     from safethink.models.loading import Checkpoint
-    from safethink.monitors.guards.generative import Verdicts
-    from safethink.monitors.guards.presets import choose_preset
+    from safethink.monitors.guards.choosing import choose_preset
+    from safethink.monitors.guards.generative import Verdicts, replies_of
     from safethink.monitors.guards.questions import Asker
+    from safethink.monitors.guards.roles import refuse_swapped_roles
     from safethink.monitors.guards.served import ChatGuard, CompletionsGuard
     from safethink.monitors.loading import chat_template, guard_path
     from safethink.servers.completions import Completions
@@ -95,12 +106,18 @@ def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Moni
     tokenizer = checkpoint.tokenizer()
     preset = choose_preset(config, checkpoint.config().model_type, config.path, chat_template(tokenizer))
     asker = Asker(tokenizer, preset.form)
-    verdicts = Verdicts.of(preset, asker)
+    refuse_swapped_roles(asker)
+    verdicts, replies = Verdicts.of(preset, asker), replies_of(preset, asker)
     if server.api == "chat":
-        if preset.form.text is not None or preset.form.policies:
+        if not preset.form.is_asked_by_template or preset.form.policies or preset.form.template_args:
             raise ConfigError(
                 f"guard {config.path!r} is asked in words or by policies of its own, which a chat server cannot be "
                 "told; use `api: completions`"
+            )
+        if replies is not None or preset.form.control:
+            raise ConfigError(
+                f"guard {config.path!r} says more than a verdict in words, and a chat server gives no probabilities "
+                "of it; use `api: completions`"
             )
         control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
         words = [verdict.text for verdict in preset.verdicts]
@@ -109,7 +126,7 @@ def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Moni
     def questions(request: ScoreRequest) -> list[tuple[int, ...]]:
         return [asker.ask(request.prompt, request.trace, policy).ids for policy in range(asker.num_policies)]
 
-    return CompletionsGuard(Completions(server, tokenizer), questions, verdicts.ids, verdicts.safety)
+    return CompletionsGuard(Completions(server, tokenizer), questions, verdicts.ids, verdicts.safety, replies)
 
 
 def _stream(config: StreamMonitorConfig) -> Monitor:
@@ -124,11 +141,12 @@ def _stream(config: StreamMonitorConfig) -> Monitor:
         config.debounce,
         config.ignored_categories,
         config.batch_size,
+        config.only_categories,
     )
 
 
 def _reward(config: RewardMonitorConfig) -> Monitor:
-    from safethink.monitors.guards.presets import Form
+    from safethink.monitors.guards.forms import Form
     from safethink.monitors.loading import load_scorer
     from safethink.monitors.reward import BEAVER, CHAT, RewardMonitor, Scale
     from safethink.monitors.reward_models import BeaverScorer

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safethink.errors import MonitorError
 from safethink.monitors import ScoreRequest
-from safethink.monitors.guards.presets import Form
+from safethink.monitors.guards.forms import Form
 from safethink.monitors.guards.questions import Asker
 from safethink.monitors.reader import Conversation, ReadingMonitor
 from safethink.monitors.reward_models import BeaverScorer, SequenceScorer, UrmScorer

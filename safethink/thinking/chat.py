@@ -270,7 +270,7 @@ class ChatEncoder:
     def _render(self, messages: Sequence[Message], template_args: Mapping[str, object], as_parts: bool) -> str:
         """The template around holes: it sees roles alone, so equal roles give equal text."""
         roles = tuple(message.role for message in messages)
-        key = (roles, as_parts, tuple(sorted(template_args.items())))
+        key = (roles, as_parts, repr(sorted(template_args.items())))
         if key in self._rendered:
             return self._rendered[key]
         holes = [hole(index) for index in range(len(roles))]

@@ -17,8 +17,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GptOssConfig,
     GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     Llama4Config,
     Llama4ForConditionalGeneration,
     LlamaConfig,
@@ -87,6 +91,36 @@ QWEN3GUARD_TEMPLATE = (
 )
 
 
+GRANITE = ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"]
+GRANITE_TEMPLATE = (
+    "{% for message in messages %}<|start_of_role|>{{ message.role }}<|end_of_role|>{{ message.content }}"
+    "<|end_of_text|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start_of_role|>assistant<|end_of_role|>{% endif %}"
+)
+GEMMA = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+GEMMA_TEMPLATE = (
+    "<bos>{% for message in messages %}<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}\n"
+    "{{ message.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+NEMOTRON_3_TEMPLATE = (
+    "<bos><start_of_turn>user\nCheck the user and agent messages.\nViolence, Threat, Other\n"
+    "{% for message in messages %}{{ 'user' if message.role == 'user' else 'response: agent' }}: "
+    "{{ message.content }}\n{% endfor %}{{ request_categories | default('/no_categories') }}"
+    "{{ '<end_of_turn>\\n<start_of_turn>model\\n' }}"
+)
+CHATML_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+KANANA = [*LLAMA_HEADERS, "<SAFE>", *(f"<UNSAFE-S{number}>" for number in range(1, 8))]
+KANANA_TEMPLATE = (
+    "<|begin_of_text|>{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n"
+    "{{ message.content }}<|eot_id|>{% endfor %}{{ '<|start_header_id|>safety<|end_header_id|>\\n\\n' }}"
+)
+
+
 @dataclass(frozen=True)
 class Guard:
     """One guard that can be saved to a folder.
@@ -128,7 +162,9 @@ def byte_level(special: tuple[str, ...], template: str | None = None) -> PreTrai
 
 
 @cache
-def sentencepiece(special: tuple[str, ...], prepend: bool) -> PreTrainedTokenizerFast:
+def sentencepiece(
+    special: tuple[str, ...], prepend: bool, template: str | None = None, words: str = ""
+) -> PreTrainedTokenizerFast:
     """BPE over words that carry their blank, as of Mistral and Gemma; Mistral's also puts one before a text."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     blanks = [normalizers.Replace(" ", "▁")]
@@ -147,10 +183,14 @@ def sentencepiece(special: tuple[str, ...], prepend: bool) -> PreTrainedTokenize
         show_progress=False,
     )
     # Blanks are put in front again when trained on; line breaks stay tokens of their own.
-    bpe.train_from_iterator([word for text in CORPUS for word in text.split()] * 4, trainer)
+    bpe.train_from_iterator([word for text in (*CORPUS, words) for word in text.split()] * 4, trainer)
     state = bpe.to_str()
     return PreTrainedTokenizerFast(
-        tokenizer_object=_only_special(state, special), bos_token=special[0], eos_token=special[1], unk_token="<unk>"
+        tokenizer_object=_only_special(state, special),
+        bos_token=special[0],
+        eos_token=special[1],
+        unk_token="<unk>",
+        chat_template=template,
     )
 
 
@@ -237,6 +277,21 @@ def gpt_oss(size: int) -> PreTrainedModel:
     return GptOssForCausalLM(GptOssConfig(vocab_size=size, eos_token_id=5, rope_parameters=rope, **sizes))
 
 
+def granite(size: int) -> PreTrainedModel:
+    return GraniteForCausalLM(GraniteConfig(vocab_size=size, **SIZES))
+
+
+def gemma_3(size: int) -> PreTrainedModel:
+    """With a sliding window that is shorter than the question, and eyes that are never used."""
+    text = SIZES | {"vocab_size": size, "sliding_window": 64, "query_pre_attn_scalar": 8, "initializer_range": 0.1}
+    text["layer_types"] = ["sliding_attention", "full_attention"]
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision |= {"image_size": 28, "patch_size": 14}
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=size - 1)
+    )
+
+
 GUARDS = {
     "llama_guard_3_8b": Guard(
         llama,
@@ -260,5 +315,13 @@ GUARDS = {
         gemma_2, lambda: sentencepiece(("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), prepend=False)
     ),
     "gpt_oss_safeguard": Guard(gpt_oss, lambda: byte_level(tuple(HARMONY))),
+    "granite_guardian_4": Guard(granite, lambda: byte_level(tuple(GRANITE), GRANITE_TEMPLATE)),
+    "nemotron_content_safety_reasoning": Guard(
+        gemma_3, lambda: sentencepiece(tuple(GEMMA), False, GEMMA_TEMPLATE, "harmful unharmful " * 8)
+    ),
+    "nemotron_3_content_safety": Guard(gemma_3, lambda: sentencepiece(tuple(GEMMA), False, NEMOTRON_3_TEMPLATE)),
+    "polyguard": Guard(qwen3, lambda: byte_level(tuple(CHATML), CHATML_TEMPLATE)),
+    "dynaguard": Guard(qwen3, lambda: byte_level(tuple(CHATML), CHATML_TEMPLATE)),
+    "kanana_safeguard_8b": Guard(llama, lambda: byte_level(tuple(KANANA), KANANA_TEMPLATE)),
 }
 """By a name that tells the preset of each."""

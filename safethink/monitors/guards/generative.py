@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,8 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.errors import ConfigError
 from safethink.monitors import ScoreRequest
-from safethink.monitors.guards.presets import LLAMA_GUARD, Preset
+from safethink.monitors.guards.forms import Preset
+from safethink.monitors.guards.presets import LLAMA_GUARD
 from safethink.monitors.guards.questions import Asker
+from safethink.monitors.guards.replies import Ids, LogProbabilities, Node, Replies
+from safethink.monitors.guards.roles import refuse_swapped_roles
 from safethink.monitors.reader import Conversation, ReadConversations, ReadingMonitor
 
 
@@ -79,6 +83,73 @@ class Verdicts:
         return torch.stack(columns, dim=-1)
 
 
+class ReplyReader:
+    """P(safe) over replies of several lines, see `replies`, for conversations that were read side by side.
+
+    Attributes:
+        along: token ids appended to a question and read with it.
+        num_tokens: the most tokens that a reply may take.
+    """
+
+    def __init__(self, replies: Replies) -> None:
+        """Read `replies`."""
+        self.along = replies.along
+        self.num_tokens = replies.num_tokens
+        self._replies = replies
+
+    def weigh(self, lanes: ReadConversations) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """P(safe), and the probability that a reply begins as any does, for each lane."""
+        first = self._replies.path(self._replies.root)
+        known = _children(first, lanes.logits[:, -len(first) :])
+        mass = np.exp(known[()]).sum(axis=1)
+        walk, asked = self._replies.walk(), self._replies.root
+        next(walk)
+        try:
+            while True:
+                if asked.ids not in known:
+                    nodes = self._replies.path(asked)
+                    known |= _children(nodes, lanes.ahead(nodes[-1].ids)[:, -len(nodes) :])
+                asked = walk.send(known[asked.ids])
+        except StopIteration as stop:
+            p_safe = stop.value
+        return torch.from_numpy(p_safe), torch.from_numpy(mass)
+
+
+def _children(nodes: Sequence[Node], logits: Float[Tensor, "batch nodes vocab"]) -> dict[Ids, LogProbabilities]:
+    """The log-probabilities of each node's children, in double precision."""
+    found: dict[Ids, LogProbabilities] = {}
+    for place, node in enumerate(nodes):
+        log_p = logits[:, place].double().log_softmax(-1)[:, list(node.children)]
+        found[node.ids] = log_p.cpu().numpy()
+    return found
+
+
+def reader_of(preset: Preset, asker: Asker) -> Verdicts | ReplyReader:
+    """What reads the replies of `preset`: its verdicts alone, or more lines where they bear on the score.
+
+    Raises:
+        ConfigError: one reply begins with another.
+    """
+    verdicts = Verdicts.of(preset, asker)
+    replies = replies_of(preset, asker)
+    return verdicts if replies is None else ReplyReader(replies)
+
+
+def replies_of(preset: Preset, asker: Asker) -> Replies | None:
+    """The replies of several lines that `preset` is read by; None where its verdicts alone are.
+
+    Raises:
+        ConfigError: one begins with another, or the question does not name a category that does not count.
+    """
+    categories = preset.categories
+    lists = categories is not None and categories.listing is not None and bool(categories.ignored)
+    if not preset.lines and not lists:
+        return None
+    if lists and categories is not None:
+        asker.refuse_unnamed(categories)
+    return Replies(preset, asker.answer, asker.ends)
+
+
 logger = logging.getLogger(__name__)
 
 MIN_VERDICT_MASS = 0.5
@@ -109,12 +180,14 @@ class GuardMonitor(ReadingMonitor[PreTrainedModel]):
             batch_size: the most rows read side by side.
 
         Raises:
-            ConfigError: if the tokenizer cannot put the question so, or one verdict begins with another.
+            ConfigError: if the tokenizer cannot put the question so, the chat template asks about the user's turn, or
+                one verdict begins with another.
         """
         super().__init__(model, batch_size)
         self._tokenizer = tokenizer
         self._asker = Asker(tokenizer, preset.form)
-        self._verdicts = Verdicts.of(preset, self._asker)
+        refuse_swapped_roles(self._asker)
+        self._verdicts = reader_of(preset, self._asker)
         self._warned = False
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:

@@ -13,16 +13,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from safethink.errors import ConfigError, MonitorError, PromptError
 from safethink.monitors.function import transcript
-from safethink.monitors.guards.presets import Form
+from safethink.monitors.guards.forms import Categories, Form
 from safethink.prompts import Message, Prompt
 from safethink.thinking.chat import ChatEncoder, EncodedChat, hole
 
 _HOLE: Final = re.compile(r"\{(prompt|trace|policy|bos|eos)\}")
 _SAMPLE: Final = Prompt.from_text("x")
+_MARKS: Final = ("first-words-said", "last-words-said")
+"""Contents that no template has."""
+TURN_ENDS: Final = ("<|eot_id|>", "<|eot|>", "<|im_end|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "</s>")
+"""Control tokens by which published guards end their reply, next to what their tokenizers call the end of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class Asker:
     """Writes conversations down in one form for one tokenizer.
 
     Attributes:
+        name: the tokenizer's location, as messages name the guard.
         encoder: encodes the tokenizer's text.
         num_policies: how many questions there are about one conversation.
     """
@@ -53,7 +59,7 @@ class Asker:
             ConfigError: the tokenizer has no chat template where one is needed, or one that leaves a turn out, or does
                 not know the form's control tokens.
         """
-        name = tokenizer.name_or_path
+        name = self.name = tokenizer.name_or_path
         if form.text is None and not tokenizer.chat_template:
             raise ConfigError(f"guard {name!r} has no chat template")
         known = {token.content for token in tokenizer.added_tokens_decoder.values()}
@@ -63,6 +69,7 @@ class Asker:
         self.encoder = ChatEncoder(tokenizer)
         self.num_policies = max(1, len(form.policies))
         self._tokenizer, self._form = tokenizer, form
+        self._rendered: dict[tuple[str, ...], str] = {}
         try:
             self._suffix = self._blanks() + form.forced
             sample = self.ask(_SAMPLE, "x")
@@ -89,36 +96,115 @@ class Asker:
             MonitorError: if the template refuses the prompt's turns.
         """
         try:
-            if self._form.text is None:
+            if self._form.is_asked_by_template:
                 turns = (*prompt.messages, Message(role="assistant", content=trace))
                 chat = self._chat(turns, self._suffix)
                 return Question(chat.ids, chat.spans[-1])
-            policies = self._form.policies[policy : policy + 1]
-            said = [transcript(prompt), trace]
+            said = self._said(prompt, trace)
             said = [text.strip() for text in said] if self._form.trims else said
-            chat = self.encoder.fill(self._text + self._suffix, [*said, *policies])
+            text = self._behind_conversation(prompt) if self._form.asks is not None else self._text
+            chat = self.encoder.fill(text + self._suffix, [*said, *self._form.policies[policy : policy + 1]])
         except PromptError as error:
             raise MonitorError(f"prompt {prompt.id!r} cannot be put to the guard: {error}") from error
-        return Question(chat.ids, chat.spans[1])
+        return Question(chat.ids, chat.spans[len(said) - 1])
 
     def answer(self, text: str) -> tuple[int, ...]:
-        """`text` as token ids of what the model may say next."""
-        return self.encoder.behind(self._before, text)
+        """`text` as token ids of what the model may say next; a control token, where that is all, is one."""
+        control = {token.content: token_id for token_id, token in self._tokenizer.added_tokens_decoder.items()}
+        return (control[text],) if text in control else self.encoder.behind(self._before, text)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens by which a reply ends: the end of a text, and the known ends of turns."""
+        known = {token.content: token_id for token_id, token in self._tokenizer.added_tokens_decoder.items()}
+        ends = dict.fromkeys((self._tokenizer.eos_token, *TURN_ENDS))
+        return tuple(known[end] for end in ends if end in known)
+
+    def words_around(self) -> tuple[str, str, str] | None:
+        """The chat template's words before, between and behind a prompt and a trace; None where it alone does not ask.
+
+        Control tokens are left out, and the names of roles in headers.
+        """
+        if not self._form.is_asked_by_template or not self._form.replies:
+            return None
+        turns = [Message(role="user", content=_MARKS[0]), Message(role="assistant", content=_MARKS[1])]
+        text = str(self._tokenizer.decode(list(self._chat(turns, "").ids)))
+        control = "|".join(re.escape(token.content) for token in self._tokenizer.added_tokens_decoder.values())
+        text = re.sub(rf"(?:{control})(?:(?:user|assistant|system|model)\b)?", "\n", text)
+        before, _, rest = text.partition(_MARKS[0])
+        between, _, behind = rest.partition(_MARKS[1])
+        return before, between, behind
+
+    def refuse_unnamed(self, categories: Categories) -> None:
+        """Check that the question tells the guard of the categories that do not count, or asks for a list of them.
+
+        Raises:
+            ConfigError: it does not; the guard would name none, and all would count in silence.
+        """
+        text = str(self._tokenizer.decode(list(self.ask(_SAMPLE, "x").ids)))
+        wanted = () if categories.listing is None else tuple(map(str, categories.listing.template_args.values()))
+        missing = [each for each in wanted or categories.ignored if each not in text]
+        if missing:
+            raise ConfigError(
+                f"guard {self.name!r} is asked without {missing[0]!r} by its chat template, so it names no categories "
+                "of that kind"
+            )
+
+    def _said(self, prompt: Prompt, trace: str) -> list[str]:
+        """The contents that the form's words leave holes for, the trace last."""
+        if self._form.asks is not None:
+            return [*(message.content for message in prompt.messages), trace]
+        return [transcript(prompt), trace]
 
     @cached_property
     def _text(self) -> str:
         """The form's own text, as `ChatEncoder.fill` takes it."""
+        if not self._form.turns:
+            return self._with_holes(self._form.text or "")
+        turns = [{"role": turn.role, "content": self._with_holes(turn.text)} for turn in self._form.turns]
+        rendered = self._apply(turns)
+        for turn in turns:
+            if turn["content"].strip() not in rendered:
+                raise PromptError(f"the chat template leaves out the {turn['role']}'s turn of the question")
+        return rendered
+
+    def _behind_conversation(self, prompt: Prompt) -> str:
+        """The conversation with holes, and behind it the user's turn that asks; for `ChatEncoder.fill`."""
+        roles = tuple(message.role for message in prompt.messages)
+        if roles not in self._rendered:
+            turns = [{"role": role, "content": hole(place)} for place, role in enumerate((*roles, "assistant"))]
+            asks = (self._form.asks or "").replace("{policy}", hole(len(turns)))
+            self._rendered[roles] = self._apply([*turns, {"role": "user", "content": asks}])
+        return self._rendered[roles]
+
+    def _apply(self, turns: list[dict[str, str]]) -> str:
+        """The chat template around turns, up to the model's own."""
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns,
+                    tokenize=False,
+                    add_generation_prompt=self._form.replies,
+                    **self._form.template_args,
+                )
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise PromptError(f"the chat template refuses the turns [{roles}]: {error}") from error
+
+    def _with_holes(self, words: str) -> str:
         special = {"bos": self._tokenizer.bos_token, "eos": self._tokenizer.eos_token}
         filled = {name: str(token or "") for name, token in special.items()}
         filled |= {"prompt": hole(0), "trace": hole(1), "policy": hole(2)}
-        return _HOLE.sub(lambda found: filled[found[1]], self._form.text or "")
+        return _HOLE.sub(lambda found: filled[found[1]], words)
 
     def _chat(self, turns: Sequence[Message], suffix: str) -> EncodedChat:
         """Render the turns as they are where the template takes them, else in alternating turns."""
+        args = {"add_generation_prompt": self._form.replies, **self._form.template_args}
         try:
-            return self.encoder.chat(turns, suffix, add_generation_prompt=self._form.replies)
+            return self.encoder.chat(turns, suffix, **args)
         except PromptError:
-            return self.encoder.chat(alternating(turns), suffix, add_generation_prompt=self._form.replies)
+            return self.encoder.chat(alternating(turns), suffix, **args)
 
     def _blanks(self) -> str:
         """Blanks that the template puts behind every header but the last, as Llama Guard 3's does.
@@ -126,7 +212,7 @@ class Asker:
         Where the question ends in a control token that is followed by blanks earlier on, the verdict follows the same
         blanks; the guard would otherwise spend its first token on them.
         """
-        if self._form.text is not None or not self._form.replies:
+        if not self._form.is_asked_by_template or not self._form.replies:
             return ""
         ids = self._chat([Message(role="user", content="x"), Message(role="assistant", content="x")], "").ids
         if ids[-1] not in self._tokenizer.added_tokens_decoder or ids[-1] not in ids[:-1]:

@@ -6,8 +6,10 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Final
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from safethink.config import GuardServerConfig
@@ -16,6 +18,7 @@ from safethink.errors import MonitorError, ServerError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.guards.generative import MIN_VERDICT_MASS
 from safethink.monitors.guards.questions import alternating
+from safethink.monitors.guards.replies import LogProbabilities, Node, Replies
 from safethink.prompts import Message
 from safethink.seeds import stable_seed
 from safethink.servers.completions import Choice, Completions, refuse_other_model, served_model
@@ -47,6 +50,7 @@ class CompletionsGuard:
         questions: Callable[[ScoreRequest], Sequence[Ids]],
         verdicts: Sequence[Ids],
         safety: Sequence[float],
+        replies: Replies | None = None,
     ) -> None:
         """Ask the guard behind `completions`.
 
@@ -55,8 +59,10 @@ class CompletionsGuard:
             questions: the questions about a request as the guard's token ids; the worst answer counts.
             verdicts: what the guard may answer, as its token ids; none begins with another.
             safety: the share of each verdict that counts as safe, in [0, 1].
+            replies: replies of several lines that are read in place of the verdicts alone; None for none.
         """
         self._completions = completions
+        self._replies = replies
         self._questions = questions
         self._verdicts = list(zip(verdicts, safety, strict=True))
         # Each beginning of a verdict, and what may follow it.
@@ -83,7 +89,32 @@ class CompletionsGuard:
         """Nothing is kept here; the server forgets by itself."""
 
     async def _score(self, request: ScoreRequest) -> float:
-        return min([await self._p_safe(question, request.row) for question in self._questions(request)]) * 2 - 1
+        p_safe = self._p_safe if self._replies is None else partial(self._p_safe_of_replies, self._replies)
+        return min([await p_safe(question, request.row) for question in self._questions(request)]) * 2 - 1
+
+    async def _p_safe_of_replies(self, replies: Replies, question: Ids, row: int) -> float:
+        """The share of safe among the replies, see `replies`."""
+        walk = replies.walk()
+        node = next(walk)
+        while True:
+            listed = await self._likeliest(question + node.ids, list(node.children), row)
+            log_p = self._following(node, listed)
+            if node is replies.root:
+                self._check_mass(float(np.exp(log_p).sum()), listed)
+            try:
+                node = walk.send(log_p)
+            except StopIteration as stop:
+                return float(stop.value[0])
+
+    def _following(self, node: Node, listed: Mapping[str, float]) -> LogProbabilities:
+        """Log-probabilities of what may follow; what is not listed counts as a verdict does that is not."""
+        known = {token_id: self._known(token_id, listed) for token_id in node.children}
+        if all(value is None for value in known.values()):
+            raise ServerError(f"the guard gives no verdict a place among its {NUM_LIKELIEST} likeliest tokens")
+        least = min(listed.values())
+        unlisted = {token_id: -math.inf if child.safety == 1 else least for token_id, child in node.children.items()}
+        values = [unlisted[token_id] if value is None else value for token_id, value in known.items()]
+        return np.array([values])
 
     async def _p_safe(self, question: Ids, row: int) -> float:
         """The share of safe among the verdicts."""

@@ -16,7 +16,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3PreTrainedModel, Qwen3
 
 from safethink.errors import ConfigError
 from safethink.monitors import ScoreRequest
-from safethink.monitors.guards.presets import Form
+from safethink.monitors.guards.choosing import ignored_of
+from safethink.monitors.guards.forms import Form
 from safethink.monitors.guards.questions import Asker
 from safethink.monitors.reader import Conversation, ReadingMonitor
 from safethink.monitors.reward_models import read_with_head
@@ -115,6 +116,7 @@ class StreamMonitor(ReadingMonitor[StreamGuard]):
         debounce: int = 2,
         ignored_categories: Collection[str] = (),
         batch_size: int = 64,
+        only_categories: Collection[str] = (),
     ) -> None:
         """Watch with `model`.
 
@@ -125,6 +127,7 @@ class StreamMonitor(ReadingMonitor[StreamGuard]):
             debounce: how many tokens in a row must be flagged.
             ignored_categories: names of categories that do not count.
             batch_size: the most rows read side by side.
+            only_categories: names of those that alone count; empty for all but the ignored ones.
 
         Raises:
             ConfigError: if the model does not name a risk or category so, or the tokenizer has no chat template.
@@ -133,7 +136,7 @@ class StreamMonitor(ReadingMonitor[StreamGuard]):
         self._asker = Asker(tokenizer, CONVERSATION)
         self._debounce = debounce
         self._weights = self._risk_weights(controversial)
-        self._counted = self._counted_categories(ignored_categories)
+        self._counted = self._counted_categories(ignored_categories, only_categories)
         self._judged: dict[int, _Judged] = {}
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
@@ -190,16 +193,11 @@ class StreamMonitor(ReadingMonitor[StreamGuard]):
             raise ConfigError(f"the stream guard's risks are {names}, not {list(worth)}")
         return torch.tensor([worth[name] for name in names])
 
-    def _counted_categories(self, ignored: Collection[str]) -> Float[Tensor, " categories"]:
+    def _counted_categories(self, ignored: Collection[str], only: Collection[str]) -> Float[Tensor, " categories"]:
         names = _names(self._model, "response_category_map", {})
-        unknown = [name for name in ignored if name not in names]
-        if unknown:
-            raise ConfigError(
-                f"the stream guard has no category {unknown[0]!r}; it has {', '.join(names) or 'no names'}"
-            )
-        size = self._model.category_head.out_features
-        counted = torch.ones(size)
-        counted[[names.index(name) for name in ignored]] = 0
+        counted = torch.ones(self._model.category_head.out_features)
+        for name in ignored_of({name: name for name in names}, ignored, only, "the stream guard"):
+            counted[names.index(name)] = 0
         return counted
 
 

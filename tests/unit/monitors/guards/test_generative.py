@@ -15,8 +15,9 @@ from safethink.errors import ConfigError, MissingFileError, MonitorError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.monitors.function import ConstantMonitor
+from safethink.monitors.guards.forms import GuardVerdict, Preset
 from safethink.monitors.guards.generative import GuardMonitor
-from safethink.monitors.guards.presets import LLAMA_GUARD, GuardVerdict, Preset
+from safethink.monitors.guards.presets import LLAMA_GUARD
 from safethink.monitors.guards.questions import alternating
 from safethink.monitors.oracle import OracleMonitor
 from safethink.prompts import Message, Prompt

@@ -14,8 +14,9 @@ from safethink.config import GuardMonitorConfig, GuardServerConfig
 from safethink.errors import ConfigError, MonitorError, ServerError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
+from safethink.monitors.guards.choosing import choose_preset
 from safethink.monitors.guards.generative import GuardMonitor
-from safethink.monitors.guards.presets import LLAMA_GUARD, choose_preset
+from safethink.monitors.guards.presets import LLAMA_GUARD
 from safethink.monitors.guards.questions import Asker
 from safethink.monitors.guards.served import ChatGuard, CompletionsGuard
 from safethink.prompts import Message, Prompt

@@ -1,0 +1,85 @@
+"""A monitor that fires only after several low scores in a row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from safethink.monitors import Monitor, ScoreRequest, fail_closed
+from safethink.monitors.combinations import Combination
+
+
+@dataclass(slots=True)
+class _History:
+    """The scores of a row's trace.
+
+    Attributes:
+        trace: the trace that was scored last.
+        scored: the lengths of its beginnings that were scored, itself among them, with their scores.
+    """
+
+    trace: str = ""
+    scored: list[tuple[int, float]] = field(default_factory=lambda: [])
+
+    def add(self, trace: str, score: float) -> None:
+        """Take in a score; those of traces that `trace` does not go on from are forgotten."""
+        # A step that was rolled back or drawn anew is no beginning of what stands there now.
+        while self.scored and not self._precedes(self.scored[-1][0], trace):
+            self.scored.pop()
+        self.trace = trace
+        self.scored.append((len(trace), score))
+
+    def _precedes(self, length: int, trace: str) -> bool:
+        return length < len(trace) and trace.startswith(self.trace[:length])
+
+
+class PersistentMonitor(Combination):
+    """The highest of the last `times` scores along the trace, and 1 while there are fewer.
+
+    So it is below a threshold where, and only where, so many scores in a row are. A score belongs to a place in the
+    trace: after a rollback, or where a step is drawn anew, the scores of the steps that are still there count.
+    """
+
+    def __init__(self, monitor: Monitor, times: int) -> None:
+        """Ask `monitor`, and believe it once it has said so `times` times in a row."""
+        super().__init__([monitor])
+        self._times = times
+        self._histories: dict[int, _History] = {}
+
+    @property
+    def reads_text(self) -> bool:
+        """Always: the text tells which scores the trace goes on from."""
+        return True
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """One score per request, in order.
+
+        Raises:
+            MonitorError: if the monitor fails.
+        """
+        scores = fail_closed.score(self.members[0], requests)
+        return [self._persistent(request, score) for request, score in zip(requests, scores, strict=True)]
+
+    def release(self, row: int) -> None:
+        """Forget the scores of `row`, and let the monitor forget what it cached for it."""
+        self._histories.pop(row, None)
+        super().release(row)
+
+    def _persistent(self, request: ScoreRequest, score: float) -> float:
+        history = self._histories.setdefault(request.row, _History())
+        history.add(request.trace, score)
+        last = [each for _, each in history.scored[-self._times :]]
+        return max(last) if len(last) == self._times else 1.0
+
+
+def alone(monitor: Monitor) -> Monitor:
+    """`monitor` as it scores a single text, which has no scores before it: without any persistence."""
+    if isinstance(monitor, PersistentMonitor):
+        return alone(monitor.members[0])
+    if isinstance(monitor, Combination):
+        members = tuple(map(alone, monitor.members))
+        if any(new is not old for new, old in zip(members, monitor.members, strict=True)):
+            monitor = copy.copy(monitor)
+            monitor.members = members
+    return monitor
