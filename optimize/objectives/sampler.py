@@ -17,7 +17,7 @@ from safethink.engines import Engine, LocalEngine
 from safethink.engines.hf import HfEngine
 from safethink.engines.sampling import Sampling
 from safethink.guarded import SafeThink
-from safethink.monitors import Monitor, ScoreRequest, fail_closed
+from safethink.monitors import Monitor, ScoreRequest, alone, fail_closed
 from safethink.runtime import scheduler
 from safethink.runtime.row import Row, open_row
 from safethink.seeds import stable_seed
@@ -53,7 +53,7 @@ class Sampler:
         assert guarded.monitor is not None, "a reward needs a monitor"
         self.model = guarded.model
         self._guarded, self._seed = guarded, seed
-        self._monitor = RememberingMonitor(guarded.monitor)
+        self._monitor = RememberingMonitor(alone(guarded.monitor))
         self._greedy = HfEngine(guarded.model, guarded.stopper, Sampling(temperature=0.0))
         self._limits = guarded.limits.replace(max_step_tokens=max_tokens)
 

@@ -109,6 +109,20 @@ def tokens_read(monitor: Monitor, row: int) -> int | None:
 
 
 @runtime_checkable
+class LastingMonitor(Monitor, Protocol):
+    """A monitor whose score may depend on the row's scores before; see `persistence`."""
+
+    def alone(self) -> Monitor:
+        """The monitor as it scores a single text, which has no scores before it."""
+        ...
+
+
+def alone(monitor: Monitor) -> Monitor:
+    """`monitor` as it scores a single text, such as a finished output."""
+    return monitor.alone() if isinstance(monitor, LastingMonitor) else monitor
+
+
+@runtime_checkable
 class HashedMonitor(Monitor, Protocol):
     """A monitor that can tell its weights from others; so can a combination of such monitors."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
+from typing import cast
 
 from safethink.errors import ConfigError
 from safethink.files import json_hash
@@ -13,6 +15,7 @@ from safethink.monitors import (
     FittedMonitor,
     Monitor,
     ScoreRequest,
+    alone,
     fail_closed,
     fingerprint_of,
     layer_read_by,
@@ -71,6 +74,12 @@ class Combination:
         """Sum of the tokens that the members asked had to read; None where none of them says."""
         counts = [count for member in self.members if (count := tokens_read(member, row)) is not None]
         return sum(counts) if counts else None
+
+    def alone(self) -> Monitor:
+        """The combination of the members as each scores a single text."""
+        combined = copy(self)
+        combined.members = tuple(map(alone, self.members))
+        return cast("Monitor", combined)
 
     def release(self, row: int) -> None:
         """Let every member forget what it cached for `row`."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import SupportsFloat
 
 from safethink.errors import MonitorError
-from safethink.monitors import Monitor, ScoreRequest
+from safethink.monitors import Monitor, ScoreRequest, alone
 from safethink.prompts import Prompt
 
 
@@ -33,7 +33,7 @@ def score(monitor: Monitor, requests: Sequence[ScoreRequest]) -> list[float]:
 
 
 def score_texts(monitor: Monitor, texts: Sequence[tuple[Prompt, str]]) -> list[float]:
-    """One score per finished text, in order; nothing of them is kept.
+    """One score per finished text by itself, in order; nothing of them is kept.
 
     Args:
         monitor: scores them.
@@ -42,6 +42,7 @@ def score_texts(monitor: Monitor, texts: Sequence[tuple[Prompt, str]]) -> list[f
     Raises:
         MonitorError: as `score`.
     """
+    monitor = alone(monitor)
     requests = [ScoreRequest(row, prompt, text) for row, (prompt, text) in enumerate(texts)]
     scores = score(monitor, requests) if requests else []
     for request in requests:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from safethink.monitors import Monitor, ScoreRequest, fail_closed
+from safethink.monitors import Monitor, ScoreRequest, alone, fail_closed
 from safethink.monitors.combinations import Combination
 
 
@@ -66,20 +65,12 @@ class PersistentMonitor(Combination):
         self._histories.pop(row, None)
         super().release(row)
 
+    def alone(self) -> Monitor:
+        """The monitor as it scores a single text, which has no scores before it."""
+        return alone(self.members[0])
+
     def _persistent(self, request: ScoreRequest, score: float) -> float:
         history = self._histories.setdefault(request.row, _History())
         history.add(request.trace, score)
         last = [each for _, each in history.scored[-self._times :]]
         return max(last) if len(last) == self._times else 1.0
-
-
-def alone(monitor: Monitor) -> Monitor:
-    """`monitor` as it scores a single text, which has no scores before it: without any persistence."""
-    if isinstance(monitor, PersistentMonitor):
-        return alone(monitor.members[0])
-    if isinstance(monitor, Combination):
-        members = tuple(map(alone, monitor.members))
-        if any(new is not old for new, old in zip(members, monitor.members, strict=True)):
-            monitor = copy.copy(monitor)
-            monitor.members = members
-    return monitor

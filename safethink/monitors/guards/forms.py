@@ -131,6 +131,11 @@ class Categories:
     ignored: tuple[str, ...] = ()
     template_arg: str | None = None
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether the list behind a verdict bears on the score."""
+        return self.listing is not None and bool(self.ignored)
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:

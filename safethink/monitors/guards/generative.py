@@ -142,11 +142,10 @@ def replies_of(preset: Preset, asker: Asker) -> Replies | None:
         ConfigError: one begins with another, or the question does not name a category that does not count.
     """
     categories = preset.categories
-    lists = categories is not None and categories.listing is not None and bool(categories.ignored)
-    if not preset.lines and not lists:
-        return None
-    if lists and categories is not None:
+    if categories is not None:
         asker.refuse_unnamed(categories)
+    if not preset.lines and (categories is None or not categories.is_listed):
+        return None
     return Replies(preset, asker.answer, asker.ends)
 
 

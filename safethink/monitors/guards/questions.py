@@ -8,7 +8,7 @@ turn but plain words, a trace may spell those words too; nothing can tell them a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -136,18 +136,23 @@ class Asker:
         return before, between, behind
 
     def refuse_unnamed(self, categories: Categories) -> None:
-        """Check that the question tells the guard of the categories that do not count, or asks for a list of them.
+        """Check that the question tells the guard of what a configuration says about its categories.
 
         Raises:
-            ConfigError: it does not; the guard would name none, and all would count in silence.
+            ConfigError: the chat template takes no taxonomy of one's own, or does not tell of a category that does not
+                count; the guard would not name it then, and it would count in silence.
         """
         text = str(self._tokenizer.decode(list(self.ask(_SAMPLE, "x").ids)))
-        wanted = () if categories.listing is None else tuple(map(str, categories.listing.template_args.values()))
-        missing = [each for each in wanted or categories.ignored if each not in text]
+        own: Mapping[str, str] = self._form.template_args.get(categories.template_arg or "", {})
+        if any(words not in text for words in own.values()):
+            raise ConfigError(f"guard {self.name!r} takes no `{categories.template_arg}` in its chat template")
+        if not categories.is_listed or categories.listing is None:
+            return
+        wanted = tuple(map(str, categories.listing.template_args.values())) or categories.ignored
+        missing = [each for each in wanted if each not in text]
         if missing:
             raise ConfigError(
-                f"guard {self.name!r} is asked without {missing[0]!r} by its chat template, so it names no categories "
-                "of that kind"
+                f"guard {self.name!r} is asked without {missing[0]!r} by its chat template, and names no such category"
             )
 
     def _said(self, prompt: Prompt, trace: str) -> list[str]:

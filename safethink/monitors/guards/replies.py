@@ -84,12 +84,15 @@ class Replies:
         """
         self._encode, self._ends = encode, ends
         self._lines = preset.lines
-        self._verdicts = sorted(preset.verdicts, key=lambda verdict: verdict.safety or 0.0)
         categories = preset.categories
         self._ignored = frozenset(categories.ignored if categories is not None else ())
         self._listing = categories.listing if categories is not None and self._ignored else None
         names = () if categories is None else tuple(categories.names)
-        # Those that do not count come first: the first reply is read with the question.
+        # What the first reply is made of comes first: it is read with the question, and should hold a list.
+        if self._listing is None:
+            self._verdicts = preset.verdicts
+        else:
+            self._verdicts = tuple(sorted(preset.verdicts, key=lambda verdict: verdict.safety or 0.0))
         self._names = tuple(sorted(names, key=lambda name: name not in self._ignored))
         if self._listing is not None and not self._listing.end and not ends:
             raise ConfigError("the guard's tokenizer names no token that ends a reply, so no list of categories ends")
