@@ -97,7 +97,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Where a guard lists the categories of harm that it found: behind an unsafe verdict.
+    """List of the categories of harm that a guard found, behind an unsafe verdict.
 
     Attributes:
         lead: between the verdict and the first name.

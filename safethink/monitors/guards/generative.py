@@ -125,7 +125,7 @@ def _children(nodes: Sequence[Node], logits: Float[Tensor, "batch nodes vocab"])
 
 
 def reader_of(preset: Preset, asker: Asker) -> Verdicts | ReplyReader:
-    """What reads the replies of `preset`: its verdicts alone, or more lines where they bear on the score.
+    """Reader of the replies of `preset`: of its verdicts alone, or of more lines where they bear on the score.
 
     Raises:
         ConfigError: one reply begins with another.

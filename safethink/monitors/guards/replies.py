@@ -30,7 +30,7 @@ LogProbabilities: TypeAlias = "Float[np.ndarray, 'lanes children']"
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Where a reply stands as text.
+    """Position of a reply as text.
 
     Attributes:
         text: what was said so far.
@@ -47,7 +47,7 @@ class _State:
 
 @dataclass(slots=True)
 class Node:
-    """Where replies stand as tokens.
+    """Position of replies as tokens, which many of them may share.
 
     Attributes:
         ids: the tokens so far.
@@ -150,7 +150,7 @@ class Replies:
             yield child, share * among[:, column]
 
     def _options(self, state: _State) -> Iterator[tuple[str | int, _State | float]]:
-        """What may follow: a text or an end token, and where the reply stands then, or its share of safety."""
+        """All that may follow: a text or an end token, and where the reply stands then, or its share of safety."""
         if state.line > len(self._lines):
             yield from self._list_goes_on(state)
         elif state.line == len(self._lines):

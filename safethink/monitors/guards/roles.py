@@ -1,5 +1,5 @@
 # pyright: standard
-"""Whose turn a guard's chat template asks about: the trace is judged, so it must be the assistant's."""
+"""Check of the turn that a guard's chat template asks about: the trace is judged, so it must be the assistant's."""
 
 from __future__ import annotations
 
