@@ -205,11 +205,11 @@ class Asker:
 
     def _chat(self, turns: Sequence[Message], suffix: str) -> EncodedChat:
         """Render the turns as they are where the template takes them, else in alternating turns."""
-        args = {"add_generation_prompt": self._form.replies, **self._form.template_args}
+        replies, args = self._form.replies, self._form.template_args
         try:
-            return self.encoder.chat(turns, suffix, **args)
+            return self.encoder.chat(turns, suffix, add_generation_prompt=replies, template_args=args)
         except PromptError:
-            return self.encoder.chat(alternating(turns), suffix, **args)
+            return self.encoder.chat(alternating(turns), suffix, add_generation_prompt=replies, template_args=args)
 
     def _blanks(self) -> str:
         """Blanks that the template puts behind every header but the last, as Llama Guard 3's does.
