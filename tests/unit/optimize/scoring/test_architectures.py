@@ -169,6 +169,21 @@ def test_a_class_that_forgets_its_state_between_forwards_is_read_anew_and_it_is_
     assert_same(scorer.losses(candidates).nll, Scorer(model, examples, attention="plain").losses(candidates).nll)
 
 
+@pytest.mark.usefixtures("in_double")
+@pytest.mark.parametrize(("lengths", "attention"), [((5, 15), "plain"), ((15, 16), "plain"), ((30, 40), "shared")])
+def test_positions_that_turn_otherwise_in_longer_texts_are_not_mixed(lengths, attention, candidates, caplog):
+    """This model's window is of 24 tokens, in which contexts of 15 tokens are, and not what stands behind them."""
+    examples = [Example(tuple(range(3, 3 + length)), target=tuple(range(40, 48))) for length in lengths]
+    model = architectures.phi3_longrope()
+    assert Scorer(model, examples).attention == attention
+    assert ("turns positions by 'longrope', otherwise in texts of more than 24 tokens" in caplog.text) == (
+        attention == "plain"
+    )
+    scorer, plain = both(model, examples)
+    assert_same(scorer.losses(candidates).continuation, plain.losses(candidates).continuation)
+    assert Scorer(model, [Example(tuple(range(3, 53)), (5,))]).attention == "shared", "it is asked for other texts anew"
+
+
 def test_layers_that_look_tokens_up_for_themselves_take_no_rows(examples, candidates):
     """Gemma 4 would look for a token that has such an embedding; Gemma 3n would leave that part out in silence."""
     scorer = Scorer(architectures.gemma4(), examples)

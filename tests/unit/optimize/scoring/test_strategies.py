@@ -25,7 +25,7 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
-from optimize.scoring import Example, Scorer, strategies
+from optimize.scoring import Example, Scorer, shared_attention
 from safethink.errors import ConfigError
 from tests.support import tiny_reasoner
 
@@ -148,8 +148,8 @@ def test_attention_without_the_fused_kernel_is_that_with_it(causal):
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, 5, 8, generator=generator, dtype=torch.float64) for _ in range(3))
     bias = None if causal else torch.tensor([0.0, 0.0, -torch.inf, 0.0, -torch.inf]).double().expand(2, 1, 1, 5)
-    fused, fused_lse = strategies._attend(query, key, value, 0.3, bias, causal)
+    fused, fused_lse = shared_attention._attend(query, key, value, 0.3, bias, causal)
     wider = torch.cat([value, value[..., :2]], dim=-1)
-    plain, plain_lse = strategies._attend(query, key, wider, 0.3, bias, causal)
+    plain, plain_lse = shared_attention._attend(query, key, wider, 0.3, bias, causal)
     torch.testing.assert_close(plain[..., :8], fused)
     torch.testing.assert_close(plain_lse, fused_lse)
