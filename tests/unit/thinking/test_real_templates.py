@@ -8,7 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from safethink.config import LimitsConfig, SafeThinkConfig, SamplingConfig, ThoughtConfig
 from safethink.defenses.effects import Until
@@ -28,13 +35,12 @@ PROMPT = Prompt.from_text("Add 3 and 4.", id="p")
 ONE_OF_EACH = {family: name for name, (family, _, _) in reversed(REASONERS.items())}
 
 
-def model(vocab_size: int) -> PreTrainedModel:
+def model(vocab_size: int, is_qwen3: bool) -> PreTrainedModel:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = Qwen3Config(
-        vocab_size=vocab_size, num_key_value_heads=2, head_dim=8, max_position_embeddings=4096, **sizes
-    )
-    return Qwen3ForCausalLM(config).float().eval()
+    if is_qwen3:
+        return Qwen3ForCausalLM(Qwen3Config(vocab_size=vocab_size, num_key_value_heads=2, head_dim=8, **sizes)).eval()
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **sizes)).eval()
 
 
 def thought_of(made: PreTrainedTokenizerFast, name: str) -> Thought:
@@ -44,8 +50,7 @@ def thought_of(made: PreTrainedTokenizerFast, name: str) -> Thought:
 @pytest.mark.parametrize(("family", "name"), ONE_OF_EACH.items())
 def test_a_real_template_is_opened_thinks_is_injected_into_closes_and_answers(family: str, name: str) -> None:
     made = tokenizer(name)
-    tiny = model(len(made))
-    tiny.config.model_type = QWEN3_TYPES.get(name, "other")
+    tiny = model(len(made), name in QWEN3_TYPES)
     read: list[str] = []
 
     def monitor(_prompt: Prompt, trace: str) -> float:
