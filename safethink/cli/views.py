@@ -49,6 +49,8 @@ def outcome(result: Result, decode: Decode, whole: bool = False) -> RenderableTy
     """
     end = "" if result.closed else " (the thinking never closed)"
     trace, answer = (coloured(tokens, decode) for tokens in (result.verdict.trace, result.verdict.answer))
+    if not len(result.verdict.trace):
+        trace = Text("nothing", style="dim")
     return Group(
         Panel(trace if whole else _stripped(trace), title=f"trace{end}", title_align="left"),
         Panel(answer if whole else _stripped(answer), title="answer", title_align="left"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -117,8 +118,20 @@ def _parts(thought: Thought, ids: tuple[int, ...]) -> Iterator[_Part]:
             # A header of several words says itself what it closes; a bare tag closes what stands before it.
             yield _Part(ids[: span.start], is_final=opens or bool(thought.family.message_breaks))
         ids, is_open = ids[span.stop :], opens
+        if is_open and thought.closer.is_spelled:
+            ids, is_open = _behind_spelled(thought, ids)
     if not is_open:
         yield _Part(thought.whole_messages((), ids))
+
+
+def _behind_spelled(thought: Thought, ids: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+    """Behind thinking that a control token opened and ordinary ones close: what follows, and whether it is open yet."""
+    text = thought.closer.text
+    if text not in thought.decode(ids):
+        return ids, True
+    # The first tokens that spell it; their number is looked for by halves, since decoding is slow.
+    stop = bisect_left(range(len(ids) + 1), True, key=lambda length: text in thought.decode(ids[:length]))
+    return ids[stop:], False
 
 
 def _final_parts(thought: Thought, ids: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 from jinja2 import TemplateSyntaxError
 from jinja2.meta import find_undeclared_variables
@@ -28,6 +28,8 @@ DAY: Final = "strftime_now"
 """Name by which a template asks for the current day; its argument is a date, `2026-11-29`."""
 _GIVEN: Final = frozenset({"messages", "add_generation_prompt", "tools", "documents", "raise_exception"})
 """Parts of a chat, which nobody may say beside it."""
+_BUILT_IN: Final = frozenset({"range", "dict", "lipsum", "cycler", "joiner", "namespace"})
+"""Functions that Jinja brings along."""
 _DIRECTIVES: Final = "YymdBbAajHMS"
 """Directives of `strftime` that a date has an answer for."""
 _COMMENT: Final = re.compile(r"\{#.*?#\}", re.DOTALL)
@@ -48,9 +50,8 @@ def names_read(source: str) -> frozenset[str]:
         names = find_undeclared_variables(environment.parse(_GENERATION.sub("", source)))
     except TemplateSyntaxError:
         return frozenset()
-    known = cast("dict[str, object]", environment.globals)
     # The special tokens are the tokenizer's.
-    return frozenset(name for name in names - _GIVEN - set(known) if not name.endswith("_token"))
+    return frozenset(name for name in names - _GIVEN - _BUILT_IN if not name.endswith("_token"))
 
 
 def rendering_args(source: str, said: Mapping[str, TemplateArg], thinks: bool) -> dict[str, object]:

@@ -32,7 +32,7 @@ from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt, prefill_tokens
 from safethink.thinking.reading import answer_text, full_trace_text, monitored_text, trace_text
 from safethink.tokens import Tokens
-from tests.support.published_families import NAMED, PUBLISHED, steer
+from tests.support.published_families import NAMED, PUBLISHED, byte_level, steer
 
 PREFIX = "Wait, think safely about this request, and be careful: it could hurt people"
 FIRST, BAD, GOOD = "First mix the two parts.\n\n", "Heat it.\n\n", "This could hurt.\n\n"
@@ -423,3 +423,21 @@ def test_an_answer_holds_final_text_alone_and_the_rest_is_watched(name: str, wri
 @pytest.mark.parametrize("cut", ["<|end|>", "<|end|><|start|>assistant", "<|end|><|start|>assistant<|channel|>ana"])
 def test_a_header_that_was_cut_is_no_part_of_an_answer(cut: str) -> None:
     assert answer_text(HARMONY, Tokens.sampled(HARMONY.encoder.template(f"It is 7.{cut}"))) == "It is 7."
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        ("It is 7.<think>Heat it.</think>Or 8.", "It is 7.\n\nOr 8."),
+        ("It is 7.<think>Heat it.", "It is 7."),
+        ("It is 7.<think>Heat it.</think>Or 8.<think>Hm</think>No.", "It is 7.\n\nOr 8.\n\nNo."),
+    ],
+)
+def test_an_answer_goes_on_behind_thinking_that_a_control_token_opened_and_ordinary_ones_close(
+    written: str, answer: str
+) -> None:
+    one_sided = byte_level("{{ messages }}", (("<think>", False), ("<eos>", True)), "<eos>")
+    thought = Thought(ThoughtConfig(family="think"), one_sided)
+    assert thought.opener.is_control
+    assert thought.closer.is_spelled
+    assert answer_text(thought, Tokens.sampled(thought.encoder.template(written))) == answer
