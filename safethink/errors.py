@@ -49,6 +49,10 @@ class CacheFullError(SafeThinkError, MemoryError):
     """Rows that do not fit into the key-value cache side by side."""
 
 
+class ModelError(SafeThinkError, RuntimeError):
+    """A model that cannot be read exactly in any way; its class is named."""
+
+
 class LogitsError(SafeThinkError, ArithmeticError):
     """Next-token logits that are NaN or infinite, so that no token can be chosen; the row is named.
 

@@ -169,7 +169,8 @@ class Decoder:
             self._append_all()
             reading = [row for row in self._active.values() if row.may_resume]
             if reading:
-                self._reader.step([row.row for row in reading], [row.ids[-1] for row in reading])
+                ending = [row.row for row in reading if row.stop is not None]
+                self._reader.step([row.row for row in reading], [row.ids[-1] for row in reading], ending)
         except (torch.OutOfMemoryError, CacheFullError) as error:
             self._halve(error)
         stopped += [row for row in self._active.values() if row.stop is not None]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -115,13 +115,20 @@ class RowReader:
                 trail = self._trails[source]
                 self._trails[row] = _Trail(trail.end, list(trail.lines))
 
-    def step(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+    def step(self, rows: Sequence[int], tokens: Sequence[int], ending: Collection[int] = ()) -> None:
         """Read one more token of each of several rows.
+
+        Args:
+            rows: which rows.
+            tokens: the token of each.
+            ending: rows whose extension ends with it; they may be rolled back to there.
 
         Raises:
             CacheFullError: they do not fit side by side.
         """
         self.store.pack(rows)
+        # Before the last token, which must be read anew for what may follow it.
+        self.store.mark(ending)
         result = self.store.forward(rows, [[token_id] for token_id in tokens], layer=self.layer)
         self._note(rows, result.logits[:, -1], result.states, [1] * len(rows))
 

@@ -13,7 +13,7 @@ Axes of the tensors in this room:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -40,13 +40,12 @@ class ReadOutput:
 
 @runtime_checkable
 class Store(Protocol):
-    """KV cache of many rows, by key.
+    """KV cache of many rows, by key."""
 
-    Attributes:
-        num_forwarded: tokens sent through the model so far, padding left out.
-    """
-
-    num_forwarded: int
+    @property
+    def num_forwarded(self) -> int:
+        """Tokens sent through the model so far, padding left out."""
+        ...
 
     @property
     def num_rows(self) -> int:
@@ -74,6 +73,10 @@ class Store(Protocol):
         Raises:
             CacheFullError: these rows do not fit side by side.
         """
+        ...
+
+    def mark(self, rows: Iterable[int]) -> None:
+        """Make ready for rollbacks to where rows stand; no-op where a rollback to anywhere costs the same."""
         ...
 
     def truncate(self, row: int, num_tokens: int) -> None:
@@ -153,6 +156,8 @@ def read(
             # A store may have had to forget more than that.
             new = [reading.ids[store.length(reading.row) :] for reading in chosen]
             num_asked = max(reading.num_asked for reading in chosen)
+            # What is asked once may be asked again, or of something else in its place.
+            store.mark(reading.row for reading, ids in zip(chosen, new, strict=True) if len(ids) <= num_asked)
             num_states = max(reading.num_states for reading in chosen)
             yield indices, store.forward([reading.row for reading in chosen], new, num_asked, layer, num_states)
 

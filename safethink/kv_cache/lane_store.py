@@ -7,7 +7,7 @@ spare last column and never attended to. Axes: see `safethink.kv_cache`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 
 import numpy as np
@@ -17,7 +17,9 @@ from transformers import PreTrainedModel
 
 from safethink.errors import CacheFullError
 from safethink.kv_cache import ReadOutput, common_length
-from safethink.kv_cache.lanes import COLUMN_BLOCK, LaneCache, LanePlacement, masks
+from safethink.kv_cache.lane_cache import LaneCache, masks
+from safethink.kv_cache.lanes import COLUMN_BLOCK, LanePlacement
+from safethink.kv_cache.states import LaneStates
 from safethink.models.soft_rows import RowTable
 
 MAX_IDLE_SHARE = 0.5
@@ -66,6 +68,9 @@ class LaneStore:
         """Length of the longest common prefix of what is kept of `row` and `ids`."""
         return common_length(self._ids.get(row, ()), ids)
 
+    def mark(self, rows: Iterable[int]) -> None:
+        """No-op: any place can be rolled back to."""
+
     def truncate(self, row: int, num_tokens: int) -> None:
         """Forget all but the first `num_tokens` of a row."""
         if row in self._ids:
@@ -78,10 +83,18 @@ class LaneStore:
         if not self._lanes:
             self.clear()
 
+    def save_states(self, row: int) -> list[LaneStates]:
+        """Copies of the recurrent states of a row; empty where the model keeps none."""
+        return self._cache.save_states(self._lanes[row])
+
+    def load_states(self, row: int, states: Sequence[LaneStates]) -> None:
+        """Put saved states back; `truncate` says of how many tokens they are."""
+        self._cache.load_states(self._lanes[row], states)
+
     @torch.inference_mode()
     def share(self, source: int, targets: Sequence[int]) -> None:
         """Copy what was read of `source` to other rows."""
-        self._make_room([source, *targets], self.length(source))
+        self.reserve([source, *targets], self.length(source))
         for target in targets:
             self._cache.copy(self._lanes[source], self._lanes[target], self.length(source))
             self._ids[target] = list(self._ids[source])
@@ -122,7 +135,7 @@ class LaneStore:
         """
         starts = [self.length(row) for row in rows]
         ends = [start + len(tokens) for start, tokens in zip(starts, new, strict=True)]
-        self._make_room(rows, max(ends))
+        self.reserve(rows, max(ends))
         lanes = [self._lanes[row] for row in rows]
         span = max(lanes) + 1
         whole = len(lanes) >= (1 - MAX_IDLE_SHARE) * span
@@ -157,21 +170,29 @@ class LaneStore:
         places = torch.from_numpy(positions).to(device)
         num_columns = int(positions[:, -1].max()) + 1
         columns = places.masked_fill(places < 0, self._size[1] - 1)
-        places = places.clamp(min=0)
-        self._cache.place(LanePlacement(torch.tensor(lanes, device=device), columns, num_columns, whole))
+        placement = LanePlacement(
+            lanes=torch.tensor(lanes, device=device),
+            columns=columns,
+            num_columns=num_columns,
+            whole=whole,
+            waiting=torch.from_numpy(np.flatnonzero(positions[:, -1] < 0)).to(device),
+            resumes=not (positions == 0).any(),
+        )
+        self._cache.place(placement)
         output = self._model(
             **self._table.inputs(torch.from_numpy(ids).to(device)),
             attention_mask=masks(self._model, places, num_columns),
-            position_ids=places,
+            position_ids=places.clamp(min=0),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=num_logits,
             output_hidden_states=layer is not None,
         )
+        self._cache.settle()
         states = None if layer is None else output.hidden_states[layer][:, -num_states:].clone()
         return ReadOutput(output.logits, states)
 
-    def _make_room(self, rows: Sequence[int], num_tokens: int) -> None:
+    def reserve(self, rows: Sequence[int], num_tokens: int) -> None:
         """Give every row a lane, and all lanes room for `num_tokens` and one column for what counts for nothing."""
         now = next(self._clock)
         self._used |= dict.fromkeys(rows, now)

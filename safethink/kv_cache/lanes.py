@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 COLUMN_BLOCK = 64
@@ -30,12 +28,16 @@ class LanePlacement:
         columns: where each new token is written; the last column of the buffer takes what counts for nothing.
         num_columns: how many columns attention looks at.
         whole: whether `lanes` are the first ones in order, so that no copy is needed to look at them.
+        waiting: those among `lanes` that read nothing, and are looked at only because others are.
+        resumes: whether the rows have been read before; where states are kept, either all have or none.
     """
 
     lanes: Int[Tensor, " batch"]
     columns: Int[Tensor, "batch new"]
     num_columns: int
     whole: bool
+    waiting: Int[Tensor, " waiting"]
+    resumes: bool
 
 
 class LaneLayer(CacheLayerMixin):
@@ -79,6 +81,10 @@ class LaneLayer(CacheLayerMixin):
         assert self.placement is not None
         return self._put(self.keys, key_states, self.placement), self._put(self.values, value_states, self.placement)
 
+    def place(self, placement: LanePlacement) -> None:
+        """Set the lanes and columns of the next forward."""
+        self.placement = placement
+
     def resize(self, kept: Sequence[int], size: tuple[int, int]) -> None:
         """Make buffers of another size; lane i is what `kept[i]` was."""
         self.size = size
@@ -117,72 +123,6 @@ class LaneLayer(CacheLayerMixin):
         buffer[lanes[:, None], :, columns] = states.transpose(1, 2)
         seen = buffer[:, :, : placement.num_columns]
         return seen[: len(lanes)] if placement.whole else seen[lanes]
-
-
-class LaneCache(Cache):
-    """The lanes of all layers, as a model takes them."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Hold nothing yet.
-
-        Args:
-            model: a causal language model; its configuration says how many layers there are.
-        """
-        self._lanes = [LaneLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
-        super().__init__(layers=[*self._lanes])
-
-    def place(self, placement: LanePlacement) -> None:
-        """Set the lanes and columns of the next forward."""
-        for layer in self._lanes:
-            layer.placement = placement
-
-    def resize(self, kept: Sequence[int], size: tuple[int, int]) -> None:
-        """Make buffers of `size`, lanes and columns; lane i is what `kept[i]` was."""
-        for layer in self._lanes:
-            layer.resize(kept, size)
-
-    def copy(self, source: int, target: int, num_columns: int) -> None:
-        """Copy the first columns of one lane to another."""
-        for layer in self._lanes:
-            layer.copy(source, target, num_columns)
-
-
-def masks(model: PreTrainedModel, positions: Int[Tensor, "batch new"], num_columns: int) -> dict[str, Tensor] | Tensor:
-    """Attention masks of the new tokens: causal, and within a window or a chunk where layers have one.
-
-    With p the position of the query and c the column of the key, both of which count tokens from the start of the row:
-
-        full     c <= p
-        sliding  p - window < c <= p
-        chunked  c <= p  and  c // chunk == p // chunk
-
-    Args:
-        model: names the kinds of its layers where they differ.
-        positions: of the new tokens.
-        num_columns: how many columns there are to look at.
-
-    Returns:
-        One mask, or one for each kind of layer.
-    """
-    config = model.config.get_text_config()
-    columns = torch.arange(num_columns, device=positions.device)
-    seen = (columns <= positions[:, :, None])[:, None]
-    window, chunk = getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)
-    recent = seen if window is None else seen & (columns > positions[:, :, None] - window)[:, None]
-    near = seen if chunk is None else seen & (columns // chunk == positions[:, :, None] // chunk)[:, None]
-    kinds = {"full_attention": seen, "sliding_attention": recent, "chunked_attention": near}
-    named = getattr(config, "layer_types", None)
-    if named is None:
-        return _readable(recent, model)
-    return {kind: _readable(kinds[kind], model) for kind in set(named)}
-
-
-def _readable(mask: Bool[Tensor, "batch 1 new columns"], model: PreTrainedModel) -> Tensor:
-    """The mask as the model's attention wants it: added to the scores, but where that is fast as it is."""
-    if model.config._attn_implementation == "sdpa":
-        return mask
-    least = torch.finfo(model.dtype).min
-    return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, least)
 
 
 def _resized(buffer: Tensor, kept: Sequence[int], size: tuple[int, int]) -> Tensor:

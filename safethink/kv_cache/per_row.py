@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +76,9 @@ class PerRowStore:
         states = [read.states[0] for read in reads if read.states is not None]
         logits = _aligned([read.logits[0] for read in reads], num_logits)
         return ReadOutput(logits, _aligned(states, num_states) if states else None)
+
+    def mark(self, rows: Iterable[int]) -> None:
+        """No-op: no place can be rolled back to but the beginning."""
 
     def truncate(self, row: int, num_tokens: int) -> None:
         """Forget all of the row, unless it is no longer than that."""

@@ -110,5 +110,7 @@ HYBRID = [
     Architecture("Zamba2", zamba2),
 ]
 """Those that keep recurrent or convolution states beside keys and values."""
+BY_TOKEN = [Architecture("Jamba", jamba)]
+"""Those that start from an empty state where they read several tokens behind others (transformers 5.23)."""
 
-HYBRIDS = [each.make for each in HYBRID]
+IN_HYBRID_LANES = [each.make for each in HYBRID]

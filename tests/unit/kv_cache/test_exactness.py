@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from safethink.kv_cache import ReadRequest, Store, read
 from safethink.kv_cache.choose import choose_store
 from tests.support.architectures import ATTENTION, VARYING, VOCABULARY, Architecture
-from tests.support.hybrid_architectures import HYBRID
+from tests.support.hybrid_architectures import BY_TOKEN, HYBRID
 
 pytestmark = pytest.mark.usefixtures("in_double")
 
-EVERY = ATTENTION + HYBRID + VARYING
+EVERY = ATTENTION + HYBRID + BY_TOKEN + VARYING
 INJECTED = (7, 8, 9)
 TOLERANCE = 1e-9
 """Largest difference of logits, as a share of the largest."""
@@ -118,7 +118,7 @@ def test_shared_dropped_and_moved_rows_are_exact(rows: Rows) -> None:
     assert rows.worst < TOLERANCE
 
 
-@pytest.mark.parametrize("architecture", ATTENTION + HYBRID, ids=lambda each: each.name)
+@pytest.mark.parametrize("architecture", ATTENTION + HYBRID + BY_TOKEN, ids=lambda each: each.name)
 def test_logits_of_several_last_tokens_are_exact(architecture: Architecture) -> None:
     model = architecture.make()
     rows = Rows(model, choose_store(model))
