@@ -9,6 +9,7 @@ was ever shaped by a prefix, and none can teach a prefix to flatter the monitor.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from optimize.config import ContextsConfig
 from optimize.contexts.context import Context, ContextSet, spread
@@ -78,7 +79,7 @@ def _steps(guarded: SafeThink, result: Result) -> list[Context]:
             step_ids=trace.ids[start:end],
             depth=depth,
         )
-        for depth, (start, end) in enumerate(zip(starts, (*starts[1:], len(trace)), strict=True))
+        for depth, (start, end) in enumerate(pairwise((*starts, len(trace))))
     ]
     return [step for step in steps if trace_text(guarded.thought, Tokens.sampled(step.step_ids)).strip()]
 

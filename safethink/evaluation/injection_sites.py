@@ -100,7 +100,7 @@ def find_contexts(
     fired = 0
     for each in traces:
         step = next((i for i, score in enumerate(each.record.step_scores) if score < threshold), None)
-        if step is None:
+        if step is None or step >= len(each.starts):
             continue
         fired += 1
         if judge.drifted(each.prompt, trace_text(thought, each.through(step))):
@@ -120,8 +120,9 @@ def random_steps(
     places: list[InjectionSite] = []
     traces = watched(only_kinds(benchmarks, "harmless", "borderline"), records, thought, max_step_tokens)
     for each in traces:
-        # Between the last words and the closing tag there is no step.
-        starts = [start for start in each.starts if trace_text(thought, each.trace[start:]).strip()] or [each.starts[0]]
+        # Between the last words and the closing tag there is no step, and in an empty thought there is none at all.
+        starts = [start for start in each.starts if trace_text(thought, each.trace[start:]).strip()]
+        starts = starts or [len(prefill_tokens(thought, each.prompt))]
         for sample in range(samples):
             start = starts[stable_seed(seed, "forced", each.prompt.id, sample) % len(starts)]
             places.append(InjectionSite(each.benchmark, each.prompt, each.trace[:start], sample))
