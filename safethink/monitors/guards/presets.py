@@ -141,7 +141,8 @@ SHIELDGEMMA: Final = Preset(
 )
 """ShieldGemma (text); one principle per question, the worst answer counts. The principle stands behind the response, as
 on the model card, so that one reading of the trace serves all of them. Blanks around prompt and response go, as the
-model's own chat template trims them."""
+model's own chat template trims them. The words are the card's; the template's have an article more (`a prompt`), two
+blanks after `must`, and no blank line between question and response."""
 
 GPT_OSS_SAFEGUARD: Final = Preset(
     name="gpt_oss_safeguard",

@@ -14,6 +14,7 @@ from safethink.config import GuardMonitorConfig, GuardServerConfig
 from safethink.errors import ConfigError, MonitorError, ServerError
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
+from safethink.monitors.guards import replies
 from safethink.monitors.guards.choosing import choose_preset
 from safethink.monitors.guards.generative import GuardMonitor
 from safethink.monitors.guards.presets import LLAMA_GUARD
@@ -206,6 +207,30 @@ def test_a_policy_cannot_be_told_to_a_chat_server(double, path) -> None:
     config = GuardMonitorConfig(path=path, template="Q: {prompt} A: {trace}", verdicts={"a": 1, "b": 0}, server=server)
     with pytest.raises(ConfigError, match="which a chat server cannot be told; use `api: completions`"):
         build(config)
+
+
+@pytest.fixture
+def listing(tmp_path) -> Iterator[tuple[VllmDouble, str]]:
+    """A guard whose question lists categories, behind a server and in a folder."""
+    tokenizer = tiny_guard.tokenizer.__wrapped__()
+    tokenizer.chat_template = "{{ 'S1: Violence. S2: Advice. ' }}" + tiny_guard.TEMPLATE
+    tokenizer.save_pretrained(tmp_path)
+    tiny_guard.model().config.save_pretrained(tmp_path)
+    with VllmDouble(tiny_guard.model(), tokenizer) as served:
+        yield served, str(tmp_path)
+
+
+def test_lists_of_categories_are_read_as_local_weights_are(listing, monkeypatch) -> None:
+    double, path = listing
+    monkeypatch.setattr(replies, "MIN_SHARE", 0.02)
+    ignoring = GuardMonitorConfig(path=path, ignored_categories=("S2",))
+    preset = choose_preset(ignoring, "qwen3", path, str(double.tokenizer.chat_template))
+    local = GuardMonitor(double.model, double.tokenizer, preset).score(requests()[:2])
+    assert local != GuardMonitor(double.model, double.tokenizer).score(requests()[:2])
+    server = GuardServerConfig(urls=(double.url,), max_retries=0)
+    assert build(ignoring.replace(server=server)).score(requests()[:2]) == pytest.approx(local, abs=1e-6)
+    with pytest.raises(ConfigError, match="a chat server gives no probabilities of it; use `api: completions`"):
+        build(ignoring.replace(server=server.replace(api="chat")))
 
 
 @pytest.mark.slow

@@ -113,6 +113,15 @@ def test_the_score_is_that_of_the_published_heads(folder: Path, trace: str, debo
     assert score == pytest.approx([expected(folder, trace, debounce)], abs=1e-6)
 
 
+def test_the_categories_that_alone_count_are_those_that_are_not_ignored(folder: Path) -> None:
+    names = ("Political", "Copyright")
+    ignoring = build(config(folder, ignored_categories=names))
+    only = build(config(folder, only_categories=tuple(name for name in CATEGORY_NAMES if name not in names)))
+    assert only.score(requests(*STEPS)) == pytest.approx(ignoring.score(requests(*STEPS)), abs=1e-9)
+    with pytest.raises(ConfigError, match="no category 'Polite'; it has Violent, "):
+        build(config(folder, only_categories=("Polite",)))
+
+
 def test_controversial_and_ignored_categories(folder: Path) -> None:
     changed = config(folder, controversial=0.25, ignored_categories=("Political", "Copyright"))
     score = build(changed).score(requests(STEPS[0]))
