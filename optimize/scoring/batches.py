@@ -122,7 +122,7 @@ def prefill(model: PreTrainedModel, order: tuple[int, ...], examples: Sequence[E
 def _read_together(
     model: PreTrainedModel, examples: Sequence[Example]
 ) -> tuple[ContextCache, Float[Tensor, "contexts vocab"]]:
-    """What is kept of some contexts after one forward, and the logits behind them."""
+    """One forward over some contexts: their cache, and the logits behind them."""
     contexts, mask = pad([example.context for example in examples], left=True, device=model.device)
     cache = empty_cache(model)
     logits = model(

@@ -82,7 +82,7 @@ class StateAndAttentionLayer(StateLayer, LinearAttentionAndFullAttentionLayer):
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """What one layer keeps of some contexts, a row each; empty where it keeps nothing of the kind.
+    """Cache of one layer for some contexts, a row each; empty where the layer keeps nothing of the kind.
 
     Attributes:
         attention: keys and values.
@@ -132,13 +132,13 @@ class LayerCache:
 
 @dataclass(frozen=True, slots=True)
 class ContextCache:
-    """What a model keeps of some contexts, layer by layer; nothing where it reads them anew each time."""
+    """Cache of some contexts, layer by layer; without layers where a model reads them anew each time."""
 
     layers: tuple[LayerCache, ...] = ()
 
     @classmethod
     def of(cls, cache: Cache) -> ContextCache:
-        """Take over what a forward has put into a cache."""
+        """Take over the tensors that a forward has put into a cache."""
         return cls(tuple(map(_kept, cache.layers)))
 
     @classmethod
