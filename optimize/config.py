@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from safethink.config import EntryPointSection, MonitorConfig, RunConfig, Section, WorldConfig
 from safethink.errors import ConfigError
@@ -73,6 +72,8 @@ class EntryPointTermConfig(EntryPointSection):
 class ObjectiveConfig(Section):
     """Cost of a candidate prefix: a weighted sum of terms; lower is better. A term of weight 0 is not computed."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"terms"})
+
     continuation_weight: float = Field(default=1.0, ge=0)
     """Weight of the loss of mined safe continuations where the monitor fired."""
     reward_weight: float = Field(default=0.0, ge=0)
@@ -99,14 +100,6 @@ class ObjectiveConfig(Section):
     """Sharing of a context's keys and values among candidates; `auto` takes the fastest that passes a self-test."""
     racing: RacingConfig | None = None
     """Drops candidates early; None scores every candidate on every context."""
-
-    @model_serializer(mode="wrap")
-    def _without_empty_terms(self, dump: Callable[[ObjectiveConfig], dict[str, Any]]) -> dict[str, Any]:
-        # Journals, cells and artifacts of before there were terms of other packages keep their hashes.
-        values = dump(self)
-        if not self.terms:
-            values.pop("terms", None)
-        return values
 
 
 class SearchSection(Section):

@@ -2,7 +2,8 @@
 
     python -m docs.tools.make_tables
 
-A test fails where the page is not what this writes.
+A test fails where the page is not what this writes. How an architecture's rows are read is found out by building a tiny
+model of it and letting it choose its cache, as any model does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ import yaml
 from docs.tools.pages import ROOT
 from safethink.config.families import DECLARED, FAMILIES, PLAIN
 from safethink.config.family import Family
+from safethink.kv_cache.choose import store_kind
+from safethink.monitors.guards.forms import Preset
+from safethink.monitors.guards.presets import PRESETS
+from tests.support.architectures import ATTENTION, VARYING
+from tests.support.hybrid_architectures import BY_TOKEN, HYBRID
 
 PAGE: Final = ROOT / "docs/real-models.md"
 _TABLE: Final = "<!-- {name}: by docs/tools/make_tables.py -->\n{rows}\n<!-- /{name} -->"
@@ -60,6 +66,39 @@ def _shipped_reasoners() -> dict[str, str]:
     return {file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))["reasoner"]["path"] for file in files}
 
 
+def architectures() -> str:
+    """Architectures by how the local engine reads their rows, fast or exact and slow."""
+    by_kind: dict[str, list[str]] = {}
+    for each in (*ATTENTION, *HYBRID, *BY_TOKEN, *VARYING):
+        by_kind.setdefault(store_kind(each.make()), []).append(each.name)
+    rows = [(kind, _COSTS[kind], "; ".join(names)) for kind, names in by_kind.items()]
+    return _rows(("rows are read", "a rollback costs", "architectures"), rows)
+
+
+_COSTS: Final = {
+    "in lanes": "the tokens that are redone",
+    "in hybrid lanes": "the tokens that are redone",
+    "in hybrid lanes, token by token": "the tokens that are redone; a prompt is read slowly",
+    "one at a time, and again after a rollback": "the whole row",
+    "one at a time, and again at every token": "the whole row, as does every token",
+}
+
+
+def guards() -> str:
+    """Generative guards: what each is asked, what it may say, the kinds of harm that it tells apart."""
+    return _rows(("`monitor.preset`", "guards", "asks", "verdicts", "categories"), map(_guard, PRESETS.values()))
+
+
+def _guard(preset: Preset) -> tuple[str, ...]:
+    # The verdict itself, which may follow other answers; some guards write it in either case.
+    lines = {verdict.text.strip().splitlines()[-1] for verdict in preset.verdicts}
+    written = {line.casefold(): line for line in sorted(lines)}
+    verdicts = " or ".join(map(_code, sorted(written.values())))
+    names = [] if preset.categories is None else list(preset.categories.names)
+    categories = f"{len(names)}, {_code(names[0])} to {_code(names[-1])}" if names else ""
+    return f"`{preset.name}`", f"{preset.title}: {', '.join(preset.models)}", preset.asks, verdicts, categories
+
+
 def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = (head, ("---",) * len(head), *rows)
     return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |") for cells in lines)
@@ -69,7 +108,7 @@ def _code(text: str) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-TABLES: Final[dict[str, Callable[[], str]]] = {"families": families}
+TABLES: Final[dict[str, Callable[[], str]]] = {"families": families, "architectures": architectures, "guards": guards}
 """The tables by the name in their marks."""
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_serializer
+from pydantic import Field, field_validator
 
 from safethink.config import families
 from safethink.config.defenses import DefenseConfig, SafeThinkConfig
@@ -18,6 +17,8 @@ from safethink.config.section import Section, ServerConfig, WeightsSection
 
 class ReasonerConfig(WeightsSection):
     """The model being guarded."""
+
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"template_args"})
 
     path: str
     """Folder or hub id; `testbed` and `testbed:null` name the shipped reasoners."""
@@ -34,14 +35,6 @@ class ReasonerConfig(WeightsSection):
     the date that it writes down, today's where it is left out. The switch of the thinking is set by itself."""
     server: ServerConfig | None = None
     """Server of the weights; None loads them here. `path` then names the tokenizer and configuration alone."""
-
-    @model_serializer(mode="wrap")
-    def _without_empty_args(self, dump: Callable[[ReasonerConfig], dict[str, Any]]) -> dict[str, Any]:
-        # Run folders of before templates took arguments stay the same runs.
-        values = dump(self)
-        if not self.template_args:
-            values.pop("template_args", None)
-        return values
 
 
 class ThoughtConfig(Section):

@@ -17,6 +17,17 @@ Some = TypeVar("Some", bound="Section")
 class Section(Frozen):
     """Base of every section: immutable, no unknown keys, help from the docstrings under the fields."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are written down only where they differ from their default: what was made before there were such keys
+    stays the same run and keeps its hashes."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, dump: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
+        fields = type(self).model_fields
+        defaults = {key: fields[key].get_default(call_default_factory=True) for key in self.LATER_KEYS}
+        left_out = {key for key, default in defaults.items() if getattr(self, key) == default}
+        return {key: value for key, value in dump(self).items() if key not in left_out}
+
     def replace(self: Some, **changes: Any) -> Some:
         """The same section with other values, validated as if they had been read from a file.
 
@@ -33,18 +44,10 @@ class MonitorSection(Section):
     """Base of every monitor's section."""
 
     LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"persistence"})
-    """Keys that are written down only where they differ from their default: what was made before there were such keys
-    keeps its hashes."""
 
     persistence: int = Field(default=1, ge=1)
     """So many scores in a row must be low before the monitor fires: a step's score is the highest of the last so many
     of its trace, and 1 until there are that many. 1 takes each score as it is."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, dump: Callable[[MonitorSection], dict[str, Any]]) -> dict[str, Any]:
-        fields = type(self).model_fields
-        kept = {key for key in self.LATER_KEYS if getattr(self, key) != fields[key].get_default()}
-        return {key: value for key, value in dump(self).items() if key not in self.LATER_KEYS or key in kept}
 
     @property
     def title(self) -> str:
