@@ -28,7 +28,8 @@ from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
 from safethink.models import loading
-from safethink.monitors import fingerprint_of
+from safethink.models.numerics import Numerics
+from safethink.monitors import fingerprint_of, numerics_of
 from safethink.monitors.build import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt, refuse_duplicates
@@ -195,6 +196,13 @@ class SafeThink:
         """Hash of the weights of each model, by its role: `reasoner`, and `guard` where the monitor has weights."""
         guard = None if self.monitor is None else fingerprint_of(self.monitor)
         return {"reasoner": self.fingerprint} | ({} if guard is None else {"guard": guard})
+
+    @property
+    def numerics(self) -> dict[str, Numerics]:
+        """Numerical settings of each model that is loaded here: `reasoner`, and `guard` or `guard 2` and so on."""
+        guards = {f"guard {n}" if n > 1 else "guard": each for n, each in enumerate(numerics_of(self.monitor), start=1)}
+        own = {} if isinstance(self._model, ServedModel) else {"reasoner": Numerics.of(self._model)}
+        return own | guards
 
     @property
     def local_engine(self) -> LocalEngine:

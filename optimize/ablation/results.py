@@ -24,7 +24,7 @@ from optimize.ablation.outcome import (
 from safethink import benchmarks
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig
-from safethink.evaluation import folder, records
+from safethink.evaluation import folder, numerics, records
 from safethink.evaluation.jobs import NOTHING
 from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.records import Key, Record
@@ -155,7 +155,10 @@ class RecordArchive:
         path = reference_folder(self.out, reference) / folder.RECORDS
         if path not in self._references:
             self._references[path] = _read(path)
-        own = _read(self.out / CELLS / cell.name / "validation" / folder.RECORDS) if with_own else {}
+        home = self.out / CELLS / cell.name / "validation"
+        if with_own:
+            numerics.refuse_unlike(path.parent, home)
+        own = _read(home / folder.RECORDS) if with_own else {}
         return Ledger(self._load(reference), self._references[path] | own)
 
     def _load(self, reference: EvalConfig) -> tuple[Benchmark, ...]:

@@ -23,6 +23,8 @@ from safethink import prefix as prefixes
 from safethink.config import yaml_config
 from safethink.config.mismatch import refuse_other
 from safethink.errors import ConfigError
+from safethink.evaluation import numerics
+from safethink.evaluation.numerics import RunNumerics
 from safethink.files import json_hash, write_text
 from safethink.guarded import SafeThink
 from safethink.models.hashes import chat_template_hash, tokenizer_hash
@@ -44,8 +46,8 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
         out: the run's folder.
 
     Raises:
-        ConfigError: the folder was begun with another configuration, other prompts or other weights, or a library that
-            the search needs is not installed.
+        ConfigError: the folder was begun with another configuration, other prompts, other weights or other numerical
+            settings, or a library that the search needs is not installed.
         SafeThinkError: there is nothing to learn from: the monitor never fires, or no prefix survives.
     """
     if isinstance(config.search, SoftConfig):
@@ -54,7 +56,7 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
         Grammar(config.search)  # No phrases are refused before anything is rolled out for them.
     guarded = setup.guarded
     config = config.replace(run=guarded.thought.complete(config.run))
-    _claim(out, config)
+    _claim(out, config, RunNumerics.of(guarded, config.run.batch_size))
     init = _init(guarded, config.search)
     start = start_ids(None if init is None else init.token_ids, config.search)
     # Where does the monitor fire, and what would have been safe there?
@@ -117,14 +119,15 @@ def _measured(config: SearchConfig, arena: Arena, found: Found, tried: Tried, ou
     return measured
 
 
-def _claim(out: Path, config: SearchConfig) -> None:
-    """Write the configuration down, or check that the folder was begun with the same one."""
+def _claim(out: Path, config: SearchConfig, made_with: RunNumerics | None) -> None:
+    """Write configuration and numerics down, or check that the folder was begun with the same ones."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / CONFIG
     # A run that stopped before it had any contexts, at a misspelt path for instance, has no claim to the folder.
     begun = ((out / CONTEXTS).exists() or (out / LOG).exists() or (out / ROUNDS).exists()) and path.exists()
     if begun:
         refuse_other(path, yaml_config.load(SearchConfig, path), config)
+    numerics.claim(out, made_with, begun)
     write_text(path, yaml_config.dump(config))
 
 

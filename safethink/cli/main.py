@@ -63,7 +63,7 @@ class Inspect(CommandFlags):
 class Evaluate(RunFlags):
     """Run several defenses over several benchmarks; run it again to go on where it was interrupted.
 
-    Writes config.yaml, models.json, records.jsonl, summary.json and report.html.
+    Writes config.yaml, models.json, numerics.json, records.jsonl, summary.json and report.html.
     """
 
     out: Path = Path("runs/eval")

@@ -33,9 +33,9 @@ def claim(folder: Path, config: EvalConfig) -> None:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if _has_begun(folder) and (folder / CONFIG).exists():
+    if has_begun(folder) and (folder / CONFIG).exists():
         refuse_other(folder / CONFIG, read_config(folder), config)
-    elif _has_begun(folder):
+    elif has_begun(folder):
         raise ConfigError(f"{folder} has {RECORDS} but no {CONFIG}: whose records they are cannot be told")
     elif not (folder / CONFIG).exists() and any(path.is_file() for path in folder.iterdir()):
         raise ConfigError(f"{folder} holds other files and no {CONFIG}: use another --out")
@@ -56,7 +56,7 @@ def claim_models(folder: Path, models: Mapping[str, str]) -> None:
         RecordError: the file cannot be written.
     """
     path = folder / MODELS
-    if not _has_begun(folder):
+    if not has_begun(folder):
         write_text(path, json.dumps(models, indent=2) + "\n")
         return
     there = cast("dict[str, str]", json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
@@ -78,7 +78,7 @@ def claim_plugins(folder: Path, config: EvalConfig) -> None:
         RecordError: the file cannot be written.
     """
     path, versions = folder / PLUGINS, _plugin_versions(config)
-    if not _has_begun(folder):
+    if not has_begun(folder):
         if versions or path.is_file():
             write_text(path, json.dumps(versions, indent=2) + "\n")
     elif path.is_file():
@@ -112,5 +112,6 @@ def read_config(folder: Path) -> EvalConfig:
     return yaml_config.load(EvalConfig, path)
 
 
-def _has_begun(folder: Path) -> bool:
+def has_begun(folder: Path) -> bool:
+    """Whether anything is recorded there."""
     return (folder / RECORDS).exists() and (folder / RECORDS).stat().st_size > 0

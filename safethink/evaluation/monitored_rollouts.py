@@ -19,7 +19,8 @@ from safethink.config import (
     SteeringConfig,
     WorldConfig,
 )
-from safethink.evaluation import folder, jobs, records
+from safethink.evaluation import folder, jobs, numerics, records
+from safethink.evaluation.numerics import RunNumerics
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.runner import make_judge
 from safethink.evaluation.worker import Execution, GuardedReasoner, load_reasoner
@@ -99,6 +100,8 @@ def watch(
     loaded = tuple(benchmarks.load(each, config.world).only(*kinds) for each in config.benchmarks)
     folder.claim(out, config)
     reasoner = reasoner or load_reasoner(config)
+    # First, because weights in another precision are others as well.
+    numerics.claim(out, RunNumerics.of(reasoner, config.run.batch_size), folder.has_begun(out))
     folder.claim_models(out, reasoner.models)
     done = {record.key: record for record in records.read(out / folder.RECORDS)}
     with RecordWriter(out / folder.RECORDS) as writer:

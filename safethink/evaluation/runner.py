@@ -10,10 +10,11 @@ from safethink import benchmarks, defenses, files, judges, prefix
 from safethink.benchmarks import Benchmark
 from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig
 from safethink.config.mismatch import refuse_other
-from safethink.evaluation import exact_asr, folder, holdout, injection_sites, jobs, records, variants
+from safethink.evaluation import exact_asr, folder, holdout, injection_sites, jobs, numerics, records, variants
 from safethink.evaluation.injection_sites import Contexts
 from safethink.evaluation.jobs import Job
 from safethink.evaluation.metrics import Ledger
+from safethink.evaluation.numerics import RunNumerics
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.summary import Evidence, PrefixSummary, Summary, summarise
 from safethink.evaluation.variants import TableRow
@@ -26,8 +27,8 @@ from safethink.thinking.format import Thought
 def evaluate(config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = None) -> Summary:
     """Evaluate, or take up an evaluation where it was interrupted.
 
-    Writes `config.yaml`, `models.json`, `records.jsonl`, `summary.json` and `report.html`. The same command run again
-    does only what is missing, and ends with the same summary but for the seconds.
+    Writes `config.yaml`, `models.json`, `numerics.json`, `records.jsonl`, `summary.json` and `report.html`. The same
+    command run again does only what is missing, and ends with the same summary but for the seconds.
 
     Args:
         config: what to run.
@@ -38,7 +39,8 @@ def evaluate(config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = N
         The summary.
 
     Raises:
-        ConfigError: a configuration that cannot be run, or `out` belongs to another one or to other models.
+        ConfigError: a configuration that cannot be run, or `out` belongs to another one, to other models or to other
+            numerical settings.
         MissingFileError: a prefix, model or prompt file that is not there.
         ArtifactError: a prefix that does not fit.
         MonitorError: the monitor failed; no row is ever answered without its guard.
@@ -75,6 +77,8 @@ def gather(
     config = _complete(config, reasoner)
     folder.claim(out, config)
     reasoner = reasoner or load_reasoner(config)
+    # First, because weights in another precision are others as well.
+    made_with = numerics.claim(out, RunNumerics.of(reasoner, config.run.batch_size), folder.has_begun(out))
     folder.claim_models(out, reasoner.models)
     on_trial = prefix.bind(artifact, reasoner.thought.tokenizer, reasoner.engine)
     table = variants.load(config, on_trial, reasoner.thought.tokenizer, reasoner.engine)
@@ -94,6 +98,7 @@ def gather(
             test_evaluations=test_evaluations,
             learned_sha256=artifact.learned_hash(),
         ),
+        numerics=made_with,
     )
 
 
@@ -219,6 +224,7 @@ def _known(
     begun = {row.name: row for row in theirs.rows}
     refuse_other(shared, {"rows": begun}, {"rows": {row.name: row for row in config.rows if row.name in begun}})
     folder.claim_plugins(shared, theirs)
+    numerics.claim(shared, RunNumerics.of(reasoner, config.run.batch_size), folder.has_begun(shared))
     folder.claim_models(shared, reasoner.models)
     return _recorded(shared / folder.RECORDS, table)
 

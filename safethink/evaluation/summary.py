@@ -11,6 +11,7 @@ from safethink.evaluation.exact_asr import Forecast
 from safethink.evaluation.injection_sites import Contexts
 from safethink.evaluation.jobs import NOTHING, attack_benchmarks, attack_prompts, depth_name, trial_row
 from safethink.evaluation.metrics import COLUMNS, Column, Ledger
+from safethink.evaluation.numerics import RunNumerics
 from safethink.evaluation.statistics import Estimate, mean, paired_difference, rate
 from safethink.evaluation.variants import TableRow
 from safethink.frozen import Frozen
@@ -78,6 +79,8 @@ class Summary(Frozen):
     """On the testbed only."""
     texts: dict[str, tuple[str, ...]]
     """Injected text of each row."""
+    numerics: RunNumerics | None = None
+    """Numerical settings of the run, resolved; None where they were not written down."""
 
     def compared_with(self, other: str) -> Cells:
         """The paired differences of the prefix on trial to another row, by column; empty where that is not there."""
@@ -96,6 +99,7 @@ class Evidence:
         contexts: where recovery was measured.
         forecast: what the planted process says; None where there is none.
         prefix: the prefix on trial.
+        numerics: numerical settings of the run; None where they are not known.
     """
 
     config: EvalConfig
@@ -104,6 +108,7 @@ class Evidence:
     contexts: Contexts
     forecast: Forecast | None
     prefix: PrefixSummary
+    numerics: RunNumerics | None = None
 
 
 def summarise(evidence: Evidence) -> Summary:
@@ -124,6 +129,7 @@ def summarise(evidence: Evidence) -> Summary:
         if forecast is None
         else Rates(overt=forecast.rates.overt, covert=forecast.rates.covert, clean=forecast.rates.clean),
         texts={row.name: row.texts for row in evidence.rows},
+        numerics=evidence.numerics,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from safethink.engines import HiddenState
+from safethink.models.numerics import Numerics
 from safethink.prompts import Prompt
 
 
@@ -135,3 +136,18 @@ class HashedMonitor(Monitor, Protocol):
 def fingerprint_of(monitor: Monitor | None) -> str | None:
     """Hash of the weights that `monitor` goes by; None where it has none, or does not tell."""
     return monitor.fingerprint if isinstance(monitor, HashedMonitor) else None
+
+
+@runtime_checkable
+class NumericMonitor(Protocol):
+    """A monitor that says with which numerical settings its models were loaded."""
+
+    @property
+    def numerics(self) -> tuple[Numerics, ...]:
+        """Settings of each of its models that is loaded here."""
+        ...
+
+
+def numerics_of(monitor: object) -> tuple[Numerics, ...]:
+    """Numerical settings of the models of `monitor` that are loaded here; none where it does not tell."""
+    return monitor.numerics if isinstance(monitor, NumericMonitor) else ()

@@ -11,6 +11,7 @@ from typing import cast
 
 from safethink.errors import ConfigError
 from safethink.files import json_hash
+from safethink.models.numerics import Numerics
 from safethink.monitors import (
     FittedMonitor,
     Monitor,
@@ -19,6 +20,7 @@ from safethink.monitors import (
     fail_closed,
     fingerprint_of,
     layer_read_by,
+    numerics_of,
     reads_text,
     tokens_read,
 )
@@ -59,6 +61,11 @@ class Combination:
         """Hash of the members' weights; None where none has any."""
         hashes = [fingerprint_of(member) for member in self.members]
         return json_hash(hashes) if any(hashes) else None
+
+    @property
+    def numerics(self) -> tuple[Numerics, ...]:
+        """Numerical settings of the members' models."""
+        return tuple(each for member in self.members for each in numerics_of(member))
 
     def refuse_other(self, is_reasoner: Callable[[str], bool]) -> None:
         """Refuse another reasoner than the one that members were trained on; see `FittedMonitor`.

@@ -24,6 +24,7 @@ from safethink.errors import MonitorError
 from safethink.kv_cache.choose import choose_store
 from safethink.models.hashes import model_hash
 from safethink.models.loading import context_window
+from safethink.models.numerics import Numerics
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -171,3 +172,8 @@ class ReadingMonitor(Generic[Model]):
     def fingerprint(self) -> str:
         """Hash of the model's weights."""
         return model_hash(self._model)
+
+    @property
+    def numerics(self) -> tuple[Numerics, ...]:
+        """Numerical settings of the model."""
+        return (Numerics.of(self._model),)

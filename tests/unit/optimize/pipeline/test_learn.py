@@ -22,6 +22,7 @@ from safethink import prefix as prefixes
 from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig, ThoughtConfig, families, yaml_config
 from safethink.errors import ArtifactError, ConfigError, PromptError, SafeThinkError
 from safethink.guarded import SafeThink
+from safethink.models.numerics import Numerics
 from safethink.prefix import PrefixArtifact
 from safethink.prompts import Prompt
 from tests.support import tiny_reasoner
@@ -180,6 +181,12 @@ def test_a_folder_begun_with_other_settings_prompts_or_weights_is_refused(run_fo
         learn(run_folder, seed=1)
     with pytest.raises(ConfigError, match=r"search\.json belongs to .*: prompts is '\w+' there and '\w+' here"):
         learn(run_folder, prompts=[*ATTACKS[1:], *TASKS])
+    with monkeypatch.context() as patch:
+        patch.setattr(Numerics, "of", lambda model: Numerics(dtype="bfloat16", attention="sdpa", device="cpu"))
+        with pytest.raises(
+            ConfigError, match=r"numerics\.json .* reasoner\.dtype is 'float\d+' there and 'bfloat16' here"
+        ):
+            learn(run_folder)
     monkeypatch.setattr(setup, "model_hash", lambda model, rounded: "retrained")
     with pytest.raises(ConfigError, match=r"sha256 is .* there and 'retrained' here; give a fresh --out"):
         learn(run_folder)
