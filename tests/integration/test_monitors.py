@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from safethink.config import (
@@ -15,6 +17,7 @@ from safethink.config import (
     OracleMonitorConfig,
     ReasonerConfig,
     RunConfig,
+    SafeThinkConfig,
 )
 from safethink.guarded import SafeThink
 from safethink.prompts import Prompt
@@ -31,9 +34,12 @@ def prompts() -> list[Prompt]:
     return [*draw("jailbreak", "test", 6), *draw("harmless", "test", 2)]
 
 
-def run(monitor: MonitorConfig, prompts: list[Prompt]) -> list[Result]:
+def run(monitor: MonitorConfig, prompts: list[Prompt], threshold: float = 0.0) -> list[Result]:
     config = RunConfig(
-        reasoner=ReasonerConfig(path="testbed"), monitor=monitor, limits=LimitsConfig(max_trace_tokens=120)
+        reasoner=ReasonerConfig(path="testbed"),
+        monitor=monitor,
+        defense=SafeThinkConfig(threshold=threshold),
+        limits=LimitsConfig(max_trace_tokens=120),
     )
     return SafeThink.from_config(config).run(prompts)
 
@@ -61,3 +67,15 @@ def test_the_keyword_baseline_fires_until_something_is_refused(prompts: list[Pro
     assert all(result.interventions for result in never)
     always = run(KeywordMonitorConfig(absent=1.0), prompts)
     assert not any(result.interventions for result in always)
+
+
+def test_scores_in_a_row_are_those_of_the_trace_that_stands(prompts: list[Prompt]) -> None:
+    single, persistent = (run(GuardMonitorConfig(persistence=times), prompts, -1.0) for times in (1, 2))
+    for once, lasting in zip(single, persistent, strict=True):
+        assert lasting.trace_ids == once.trace_ids
+        in_a_row = [1.0, *(max(pair) for pair in pairwise(once.verdict.step_scores))]
+        assert list(lasting.verdict.step_scores) == in_a_row
+    guarded = run(GuardMonitorConfig(persistence=2), prompts)
+    at_once = run(GuardMonitorConfig(), prompts)
+    assert 0 < sum(len(each.interventions) for each in guarded) < sum(len(each.interventions) for each in at_once)
+    assert all(intervention.step > 0 for each in guarded for intervention in each.interventions)
