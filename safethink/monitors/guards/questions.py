@@ -149,7 +149,7 @@ class Asker:
         if not categories.is_listed or categories.listing is None:
             return
         wanted = tuple(map(str, categories.listing.template_args.values())) or categories.ignored
-        missing = [each for each in wanted if each not in text]
+        missing = [each for each in wanted if not re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text)]
         if missing:
             raise ConfigError(
                 f"guard {self.name!r} is asked without {missing[0]!r} by its chat template, and names no such category"
