@@ -141,6 +141,17 @@ def test_neighbours_change_nothing_and_a_branch_that_is_not_read_counts_as_unsaf
     assert exact - 0.3 < alone[1] < exact
 
 
+def test_a_growing_trace_scores_as_it_does_alone(polyguard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "MIN_SHARE", 0.05)
+    chosen = config(polyguard, categories={"S1": "Violence", "S2": "Advice"}, ignored_categories=("S2",))
+    growing: Any = build(chosen)
+    for end in range(1, len(STEPS) + 1):
+        trace = "".join(STEPS[:end])
+        grown = growing.score([request(trace)])
+        assert grown == pytest.approx(build(chosen).score([request(trace)]), abs=1e-9)
+        assert growing.tokens_read(0) > 0
+
+
 def test_a_sure_guard_is_asked_along_one_reply_alone() -> None:
     """Where each choice is sure, no branch is read but the one that is given, whatever the tree holds."""
     tree = replies.Replies(PRESETS["polyguard"], lambda text: tuple(text.encode()), [0])
