@@ -42,8 +42,8 @@ Layer = CacheLayerMixin | LinearAttentionCacheLayerMixin | DummyLayer
 """As transformers has it."""
 
 
-class StateLayer(LinearAttentionLayer):
-    """A layer that keeps states: takes new ones as they are and leaves the old ones alone."""
+class DifferentiableStates(LinearAttentionLayer):
+    """A layer that keeps states: takes new ones as they are and leaves the old ones, for gradients, alone."""
 
     def update_conv_state(
         self, conv_states: Tensor, state_idx: int = 0, conv_kernel_size: int | None = None, **kwargs: object
@@ -76,7 +76,7 @@ class StateLayer(LinearAttentionLayer):
         self.has_previous_state[index] = True
 
 
-class StateAndAttentionLayer(StateLayer, LinearAttentionAndFullAttentionLayer):
+class DifferentiableStatesAndAttention(DifferentiableStates, LinearAttentionAndFullAttentionLayer):
     """A layer that keeps states and attends, too."""
 
 
@@ -122,7 +122,7 @@ class LayerCache:
             assert isinstance(layer, DynamicLayer)
             layer.update(*(each.repeat_interleave(copies, dim=0) for each in self.attention))
         if self.has_states:
-            assert isinstance(layer, StateLayer)
+            assert isinstance(layer, DifferentiableStates)
             for index, state in self.conv.items():
                 layer.put(index, conv=state.repeat_interleave(copies, dim=0))
             for index, state in self.recurrent.items():
@@ -210,10 +210,10 @@ def _empty(layer: Layer) -> Layer:
     return DynamicLayer()
 
 
-def _layer(attends: bool, num_states: int) -> DynamicLayer | StateLayer:
+def _layer(attends: bool, num_states: int) -> DynamicLayer | DifferentiableStates:
     if num_states == 0:
         return DynamicLayer()
-    return StateAndAttentionLayer(num_states) if attends else StateLayer(num_states)
+    return DifferentiableStatesAndAttention(num_states) if attends else DifferentiableStates(num_states)
 
 
 def _kept(layer: Layer) -> LayerCache:
