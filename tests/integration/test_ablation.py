@@ -165,6 +165,13 @@ def test_a_finished_grid_starts_no_process_and_other_settings_are_refused(
     with pytest.raises(RecordError, match=r"no result .* delete the cell"):
         run.ablate(yaml_config.validate(AblationConfig, LEARN, "x"), finished)
     damaged.write_text(whole)
+    unlike = finished / "cells" / "gcg-length=1-seed=0" / "validation" / "numerics.json"
+    unlike.write_text(unlike.read_text().replace("float32", "bfloat16"))
+    with pytest.raises(
+        ConfigError, match=r"references/\w+/numerics\.json .*reasoner\.dtype is 'float32' there and 'bf"
+    ):
+        run.ablate(yaml_config.validate(AblationConfig, LEARN, "x"), finished)
+    unlike.write_text(unlike.read_text().replace("bfloat16", "float32"))
 
 
 def test_a_loop_is_measured_without_a_search(tmp_path: Path) -> None:
