@@ -24,6 +24,9 @@ PresetName = Literal[
 ]
 """The published ways to put the question to a guard; see `safethink.monitors.guards.presets`."""
 
+PoolingKind = Literal["last", "mean", "max", "ema"]
+"""How a probe pools over the tokens of a trace; see `safethink.monitors.pooling`."""
+
 
 class ModelSection(MonitorSection, WeightsSection):
     """A monitor that is a model of its own."""

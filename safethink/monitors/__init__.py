@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from safethink.engines import HiddenState
+from safethink.engines import HiddenState, TokenStates
 from safethink.models.numerics import Numerics
 from safethink.prompts import Prompt
 
@@ -22,12 +22,17 @@ class ScoreRequest:
             monitor that reads none, see `WordlessMonitor`.
         state: the reasoner's hidden state at the last token of the trace, for a monitor that asks for it; see
             `StateMonitor`.
+        ids: all that stands behind the prompt as token ids, injected ones included; empty for a monitor that reads no
+            hidden states.
+        states: the hidden states of the last of these tokens, for a monitor that pools over them; see `PoolingMonitor`.
     """
 
     row: int
     prompt: Prompt
     trace: str
     state: HiddenState | None = None
+    ids: tuple[int, ...] = ()
+    states: TokenStates | None = None
 
 
 @runtime_checkable
@@ -53,6 +58,20 @@ class StateMonitor(Monitor, Protocol):
 
         None where none is needed after all, as in a combination of monitors that read text.
         """
+        ...
+
+
+@runtime_checkable
+class PoolingMonitor(StateMonitor, Protocol):
+    """A monitor that pools over the hidden states of the trace's tokens. Only some engines show more than the last."""
+
+    @property
+    def pools(self) -> bool:
+        """Whether it does after all; where not, requests carry the last token's state alone."""
+        ...
+
+    def num_unread(self, row: int, ids: tuple[int, ...]) -> int:
+        """Number of last tokens whose states the next request of `row` must carry, if it is about the trace `ids`."""
         ...
 
 
@@ -90,6 +109,16 @@ def reads_text(monitor: Monitor) -> bool:
 def layer_read_by(monitor: Monitor | None) -> int | None:
     """Index of the reasoner's hidden state that `monitor` reads; None for none."""
     return monitor.layer if isinstance(monitor, StateMonitor) else None
+
+
+def pools(monitor: Monitor | None) -> bool:
+    """Whether `monitor` reads the hidden states of more than the last token."""
+    return isinstance(monitor, PoolingMonitor) and monitor.pools
+
+
+def num_unread(monitor: Monitor | None, row: int, ids: tuple[int, ...]) -> int:
+    """Number of last tokens whose states `monitor` needs to score the trace `ids` of `row`, at least one."""
+    return max(1, monitor.num_unread(row, ids)) if isinstance(monitor, PoolingMonitor) else 1
 
 
 @runtime_checkable

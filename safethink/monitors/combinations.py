@@ -20,7 +20,9 @@ from safethink.monitors import (
     fail_closed,
     fingerprint_of,
     layer_read_by,
+    num_unread,
     numerics_of,
+    pools,
     reads_text,
     tokens_read,
 )
@@ -55,6 +57,15 @@ class Combination:
     def reads_text(self) -> bool:
         """Whether any member reads the text of the trace."""
         return any(map(reads_text, self.members))
+
+    @property
+    def pools(self) -> bool:
+        """Whether any member pools over the tokens of the trace."""
+        return any(map(pools, self.members))
+
+    def num_unread(self, row: int, ids: tuple[int, ...]) -> int:
+        """Number of last tokens of a trace whose states some member needs."""
+        return max(num_unread(member, row, ids) for member in self.members)
 
     @cached_property
     def fingerprint(self) -> str | None:
@@ -189,6 +200,15 @@ class RecordingMonitor:
     def layer(self) -> int | None:
         """Index of the reasoner's hidden state that the monitor reads; None for none."""
         return layer_read_by(self._monitor)
+
+    @property
+    def pools(self) -> bool:
+        """Whether the monitor pools over the tokens of the trace."""
+        return pools(self._monitor)
+
+    def num_unread(self, row: int, ids: tuple[int, ...]) -> int:
+        """Number of last tokens of a trace whose states the monitor needs."""
+        return num_unread(self._monitor, row, ids)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """Score as the monitor does."""

@@ -16,12 +16,12 @@ from safethink.engines import (
     ContinuousEngine,
     Engine,
     ExtendRequest,
-    HiddenState,
     LocalEngine,
     LookRequest,
     StateEngine,
     StateRequest,
     TokenLevelEngine,
+    TokenStateEngine,
     WeighRequest,
 )
 from safethink.errors import ConfigError, LogitsError
@@ -32,6 +32,8 @@ from safethink.monitors import (
     ScoreRequest,
     fail_closed,
     layer_read_by,
+    num_unread,
+    pools,
     reads_text,
 )
 from safethink.runtime.row import Accepted, Finished, Row, RunningRow
@@ -111,6 +113,9 @@ def follow(
     under_way: dict[int, RunningRow] = {}
     # A monitor that reads text is fast in batches; others have nothing to wait for.
     share = BATCH_SHARE if monitor is not None and reads_text(monitor) else 0.0
+    layer = layer_read_by(monitor)
+    if layer is not None and pools(monitor) and isinstance(engine, TokenStateEngine):
+        engine.keep_states(layer)
     extending = _Extending(continuous(engine), share, thought, limits)
     try:
         while True:
@@ -258,12 +263,13 @@ def _score_all(rows: Iterable[RunningRow], engine: Engine, monitor: Monitor | No
     if not asked:
         return
     assert monitor is not None, "a defense asks for scores but there is no monitor"
-    states = _states(asked, engine, layer_read_by(monitor))
     with_text = reads_text(monitor)
     requests = [
-        ScoreRequest(running.key, running.row.prompt, _text(effect, thought) if with_text else "", state)
-        for (running, effect), state in zip(asked, states, strict=True)
+        ScoreRequest(running.key, running.row.prompt, _text(effect, thought) if with_text else "")
+        for running, effect in asked
     ]
+    if layer_read_by(monitor) is not None:
+        requests = _with_states(requests, asked, engine, monitor)
     with _timed([running for running, _ in asked], "monitor_seconds"):
         scores = fail_closed.score(monitor, requests)
     counts = isinstance(monitor, CountingMonitor)
@@ -275,16 +281,28 @@ def _text(effect: Score, thought: Thought) -> str:
     return monitored_text(thought, effect.trace, effect.answer, effect.sees_injected)
 
 
-def _states(
-    asked: Sequence[tuple[RunningRow, Score]], engine: Engine, layer: int | None
-) -> Iterable[HiddenState | None]:
-    """Hidden states of the reasoner's `layer` at the end of each trace; None for each where no layer is read."""
-    if layer is None:
-        return [None] * len(asked)
+def _with_states(
+    requests: Sequence[ScoreRequest], asked: Sequence[tuple[RunningRow, Score]], engine: Engine, monitor: Monitor
+) -> list[ScoreRequest]:
+    """The requests with the reasoner's hidden states at the end of each trace, or at all tokens that are unread."""
+    layer = layer_read_by(monitor)
+    assert layer is not None, "asked of a monitor that reads hidden states"
     assert isinstance(engine, StateEngine), "a monitor that reads hidden states was not refused"
-    requests = [StateRequest(running.key, running.row.prompt_ids + effect.tokens.ids) for running, effect in asked]
+    behind = [effect.tokens.ids for _, effect in asked]
+    wanted = [
+        StateRequest(running.key, running.row.prompt_ids + ids, num_unread(monitor, running.key, ids))
+        for (running, _), ids in zip(asked, behind, strict=True)
+    ]
     with _timed([running for running, _ in asked], "engine_seconds"):
-        return engine.states(requests, layer)
+        if pools(monitor):
+            assert isinstance(engine, TokenStateEngine), "a monitor that pools was not refused"
+            read = [(states[-1], states) for states in engine.token_states(wanted, layer)]
+        else:
+            read = [(state, None) for state in engine.states(wanted, layer)]
+    return [
+        replace(request, ids=ids, state=state, states=states)
+        for request, ids, (state, states) in zip(requests, behind, read, strict=True)
+    ]
 
 
 def _release(running: RunningRow, engine: Engine, monitor: Monitor | None) -> None:
@@ -303,6 +321,11 @@ def refuse_unfit(engine: Engine, rule: Rule, monitor: Monitor | None = None) -> 
     if layer_read_by(monitor) is not None and not isinstance(engine, StateEngine):
         raise ConfigError(
             f"{type(monitor).__name__} reads the reasoner's hidden states, and {type(engine).__name__} shows none"
+        )
+    if pools(monitor) and not isinstance(engine, TokenStateEngine):
+        raise ConfigError(
+            f"{type(monitor).__name__} pools over the hidden states of all tokens of the trace, and "
+            f"{type(engine).__name__} shows the last one's alone"
         )
     if isinstance(monitor, FittedMonitor):
         monitor.refuse_other(engine.is_reasoner if isinstance(engine, LocalEngine) else lambda _: False)

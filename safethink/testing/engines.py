@@ -18,6 +18,7 @@ from safethink.engines import (
     StateEngine,
     StateRequest,
     TokenLevelEngine,
+    TokenStateEngine,
     WeighRequest,
 )
 from safethink.engines.stopping import LOOK_BACK, Stopper
@@ -286,6 +287,12 @@ def hidden_states_belong_to_their_rows(trial: Trial) -> None:
         assert isinstance(fresh, StateEngine), "made by the same hand"
         apart = float((fresh.states([request], LAYER)[0] - state).abs().max())
         trial.near(apart, 0.0, "alone a row has another state")
+        if isinstance(fresh, TokenStateEngine):
+            (found,) = fresh.token_states([replace(request, num_tokens=2)], LAYER)
+            ensure(len(found) == 2, f"{len(found)} states for 2 tokens")
+            before = StateRequest(request.row, request.ids[:-1])
+            apart = float((torch.stack([fresh.states([before], LAYER)[0], state]) - found).abs().max())
+            trial.near(apart, 0.0, "one by one tokens have other states")
         if isinstance(engine, TokenLevelEngine):
             (view,) = engine.look([LookRequest(request.row, request.ids, layer=LAYER)])
             apart = float((torch.tensor(view.hidden, dtype=state.dtype) - state.cpu()).abs().max())

@@ -12,7 +12,8 @@ from typing import Final
 
 import torch
 
-from safethink.monitors import Monitor, ScoreRequest, layer_read_by, reads_text
+from safethink.engines import HiddenState
+from safethink.monitors import Monitor, ScoreRequest, layer_read_by, pools, reads_text
 from safethink.prompts import Message, Prompt
 from safethink.seeds import stable_seed
 from safethink.testing.check import Check, checks_of, ensure
@@ -68,6 +69,11 @@ class Trial:
         return layer_read_by(self.make()) is not None
 
     @cached_property
+    def pools(self) -> bool:
+        """Whether it reads the hidden states of all tokens."""
+        return pools(self.make())
+
+    @cached_property
     def reads_text(self) -> bool:
         """Whether it reads the trace in words."""
         return reads_text(self.make())
@@ -77,12 +83,19 @@ class Trial:
         return [self.request(row, *text) for row, text in enumerate(product(self.prompts, traces))]
 
     def request(self, row: int, prompt: Prompt, trace: str) -> ScoreRequest:
-        """A request; its hidden state is drawn from its text."""
-        state = None
-        if self.reads_states:
-            generator = torch.Generator().manual_seed(stable_seed("state", prompt.text, trace))
-            state = torch.randn(self.state_size, generator=generator)
-        return ScoreRequest(row, prompt, trace if self.reads_text else "", state)
+        """A request; a token is a byte, and its hidden state is drawn from the text up to it."""
+        text = trace if self.reads_text else ""
+        if not self.reads_states:
+            return ScoreRequest(row, prompt, text)
+        ids = tuple(trace.encode())
+        if not self.pools:
+            return ScoreRequest(row, prompt, text, self._state(prompt, ids), ids)
+        states = torch.stack([self._state(prompt, ids[:end]) for end in range(min(1, len(ids)), len(ids) + 1)])
+        return ScoreRequest(row, prompt, text, states[-1], ids, states)
+
+    def _state(self, prompt: Prompt, ids: tuple[int, ...]) -> HiddenState:
+        generator = torch.Generator().manual_seed(stable_seed("state", prompt.text, *ids))
+        return torch.randn(self.state_size, generator=generator)
 
     def same(self, first: Sequence[float], second: Sequence[float], fault: str) -> None:
         """Raise with the fault where two lists of scores differ by more than the tolerance."""

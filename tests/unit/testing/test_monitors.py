@@ -15,12 +15,15 @@ from safethink.monitors.function import ConstantMonitor, FunctionMonitor
 from safethink.monitors.guards.generative import GuardMonitor
 from safethink.monitors.keyword import KeywordMonitor
 from safethink.monitors.oracle import OracleMonitor
-from safethink.monitors.probe import Probe, ProbeCard, ProbeMonitor
+from safethink.monitors.pooling import Pooling
+from safethink.monitors.probe import PositionThreshold, Probe, ProbeCard, ProbeMonitor
 from safethink.prefix.artifact import Identity
 from safethink.testbed.prompts import draw
 from safethink.testing import monitors
 from safethink.testing.check import Check
 from tests.support import tiny_guard
+
+LAST = Pooling()
 
 
 def lengths() -> FunctionMonitor:
@@ -31,12 +34,13 @@ def words() -> KeywordMonitor:
     return KeywordMonitor(("mix", "heat"), -0.5, 0.5)
 
 
-def probe() -> ProbeMonitor:
+def probe(pooling: Pooling = LAST, thresholds: tuple[PositionThreshold, ...] = ()) -> ProbeMonitor:
     tiny = Identity(name="tiny", sha256="0" * 64)
-    card = ProbeCard(layer=1, hidden_size=8, reasoner=tiny, labelled_by=tiny)
+    card = ProbeCard(layer=1, hidden_size=8, reasoner=tiny, labelled_by=tiny, pooling=pooling, thresholds=thresholds)
     return ProbeMonitor(Probe(card, torch.linspace(-1, 1, 8, dtype=torch.float64), torch.tensor(0.25).double()))
 
 
+THRESHOLDS = (PositionThreshold(first_token=0, margin=0.5), PositionThreshold(first_token=9, margin=-0.5))
 OF_THE_TESTBED = (draw("jailbreak", "test", 1)[0], draw("harmless", "test", 1)[0])
 OURS = {
     "function": monitors.checks(lengths),
@@ -47,6 +51,12 @@ OURS = {
     "cascade": monitors.checks(lambda: CascadeMonitor([lengths(), words()], -0.2, 0.2)),
     "oracle": monitors.checks(OracleMonitor, OF_THE_TESTBED),
     "probe": monitors.checks(probe),
+    "probe, mean": monitors.checks(lambda: probe(Pooling(kind="mean"))),
+    "probe, max": monitors.checks(lambda: probe(Pooling(kind="max"))),
+    "probe, ema": monitors.checks(lambda: probe(Pooling(kind="ema", decay=0.8))),
+    "probe, thresholds": monitors.checks(lambda: probe(thresholds=THRESHOLDS)),
+    "min of probes": monitors.checks(lambda: MinMonitor([probe(), probe(Pooling(kind="max")), lengths()])),
+    "cascade of probes": monitors.checks(lambda: CascadeMonitor([probe(), probe(Pooling(kind="mean"))], -0.9, 0.2)),
     "guard": monitors.checks(lambda: GuardMonitor(tiny_guard.model(), tiny_guard.tokenizer())),
 }
 NAMED = [(f"{name}: {check}", check) for name, checks in OURS.items() for check in checks]
