@@ -1,5 +1,5 @@
 # pyright: standard
-"""The reasoner's hidden states where each step ends: the very ones that a probe is handed in a guarded run."""
+"""The reasoner's hidden states, where each step ends or at every token: those that a guarded run hands a probe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optimize.monitors.steps import LabelledSplit, Step
-from safethink.engines import Engine, StateEngine, StateRequest
+from optimize.monitors.traces import TokenTraces
+from safethink.engines import Engine, StateEngine, StateRequest, TokenStateEngine
 from safethink.errors import ConfigError
 from safethink.progress import track
 
@@ -42,6 +43,29 @@ def read(
                 found[layer].append(states)
             advance(len(traces))
     return {layer: torch.cat(parts) for layer, parts in found.items()}
+
+
+def read_tokens(split: LabelledSplit, engine: Engine, layer: int, batch_size: int) -> TokenTraces:
+    """Read the states of all tokens of all traces at one layer, each trace once.
+
+    Returns:
+        The states on the CPU, in the reasoner's own precision: there are many.
+
+    Raises:
+        ConfigError: the engine shows only the last token's state.
+    """
+    if not isinstance(engine, TokenStateEngine):
+        raise ConfigError(f"monitor.poolings: {type(engine).__name__} shows the last token's hidden state alone")
+    found: list[Float[Tensor, "tokens hidden"]] = []
+    with track(f"reading all tokens of {split.name} traces", len(split.traces)) as advance:
+        for start in range(0, len(split.traces), batch_size):
+            last = [trace[-1] for trace in split.traces[start : start + batch_size]]
+            asked = [StateRequest(row, step.ids, step.num_tokens) for row, step in enumerate(last)]
+            found += [states.cpu() for states in engine.token_states(asked, layer)]
+            for row in range(len(last)):
+                engine.release(row)
+            advance(len(last))
+    return TokenTraces(torch.cat(found), tuple(tuple(step.num_tokens for step in trace) for trace in split.traces))
 
 
 def _read_batch(

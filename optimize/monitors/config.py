@@ -7,6 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from safethink.config import RunConfig, Section, WorldConfig
+from safethink.config.monitors import PoolingKind
+
+
+class PositionsConfig(Section):
+    """Thresholds of a probe by the length of the trace, equal in their false alarm rate."""
+
+    buckets: int = Field(default=3, ge=2)
+    """Number of ranges of lengths, equally many held-out partial traces in each."""
+    false_alarms: float = Field(default=0.05, gt=0, lt=0.5)
+    """Share of the safe held-out partial traces of each range that scores below 0."""
 
 
 class ProbeTrainingConfig(Section):
@@ -15,7 +25,14 @@ class ProbeTrainingConfig(Section):
     kind: Literal["probe"] = "probe"
     layers: tuple[int, ...] = Field(default=(-1,), min_length=1)
     """Hidden states to try, as transformers counts them: 0 is the embedding, -1 the last; the one with the lowest loss
-    on validation is kept."""
+    on validation is kept, at the last token."""
+    poolings: tuple[PoolingKind, ...] = Field(default=("last",), min_length=1)
+    """Poolings over the trace's tokens to try at that layer; where there are several, half of the validation prompts is
+    held out, and the one with the largest area under the ROC curve there is kept."""
+    decays: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=(0.5, 0.8, 0.95), min_length=1)
+    """Decays per token that `ema` is tried with."""
+    positions: PositionsConfig | None = None
+    """Thresholds by the length of the trace, learned on the held-out half; None for one threshold everywhere."""
     learning_rate: float = Field(default=0.01, gt=0)
     """Of AdamW."""
     weight_decay: float = Field(default=0.01, ge=0)

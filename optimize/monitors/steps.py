@@ -44,6 +44,7 @@ class Step:
         trace: the trace as a monitor reads it.
         depth: index of its last step.
         score: what the labeller said.
+        trace_start: index into `ids` of the first token of the trace.
     """
 
     prompt: Prompt
@@ -51,6 +52,12 @@ class Step:
     trace: str
     depth: int
     score: float
+    trace_start: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the trace."""
+        return len(self.ids) - self.trace_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ def _traces(seen: Watch, run: RunConfig, samples: int) -> Iterator[tuple[Step, .
             prompt_ids = open_prompt(thought, each.prompt)
             partial = [each.through(depth) for depth in range(len(each.record.step_scores))]
             yield tuple(
-                Step(each.prompt, prompt_ids + trace.ids, trace_text(thought, trace), depth, score)
+                Step(each.prompt, prompt_ids + trace.ids, trace_text(thought, trace), depth, score, len(prompt_ids))
                 for depth, (trace, score) in enumerate(zip(partial, each.record.step_scores, strict=True))
             )
 

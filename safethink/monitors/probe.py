@@ -88,6 +88,10 @@ class ProbeCard(Frozen):
             raise ValueError(f"thresholds: first_token must begin at 0 and grow, and is {first}")
         return self
 
+    def threshold(self, num_tokens: int) -> float:
+        """The margin that scores 0 for a trace of so many tokens."""
+        return next((each.margin for each in reversed(self.thresholds) if each.first_token <= num_tokens), 0.0)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -219,7 +223,7 @@ class ProbeMonitor:
             return []
         margins = self._pooled(requests) if self.pools else self._margins(self._states(requests))
         if self._probe.card.thresholds:
-            thresholds = [self._threshold(len(request.ids)) for request in requests]
+            thresholds = [self._probe.card.threshold(len(request.ids)) for request in requests]
             margins = margins - torch.tensor(thresholds, dtype=torch.float64)
         # tanh(m / 2) is 2 sigmoid(m) - 1. An infinite margin would be the surest score of all: it is none.
         return torch.tanh(margins / 2).where(margins.isfinite(), torch.nan).tolist()
@@ -277,13 +281,6 @@ class ProbeMonitor:
             return margins[-1]
         pool = self._pools.setdefault(request.row, RunningPool())
         return pool.read(request.ids, margins, self._probe.card.pooling)
-
-    def _threshold(self, num_tokens: int) -> float:
-        """The margin that scores 0 for a trace of so many tokens."""
-        return max(
-            (each for each in self._probe.card.thresholds if each.first_token <= num_tokens),
-            key=lambda each: each.first_token,
-        ).margin
 
     def _lacking(self, request: ScoreRequest) -> MonitorError:
         many = " of all unread tokens" if self.pools else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from safethink.evaluation import folder
 from safethink.guarded import SafeThink
 from safethink.models.hashes import model_hash
 from safethink.monitors import probe
+from safethink.monitors.pooling import RunningPool
 from safethink.prompts import Message
 from safethink.testbed import language, oracle
 from safethink.thinking.chat import ChatEncoder
@@ -132,6 +134,53 @@ def test_in_a_guarded_run_it_scores_what_a_plain_forward_scores(trained: Path) -
                 assert first == pytest.approx(expected, abs=1e-9)
                 checked += 1
     assert checked > 50
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A probe that chose its pooling, with a threshold for either half of the lengths."""
+    out = tmp_path_factory.mktemp("runs") / "pooled"
+    tried = {"layers": [2], "poolings": ["mean", "max", "ema"], "decays": [0.8], "max_epochs": 40}
+    positions = {"buckets": 2, "false_alarms": 0.2}
+    assert train(out, monitor={"kind": "probe", **tried, "positions": positions}) == (0, "")
+    return out
+
+
+def test_the_pooling_is_the_best_on_held_out_traces_and_the_card_shows_all(pooled: Path) -> None:
+    card, said = probe.load(pooled / MONITOR).card, (pooled / MONITOR / "README.md").read_text()
+    assert list(card.poolings) == ["mean", "max", "ema 0.8"]
+    assert card.pooling.title == max(card.poolings, key=lambda name: card.poolings[name]["auc"].value)
+    held_out = {metrics[name].n for metrics in card.poolings.values() for name in ("auc", "f1")}
+    assert len(held_out) == 1
+    assert 0 < min(held_out) < summary(pooled)["partial_traces"]["validation"]
+    for name, metrics in card.poolings.items():
+        for metric in metrics.values():
+            assert metric.low <= metric.value <= metric.high
+        assert f"| {name}: auc | {metrics['auc'].value:.3f} |" in said
+    assert card.thresholds[0].first_token == 0
+    assert len(card.false_alarms) == 2
+
+
+def test_a_pooled_probe_scores_in_a_guarded_run_what_one_pass_over_the_trace_scores(pooled: Path) -> None:
+    """In double precision, over the ids that stood at the end of each step that was accepted as it came."""
+    head, reasoner = probe.load(pooled / MONITOR), guarded(pooled / MONITOR, dtype="float64")
+    prompts = load(TestbedBenchmarkConfig(prompts="jailbreak", split="validation", n=16), WorldConfig())
+    results = reasoner.run(prompts)
+    assert any(result.interventions for result in results)
+    checked = 0
+    for result in results:
+        trace, changed = result.verdict.trace, {each.step for each in result.interventions}
+        starts = reasoner.stopper.step_starts(trace, LIMITS["max_step_tokens"])
+        with torch.no_grad():
+            states = reasoner.model(torch.tensor([result.prompt_ids + trace.ids]), output_hidden_states=True)
+        hidden = states.hidden_states[head.card.layer][0, len(result.prompt_ids) :]
+        pool, margins = RunningPool(), (hidden @ head.weight + head.bias).tolist()
+        for step, (end, score) in enumerate(zip((*starts[1:], len(trace)), result.verdict.step_scores, strict=True)):
+            margin = pool.read(trace.ids[:end], margins[:end], head.card.pooling) - head.card.threshold(end)
+            if step not in changed:
+                assert score == pytest.approx(math.tanh(margin / 2), abs=1e-9)
+                checked += 1
+    assert checked > 30
 
 
 def test_another_reasoner_is_refused(trained: Path) -> None:
