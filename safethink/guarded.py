@@ -22,7 +22,7 @@ from safethink.config import (
 )
 from safethink.defenses import DefenseLike, Rule
 from safethink.defenses.none import undefended
-from safethink.engines import Engine, LocalEngine, build
+from safethink.engines import Engine, LocalEngine, WritingEngine, build
 from safethink.engines.build import ServedModel
 from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
@@ -160,6 +160,8 @@ class SafeThink:
         other._prefix = self._prefix if prefix is None else self.bind(prefix)
         if defense is not None:
             other.defense, other.rule = defense, other._checked(defenses.build(defense))
+        elif prefix is not None:
+            other._checked(other.rule)
         return other
 
     @property
@@ -363,6 +365,9 @@ class SafeThink:
         if rule.needs.prefix and self._prefix is None:
             raise ConfigError(f"defense {rule.name!r} needs a prefix, and none was given")
         refuse_unfit(self.engine, rule, self.monitor)
+        if rule.needs.prefix and isinstance(self.engine, WritingEngine):
+            for prefix_ids in self.prefix.token_ids:
+                self.engine.refuse_unwritable(self.thought.injection(prefix_ids))
         return rule
 
 

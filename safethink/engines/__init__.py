@@ -64,6 +64,22 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class WritingEngine(Engine, Protocol):
+    """An engine that may have to write the ids it continues as text, which not all sequences of ids can be."""
+
+    def refuse_unwritable(self, injected: tuple[int, ...]) -> None:
+        """Refuse a prefix that could never be injected.
+
+        Args:
+            injected: its token ids, separator included.
+
+        Raises:
+            ConfigError: behind the prompt or a step, its text is other tokens.
+        """
+        ...
+
+
+@runtime_checkable
 class ContinuousEngine(Protocol):
     """Continues token ids; rows may come in while others are under way."""
 

@@ -10,9 +10,11 @@ from safethink.engines import ExtendRequest
 from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import LOOK_BACK, Stopper
 from safethink.errors import ConfigError
+from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
-from safethink.servers.completions import Completions
+from safethink.servers.completions import SAMPLE, Completions
 from safethink.thinking.format import Thought
+from safethink.thinking.opening import open_prompt
 from safethink.tokens import Tokens
 
 NEVER_BIAS: Final = -100.0
@@ -109,6 +111,30 @@ class HttpEngine:
 
     def release(self, row: int) -> None:
         """No-op: the server manages its own KV cache."""
+
+    def refuse_unwritable(self, injected: tuple[int, ...]) -> None:
+        """Refuse a prefix whose text merges with what it is injected behind, where the server takes text alone.
+
+        It stands behind an opened prompt, or behind a step that ended in its delimiter; where steps end otherwise, only
+        the step itself can tell.
+
+        Raises:
+            ConfigError: naming the prefix and what it merges with.
+        """
+        if self._sends_ids or not injected:
+            return
+        in_place, family = self._completions.in_place, self._thought.family
+        delimiters = () if family.step_tokens or family.sentences else family.step_delimiter
+        # A full stop and a delimiter are one token in many vocabularies, a letter and a delimiter seldom.
+        ends = [end + delimiter for delimiter in delimiters for end in (SAMPLE, SAMPLE.rstrip("."))]
+        before = [(repr(end[-3:]), in_place.encode(end)) for end in ends]
+        before.append(("the opened prompt", open_prompt(self._thought, Prompt.from_text(SAMPLE))))
+        for what, ids in before:
+            if in_place.is_writable(ids) and not in_place.is_writable(ids + injected):
+                raise ConfigError(
+                    f"prefix {self._thought.decode(injected)!r}: the server takes text alone, and behind {what} the "
+                    "prefix's text merges into other tokens; use another prefix, or a server that takes token ids"
+                )
 
     async def _extend(self, request: ExtendRequest) -> Extension:
         """Ask until the row stops; more than once only where a delimiter that ends nothing stopped the server."""

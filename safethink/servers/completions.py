@@ -298,6 +298,14 @@ class InPlace:
             f"{self._decode(ids[shared:])[:EXCERPT_CHARACTERS]!r} on; a server that takes token ids has no such limit"
         )
 
+    def is_writable(self, ids: Sequence[int]) -> bool:
+        """Whether some text encodes to `ids`."""
+        try:
+            self.text(ids)
+        except ServerError:
+            return False
+        return True
+
     def continuation(self, ids: Sequence[int], text: str) -> tuple[int, ...]:
         """Token ids that `text` adds to `ids`; they can be sent as text again.
 

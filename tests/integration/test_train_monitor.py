@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,12 @@ def test_in_a_guarded_run_it_scores_what_a_plain_forward_scores(trained: Path) -
 
 
 @pytest.fixture(scope="module")
-def pooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A probe that chose its pooling, with a threshold for either half of the lengths."""
+def pooled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A probe that chose its pooling, with a threshold for either half of the lengths; of the same rollouts."""
     out = tmp_path_factory.mktemp("runs") / "pooled"
+    shutil.copytree(trained / "rollouts", out / "rollouts")
     tried = {"layers": [2], "poolings": ["mean", "max", "ema"], "decays": [0.8], "max_epochs": 40}
-    positions = {"buckets": 2, "false_alarms": 0.2}
+    positions = {"buckets": 2, "false_alarms": 0.3}
     assert train(out, monitor={"kind": "probe", **tried, "positions": positions}) == (0, "")
     return out
 

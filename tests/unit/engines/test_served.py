@@ -83,6 +83,32 @@ def test_a_guarded_run_is_that_of_local_weights_and_loads_none(double, path, wei
         assert theirs.interventions
 
 
+@pytest.fixture
+def text_double(model) -> Iterator[VllmDouble]:
+    """A server that takes text alone."""
+    with VllmDouble(model, TOKENIZER, max_model_len=400, ids=False) as served:
+        yield served
+
+
+@pytest.mark.parametrize("merging", ["text:First mix it.", "text:First"])
+def test_a_prefix_that_merges_with_the_step_before_it_is_refused_when_the_run_is_built(
+    text_double, double, weightless, merging: str
+) -> None:
+    """Where a server takes text alone: a break and `First` merge in this vocabulary, a break and `Wait` do not."""
+    said = (
+        rf"prefix '{merging.removeprefix('text:')}.*': the server takes text alone, and behind '.*' the prefix's text"
+    )
+    with pytest.raises(ConfigError, match=said) as refused:
+        SafeThink.from_config(config(weightless, text_double.url).replace(prefix=merging))
+    assert "\n" not in str(refused.value)
+    served = SafeThink.from_config(config(weightless, text_double.url).replace(prefix="text:Wait, is this right?"))
+    with pytest.raises(ConfigError, match=said):
+        served.variant(prefix=merging)
+    # Nobody injects it.
+    SafeThink.from_config(config(weightless, text_double.url).replace(prefix=merging, defense=NoneConfig()))
+    SafeThink.from_config(config(weightless, double.url).replace(prefix=merging))
+
+
 def test_the_smaller_context_window_counts(double, path) -> None:
     assert SafeThink.from_config(config(path, double.url)).thought.context_tokens == 400
     double.max_model_len = 100_000
