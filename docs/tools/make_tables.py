@@ -78,7 +78,7 @@ def architectures() -> str:
 _COSTS: Final = {
     "in lanes": "the tokens that are redone",
     "in hybrid lanes": "the tokens that are redone",
-    "in hybrid lanes, token by token": "the tokens that are redone; a prompt is read slowly",
+    "in hybrid lanes, token by token": "the tokens that are redone, one by one",
     "one at a time, and again after a rollback": "the whole row",
     "one at a time, and again at every token": "the whole row, as does every token",
 }

@@ -27,7 +27,8 @@ class ReasonerConfig(WeightsSection):
     compile_backend: str | None = None
     """Backend of torch.compile, such as `inductor`; the first minutes go into compiling. None for none."""
     max_cached_tokens: int | None = Field(default=None, ge=1)
-    """The most tokens whose keys and values are kept at once, over all rows; None for as many as fit into memory."""
+    """The most tokens whose keys and values are kept at once, over all rows; None for as many as fit into memory.
+    Recurrent states are not counted."""
     trust_remote_code: bool = False
     """Whether code from the model's repository may run."""
     template_args: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
