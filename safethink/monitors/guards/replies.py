@@ -109,10 +109,10 @@ class Replies:
             A node; is sent the log-probabilities of its children in each lane.
 
         Returns:
-            P(safe) of each lane.
+            P(safe) of each lane; NaN where a log-probability is.
         """
         log_p = yield self.grown(self.root)
-        safe = np.zeros(len(log_p))
+        safe, is_number = np.zeros(len(log_p)), ~np.isnan(log_p).any(axis=1)
         open_nodes = list(self._followed(self.root, np.ones(len(log_p)), log_p))
         while open_nodes:
             node, share = open_nodes.pop()
@@ -121,8 +121,10 @@ class Replies:
                 continue
             share = np.where(share >= MIN_SHARE, share, 0.0)
             if share.any():
-                open_nodes += self._followed(node, share, (yield self.grown(node)))
-        return safe
+                log_p = yield self.grown(node)
+                is_number &= ~np.isnan(log_p).any(axis=1)
+                open_nodes += self._followed(node, share, log_p)
+        return np.where(is_number, safe, np.nan)
 
     def path(self, node: Node) -> tuple[Node, ...]:
         """`node` and those behind it on the way to its first reply, each of which goes on."""

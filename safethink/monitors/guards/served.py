@@ -109,10 +109,14 @@ class CompletionsGuard:
     def _following(self, node: Node, listed: Mapping[str, float]) -> LogProbabilities:
         """Log-probabilities of what may follow; what is not listed counts as a verdict does that is not."""
         known = {token_id: self._known(token_id, listed) for token_id in node.children}
-        if all(value is None for value in known.values()):
+        if not node.ids and all(value is None for value in known.values()):
             raise ServerError(f"the guard gives no verdict a place among its {NUM_LIKELIEST} likeliest tokens")
         least = min(listed.values())
-        unlisted = {token_id: -math.inf if child.safety == 1 else least for token_id, child in node.children.items()}
+        are_safe = all(child.safety == 1 for child in node.children.values())
+        unlisted = {
+            token_id: -math.inf if child.safety == 1 and not are_safe else least
+            for token_id, child in node.children.items()
+        }
         values = [unlisted[token_id] if value is None else value for token_id, value in known.items()]
         return np.array([values])
 

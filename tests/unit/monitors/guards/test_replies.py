@@ -141,6 +141,22 @@ def test_neighbours_change_nothing_and_a_branch_that_is_not_read_counts_as_unsaf
     assert exact - 0.3 < alone[1] < exact
 
 
+def test_a_log_probability_that_is_no_number_gives_no_score() -> None:
+    tree = replies.Replies(PRESETS["polyguard"], lambda text: tuple(text.encode()), [0])
+    walk = tree.walk()
+    node = next(walk)
+    broken = np.array([[np.nan] * len(node.children), [0.0] * len(node.children)])
+    with pytest.raises(StopIteration) as stop:  # noqa: PT012
+        while True:
+            node = walk.send(broken)
+            sure = np.full((2, len(node.children)), -20.0)
+            sure[:, 0] = 0.0
+            broken = sure
+    first, second = stop.value.value
+    assert np.isnan(first)
+    assert 0 <= second <= 1
+
+
 def test_a_growing_trace_scores_as_it_does_alone(polyguard: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replies, "MIN_SHARE", 0.05)
     chosen = config(polyguard, categories={"S1": "Violence", "S2": "Advice"}, ignored_categories=("S2",))
