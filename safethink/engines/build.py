@@ -70,10 +70,9 @@ def load_served(config: ReasonerConfig) -> ServedLM:
         generation = GenerationConfig.from_pretrained(locate(config.path), revision=config.revision or "main")
     except OSError:
         generation = None
-    model = ServedModel(Completions(config.server, tokenizer), own, generation)
-    if canary.has_recurrent_layers(own):
-        canary.check(model.completions, model.context_tokens)
-    return ServedLM(model, tokenizer)
+    completions = Completions(config.server, tokenizer)
+    canary.check_if_recurrent(completions, own)
+    return ServedLM(ServedModel(completions, own, generation), tokenizer)
 
 
 Model: TypeAlias = PreTrainedModel | ServedModel

@@ -100,11 +100,13 @@ def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Moni
     from safethink.monitors.guards.roles import refuse_swapped_roles
     from safethink.monitors.guards.served import ChatGuard, CompletionsGuard
     from safethink.monitors.loading import chat_template, guard_path
+    from safethink.servers import canary
     from safethink.servers.completions import Completions
 
     checkpoint = Checkpoint(guard_path(config), config.revision)
     tokenizer = checkpoint.tokenizer()
-    preset = choose_preset(config, checkpoint.config().model_type, config.path, chat_template(tokenizer))
+    own = checkpoint.config()
+    preset = choose_preset(config, own.model_type, config.path, chat_template(tokenizer))
     asker = Asker(tokenizer, preset.form)
     refuse_swapped_roles(asker)
     verdicts, replies = Verdicts.of(preset, asker), replies_of(preset, asker)
@@ -126,7 +128,9 @@ def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Moni
     def questions(request: ScoreRequest) -> list[tuple[int, ...]]:
         return [asker.ask(request.prompt, request.trace, policy).ids for policy in range(asker.num_policies)]
 
-    return CompletionsGuard(Completions(server, tokenizer), questions, verdicts.ids, verdicts.safety, replies)
+    completions = Completions(server, tokenizer)
+    canary.check_if_recurrent(completions, own)
+    return CompletionsGuard(completions, questions, verdicts.ids, verdicts.safety, replies)
 
 
 def _stream(config: StreamMonitorConfig) -> Monitor:

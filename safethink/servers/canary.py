@@ -51,6 +51,22 @@ def has_recurrent_layers(config: PreTrainedConfig) -> bool:
     return bool(kinds - STATELESS) or any(part in key for key in text.to_dict() for part in STATE_KEYS)
 
 
+def check_if_recurrent(completions: Completions, config: PreTrainedConfig) -> None:
+    """Check the prefix cache where the model has recurrent layers; nothing is asked of others.
+
+    Args:
+        completions: the server.
+        config: the model's own.
+
+    Raises:
+        ServerError: as `check`.
+    """
+    if has_recurrent_layers(config):
+        own = getattr(config.get_text_config(), "max_position_embeddings", None)
+        limits = [limit for limit in (own, completions.context_tokens) if limit is not None]
+        check(completions, min(limits, default=None))
+
+
 def check(completions: Completions, context_tokens: int | None) -> None:
     """Check the prefix cache of each replica with five requests of a few tokens; one that is down is left out.
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import random
+import secrets
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
+from transformers import Qwen3NextConfig
 
 from safethink.config import GuardMonitorConfig, GuardServerConfig
 from safethink.errors import ConfigError, MonitorError, ServerError
@@ -105,6 +109,22 @@ def test_an_older_server_is_exact_where_it_lists_the_verdicts_and_else_bounds_th
         assert 0 < score < local[0]
     else:
         assert score == -1 < local[0]
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_a_hybrid_guard_whose_server_caches_wrongly_is_refused_when_it_is_built(
+    model, tmp_path, monkeypatch, recurrent: bool
+) -> None:
+    numbers = random.Random(0)
+    monkeypatch.setattr(secrets, "token_hex", lambda num_bytes: numbers.randbytes(num_bytes).hex())
+    TOKENIZER.save_pretrained(tmp_path)
+    (Qwen3NextConfig() if recurrent else model.config).save_pretrained(tmp_path)
+    with VllmDouble(model, TOKENIZER, recall=lambda ids, known: ids[known:] or ids[:7]) as double:
+        config = GuardMonitorConfig(
+            path=str(tmp_path), preset="llama_guard", server=GuardServerConfig(urls=(double.url,), max_retries=0)
+        )
+        with pytest.raises(ServerError, match="its prefix cache is wrong") if recurrent else nullcontext():
+            build(config)
 
 
 def test_verdicts_that_an_older_server_does_not_list_are_no_score(model, path, ranked) -> None:
