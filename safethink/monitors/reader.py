@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from safethink import kv_cache
 from safethink.errors import MonitorError
 from safethink.kv_cache.choose import choose_store
+from safethink.kv_cache.hybrid_store import HybridStore
 from safethink.models.hashes import model_hash
 from safethink.models.loading import context_window
 from safethink.models.numerics import Numerics
@@ -118,6 +119,7 @@ class ConversationReader:
         left, done = list(range(len(asked))), set[int]()
         while left:
             try:
+                self._save_shared([readings[index] for index in left])
                 for group, result in kv_cache.read(self._store, [asked[i] for i in left], batch_size=self._batch_size):
                     indices = [left[place] for place in group]
                     yield indices, ReadConversations(self, [readings[index] for index in indices], result.logits)
@@ -127,6 +129,15 @@ class ConversationReader:
             except torch.OutOfMemoryError as error:
                 self._halve(sum(index not in done for index in left), error)
             left = [index for index in left if index not in done]
+
+    def _save_shared(self, readings: Sequence[Conversation]) -> None:
+        """Read what later readings share by itself, where nothing can be rolled back to that was not saved."""
+        if not isinstance(self._store, HybridStore):
+            return
+        grown = [each for each in readings if self._store.common(each.key, each.ids) < each.num_kept]
+        shared = [kv_cache.ReadRequest(each.key, each.ids[: each.num_kept]) for each in grown]
+        for indices, _ in kv_cache.read(self._store, shared, batch_size=self._batch_size):
+            self._store.mark(grown[index].key for index in indices)
 
     def _halve(self, num_rows: int, error: torch.OutOfMemoryError) -> None:
         """Read half as many side by side from now on; what was read is forgotten.
