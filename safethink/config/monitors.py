@@ -25,7 +25,7 @@ PresetName = Literal[
 """The published ways to put the question to a guard; see `safethink.monitors.guards.presets`."""
 
 PoolingKind = Literal["last", "mean", "max", "ema"]
-"""How a probe pools over the tokens of a trace; see `safethink.monitors.pooling`."""
+"""Pooling of a probe over the tokens of a trace; see `safethink.monitors.pooling`."""
 
 
 class ModelSection(MonitorSection, WeightsSection):

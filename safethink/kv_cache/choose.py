@@ -77,7 +77,7 @@ def choose_store(model: PreTrainedModel, table: RowTable | None = None, max_toke
 
 
 def store_kind(model: PreTrainedModel) -> str:
-    """How a model's rows are read: `in lanes`, `in hybrid lanes`, or `one at a time` and how much of them again.
+    """Kind of the KV cache that a model gets: `in lanes`, `in hybrid lanes`, or `one at a time` and how much again.
 
     Raises:
         ModelError: the model differs from itself even where everything is read again.
@@ -103,7 +103,7 @@ def _chosen(model: PreTrainedModel) -> tuple[StoreOption, str]:
 
 
 def _options(model: PreTrainedModel) -> Iterator[StoreOption]:
-    """What a model may get, the fastest first."""
+    """The kinds of KV cache that a model may get, the fastest first."""
     strict = TOLERANCE.get(model.dtype, 10 * TOLERANCE[torch.float32])
     lenient = STATE_LENIENCE * max(strict, TOLERANCE[torch.float32])
     hybrid = _has_layers(model) and bool(STATE_KINDS & set(layer_kinds(model)))
@@ -150,7 +150,7 @@ def _varies(model: PreTrainedModel) -> bool:
 
 
 def _fault(model: PreTrainedModel, option: StoreOption) -> str | None:
-    """What is wrong with a kind of cache when it is tried; None where it is exact."""
+    """Fault of a kind of cache when it is tried; None where it is exact."""
     name = type(model).__name__
     try:
         difference = _probe(model, option.build(None, None))

@@ -182,7 +182,7 @@ class HybridStore:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What was read of some rows at once.
+    """Output of one forward over some rows.
 
     Attributes:
         group: the rows.
@@ -196,7 +196,7 @@ class _Part:
 
 
 def _joined(rows: Sequence[int], parts: list[_Part], num_logits: int, num_states: int) -> ReadOutput:
-    """What was read in parts, in the order of `rows`, with zeros in front of what was read less of."""
+    """Outputs of several forwards as one, in the order of `rows`, with zeros in front of what was read less of."""
     places = {row: place for place, row in enumerate(rows)}
     last = parts[-1].result
     logits = last.logits.new_zeros(len(rows), num_logits, last.logits.shape[-1])

@@ -1,4 +1,3 @@
-# pyright: standard
 """Pooling of a probe's margins over the tokens of a trace, and the running statistic that a trace has as it grows.
 
 The unit is the token: each token of the trace, injected ones included, has a margin, the logit w h + b of its hidden

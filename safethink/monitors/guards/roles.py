@@ -1,4 +1,3 @@
-# pyright: standard
 """Check of the turn that a guard's chat template asks about: the trace is judged, so it must be the assistant's."""
 
 from __future__ import annotations
