@@ -94,6 +94,7 @@ def test_only_what_is_new_is_forwarded(make_model: Callable[[], PreTrainedModel]
     assert decoding.stats.forwarded == len(ids) + 2 * (STEP_TOKENS - 1) + len(INJECTED)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_double")
 @pytest.mark.parametrize("make_model", EVERY)
 def test_hidden_states_equal_a_plain_forward_at_any_time(make_model: Callable[[], PreTrainedModel]) -> None:
@@ -113,6 +114,7 @@ def test_hidden_states_equal_a_plain_forward_at_any_time(make_model: Callable[[]
         }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_double")
 @pytest.mark.parametrize("make_model", EVERY)
 def test_states_of_all_tokens_equal_a_plain_forward_through_rollbacks_and_injections(

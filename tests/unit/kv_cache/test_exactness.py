@@ -118,6 +118,7 @@ def test_shared_dropped_and_moved_rows_are_exact(rows: Rows) -> None:
     assert rows.worst < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ATTENTION + HYBRID + BY_TOKEN, ids=lambda each: each.name)
 def test_logits_of_several_last_tokens_are_exact(architecture: Architecture) -> None:
     model = architecture.make()
