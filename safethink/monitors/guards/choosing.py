@@ -35,6 +35,12 @@ def choose_preset(config: GuardMonitorConfig, model_type: str, path: str, templa
     else:
         _refuse_user_turn_guard(name, path)
         preset = next((each for each in PRESETS.values() if each.fits(model_type, name, template)), LLAMA_GUARD)
+        is_own = config.template is not None or config.verdicts is not None
+        if preset is LLAMA_GUARD and template and not is_own and "safe" not in template.casefold():
+            raise ConfigError(
+                f"guard {path!r} is none that is known by its name, chat template or architecture, and its template "
+                "asks for no verdict; set monitor.preset, or template and verdicts of your own"
+            )
     return _completed(preset, config, path)
 
 

@@ -502,7 +502,14 @@ def test_a_template_that_leaves_a_turn_out_gives_one_line(tmp_path: Path) -> Non
     tokenizer = tiny_guards.byte_level.__wrapped__(tuple(tiny_guards.CHATML), "{{ messages[0]['content'] }}")
     path = tiny_guards.Guard(tiny_guards.qwen3, lambda: tokenizer).save(tmp_path / "guard")
     with pytest.raises(ConfigError, match=r"asked in the wrong form: the chat template leaves out message 1"):
-        build(config("guard", path))
+        build(config("guard", path, preset="llama_guard"))
+
+
+def test_a_model_that_is_no_guard_by_any_mark_gives_one_line(tmp_path: Path) -> None:
+    path = GUARDS["dynaguard"].save(tmp_path / "my-guard")
+    with pytest.raises(ConfigError, match=r"is none that is known .* set monitor.preset, or template and verdicts"):
+        build(config("my-guard", path))
+    assert build(config("my-guard", path, preset="dynaguard", policies=(POLICY,))).score(requests("x"))
 
 
 def test_a_checkpoint_without_a_language_models_head_is_refused(tmp_path: Path) -> None:
