@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,8 @@ class PositionsConfig(Section):
 
 class ProbeTrainingConfig(Section):
     """A linear head on the reasoner's hidden states, by logistic regression on standardised states."""
+
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"poolings", "decays", "positions"})
 
     kind: Literal["probe"] = "probe"
     layers: tuple[int, ...] = Field(default=(-1,), min_length=1)
