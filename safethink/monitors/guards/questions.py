@@ -59,7 +59,7 @@ class Asker:
             ConfigError: the tokenizer has no chat template where one is needed, or one that leaves a turn out, or does
                 not know the form's control tokens.
         """
-        name = self.name = tokenizer.name_or_path
+        name = self.name = str(tokenizer.name_or_path)
         if form.text is None and not tokenizer.chat_template:
             raise ConfigError(f"guard {name!r} has no chat template")
         known = {token.content for token in tokenizer.added_tokens_decoder.values()}
