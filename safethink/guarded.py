@@ -317,7 +317,8 @@ class SafeThink:
             trace, self.limits.max_step_tokens, first=len(prefill_tokens(self.thought, result.prompt))
         )
         if not 0 <= step < len(starts):
-            raise ValueError(f"the trace has {len(starts)} steps, counted from 0, and no step {step}")
+            why = "" if self.thought.family.thinks else "; this model does not think"
+            raise ValueError(f"the trace has {len(starts)} steps, counted from 0, and no step {step}{why}")
         ids = () if prefix is None else self.bind(prefix).token_ids[0]
         base = stable_seed(result.seed, result.sample, "fork") if seed is None else seed
         kept = trace[: starts[step]]

@@ -25,7 +25,7 @@ from optimize.contexts.splits import Split
 from optimize.objectives import Weighted
 from optimize.parallel.cluster import launch
 from optimize.pipeline import setup
-from optimize.pipeline.learning import run
+from optimize.pipeline.learning import on_the_day_of, run
 from optimize.pipeline.setup import Setup, short
 from optimize.scoring import frozen, serve
 from safethink import prefix as prefixes
@@ -71,6 +71,7 @@ def search_command(config: SearchConfig, out: Path) -> PrefixArtifact:
     Raises:
         SafeThinkError: there is nothing to learn from, or a path, a monitor or a world that does not fit.
     """
+    config = on_the_day_of(out, config)
     return run(config, setup.load(config), out)
 
 
@@ -83,6 +84,7 @@ def shared_search_command(config: SearchConfig, out: Path) -> PrefixArtifact | N
     Raises:
         SafeThinkError: as `search_command`; or devices that are not there.
     """
+    config = on_the_day_of(out, config)
     cluster = launch(config.devices, config.run.reasoner.device)
     if not cluster.is_main:
         serve(loading.load(config.run.reasoner).model, cluster)
@@ -150,6 +152,8 @@ def learn(
     data = _splits(prompts, config.contexts, config.selection)
     watching = as_monitor(monitor)
     chooser = setup.guard_chooser(judge, watching, threshold)
+    if out is not None:
+        config = on_the_day_of(Path(out), config)
     with frozen(model), tempfile.TemporaryDirectory() as scratch:
         guarded = setup.guard(model, tokenizer, watching, config.run)
         source = setup.source_of(config.run, guarded, setup.identity(monitor))

@@ -119,6 +119,18 @@ def _measured(config: SearchConfig, arena: Arena, found: Found, tried: Tried, ou
     return measured
 
 
+def on_the_day_of(out: Path, config: SearchConfig) -> SearchConfig:
+    """The configuration with the day on which the search in `out` was begun, where it says nothing of the day.
+
+    A chat template may write the day down; a search that goes on overnight is still the same search.
+    """
+    path = out / CONFIG
+    if not path.is_file():
+        return config
+    reasoner = config.run.reasoner.on_the_day_of(yaml_config.load(SearchConfig, path).run.reasoner)
+    return config.replace(run=config.run.replace(reasoner=reasoner))
+
+
 def _claim(out: Path, config: SearchConfig, made_with: RunNumerics | None) -> None:
     """Write configuration and numerics down, or check that the folder was begun with the same ones."""
     out.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,10 @@ import yaml
 
 from safethink.config import LimitsConfig, SamplingConfig, ThoughtConfig, families
 from safethink.config.family import Family
+from safethink.config.run import DAY
 from safethink.prefix import Identity, PrefixArtifact
 from safethink.testbed import is_shipped
-from safethink.thinking.template_args import DAY, SWITCHES
+from safethink.thinking.template_args import SWITCHES
 from safethink.tokens import EXTENSION_TOKEN
 
 PLACE: Final = "OWNER/NAME@COMMIT"

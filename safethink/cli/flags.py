@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from safethink.config.yaml_config import bare, members, tag
+from safethink.config.yaml_config import read as read_yaml
 from safethink.errors import ConfigError
 
 Shape: TypeAlias = Literal["switch", "one", "many", "pairs"]
@@ -206,7 +207,7 @@ def _read(annotation: Any, word: str) -> object:
 def _literal(word: str) -> object:
     """A word as YAML has it; and numbers without a dot, such as 1e-3, which YAML takes for text."""
     try:
-        value: object = yaml.safe_load(word)
+        value = read_yaml(word)
     except yaml.YAMLError:
         return word
     if word in NULL:

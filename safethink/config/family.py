@@ -28,6 +28,7 @@ class Traits:
         model_type: its architecture, as its configuration names it; None where that is not known.
         vocabulary: the control tokens of its tokenizer.
         declared: the tags that its tokenizer declares; None where it declares none.
+        prompt: all that the template makes of a question.
     """
 
     template: str
@@ -35,6 +36,7 @@ class Traits:
     model_type: str | None = None
     vocabulary: frozenset[str] = frozenset()
     declared: DeclaredTags | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,9 @@ class Signs:
         model_types: architectures, any of them; empty for all.
         opened: whether the template opens the thinking; None where that says nothing.
         tags: whether the chat template or the vocabulary must show the family's tags.
-        shared_vocabulary: architectures that come with the family's tags in the vocabulary whether they reason or not,
-            so that the template alone counts.
+        shared_vocabulary: beginnings of architectures that come with the family's tags in the vocabulary whether they
+            reason or not, so that the template alone counts.
+        ambiguous: whether models that do not reason show the same signs, so that only a user can tell.
     """
 
     template: tuple[str, ...] = ()
@@ -55,6 +58,7 @@ class Signs:
     opened: bool | None = None
     tags: bool = False
     shared_vocabulary: tuple[str, ...] = ()
+    ambiguous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,11 @@ class Family:
             and (not signs.tags or self._shows_tags(signs, traits))
         )
 
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether models that do not reason show the same signs."""
+        return self.signs is not None and self.signs.ambiguous
+
     def is_open(self, text: str) -> bool:
         """Whether a text leaves the thinking open."""
         return text.rfind(self.open_tag) > text.rfind(self.close_tag)
@@ -148,5 +157,5 @@ class Family:
 
     def _shows_tags(self, signs: Signs, traits: Traits) -> bool:
         tags = {self.open_tag, self.close_tag}
-        in_vocabulary = tags <= traits.vocabulary and traits.model_type not in signs.shared_vocabulary
+        in_vocabulary = tags <= traits.vocabulary and not (traits.model_type or "").startswith(signs.shared_vocabulary)
         return in_vocabulary or all(tag in traits.template for tag in tags)

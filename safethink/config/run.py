@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal, cast
 
 from pydantic import Field, field_validator
 
@@ -13,6 +13,9 @@ from safethink.config.families import AUTO
 from safethink.config.family import Family
 from safethink.config.monitors import GuardMonitorConfig, MonitorConfig
 from safethink.config.section import Section, ServerConfig, WeightsSection
+
+DAY: Final = "strftime_now"
+"""Name by which a chat template asks for the current day; as an argument it is a date, `2026-11-29`."""
 
 
 class ReasonerConfig(WeightsSection):
@@ -36,6 +39,22 @@ class ReasonerConfig(WeightsSection):
     the date that it writes down, today's where it is left out. The switch of the thinking is set by itself."""
     server: ServerConfig | None = None
     """Server of the weights; None loads them here. `path` then names the tokenizer and configuration alone."""
+
+    @field_validator("template_args", mode="before")
+    @classmethod
+    def _scalars(cls, args: object) -> object:
+        named = cast("dict[str, object]", args) if isinstance(args, dict) else {}
+        wrong = [name for name, value in named.items() if not isinstance(value, str | int | float | bool | None)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} takes a text, a number, true, false or null")
+        return args
+
+    def on_the_day_of(self, begun: ReasonerConfig) -> ReasonerConfig:
+        """The section with the day that a run was begun on, where nothing is said of the day here."""
+        day = begun.template_args.get(DAY)
+        if day is None or DAY in self.template_args:
+            return self
+        return self.replace(template_args={DAY: day, **self.template_args})
 
 
 class ThoughtConfig(Section):

@@ -6,11 +6,12 @@ Files that ship with the package are found by name, in a checkout and in an inst
 from __future__ import annotations
 
 import os
+import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -63,6 +64,24 @@ def configs_folder() -> Path:
     return next((path for path in (package / "configs", package.parent / "configs") if path.is_dir()), package)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a date is a text, as every value that takes one expects."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def read(text: str) -> object:
+    """YAML as plain values; a date stays a text.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+    """
+    return yaml.load(text, _Loader)
+
+
 def load(schema: type[Schema], path: Path) -> Schema:
     """Read and validate a configuration.
 
@@ -73,7 +92,7 @@ def load(schema: type[Schema], path: Path) -> Schema:
     if not path.is_file():
         raise MissingFileError(f"no configuration file {str(path)!r}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text") from error
     except yaml.YAMLError as error:

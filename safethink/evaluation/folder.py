@@ -21,6 +21,17 @@ CONFIG, MODELS, PLUGINS, RECORDS = "config.yaml", "models.json", "plugins.json",
 SUMMARY, REPORT = "summary.json", "report.html"
 
 
+def on_the_day_of(folder: Path, config: EvalConfig) -> EvalConfig:
+    """The configuration with the day on which the run in `folder` was begun, where it says nothing of the day.
+
+    A chat template may write the day down; a run that goes on overnight is still the same run.
+    """
+    if not (folder / CONFIG).is_file():
+        return config
+    reasoner = config.run.reasoner.on_the_day_of(read_config(folder).run.reasoner)
+    return config.replace(run=config.run.replace(reasoner=reasoner))
+
+
 def claim(folder: Path, config: EvalConfig) -> None:
     """Make `folder` the home of a run, or find it to be the home of the same run.
 

@@ -74,7 +74,7 @@ def gather(
     _refuse_missing_plugins(config)
     world = exact_asr.make_world(config)
     artifact = prefix.load(config.prefix)
-    config = _complete(config, reasoner)
+    config = _complete(folder.on_the_day_of(out, config), reasoner)
     folder.claim(out, config)
     reasoner = reasoner or load_reasoner(config)
     # First, because weights in another precision are others as well.

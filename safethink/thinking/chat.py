@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
 from safethink.thinking.control_tokens import any_of, control_tokens, without
-from safethink.tokens import EXTENSION_TOKEN
+from safethink.tokens import EXTENSION_TOKEN, num_shared
 
 SHORT_CHARACTERS = 2000
 """Texts up to this length are kept with their tokens."""
@@ -209,6 +209,8 @@ class ChatEncoder:
         contents = [message.content for message in messages]
         if any(_MASK.search(content) for content in contents):
             return filled
+        # A tag of several control tokens is a message's header, which no content holds.
+        tags = [tag for tag in tags if len(self._control_pattern.findall(tag)) <= 1]
         own = [each.role == "assistant" for each in messages]
         theirs = [self._masked(content, tags if mine else ()) for content, mine in zip(contents, own, strict=True)]
         shown = [
@@ -224,12 +226,21 @@ class ChatEncoder:
         says_tags = any(tag in said for tag in tags for said, mine in zip(theirs, own, strict=True) if mine)
         if not says_tags and rendered == _fill(holes, theirs):
             return filled
-        return self._encoded(rendered, theirs[-1], holes, suffix)
+        said = self._apply(messages, theirs, {**template_args, "add_generation_prompt": False}, as_parts)
+        return self._encoded(rendered, theirs[-1], holes, num_shared(rendered, said), suffix)
 
-    def _encoded(self, rendered: str, last: str, holes: str, suffix: Suffix) -> EncodedChat:
-        """Encode a rendered chat in which masks stand for control strings that are text, and find the last message."""
+    def _encoded(self, rendered: str, last: str, holes: str, said: int, suffix: Suffix) -> EncodedChat:
+        """Encode a rendered chat in which masks stand for control strings that are text, and find the last message.
+
+        Args:
+            rendered: the chat.
+            last: content of the last message.
+            holes: the template around holes.
+            said: length of the chat without what the template writes for the model to go on from.
+            suffix: as of `chat`.
+        """
         tail, core = _tail(holes), last.strip()
-        until = len(rendered) - len(tail) if rendered.endswith(tail) else len(rendered)
+        until = len(rendered) - len(tail) if rendered.endswith(tail) else said
         start = rendered.rfind(core, 0, until)
         if start < 0 or any(self._control_pattern.finditer(core)):
             # The template wrote it anew, or it holds the reasoner's own tags: no content then, but the template's.
@@ -245,13 +256,14 @@ class ChatEncoder:
         return EncodedChat(tuple(builder.ids), (*[range(0)] * (len(_PLACEHOLDER.findall(holes)) - 1), span))
 
     def _masked(self, content: str, shown: Collection[str]) -> str:
-        """A content with a mask for each control string in it that is not shown."""
+        """A content with a mask for each control string in it that is none of the tags shown, and no part of one."""
 
         def mask(found: re.Match[str]) -> str:
             text = found[0].strip()
-            return found[0] if text in shown else found[0].replace(text, self._masks[text])
+            return found[0] if found[0] in shown else found[0].replace(text, self._masks[text])
 
-        return self._control_pattern.sub(mask, content)
+        either = "|".join([*map(re.escape, filter(None, shown)), self._control_pattern.pattern])
+        return re.sub(either, mask, content)
 
     def _filled(self, template: str, contents: Sequence[str], names: Sequence[str]) -> EncodedChat:
         builder = _Builder(self.encode, len(contents))

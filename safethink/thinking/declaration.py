@@ -18,9 +18,10 @@ from safethink.errors import ConfigError
 
 FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
 """Names that templates give to the field with the thinking."""
-_BLANKS: Final = re.compile(r"\(\?:\\n\)[?*]|(?:\\s|\\n|\n| )[*+?]")
-_ESCAPED: Final = re.compile(r"\\(.)")
-_LOOK_AHEAD: Final = re.compile(r"\(\?=.*\)", re.DOTALL)
+_OPTIONAL: Final = re.compile(r"\(\?=.*\)|\(\?:\\n\)[?*]|(?:\\s|\\n|\n| )[*+?]", re.DOTALL)
+"""What takes up no room in a fixed text: a look ahead, blanks that may be there."""
+_BREAKS: Final = {"n": "\n", "t": "\t", "r": "\r"}
+_META: Final = frozenset(".^$*+?{}[]()|")
 
 
 def declared_tags(tokenizer: PreTrainedTokenizerBase) -> DeclaredTags | None:
@@ -39,23 +40,30 @@ def declared_tags(tokenizer: PreTrainedTokenizerBase) -> DeclaredTags | None:
         return None
     if not isinstance(field, Mapping):
         raise _broken("the field of its thinking is no mapping")
-    close = _text(field, "close")
+    opened = _text(field, "open")
+    close = _text(field, "close", mirror=opened.strip().replace("<", "</", 1))
     if not close.strip():
         raise _broken("nothing closes its thinking")
-    opened = _text(field, "open")
     return DeclaredTags(opened or _anchored(template, close), close)
 
 
-def _text(field: Mapping[str, object], key: str) -> str:
-    """The fixed text behind `key` or `key_pattern`; empty where there is none, or one that takes up no room."""
+def _text(field: Mapping[str, object], key: str, mirror: str = "") -> str:
+    """The fixed text behind `key` or `key_pattern`; empty where there is none, or one that takes up no room.
+
+    Args:
+        field: of the declaration.
+        key: `open` or `close`.
+        mirror: which of several texts to take.
+    """
     literal, pattern = field.get(key), field.get(f"{key}_pattern")
-    if literal is not None:
-        first = literal[0] if isinstance(literal, list) and literal else literal
-        if not isinstance(first, str):
-            raise _broken(f"its {key!r} is no text")
-        return first
-    if pattern is None:
-        return ""
+    if isinstance(literal, list):
+        if len(literal) > 1 and mirror not in literal:
+            raise _broken(f"its {key!r} is any of several texts")
+        literal = mirror if mirror in literal else literal[0] if literal else None
+    if literal is not None and not isinstance(literal, str):
+        raise _broken(f"its {key!r} is no text")
+    if isinstance(literal, str) or pattern is None:
+        return literal or ""
     if not isinstance(pattern, str):
         raise _broken(f"its '{key}_pattern' is no text")
     return _matched(key, pattern)
@@ -67,17 +75,33 @@ def _matched(key: str, pattern: str) -> str:
         compiled = re.compile(pattern, re.DOTALL)
     except re.error as error:
         raise _broken(f"its '{key}_pattern' {pattern!r} is no regular expression ({error})") from error
-    text = _ESCAPED.sub(r"\1", _BLANKS.sub("", _LOOK_AHEAD.sub("", pattern).removesuffix("|$")))
-    if text and not compiled.fullmatch(text):
+    text = _unescaped(_OPTIONAL.sub("", pattern.removeprefix("^").removesuffix("|$")))
+    if text is None or (text and not compiled.fullmatch(text)):
         raise _broken(f"its '{key}_pattern' {pattern!r} is no fixed text")
     return text
+
+
+def _unescaped(pattern: str) -> str | None:
+    """The text that a regular expression spells; None where it is more than a text."""
+    out, rest = "", iter(pattern)
+    for char in rest:
+        if char == "\\":
+            char = next(rest)
+            if char.isalnum() and char not in _BREAKS:
+                return None
+            out += _BREAKS.get(char, char)
+        elif char in _META:
+            return None
+        else:
+            out += char
+    return out
 
 
 def _anchored(template: Mapping[str, object], close: str) -> str:
     """The opening tag that the generation prompt ends with, where the declaration leaves it to that: `<think>`."""
     mirrored = close.strip().replace("/", "", 1)
-    anchor = str(template.get("start_anchor") or template.get("start_anchor_pattern") or "")
-    return mirrored if mirrored != close.strip() and mirrored in _ESCAPED.sub(r"\1", anchor) else ""
+    anchor = str(template.get("start_anchor") or template.get("start_anchor_pattern") or "").replace("\\", "")
+    return mirrored if mirrored != close.strip() and mirrored in anchor else ""
 
 
 def _broken(why: str) -> ConfigError:

@@ -81,6 +81,8 @@ class Thought:
         tags_are_said = config.open_tag is not None and bool(config.close_tag)
         if config.family == declared.name and not tags_are_said and declared_tags(self.tokenizer) is None:
             raise ConfigError(f"thought.family is {declared.name}, and the tokenizer declares no tags of a thinking")
+        if config.family == families.PLAIN.name and (config.open_tag or config.close_tag):
+            raise ConfigError(f"thought.family is {config.family}, which has no tags: leave open_tag and close_tag out")
         if config.family not in (families.AUTO, declared.name) or (config.family == declared.name and tags_are_said):
             return config.applied_to(families.named(config.family))
         traits = self._traits()
@@ -112,6 +114,19 @@ class Thought:
         """A run's configuration with nothing left to the reasoner's family or to the day."""
         reasoner = run.reasoner.replace(template_args=dict(self.template_args))
         return run.replace(thought=self.settings, reasoner=reasoner)
+
+    @cached_property
+    def unswitched(self) -> Family | None:
+        """The family that the chat template shows, if the template is the same whether it is to think or not.
+
+        None where the template switches the thinking, and where nothing shows one.
+        """
+        # What the vocabulary has says nothing here: one that does not reason may share it.
+        on, off = (replace(self._traits(thinks), vocabulary=frozenset()) for thinks in (True, False))
+        shown = next(iter(families.fitting(on)), None)
+        if shown is None or shown.is_ambiguous or shown.close_tag in off.generation_prompt:
+            return None
+        return shown if on.prompt == off.prompt else None
 
     @property
     def banned_texts(self) -> tuple[str, ...]:
@@ -229,13 +244,14 @@ class Thought:
         chat = self.encoder.chat(messages, add_generation_prompt=True, template_args=self.rendering_args)
         return chat.ids[chat.spans[1].stop :]
 
-    def _traits(self) -> Traits:
+    def _traits(self, thinks: bool = True) -> Traits:
+        """What tells the family, as it is where the model is to think."""
         source = _source_of(self.tokenizer)
-        # As it is when the model is to think, which is what is to be told.
-        args = rendering_args(source, self.template_args, thinks=True)
+        args = rendering_args(source, self.template_args, thinks)
         chat = self.encoder.chat((Message(role="user", content="?"),), add_generation_prompt=True, template_args=args)
         return Traits(
             template=program_of(source),
+            prompt=self.decode(chat.ids),
             generation_prompt=self.decode(chat.ids[chat.spans[-1].stop :]),
             model_type=self.model_type,
             vocabulary=self.encoder.control,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
+from typing import Final
 
 from safethink.config.families import FAMILIES
 from safethink.config.family import Family
-from safethink.errors import ConfigError, PromptError
+from safethink.errors import ConfigError, PromptError, SafeThinkError
 from safethink.prompts import Message, Prompt, is_unicode
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
+
+_OPENING: Final = re.compile(r"<[|\w:]*(?<!END_)THINK\w*[|\w:]*>\s*$", re.IGNORECASE)
+"""A tag at the end of a generation prompt that opens a thinking of no known family."""
 
 
 def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
@@ -19,9 +24,8 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
     open the thinking, the opening tag is appended. `prompt.prefill` is not part of it: see `prefill_tokens`.
 
     Raises:
-        PromptError: if the prompt is empty or no Unicode text, the template refuses it, or it leaves no room in the
-            context window.
-        ConfigError: the template closes the thinking before it begins.
+        PromptError: if the prompt is empty or no Unicode text, the template refuses it, it turns the thinking off, or
+            it leaves no room in the context window.
     """
     if not prompt.text.strip():
         raise PromptError(f"prompt {prompt.id!r} is empty")
@@ -29,8 +33,9 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
         raise PromptError(f"prompt {prompt.id!r} is not Unicode text: it has half of a character")
     family = thought.family
     messages = _first_turn(thought, prompt)
+    closed = PromptError(f"prompt {prompt.id!r} turns the thinking off: the chat template closes it before it begins")
     # A spelled opener may share a token with the break behind it, and with the text before it.
-    ids, _ = thought.rendered(messages, partial(_opener, family), (family.open_tag, family.close_tag))
+    ids, _ = thought.rendered(messages, partial(_opener, family, closed), (family.open_tag, family.close_tag))
     num_tokens = len(ids) + len(prefill_tokens(thought, prompt))
     if thought.context_tokens is not None and num_tokens + thought.reserve_tokens > thought.context_tokens:
         raise PromptError(
@@ -40,15 +45,16 @@ def open_prompt(thought: Thought, prompt: Prompt) -> tuple[int, ...]:
     return ids
 
 
-def _opener(family: Family, tail: str) -> str:
-    """The rest of the opener, where the text behind the last message does not open the thinking already."""
+def _opener(family: Family, closed: SafeThinkError, tail: str) -> str:
+    """The rest of the opener, where the text behind the last message does not open the thinking already.
+
+    Raises:
+        SafeThinkError: `closed`, where that text closes it.
+    """
     if family.is_open(tail):
         return ""
     if family.close_tag and family.close_tag in tail:
-        raise ConfigError(
-            f"the chat template closes the thinking before it begins ({family.close_tag}): leave the switch out of "
-            "reasoner.template_args, or set thought.family: plain"
-        )
+        raise closed
     opener = family.open_lead + family.open_tag + family.open_break
     # A header that opens a message may have been begun: `<|start|>assistant`.
     begun = next(length for length in range(len(opener), -1, -1) if tail.endswith(opener[:length]))
@@ -59,14 +65,28 @@ def refuse_contradiction(thought: Thought) -> None:
     """Refuse a chat template that does other than the family says, before anything is run.
 
     Raises:
-        ConfigError: it closes the thinking at once; or it opens it, and the family does not think.
+        ConfigError: it closes the thinking at once; or the family does not think, and the reasoner does whatever it is
+            told.
     """
-    _, tail = thought.rendered((Message(role="user", content="?"),), partial(_opener, thought.family))
-    opening = next((family for family in FAMILIES if family.open_tag and family.is_open(tail)), None)
-    if not thought.family.thinks and opening is not None:
+    said = ", ".join(thought.template_args) or "what it needs"
+    closed = ConfigError(
+        f"the chat template closes the thinking before it begins ({thought.family.close_tag}): look at {said} in "
+        "reasoner.template_args, or set thought.family: plain"
+    )
+    _, tail = thought.rendered((Message(role="user", content="?"),), partial(_opener, thought.family, closed))
+    if thought.family.thinks:
+        return
+    opening = next((family.open_tag for family in FAMILIES if family.open_tag and family.is_open(tail)), None)
+    opening = opening or next(iter(_OPENING.findall(tail)), None)
+    if opening is not None:
         raise ConfigError(
-            f"thought.family is {thought.family.name}, and the chat template opens the thinking ({opening.open_tag}) "
-            "with no switch to turn it off: leave thought.family out"
+            f"thought.family is {thought.family.name}, and the chat template opens the thinking ({opening}) with no "
+            "switch to turn it off: leave thought.family out"
+        )
+    if (reasoner := thought.unswitched) is not None:
+        raise ConfigError(
+            f"thought.family is {thought.family.name}, and the chat template is that of {reasoner.name}, which thinks "
+            "whatever it is told: leave thought.family out"
         )
 
 

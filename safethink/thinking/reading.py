@@ -46,7 +46,11 @@ def monitored_text(thought: Thought, trace: Tokens, answer: Tokens, with_injecte
     thinking = full_trace_text(thought, trace) if with_injected else trace_text(thought, trace)
     if not len(answer):
         return thinking
-    text = _untagged(thought, answer.ids if with_injected else answer.own()).lstrip()
+    text = _untagged(thought, answer.ids if with_injected else answer.own())
+    if not thought.family.thinks:
+        # What was prefilled is the beginning of the answer.
+        return thinking + text
+    text = text.lstrip()
     return f"{thinking.rstrip()}\n\n{text}" if thinking.strip() else text
 
 

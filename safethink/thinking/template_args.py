@@ -12,10 +12,11 @@ from datetime import date
 from functools import cache
 from typing import Final, TypeAlias
 
-from jinja2 import TemplateSyntaxError
+from jinja2 import TemplateSyntaxError, nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from safethink.config.run import DAY
 from safethink.config.yaml_config import did_you_mean
 from safethink.errors import ConfigError
 
@@ -24,14 +25,14 @@ TemplateArg: TypeAlias = str | int | float | bool | None
 
 SWITCHES: Final = ("enable_thinking", "thinking")
 """Names of the switch that turns the thinking on: Qwen3's and most others', DeepSeek-V3.1's and Granite's."""
-DAY: Final = "strftime_now"
-"""Name by which a template asks for the current day; its argument is a date, `2026-11-29`."""
 _GIVEN: Final = frozenset({"messages", "add_generation_prompt", "tools", "documents", "raise_exception"})
 """Parts of a chat, which nobody may say beside it."""
 _BUILT_IN: Final = frozenset({"range", "dict", "lipsum", "cycler", "joiner", "namespace"})
 """Functions that Jinja brings along."""
-_DIRECTIVES: Final = "YymdBbAajHMS"
-"""Directives of `strftime` that a date has an answer for."""
+_DIRECTIVES: Final = (*"aAbBcdDeFGgHhIjklmMnpPrRsSTuUVwWxXyYCt", "-d", "-m", "-j", "-H", "-I", "-M", "-S", "-y")
+"""Directives of `strftime`."""
+_ASKS: Final = frozenset({"defined", "undefined", "default", "d"})
+"""Tests and filters by which a template asks whether it was handed an argument."""
 _COMMENT: Final = re.compile(r"\{#.*?#\}", re.DOTALL)
 _GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """Marks of transformers around what the assistant said; plain Jinja does not know them."""
@@ -44,14 +45,24 @@ def program_of(source: str) -> str:
 
 @cache
 def names_read(source: str) -> frozenset[str]:
-    """Names of the arguments that a chat template reads; none where the source is no template."""
+    """Names of the arguments that a chat template reads; none where the source is no template.
+
+    A name that the template sets itself is none of them, unless it asks first whether it was handed one.
+    """
     environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        names = find_undeclared_variables(environment.parse(_GENERATION.sub("", source)))
+        program = environment.parse(_GENERATION.sub("", source))
     except TemplateSyntaxError:
         return frozenset()
+    set_here = {name.name for name in program.find_all(nodes.Name) if name.ctx != "load"}
+    asked = {
+        each.node.name
+        for each in program.find_all((nodes.Test, nodes.Filter))
+        if each.name in _ASKS and isinstance(each.node, nodes.Name)
+    }
+    names = find_undeclared_variables(program) - (set_here - asked) - _GIVEN - _BUILT_IN
     # The special tokens are the tokenizer's.
-    return frozenset(name for name in names - _GIVEN - _BUILT_IN if not name.endswith("_token"))
+    return frozenset(name for name in names if not name.endswith("_token"))
 
 
 def rendering_args(source: str, said: Mapping[str, TemplateArg], thinks: bool) -> dict[str, object]:

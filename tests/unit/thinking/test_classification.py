@@ -36,9 +36,6 @@ REASONERS = {
     "gemma4_v5": ("gemma-4", GEMMA, "<turn|>\n<|turn>model\n<|channel>thought\n"),
     "glm4moe": ("glm-4-moe", THINK, "<|assistant|>\n<think>"),
     "gptoss": ("gpt-oss", GPT_OSS, "<|end|><|start|>assistant<|channel|>analysis<|message|>"),
-    "lfm2_2_5": ("think", THINK, "<|im_end|>\n<|im_start|>assistant\n<think>\n"),
-    "lfm2_2_5_v2": ("think", THINK, "<|im_end|>\n<|im_start|>assistant\n<think>\n"),
-    "lfm2_2_5_vl": ("think", THINK, "<|im_end|>\n<|im_start|>assistant\n<think>\n"),
     "muse_glimmer": ("muse-glimmer", MUSE, "<|eot|><|start|>assistant to=self<|message|>"),
     "nemotron_3_5_lightning": ("nemotron-3", THINK, "<|im_end|>\n<|im_start|>assistant\n<think>\n"),
     "nemotron_3_nano": ("nemotron-3", THINK, "<|im_end|>\n<|im_start|>assistant\n<think>\n"),
@@ -50,6 +47,8 @@ REASONERS = {
     "qwen3_6": ("qwen3.5", THINK, "<|im_end|>\n<|im_start|>assistant\n<think>\n"),
     "qwen3_8": ("qwen3.5", THINK, "<|im_end|>\n<|im_start|>assistant\n<think>\n"),
 }
+SHARED = {"lfm2_2_5", "lfm2_2_5_v2", "lfm2_2_5_vl"}
+"""Templates that reasoners and others have alike, so that the user must say which it is."""
 OTHERS = {
     "cohere", "cohere2", "gemma", "gemma3", "idefics3", "lfm2", "lfm2_v2", "llama3", "llama3_1", "llama3_2",
     "llava_next", "phi3", "phi3_5", "qwen2_5", "qwen2_5_vl", "qwen3_instruct_2507", "qwen3_vl", "smolvlm",
@@ -78,7 +77,15 @@ def thought_of(name: str, family: str = "auto") -> Thought:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_template_of_trl_is_told_or_refused_by_name(name: str) -> None:
-    assert published(name) in REASONERS or published(name) in OTHERS, f"a new template of trl: {name}"
+    assert published(name) in {*REASONERS, *SHARED, *OTHERS}, f"a new template of trl: {name}"
+    if published(name) in SHARED:
+        with pytest.raises(ConfigError, match=r"set thought\.family to lfm2\.5-thinking, or to plain if it does not"):
+            _ = thought_of(name).family
+        for named, behind in (("lfm2.5-thinking", "<think>"), ("plain", "")):
+            refuse_contradiction(thought_of(name, named))
+            opened = thought_of(name, named).decode(open_prompt(thought_of(name, named), Prompt.from_text("Why?")))
+            assert opened.endswith(f"Why?<|im_end|>\n<|im_start|>assistant\n{behind}")
+        return
     if published(name) in OTHERS:
         with pytest.raises(ConfigError, match=r"does not show how it thinks.*thought\.family: plain"):
             _ = thought_of(name).family
@@ -117,3 +124,14 @@ def test_a_reasoner_with_a_switch_may_be_guarded_as_one_that_does_not_think(name
 def test_plain_is_refused_where_the_template_opens_the_thinking_whatever_it_is_told() -> None:
     with pytest.raises(ConfigError, match="family is plain, and the chat template opens the thinking"):
         refuse_contradiction(thought_of("deepseek_r1_distill", "plain"))
+
+
+@pytest.mark.parametrize("name", ["gptoss", "muse_glimmer"])
+def test_plain_is_refused_where_the_template_is_that_of_a_reasoner_without_a_switch(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"family is plain, and the chat template is that of .* whatever it is told"):
+        refuse_contradiction(thought_of(name, "plain"))
+
+
+@pytest.mark.parametrize("name", ["gemma4", "diffusion_gemma"])
+def test_a_template_that_turns_the_thinking_on_in_the_system_turn_may_be_plain(name: str) -> None:
+    refuse_contradiction(thought_of(name, "plain"))

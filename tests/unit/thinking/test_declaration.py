@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 from transformers.cli.serving import utils as serving
@@ -84,6 +86,24 @@ def test_a_declared_break_is_written_behind_the_opener() -> None:
     assert (thought.family.open_tag, thought.family.open_break) == ("<|in|>thought", "\n")
 
 
+@pytest.mark.parametrize(
+    ("field", "open_tag", "open_break"),
+    [
+        ({"open_pattern": r"<\|in\|>\n", "close": "<|out|>"}, "<|in|>", "\n"),
+        ({"open_pattern": re.escape("<|in|>\n"), "close": "<|out|>"}, "<|in|>", "\n"),
+        ({"open_pattern": r"^<\|in\|>", "close": ["<|out|>"]}, "<|in|>", ""),
+    ],
+)
+def test_a_pattern_of_a_fixed_text_is_that_text(field: dict[str, object], open_tag: str, open_break: str) -> None:
+    family = thought_of(declaration(**field)).family
+    assert (family.open_tag, family.open_break, family.close_tag) == (open_tag, open_break, "<|out|>")
+
+
+def test_of_several_closing_texts_the_one_that_mirrors_the_opener_closes() -> None:
+    tags = declared_tags(tokenizer(declaration(open="<a>", close=["<eos>", "</a>"])))
+    assert tags == DeclaredTags("<a>", "</a>")
+
+
 def test_the_complete_settings_of_a_declared_family_are_read_back_without_the_declaration() -> None:
     thought = thought_of(declaration(open="<|in|>", close="<|out|>"))
     again = Thought(thought.settings, tokenizer(None))
@@ -123,6 +143,8 @@ def test_an_opener_that_the_generation_prompt_writes_is_found_in_the_declared_an
         (declaration(open="<a>", close_pattern="("), r"'close_pattern' '\(' is no regular expression"),
         (declaration(open="<a>", close_pattern="</a>|</b>"), "'close_pattern' '</a>|</b>' is no fixed text"),
         (declaration(open_pattern=r"<\w+>", close="</a>"), "is no fixed text"),
+        (declaration(open="<a>", close_pattern="</t.>"), "'close_pattern' '</t.>' is no fixed text"),
+        (declaration(open="<a>", close=["<eos>", "</b>"]), "its 'close' is any of several texts"),
         (declaration(open=3, close="</a>"), "its 'open' is no text"),
         (declaration(open_pattern=3, close="</a>"), "its 'open_pattern' is no text"),
     ],

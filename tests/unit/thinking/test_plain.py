@@ -23,6 +23,7 @@ from safethink.prompts import Prompt
 from safethink.refusals import REFUSAL
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt
+from safethink.thinking.reading import monitored_text
 from safethink.thinking.turns import over_turns
 from safethink.tokens import Tokens
 from tests.support.published_families import PUBLISHED, byte_level, steer
@@ -86,6 +87,16 @@ def test_a_prefill_is_read_with_the_first_step_of_the_answer() -> None:
     task = Task(start=Tokens.sampled((7, 8)), prefixes=((50,),))
     _, effects = drive(start(SafeThinkConfig(), task), [((1,), "end")])
     assert [effect.tokens.ids for effect in effects if isinstance(effect, Score)] == [(7, 8, 1)]
+
+
+def test_a_prefill_is_the_beginning_of_the_answer_that_is_read() -> None:
+    prefill, answer = (Tokens.sampled(THOUGHT.encoder.text(text)) for text in ("Sure, here", " it is."))
+    assert monitored_text(THOUGHT, prefill, answer) == "Sure, here it is."
+
+
+def test_plain_has_no_tags() -> None:
+    with pytest.raises(ConfigError, match="family is plain, which has no tags: leave open_tag and close_tag out"):
+        _ = Thought(ThoughtConfig(family="plain", open_tag="<think>"), THOUGHT.tokenizer).family
 
 
 @pytest.mark.parametrize("bad", [False, True])

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize.publishing import snippets
-from safethink.config import ReasonerConfig, RunConfig, ThoughtConfig
-from safethink.errors import ConfigError
-from safethink.prompts import Prompt
+from safethink.config import ReasonerConfig, RunConfig, ThoughtConfig, yaml_config
+from safethink.errors import ConfigError, PromptError
+from safethink.prompts import Message, Prompt
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt, refuse_contradiction
 from safethink.thinking.template_args import TemplateArg, dated, names_read, rendering_args
@@ -82,12 +82,65 @@ def test_a_switch_that_the_user_turns_off_is_refused_with_what_to_set() -> None:
         refuse_contradiction(thought)
 
 
+OBEYS = (
+    # As Nemotron Nano v2 does, which takes a switch in the user's words and leaves it out.
+    "{% set ns = namespace(on=true) %}{% for m in messages %}"
+    "{% if '/no_think' in m.content %}{% set ns.on = false %}{% endif %}"
+    "{{ '[' + m.role + ']' + m.content | replace('/no_think', '') | trim }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]<think>' + ('\\n' if ns.on else '</think>') }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_a_prompt_that_turns_the_thinking_off_is_refused_by_its_own_name(role: str) -> None:
+    thought = thought_of(OBEYS)
+    refuse_contradiction(thought)
+    said = (("system", "Be brief."), ("user", "Brew it."))
+    messages = tuple(
+        Message.model_validate({"role": each, "content": f"{text} /no_think" if each == role else text})
+        for each, text in said
+    )
+    with pytest.raises(PromptError, match="prompt 'p' turns the thinking off"):
+        open_prompt(thought, Prompt(id="p", messages=messages))
+    assert opened(thought).endswith("[assistant]<think>\n")
+
+
+def test_a_run_goes_on_on_the_day_on_which_it_was_begun() -> None:
+    begun = ReasonerConfig(path="x", template_args={"strftime_now": "2001-02-03"})
+    again = ReasonerConfig(path="x", template_args={"reasoning_effort": "low"})
+    assert again.on_the_day_of(begun).template_args == {"strftime_now": "2001-02-03", "reasoning_effort": "low"}
+    another = ReasonerConfig(path="x", template_args={"strftime_now": "2001-02-04"})
+    assert another.on_the_day_of(begun) == another
+    assert again.on_the_day_of(ReasonerConfig(path="x")) == again
+
+
+@pytest.mark.parametrize("written", ["2026-11-29", "'2026-11-29'", "2026-13-40"])
+def test_a_date_in_yaml_is_a_text(written: str) -> None:
+    assert yaml_config.read(f"day: {written}") == {"day": written.strip("'")}
+
+
+def test_an_argument_of_another_kind_is_refused_once() -> None:
+    with pytest.raises(ConfigError, match="template_args: tools takes a text, a number, true, false or null") as wrong:
+        yaml_config.validate(ReasonerConfig, {"path": "x", "template_args": {"tools": [1]}}, "run.yaml")
+    assert "mistakes" not in str(wrong.value)
+
+
+def test_a_name_that_the_template_sets_itself_is_no_argument_unless_it_asks_for_one() -> None:
+    source = (
+        "{% for m in messages %}{% set own = m.content %}{{ own }}{% endfor %}"
+        "{% if a is not defined %}{% set a = 1 %}{% endif %}{% set b = b | default(2) %}{{ a }}{{ b }}{{ c }}"
+    )
+    assert names_read(source) == {"a", "b", "c"}
+    with pytest.raises(ConfigError, match="reads no 'tool_call'"):
+        opened(thought_of(of_trl("gptoss"), tool_call="x"))
+
+
 def test_a_day_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="strftime_now is 'tomorrow', and not a date such as 2026-11-29"):
         opened(thought_of(of_trl("gptoss"), strftime_now="tomorrow"))
 
 
-@pytest.mark.parametrize("asked", ["%Y-%m-%d", "%d %b %Y", "%B %d, %Y", "%A", "day %j"])
+@pytest.mark.parametrize("asked", ["%Y-%m-%d", "%d %b %Y", "%B %d, %Y", "%A", "day %j", "%-d %B", "%e %F"])
 def test_a_day_reads_as_strftime_writes_it_and_changes_nothing_else(asked: str) -> None:
     source = "\n{% for m in messages %}{{ m.content }}{{ strftime_now('" + asked + "') }}{% endfor %}"
     source += "{{ '<think></think>' if false }}"
