@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Final, Literal, cast
 
@@ -43,11 +44,13 @@ class ReasonerConfig(WeightsSection):
     @field_validator("template_args", mode="before")
     @classmethod
     def _scalars(cls, args: object) -> object:
-        named = cast("dict[str, object]", args) if isinstance(args, dict) else {}
+        if not isinstance(args, Mapping):
+            return args
+        named = cast("Mapping[str, object]", args)
         wrong = [name for name, value in named.items() if not isinstance(value, str | int | float | bool | None)]
         if wrong:
             raise ValueError(f"{wrong[0]} takes a text, a number, true, false or null")
-        return args
+        return named
 
     def on_the_day_of(self, begun: ReasonerConfig) -> ReasonerConfig:
         """The section with the day that a run was begun on, where nothing is said of the day here."""
