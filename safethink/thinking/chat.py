@@ -15,9 +15,7 @@ only those added tokens out that the template spells, which a reasoner's `</thin
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from types import MappingProxyType
@@ -30,38 +28,22 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
 from safethink.thinking.control_tokens import any_of, control_tokens, without
+from safethink.thinking.holes import EncodedChat, Stretches, content_for, hole, holes_in, tail_of
 from safethink.tokens import EXTENSION_TOKEN, num_shared
 
 SHORT_CHARACTERS = 2000
 """Texts up to this length are kept with their tokens."""
 NUM_SHORT = 512
 """Number of texts in that cache."""
-_EDGE = "\u2003"
-"""Blank put around a placeholder: where the template trims a message, it goes."""
 TOOL_TAGS = ("<tool_response>", "</tool_response>")
 """Around a tool's answer in a user's turn, where a template looks for them (Qwen3 and what follows it)."""
 _FIRST_MASK = 0xF0000
 """First of the private characters that stand for control strings while a template reads contents."""
 _MASK = re.compile("[\U000f0000-\U000ffffd]")
-_PLACEHOLDER = re.compile(f"({_EDGE}?)SafeThinkMessage([0-9]+)Placeholder({_EDGE}?)")
 
 
 Suffix: TypeAlias = str | Callable[[str], str]
 """Text of ours behind a rendered chat, or what makes it from the text behind the last message."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedChat:
-    """A chat as token ids.
-
-    Attributes:
-        ids: the whole chat, as the template renders it.
-        spans: for each message, the positions in `ids` that hold its content. A token shared with the template counts.
-            Empty for any but the last where the template decided from contents.
-    """
-
-    ids: tuple[int, ...]
-    spans: tuple[range, ...]
 
 
 class ChatEncoder:
@@ -192,7 +174,7 @@ class ChatEncoder:
         self, messages: Sequence[Message], suffix: Suffix, template_args: Mapping[str, object], as_parts: bool
     ) -> EncodedChat:
         rendered = self._render(messages, template_args, as_parts)
-        rendered += _suffix(suffix, _tail(rendered))
+        rendered += _suffix(suffix, tail_of(rendered))
         names = [f"message {index} ({message.role})" for index, message in enumerate(messages)]
         return self._filled(rendered, [message.content for message in messages], names)
 
@@ -224,7 +206,7 @@ class ChatEncoder:
                 rendered = acted
         holes = self._render(messages, template_args, as_parts)
         says_tags = any(tag in said for tag in tags for said, mine in zip(theirs, own, strict=True) if mine)
-        if not says_tags and rendered == _fill(holes, theirs):
+        if not says_tags and rendered == with_contents(holes, theirs):
             return filled
         said = self._apply(messages, theirs, {**template_args, "add_generation_prompt": False}, as_parts)
         return self._encoded(rendered, theirs[-1], holes, num_shared(rendered, said), suffix)
@@ -239,21 +221,21 @@ class ChatEncoder:
             said: length of the chat without what the template writes for the model to go on from.
             suffix: as of `chat`.
         """
-        tail, core = _tail(holes), last.strip()
+        tail, core = tail_of(holes), last.strip()
         until = len(rendered) - len(tail) if rendered.endswith(tail) else said
         start = rendered.rfind(core, 0, until)
         if start < 0 or any(self._control_pattern.finditer(core)):
             # The template wrote it anew, or it holds the reasoner's own tags: no content then, but the template's.
             start, core = until, ""
         behind = rendered[start + len(core) :]
-        builder = _Builder(self.encode, 1)
+        builder = Stretches(self.encode, 1)
         self._add_template(builder, rendered[:start])
         builder.add_content(0, core.translate(self._unmasking))
         self._add_template(builder, behind + _suffix(suffix, behind))
         builder.flush()
         (span,) = builder.spans
         assert span is not None, "one content was added"
-        return EncodedChat(tuple(builder.ids), (*[range(0)] * (len(_PLACEHOLDER.findall(holes)) - 1), span))
+        return EncodedChat(tuple(builder.ids), (*[range(0)] * (sum(1 for _ in holes_in(holes)) - 1), span))
 
     def _masked(self, content: str, shown: Collection[str]) -> str:
         """A content with a mask for each control string in it that is none of the tags shown, and no part of one."""
@@ -266,11 +248,11 @@ class ChatEncoder:
         return re.sub(either, mask, content)
 
     def _filled(self, template: str, contents: Sequence[str], names: Sequence[str]) -> EncodedChat:
-        builder = _Builder(self.encode, len(contents))
+        builder = Stretches(self.encode, len(contents))
         end = 0
-        for found in _PLACEHOLDER.finditer(template):
+        for found in holes_in(template):
             self._add_template(builder, template[end : found.start()])
-            builder.add_content(int(found[2]), _content(found, contents))
+            builder.add_content(int(found[2]), content_for(found, contents))
             end = found.end()
         self._add_template(builder, template[end:])
         builder.flush()
@@ -311,7 +293,7 @@ class ChatEncoder:
             raise PromptError("the chat template takes contents as texts, not as lists of parts")
         return rendered
 
-    def _add_template(self, builder: _Builder, piece: str) -> None:
+    def _add_template(self, builder: Stretches, piece: str) -> None:
         for part in self.parts(piece):
             if isinstance(part, int):
                 builder.add_control(part)
@@ -319,31 +301,8 @@ class ChatEncoder:
                 builder.add_text(part.translate(self._unmasking))
 
 
-def hole(index: int) -> str:
-    """Placeholder in a template for the content of that index, see `ChatEncoder.fill`."""
-    return f"{_EDGE}SafeThinkMessage{index}Placeholder{_EDGE}"
-
-
-def _tail(holes: str) -> str:
-    """The text behind the last message of a template with holes."""
-    ends = [found.end() for found in _PLACEHOLDER.finditer(holes)]
-    return holes[ends[-1] :] if ends else holes
-
-
 def _suffix(suffix: Suffix, tail: str) -> str:
     return suffix if isinstance(suffix, str) else suffix(tail)
-
-
-def _content(found: re.Match[str], contents: Sequence[str]) -> str:
-    """The content for a hole, trimmed where the template trims it."""
-    content = contents[int(found[2])]
-    content = content if found[1] else content.lstrip()
-    return content if found[3] else content.rstrip()
-
-
-def _fill(template: str, contents: Sequence[str]) -> str:
-    """A template with `contents` in its holes, as text."""
-    return _PLACEHOLDER.sub(lambda found: _content(found, contents), template)
 
 
 def _masked_where_said(rendered: str, shown: Sequence[str], masked: Sequence[str]) -> str:
@@ -351,35 +310,3 @@ def _masked_where_said(rendered: str, shown: Sequence[str], masked: Sequence[str
     for said, safe in zip(shown, masked, strict=True):
         rendered = rendered.replace(said.strip(), safe.strip()) if said != safe else rendered
     return rendered
-
-
-class _Builder:
-    """Gathers text between control tokens and encodes each stretch as a whole, as the tokenizer itself would."""
-
-    def __init__(self, encode: Callable[[str], Encoding], num_messages: int) -> None:
-        self.ids: list[int] = []
-        self.spans: list[range | None] = [None] * num_messages
-        self._encode = encode
-        self._stretch = ""
-        self._contents: list[tuple[int, int, int]] = []
-
-    def add_text(self, text: str) -> None:
-        self._stretch += text
-
-    def add_content(self, index: int, text: str) -> None:
-        self._contents.append((index, len(self._stretch), len(self._stretch) + len(text)))
-        self._stretch += text
-
-    def add_control(self, token_id: int) -> None:
-        self.flush()
-        self.ids.append(token_id)
-
-    def flush(self) -> None:
-        encoding = self._encode(self._stretch)
-        offsets = encoding.offsets if self._contents else []
-        for index, start, stop in self._contents:
-            before = bisect_right(offsets, start, key=lambda token: token[1])
-            until = bisect_left(offsets, stop, key=lambda token: token[0])
-            self.spans[index] = range(len(self.ids) + before, len(self.ids) + max(before, until))
-        self.ids += encoding.ids
-        self._stretch, self._contents = "", []

@@ -20,7 +20,8 @@ from safethink.errors import ConfigError, MonitorError, PromptError
 from safethink.monitors.function import transcript
 from safethink.monitors.guards.forms import Categories, Form
 from safethink.prompts import Message, Prompt
-from safethink.thinking.chat import ChatEncoder, EncodedChat, hole
+from safethink.thinking.chat import ChatEncoder
+from safethink.thinking.holes import EncodedChat, hole
 
 _HOLE: Final = re.compile(r"\{(prompt|trace|policy|bos|eos)\}")
 _SAMPLE: Final = Prompt.from_text("x")
