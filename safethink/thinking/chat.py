@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
 from safethink.thinking.control_tokens import any_of, control_tokens, without
-from safethink.thinking.holes import EncodedChat, Stretches, content_for, hole, holes_in, tail_of
+from safethink.thinking.holes import EncodedChat, Stretches, content_for, hole, holes_in, tail_of, with_contents
 from safethink.tokens import EXTENSION_TOKEN, num_shared
 
 SHORT_CHARACTERS = 2000

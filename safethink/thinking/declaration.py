@@ -19,7 +19,7 @@ from safethink.errors import ConfigError
 FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
 """Names that templates give to the field with the thinking."""
 _OPTIONAL: Final = re.compile(r"\(\?=.*\)|\(\?:\\n\)[?*]|(?:\\s|\\n|\n| )[*+?]", re.DOTALL)
-"""What takes up no room in a fixed text: a look ahead, blanks that may be there."""
+"""Parts of an expression that take up no room in a fixed text: a look ahead, blanks that may be there."""
 _BREAKS: Final = {"n": "\n", "t": "\t", "r": "\r"}
 _META: Final = frozenset(".^$*+?{}[]()|")
 

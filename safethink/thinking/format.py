@@ -245,7 +245,7 @@ class Thought:
         return chat.ids[chat.spans[1].stop :]
 
     def _traits(self, thinks: bool = True) -> Traits:
-        """What tells the family, as it is where the model is to think."""
+        """The facts that tell the family, as they are where the model is to think."""
         source = _source_of(self.tokenizer)
         args = rendering_args(source, self.template_args, thinks)
         chat = self.encoder.chat((Message(role="user", content="?"),), add_generation_prompt=True, template_args=args)
