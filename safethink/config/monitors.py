@@ -293,6 +293,16 @@ class CascadeMonitorConfig(CombinationSection):
             raise ValueError(f"the unsure band is empty: low {self.low} is above high {self.high}")
         return self
 
+    @model_validator(mode="after")
+    def _no_persistent_members(self) -> CascadeMonitorConfig:
+        persistent = next((each for member in self.members for each in _within(member) if each.persistence > 1), None)
+        if persistent is not None:
+            raise ValueError(
+                f"`persistence` on a member of a cascade ({persistent.title}) would pass over the steps at which it is "
+                "not asked; put it on the cascade"
+            )
+        return self
+
 
 MonitorConfig = Annotated[
     GuardMonitorConfig
@@ -308,6 +318,14 @@ MonitorConfig = Annotated[
     | CascadeMonitorConfig,
     Field(discriminator="kind"),
 ]
+
+
+def _within(monitor: MonitorSection) -> Iterator[MonitorSection]:
+    """The section itself, and all that it combines."""
+    yield monitor
+    if isinstance(monitor, CombinationSection):
+        for member in monitor.members:
+            yield from _within(member)
 
 
 def leaves_of(monitor: MonitorSection) -> Iterator[MonitorSection]:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from safethink.monitors import Monitor, ScoreRequest, alone, fail_closed
 from safethink.monitors.combinations import Combination
+
+_HALF_CHARACTER: Final = "\N{REPLACEMENT CHARACTER}"
+"""How a character reads whose last bytes are in the next step."""
+_SEAM: Final = "\n\n"
+"""What an answer stands behind, in place of the blanks that the trace ended with; see `thinking.reading`."""
 
 
 @dataclass(slots=True)
@@ -15,7 +21,7 @@ class _History:
 
     Attributes:
         trace: the trace that was scored last.
-        scored: the lengths of its beginnings that were scored, itself among them, with their scores.
+        scored: how far into it each of its beginnings reaches that were scored, itself among them, with their scores.
     """
 
     trace: str = ""
@@ -24,13 +30,24 @@ class _History:
     def add(self, trace: str, score: float) -> None:
         """Take in a score; those of traces that `trace` does not go on from are forgotten."""
         # A step that was rolled back or drawn anew is no beginning of what stands there now.
-        while self.scored and not self._precedes(self.scored[-1][0], trace):
-            self.scored.pop()
+        while self.scored:
+            length, kept = self.scored.pop()
+            reach = _reach(self.trace[:length], trace)
+            if reach is not None:
+                self.scored.append((reach, kept))
+                break
         self.trace = trace
         self.scored.append((len(trace), score))
 
-    def _precedes(self, length: int, trace: str) -> bool:
-        return length < len(trace) and trace.startswith(self.trace[:length])
+
+def _reach(old: str, trace: str) -> int | None:
+    """How far into `trace` the trace `old` reaches; None where `trace` does not go on from it."""
+    if old.startswith(trace):
+        return None
+    whole, thought = old.rstrip(_HALF_CHARACTER), old.rstrip()
+    if trace.startswith(whole):
+        return len(whole)
+    return len(thought) if trace.startswith(thought + _SEAM) else None
 
 
 class PersistentMonitor(Combination):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from safethink.config import ConstantMonitorConfig, GuardMonitorConfig, KeywordMonitorConfig, MinMonitorConfig
+from safethink.config import (
+    CascadeMonitorConfig,
+    ConstantMonitorConfig,
+    GuardMonitorConfig,
+    KeywordMonitorConfig,
+    MinMonitorConfig,
+    MonitorConfig,
+)
 from safethink.config.run import ReasonerConfig, RunConfig
 from safethink.monitors import ScoreRequest, fail_closed
 from safethink.monitors.build import build
@@ -59,6 +66,30 @@ def test_after_a_rollback_of_several_steps_those_that_are_left_count() -> None:
     assert scores(monitor, "-.7 -.8 ", "-.7 -.8 -.9 ") == [1.0, -0.7]
 
 
+class Low:
+    """Fires at once."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        return [-0.9] * len(requests)
+
+    def release(self, row: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (["a.\n\n", "a.\n\nb. \n\n\n", "a.\n\nb.\n\nI", "a.\n\nb.\n\nI see"], [1.0, 1.0, -0.9, -0.9]),
+        (["a ", "a \ufffd", "a \N{CHECK MARK}", "a \N{CHECK MARK} b"], [1.0, 1.0, -0.9, -0.9]),
+        (["a ", "a \ufffd\ufffd", "a \ufffd\ufffd"], [1.0, 1.0, 1.0]),
+        (["Yes.\n\n", "Yes. And", "Yes. And so"], [1.0, 1.0, 1.0]),
+    ],
+    ids=["the answer follows other blanks", "half a character", "half a character, asked twice", "drawn anew"],
+)
+def test_a_text_that_is_spelled_otherwise_at_its_seam_goes_on(steps: list[str], expected: list[float]) -> None:
+    assert scores(PersistentMonitor(Low(), 3), *steps) == expected
+
+
 def test_the_same_trace_asked_again_counts_once() -> None:
     assert scores(PersistentMonitor(LastWord(), 2), "-.5 ", "-.5 ", "-.5 -.4 ", "-.5 -.4 ") == [1.0, 1.0, -0.4, -0.4]
 
@@ -84,6 +115,16 @@ def test_any_monitor_is_made_persistent_by_its_configuration() -> None:
     built = build(MinMonitorConfig(members=(KeywordMonitorConfig(), ConstantMonitorConfig()), persistence=2))
     assert isinstance(built, PersistentMonitor)
     assert scores(built, "a", "a b") == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("wrap", [lambda member: member, lambda member: MinMonitorConfig(members=(member,))])
+def test_a_cascade_is_persistent_and_not_its_members(
+    wrap: Callable[[KeywordMonitorConfig], MonitorConfig],
+) -> None:
+    member = wrap(KeywordMonitorConfig(persistence=2))
+    with pytest.raises(ValueError, match=r"`persistence` on a member of a cascade .* put it on the cascade"):
+        CascadeMonitorConfig(members=(ConstantMonitorConfig(), member))
+    CascadeMonitorConfig(members=(ConstantMonitorConfig(), KeywordMonitorConfig()), persistence=2)
 
 
 @pytest.mark.parametrize(
