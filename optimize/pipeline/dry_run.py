@@ -177,10 +177,10 @@ def _memory_gib(config: SearchConfig) -> float | None:
     contexts, sampled = config.contexts, config.objective.reward
     longest = max(contexts.target_tokens, sampled.continuation_tokens if config.objective.reward_weight else 0)
     behind = config.search.length + longest
-    held = (contexts.max_contexts + contexts.harmless_prompts) * (PROMPT_TOKENS + config.run.limits.max_trace_tokens)
-    rows = config.objective.rows_per_forward * behind
-    scoring = (held + rows) * reasoner.position_bytes + rows * reasoner.logits_bytes + reasoner.weights_bytes
-    return max(decoding, gib(scoring))
+    num_contexts, num_rows = contexts.max_contexts + contexts.harmless_prompts, config.objective.rows_per_forward
+    held, rows = num_contexts * (PROMPT_TOKENS + config.run.limits.max_trace_tokens), num_rows * behind
+    cached = (held + rows) * reasoner.position_bytes + (num_contexts + num_rows) * reasoner.state_bytes
+    return max(decoding, gib(cached + rows * reasoner.logits_bytes + reasoner.weights_bytes))
 
 
 def num_decoded(generations: dict[str, int], run: RunConfig) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch.nn import Module
@@ -21,6 +21,8 @@ from safethink.testbed import folders, locate
 
 PROMPT_TOKENS: Final = 512
 """Assumed length of a prompt, which is not known before it is read."""
+STATES_PER_ROW: Final = 8
+"""Recurrent states of a row: its own, the prompt's, and those that a rollback may return to."""
 GIB: Final = 2**30
 
 
@@ -108,36 +110,66 @@ def installed() -> Generator[None, None, None]:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Memory of a model: weights, keys and values, logits.
+    """Memory of a model: weights, keys and values, recurrent states, logits.
 
     Attributes:
         weights_bytes: its parameters.
         position_bytes: the keys and values of one position in one row.
         logits_bytes: the logits of one position in one row, in float32.
+        state_bytes: the recurrent and convolution states of one row.
     """
 
     weights_bytes: int
     position_bytes: int
     logits_bytes: int
+    state_bytes: int = 0
 
 
 def footprint(config: ReasonerConfig | ModelSection) -> Footprint | None:
-    """Memory of the configured model; None where it is not on this machine, or transformers has no such class."""
+    """Memory of the configured model.
+
+    None where it is not on this machine, or transformers has no such class or none that reads without weights.
+    """
     path = str(folders().guard) if isinstance(config, GuardMonitorConfig) and config.path == "testbed" else config.path
     try:
         model = _laid_out(path, config.revision)
         dtype = pick_dtype(config.dtype, pick_device(config.device))
-    except (OSError, ValueError):
+        cached = _cached(model)
+    # Not every operation of every class is there for tensors without values.
+    except (OSError, ValueError, RuntimeError, TypeError, AttributeError):
         return None
     # Where it is not chosen here, the checkpoint's own.
     width = (dtype if isinstance(dtype, torch.dtype) else model.dtype).itemsize
-    text = model.config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Footprint(
         weights_bytes=model.num_parameters() * width,
-        position_bytes=2 * text.num_hidden_layers * heads * head_size * width,
-        logits_bytes=text.vocab_size * torch.float32.itemsize,
+        position_bytes=sum(each.numel() for each in cached.keys_values) * width,
+        logits_bytes=model.config.get_text_config().vocab_size * torch.float32.itemsize,
+        # Some classes keep states in float32 whatever the precision of the weights.
+        state_bytes=sum(each.numel() * max(width, each.itemsize) for each in cached.states),
+    )
+
+
+class _Cached(NamedTuple):
+    """Tensors that a model caches of one row with one token."""
+
+    keys_values: list[torch.Tensor]
+    states: list[torch.Tensor]
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode()
+def _cached(model: PreTrainedModel) -> _Cached:
+    """Let a model without weights read one token: what its cache then holds no configuration says for all classes.
+
+    A layer may have heads of its own size, latents in their place (DeepSeek-V3), or states.
+    """
+    token = torch.zeros(1, 1, dtype=torch.long, device="meta")
+    layers = model(input_ids=token, use_cache=True).past_key_values.layers
+    pairs = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+    states = [getattr(layer, name, None) or {} for layer in layers for name in ("conv_states", "recurrent_states")]
+    return _Cached(
+        [each for each in pairs if each is not None],
+        [each for of_layer in states for each in of_layer.values() if each is not None],
     )
 
 
@@ -147,7 +179,8 @@ def _laid_out(path: str, revision: str | None) -> PreTrainedModel:
     """The model without its weights."""
     shape = AutoConfig.from_pretrained(locate(path), revision=revision, local_files_only=True)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(shape)
+        # Experts that look at which tokens are theirs cannot be run without weights.
+        return AutoModelForCausalLM.from_config(shape, experts_implementation="batched_mm").eval()
 
 
 def decoding_gib(config: RunConfig) -> float | None:
@@ -155,13 +188,14 @@ def decoding_gib(config: RunConfig) -> float | None:
 
     What stands behind a server takes nothing here. None where a model is not known.
     """
-    rows = config.batch_size * (PROMPT_TOKENS + config.limits.max_trace_tokens + config.limits.max_answer_tokens)
+    positions = config.batch_size * (PROMPT_TOKENS + config.limits.max_trace_tokens + config.limits.max_answer_tokens)
+    states = config.batch_size * STATES_PER_ROW
     models = [config.reasoner, *models_of(config.monitor)]
     taken = [footprint(model) for model in models if getattr(model, "server", None) is None]
     known = [size for size in taken if size is not None]
     if len(known) < len(taken):
         return None
-    return gib(sum(size.weights_bytes + rows * size.position_bytes for size in known))
+    return gib(sum(size.weights_bytes + positions * size.position_bytes + states * size.state_bytes for size in known))
 
 
 def gib(size_bytes: int) -> float:

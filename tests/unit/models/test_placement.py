@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from transformers import DynamicCache
 
 from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig
+from safethink.kv_cache.hybrid_store import MAX_SNAPSHOTS
 from safethink.models.loading import load
-from safethink.models.placement import GIB, PROMPT_TOKENS, decoding_gib, footprint
+from safethink.models.placement import GIB, PROMPT_TOKENS, STATES_PER_ROW, decoding_gib, footprint
+from tests.support.architectures import ATTENTION, Architecture
+from tests.support.hybrid_architectures import HYBRID
 
 
 def test_a_footprint_is_that_of_the_loaded_model() -> None:
@@ -19,6 +25,23 @@ def test_a_footprint_is_that_of_the_loaded_model() -> None:
     held = [layer[kept] for layer in read.past_key_values for kept in (0, 1)]
     assert planned.position_bytes == sum(each.numel() * each.element_size() for each in held) / 5
     assert planned.logits_bytes == read.logits.shape[-1] * 4
+
+
+@pytest.mark.parametrize("each", [*ATTENTION, *HYBRID], ids=lambda each: each.name)
+def test_what_a_row_takes_is_what_the_model_caches_of_it(each: Architecture, tmp_path: Path) -> None:
+    model = each.make().float()
+    model.save_pretrained(tmp_path)
+    planned = footprint(ReasonerConfig(path=str(tmp_path), dtype="float32", device="cpu"))
+    assert planned is not None
+    layers = model(input_ids=torch.tensor([[3, 4, 5]])).past_key_values.layers
+    pairs = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+    states = [getattr(layer, name, None) or {} for layer in layers for name in ("conv_states", "recurrent_states")]
+    assert planned.position_bytes == sum(pair.nbytes // pair.shape[-2] for pair in pairs if pair is not None)
+    assert planned.state_bytes == sum(state.nbytes for some in states for state in some.values() if state is not None)
+
+
+def test_saved_states_are_counted() -> None:
+    assert STATES_PER_ROW == MAX_SNAPSHOTS + 2
 
 
 def test_half_the_precision_is_half_the_memory() -> None:
