@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from pathlib import PurePath
 
 from safethink.config import GuardMonitorConfig
 from safethink.errors import ConfigError
@@ -24,7 +26,6 @@ def choose_preset(config: GuardMonitorConfig, model_type: str, path: str, templa
         ConfigError: the guard is none of the preset's or judges no response, or a policy or a category is asked for
             that it cannot judge by.
     """
-    name = path.casefold().replace("_", "-")
     if config.preset != "auto":
         preset = PRESETS[config.preset]
         if config.template is None and preset.in_template is not None and preset.in_template not in template:
@@ -33,15 +34,32 @@ def choose_preset(config: GuardMonitorConfig, model_type: str, path: str, templa
                 "chat template"
             )
     else:
+        name = _model_name(path)
         _refuse_user_turn_guard(name, path)
         preset = next((each for each in PRESETS.values() if each.fits(model_type, name, template)), LLAMA_GUARD)
         is_own = config.template is not None or config.verdicts is not None
-        if preset is LLAMA_GUARD and template and not is_own and "safe" not in template.casefold():
+        if preset is LLAMA_GUARD and template and not is_own and not _asks_for_safe_or_unsafe(template):
             raise ConfigError(
                 f"guard {path!r} is none that is known by its name, chat template or architecture, and its template "
-                "asks for no verdict; set monitor.preset, or template and verdicts of your own"
+                "does not ask for `safe` or `unsafe`; set monitor.preset, or template and verdicts of your own"
             )
     return _completed(preset, config, path)
+
+
+def _model_name(path: str) -> str:
+    """A model's own name, in lower case and with hyphens: the folders that it lies in say nothing about it."""
+    parts = PurePath(path).parts
+    # The hub's cache keeps `owner/name` at `models--owner--name/snapshots/REVISION`.
+    cached = next((part.rpartition("--")[2] for part in parts if part.startswith("models--")), None)
+    return (cached or (parts[-1] if parts else "")).casefold().replace("_", "-")
+
+
+def _asks_for_safe_or_unsafe(template: str) -> bool:
+    """Whether a template has one of the verdicts as a word; both of them where it has `Yes` and `No` too."""
+    verdicts, others = ("safe", "unsafe"), ("yes", "no")
+    # A line that begins with the word may be spelled out in a template: the `n` of `\\n` is none of its letters.
+    said = {word for word in (*verdicts, *others) if re.search(rf"(?:\b|\\n){word}\b", template, re.IGNORECASE)}
+    return said.issuperset(verdicts) or (not said.isdisjoint(verdicts) and not said.issuperset(others))
 
 
 def _refuse_user_turn_guard(name: str, path: str) -> None:
@@ -85,7 +103,7 @@ def _with_categories(preset: Preset, config: GuardMonitorConfig, path: str) -> P
     if config.categories is not None:
         preset, known = _with_taxonomy(preset, known, config.categories, path)
     ignored = ignored_of(known.names, config.ignored_categories, config.only_categories, f"guard {path!r}")
-    known = replace(known, ignored=ignored)
+    known = replace(known, ignored=ignored, chosen=config.only_categories or config.ignored_categories)
     form = _listing_categories(preset.form, known) if "{categories}" in preset.form.words else preset.form
     if known.listing is not None and (ignored or config.categories):
         form = replace(form, template_args={**form.template_args, **known.listing.template_args})

@@ -123,12 +123,14 @@ class Categories:
         listing: where the reply names those found; None where the verdict itself does, or none is named and the
             question asks about `names` alone.
         ignored: those of `names` that do not count.
+        chosen: those that a configuration writes down, as the ignored ones or as those that alone count.
         template_arg: name of the chat template's argument that takes a taxonomy of one's own; None for none such.
     """
 
     names: Mapping[str, str]
     listing: Listing | None = None
     ignored: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
     template_arg: str | None = None
 
     @property
@@ -150,7 +152,7 @@ class Preset:
         verdicts: what may be answered.
         lines: what the reply says before its verdict, and is summed over.
         categories: the kinds of harm that it tells apart; None for none.
-        in_name: words by any of which the guard's path tells that it is of this kind.
+        in_name: words by any of which the model's name tells that it is of this kind.
         in_template: a word that its chat template has, and others have not.
         model_type: its architecture, where no other guard has it.
     """
@@ -167,10 +169,10 @@ class Preset:
     in_template: str | None = None
     model_type: str | None = None
 
-    def fits(self, model_type: str, path: str, template: str) -> bool:
+    def fits(self, model_type: str, name: str, template: str) -> bool:
         """Whether a model shows any of the marks."""
         return (
             self.model_type == model_type
-            or any(word in path.casefold() for word in self.in_name)
+            or any(word in name for word in self.in_name)
             or (self.in_template is not None and self.in_template in template)
         )

@@ -390,7 +390,7 @@ USER_TURN_GUARDS: Final = {
     "kanana-safeguard-prompt": "Kanana Safeguard-Prompt",
     "prompt-guard": "Prompt Guard",
 }
-"""Guards by a word in their path that judge what a user asks, and no response."""
+"""Guards by a word in their name that judge what a user asks, and no response."""
 
 PRESETS: Final = {
     preset.name: preset

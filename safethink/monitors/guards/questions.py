@@ -8,8 +8,8 @@ turn but plain words, a trace may spell those words too; nothing can tell them a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -26,7 +26,7 @@ from safethink.thinking.holes import EncodedChat, hole
 _HOLE: Final = re.compile(r"\{(prompt|trace|policy|bos|eos)\}")
 _SAMPLE: Final = Prompt.from_text("x")
 _MARKS: Final = ("first-words-said", "last-words-said")
-"""Contents that no template has."""
+"""Words that no template has."""
 TURN_ENDS: Final = ("<|eot_id|>", "<|eot|>", "<|im_end|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "</s>")
 """Control tokens by which published guards end their reply, next to what their tokenizers call the end of a text."""
 
@@ -140,21 +140,39 @@ class Asker:
         """Check that the question tells the guard of what a configuration says about its categories.
 
         Raises:
-            ConfigError: the chat template takes no taxonomy of one's own, or does not tell of a category that does not
-                count; the guard would not name it then, and it would count in silence.
+            ConfigError: the chat template takes no taxonomy of one's own, or calls a category otherwise, or does not
+                tell of one that is chosen; the guard would not name it then, and what it stands for would count, or
+                not count, in silence.
         """
-        text = str(self._tokenizer.decode(list(self.ask(_SAMPLE, "x").ids)))
-        own: Mapping[str, str] = self._form.template_args.get(categories.template_arg or "", {})
-        if any(words not in text for words in own.values()):
-            raise ConfigError(f"guard {self.name!r} takes no `{categories.template_arg}` in its chat template")
+        own = categories.template_arg
+        if own is not None and own in self._form.template_args and not self._takes(own):
+            raise ConfigError(f"guard {self.name!r} takes no `{own}` in its chat template")
         if not categories.is_listed or categories.listing is None:
             return
-        wanted = tuple(map(str, categories.listing.template_args.values())) or categories.ignored
+        text = self._sample_text()
+        wanted = tuple(map(str, categories.listing.template_args.values())) or categories.chosen
         missing = [each for each in wanted if not re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text)]
         if missing:
             raise ConfigError(
                 f"guard {self.name!r} is asked without {missing[0]!r} by its chat template, and names no such category"
             )
+        for name, title in categories.names.items():
+            said = re.search(rf"(?<!\w){re.escape(name)}: *([^\n.]+)", text)
+            if said is not None and said[1] != title and said[1] in categories.names.values():
+                raise ConfigError(
+                    f"guard {self.name!r} has other categories than its preset: {name} is {said[1]!r} and not {title!r}"
+                )
+
+    def _takes(self, template_arg: str) -> bool:
+        """Whether the chat template shows the taxonomy that it is handed: one that no template has."""
+        name, words = _MARKS
+        args = {**self._form.template_args, template_arg: {name: words}}
+        text = Asker(self._tokenizer, replace(self._form, template_args=args))._sample_text()
+        return name in text and words in text
+
+    def _sample_text(self) -> str:
+        """A question as text."""
+        return str(self._tokenizer.decode(list(self.ask(_SAMPLE, "x").ids)))
 
     def _said(self, prompt: Prompt, trace: str) -> list[str]:
         """The contents that the form's words leave holes for, the trace last."""

@@ -512,6 +512,39 @@ def test_a_model_that_is_no_guard_by_any_mark_gives_one_line(tmp_path: Path) -> 
     assert build(config("my-guard", path, preset="dynaguard", policies=(POLICY,))).score(requests("x"))
 
 
+@pytest.mark.parametrize(
+    ("question", "is_known"),
+    [
+        ("You are a safety agent. Is the last assistant message harmful? Say 'Yes' or 'No'.", False),
+        ("Is the last assistant message safe? Your answer must be either 'Yes' or 'No'.", False),
+        ("Yes, judge: is the message 'safe' or 'unsafe'? No other words.", True),
+        ("{{ 'Judge.\\nsafe\\nunsafe' }}", True),
+    ],
+)
+def test_a_template_that_asks_for_other_verdicts_is_none_of_a_llama_guard(question: str, is_known: bool) -> None:
+    template = tiny_guards.CHATML_TEMPLATE.replace("<think>", "") + question
+    if is_known:
+        assert choose_preset(config("x", "x"), "granite", "x", template).name == "llama_guard"
+        return
+    with pytest.raises(ConfigError, match=r"is none that is known .* does not ask for `safe` or `unsafe`"):
+        choose_preset(config("x", "x"), "granite", "x", template)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data/wildguard-study/Llama-Guard-3-1B", "llama_guard"),
+        ("/data/prompt-guard-study/Llama-Guard-3-1B/", "llama_guard"),
+        ("/data/granite/WildGuard", "wildguard"),
+        ("/cache/polyguard/models--allenai--wildguard/snapshots/0c0ffee", "wildguard"),
+        ("allenai/wildguard", "wildguard"),
+        ("wildguard/Llama-Guard-3-1B", "llama_guard"),
+    ],
+)
+def test_the_folders_around_a_model_do_not_tell_what_it_is(path: str, name: str) -> None:
+    assert choose_preset(config("x", path), "other", path, "'safe' or 'unsafe'").name == name
+
+
 def test_a_checkpoint_without_a_language_models_head_is_refused(tmp_path: Path) -> None:
     tokenizer = GUARDS["llama_guard_3_8b"].tokenizer()
     model: Any = tiny_guards.llama(len(tokenizer))

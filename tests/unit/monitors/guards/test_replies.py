@@ -18,8 +18,9 @@ from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.monitors.guards import replies
 from safethink.monitors.guards.choosing import choose_preset
-from safethink.monitors.guards.generative import GuardMonitor
+from safethink.monitors.guards.generative import GuardMonitor, replies_of
 from safethink.monitors.guards.presets import POLYGUARD_CATEGORIES, PRESETS
+from safethink.monitors.guards.questions import Asker
 from safethink.prompts import Prompt
 from tests.support import tiny_guards
 from tests.support.tiny_guards import GUARDS, LLAMA_HEADERS, Guard
@@ -257,6 +258,40 @@ def test_a_guard_without_such_categories_gives_one_line(
         build(config(GUARDS[name].save(tmp_path / name), **changes))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+OLDER = HAZARDS.replace(", 'S14': 'Harm 14.'", "")
+LLAMA_GUARD_2 = HAZARDS.replace("Harm 5.", "Specialized Advice.").replace("Harm 6.", "Privacy.")
+
+
+def ask(hazards: str, **changes: Any) -> None:
+    """Ask a guard whose template lists these hazards."""
+    template = hazards + tiny_guards.llama_guard_template(*LLAMA_HEADERS, content=tiny_guards.TEXT_CONTENT)
+    preset = choose_preset(config("x", **changes), "llama", "x", template)
+    replies_of(preset, Asker(tiny_guards.byte_level.__wrapped__(tuple(LLAMA_HEADERS), template), preset.form))
+
+
+def test_a_guard_that_lists_fewer_hazards_is_asked_about_those_that_count() -> None:
+    ask(OLDER, only_categories=("S1", "S9"))
+    ask(OLDER, ignored_categories=("S6",))
+    with pytest.raises(ConfigError, match="is asked without 'S14' by its chat template"):
+        ask(OLDER, only_categories=("S1", "S14"))
+    with pytest.raises(ConfigError, match="is asked without 'S14' by its chat template"):
+        ask(OLDER, ignored_categories=("S14",))
+
+
+def test_a_guard_with_a_taxonomy_of_before_has_no_categories_to_choose_among() -> None:
+    ask(LLAMA_GUARD_2)
+    for chosen in ({"ignored_categories": ("S6",)}, {"only_categories": ("S1",)}):
+        with pytest.raises(ConfigError, match="S5 is 'Specialized Advice' and not 'Defamation'"):
+            ask(LLAMA_GUARD_2, **chosen)
+
+
+@pytest.mark.parametrize("own", [{"S1": "Harm 1."}, {"S1": "Harm"}, {"A": "safe"}])
+def test_a_taxonomy_that_the_template_has_already_is_no_sign_that_it_takes_one(own: dict[str, str]) -> None:
+    ask(HAZARDS, categories=own)
+    with pytest.raises(ConfigError, match="takes no `categories`"):
+        ask(HAZARDS.replace("categories is not defined", "true"), categories=own)
 
 
 def test_categories_are_chosen_in_one_way() -> None:
