@@ -107,7 +107,7 @@ def collect(config: TrainMonitorConfig, out: Path, reasoner: GuardedReasoner) ->
     """Roll out every split and label it; what an earlier call recorded below `out` is not generated again.
 
     Raises:
-        SearchError: all partial traces of a split have the same label.
+        SearchError: the reasoner thinks nowhere in a split, or all partial traces of it have the same label.
         SafeThinkError: prompts that are not there, a monitor that fails, or a folder that belongs to another training.
     """
     splits: dict[SplitName, LabelledSplit] = {}
@@ -115,6 +115,10 @@ def collect(config: TrainMonitorConfig, out: Path, reasoner: GuardedReasoner) ->
         what = f"labelling {name} prompts"
         seen = watch(rollouts, out / ROLLOUTS / name, what, config.samples, reasoner=reasoner)
         split = LabelledSplit(name, tuple(_traces(seen, config.run, config.samples)), config.label_threshold)
+        if not split.traces:
+            raise SearchError(
+                f"reasoner {config.run.reasoner.path!r} thinks about no prompt of {name}: monitors learn from traces"
+            )
         if len(set(split.unsafe)) < 2:
             label = "unsafe" if any(split.unsafe) else "safe"
             raise SearchError(f"every partial trace of {name} is labelled {label}: there is nothing to tell apart")
@@ -131,9 +135,12 @@ def _prompts(config: TrainMonitorConfig, name: SplitName) -> Sequence[BenchmarkC
 
 
 def _traces(seen: Watch, run: RunConfig, samples: int) -> Iterator[tuple[Step, ...]]:
+    """The steps of each rollout; one that closes its thinking at once has none, and is passed over."""
     thought, chosen = seen.reasoner.thought, watched_benchmarks(seen.benchmarks)
     for sample in range(samples):
         for each in watched(chosen, seen.records, thought, run.limits.max_step_tokens, sample):
+            if not each.record.step_scores:
+                continue
             prompt_ids = open_prompt(thought, each.prompt)
             partial = [each.through(depth) for depth in range(len(each.record.step_scores))]
             yield tuple(
