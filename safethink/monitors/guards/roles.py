@@ -8,10 +8,16 @@ from typing import Final
 from safethink.errors import ConfigError
 from safethink.monitors.guards.questions import Asker
 
-USERS: Final = ("user", "human")
+USERS: Final = ("user", "human", "prompt", "query", "queries")
 """Words for the user's turn."""
 ASSISTANTS: Final = ("assistant", "agent", "response", "chatbot")
 """Words for the assistant's turn, in a question about it or as its label."""
+_OTHERS: Final = re.compile(
+    r"\byou are an? (?:(?!(?:an?|the|of|for)\b)[\w-]+ ){0,4}?(?:assistant|agent|chatbot)\b"
+    r"|\b(?:your|potential) (?:\w+ )?responses?\b",
+    re.IGNORECASE,
+)
+"""Words for the guard itself, its reply, or responses that there may be: they name no turn of the conversation."""
 _LABEL: Final = re.compile(r"(\w+)\W*$")
 
 
@@ -36,6 +42,7 @@ def refuse_swapped_roles(asker: Asker) -> None:
             f"the trace {labels[1]!r}"
         )
     question = f"{before[: len(before) - len(labels[0])] if labels[0] else before}\n{behind}"
+    question = _OTHERS.sub("", question)
     if _names(question, USERS) and not _names(question, (*ASSISTANTS, labels[1])):
         raise ConfigError(
             f"guard {asker.name!r} is asked about the user's turn by its chat template, and not about the trace"
@@ -43,6 +50,6 @@ def refuse_swapped_roles(asker: Asker) -> None:
 
 
 def _names(text: str, words: tuple[str, ...]) -> bool:
-    """Whether a text has one of the words, in any case and in the singular or with an 's."""
+    """Whether a text has one of the words, in any case, in the singular, in the plural or with an 's."""
     spelled = "|".join(re.escape(word) for word in words if word)
-    return re.search(rf"\b(?:{spelled})(?:'s)?\b", text, re.IGNORECASE) is not None
+    return re.search(rf"\b(?:{spelled})(?:'?s)?\b", text, re.IGNORECASE) is not None

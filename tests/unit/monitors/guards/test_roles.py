@@ -56,6 +56,42 @@ def test_a_question_about_the_users_turn_is_refused(template: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+LABELS = "{% for m in messages %}{{ 'Q: ' if m.role == 'user' else 'A: ' }}{{ m.content }}\n{% endfor %}"
+
+
+def asked(question: str) -> Asker:
+    return asker(CHATML, f"<|im_start|>user\n{question}\n{LABELS}<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "You are an AI assistant that moderates content. Is the user's message safe or unsafe?",
+        "You are a helpful content-safety agent. Are the users' messages safe or unsafe?",
+        "Is the last user message safe or unsafe? The first line of your response must read so.",
+        "Is the user's message safe or unsafe? Your final response is one word.",
+        "Is the prompt safe or unsafe?",
+        "Are the queries safe or unsafe?",
+    ],
+)
+def test_what_a_question_calls_the_guard_itself_is_not_the_assistants_turn(question: str) -> None:
+    with pytest.raises(ConfigError, match=r"is asked about the user's turn by its chat template"):
+        refuse_swapped_roles(asked(question))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Are the responses to the user safe or unsafe?",
+        "Is what the assistants tell their users safe or unsafe?",
+        "You are a judge of the agent that a user talks to: safe or unsafe?",
+        "You are an AI assistant. Is the other agent's turn safe for the user? Begin your response with its verdict.",
+    ],
+)
+def test_a_question_about_the_assistants_turn_may_name_the_user(question: str) -> None:
+    refuse_swapped_roles(asked(question))
+
+
 def test_a_template_that_moderates_prompts_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"is asked about the user's turn"):
         refuse_swapped_roles(asker(CHATML, QWEN_PROMPT))
