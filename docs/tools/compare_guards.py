@@ -140,8 +140,12 @@ def main(argv: Sequence[str], load: Load = from_hub) -> int:
     """Compare the presets named, or all.
 
     Returns:
-        1 if a model is told to be another guard.
+        1 if a model is told to be another guard, 2 if there is no such preset.
     """
+    unknown = next((name for name in argv if name not in PRESETS), None)
+    if unknown is not None:
+        print(f"there is no preset {unknown!r}; there are {', '.join(PRESETS)}", file=sys.stderr)
+        return 2
     chosen = [PRESETS[name] for name in argv] or [*PRESETS.values()]
     compared = [*compare(chosen, load)]
     for each in compared:

@@ -13,6 +13,7 @@ from typing import Final, Protocol, runtime_checkable
 from pydantic import ValidationError
 
 from safethink.config.mismatch import refuse_other
+from safethink.config.yaml_config import explain
 from safethink.errors import RecordError
 from safethink.files import write_text
 from safethink.frozen import Frozen
@@ -103,7 +104,7 @@ def read(folder: Path) -> RunNumerics | None:
     try:
         return RunNumerics.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise RecordError(f"{path}: {error.errors(include_url=False)[0]['msg']}") from error
+        raise RecordError(f"{path}: {explain(RunNumerics, error)}") from error
 
 
 def refuse_unlike(one: Path, other: Path) -> None:
@@ -120,7 +121,8 @@ def _refuse_unlike(path: Path, begun: RunNumerics | None, now: RunNumerics | Non
     if begun is None or now is None:
         return
     there, here = begun.decisive, now.decisive
-    # A model may be behind a server in one of them, or a monitor may be another; then there is nothing to compare.
+    # What one of them does not tell is no difference: a model behind a server, and the size of a batch where no model
+    # that is loaded here is in a half precision.
     shared = there.keys() & here.keys()
     known = ({key: value for key, value in each.items() if key in shared} for each in (there, here))
     refuse_other(path, *known, owner="a run of other numerics", remedy=remedy)

@@ -101,7 +101,10 @@ def test_what_is_not_known_or_changes_nothing_is_no_difference(
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / NUMERICS).write_text("{")
-    with pytest.raises(RecordError, match=r"numerics\.json: Invalid JSON"):
+    with pytest.raises(RecordError, match=r"numerics\.json: invalid JSON"):
+        numerics.read(tmp_path)
+    (tmp_path / NUMERICS).write_text('{"models": {}, "batch_size": "many", "transformers": "5"}')
+    with pytest.raises(RecordError, match=r"numerics\.json: 2 mistakes: batch_size: .*; torch: missing"):
         numerics.read(tmp_path)
 
 

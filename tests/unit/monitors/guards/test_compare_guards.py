@@ -68,3 +68,10 @@ def test_a_model_that_is_told_to_be_another_guard_is_said_and_ends_with_status_1
     assert main(["qwen3guard"], lambda _: (tokenizer, "llama")) == 1
     assert "OTHER Qwen/Qwen3Guard-Gen-0.6B: qwen3guard, told llama_guard" in capsys.readouterr().out
     assert main(["llama_guard"], lambda _: (tokenizer, "llama")) == 0
+
+
+def test_a_preset_that_there_is_not_gives_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["llama_guard", "nonsense"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("there is no preset 'nonsense'; there are llama_guard, ")
+    assert said.count("\n") == 1
