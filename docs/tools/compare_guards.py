@@ -84,7 +84,7 @@ def _compared(preset: Preset, model: str, load: Load) -> Compared:
         needs_policy = "{policy}" in preset.form.words and not preset.form.policies
         config = GuardMonitorConfig(path=model, policies=(POLICY,) if needs_policy else ())
         told = choose_preset(config, model_type, model, str(tokenizer.chat_template or ""))
-        asker = Asker(tokenizer, told.form)
+        asker = Asker(tokenizer, told.form, model)
         refuse_swapped_roles(asker)
         Verdicts.of(told, asker)
         replies_of(told, asker)

@@ -89,7 +89,7 @@ def _guard(config: GuardMonitorConfig) -> Monitor:
         return _served_guard(config, config.server)
     loaded = load_guard(config)
     preset = choose_preset(config, loaded.model.config.model_type, config.path, chat_template(loaded.tokenizer))
-    return GuardMonitor(loaded.model, loaded.tokenizer, preset, config.batch_size)
+    return GuardMonitor(loaded.model, loaded.tokenizer, preset, config.batch_size, config.path)
 
 
 def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Monitor:
@@ -107,7 +107,7 @@ def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Moni
     tokenizer = checkpoint.tokenizer()
     own = checkpoint.config()
     preset = choose_preset(config, own.model_type, config.path, chat_template(tokenizer))
-    asker = Asker(tokenizer, preset.form)
+    asker = Asker(tokenizer, preset.form, config.path)
     refuse_swapped_roles(asker)
     verdicts, replies = Verdicts.of(preset, asker), replies_of(preset, asker)
     if server.api == "chat":

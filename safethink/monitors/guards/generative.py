@@ -169,6 +169,7 @@ class GuardMonitor(ReadingMonitor[PreTrainedModel]):
         tokenizer: PreTrainedTokenizerBase,
         preset: Preset = LLAMA_GUARD,
         batch_size: int = 64,
+        name: str = "",
     ) -> None:
         """Ask `model` for verdicts.
 
@@ -177,6 +178,7 @@ class GuardMonitor(ReadingMonitor[PreTrainedModel]):
             tokenizer: the guard's.
             preset: how the question is put and the answer read.
             batch_size: the most rows read side by side.
+            name: what messages call the guard; empty for where its tokenizer is.
 
         Raises:
             ConfigError: if the tokenizer cannot put the question so, the chat template asks about the user's turn, or
@@ -184,7 +186,7 @@ class GuardMonitor(ReadingMonitor[PreTrainedModel]):
         """
         super().__init__(model, batch_size)
         self._tokenizer = tokenizer
-        self._asker = Asker(tokenizer, preset.form)
+        self._asker = Asker(tokenizer, preset.form, name)
         refuse_swapped_roles(self._asker)
         self._verdicts = reader_of(preset, self._asker)
         self._warned = False

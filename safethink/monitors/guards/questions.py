@@ -48,19 +48,24 @@ class Asker:
     """Writes conversations down in one form for one tokenizer.
 
     Attributes:
-        name: the tokenizer's location, as messages name the guard.
+        name: what messages call the guard.
         encoder: encodes the tokenizer's text.
         num_policies: how many questions there are about one conversation.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, form: Form) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, form: Form, name: str = "") -> None:
         """Try the form on a sample.
+
+        Args:
+            tokenizer: the model's.
+            form: how a conversation is written down.
+            name: path of the guard as it was configured; empty for the tokenizer's own.
 
         Raises:
             ConfigError: the tokenizer has no chat template where one is needed, or one that leaves a turn out, or does
                 not know the form's control tokens.
         """
-        name = self.name = str(tokenizer.name_or_path)
+        name = self.name = name or str(tokenizer.name_or_path)
         if form.text is None and not tokenizer.chat_template:
             raise ConfigError(f"guard {name!r} has no chat template")
         known = {token.content for token in tokenizer.added_tokens_decoder.values()}
@@ -167,7 +172,7 @@ class Asker:
         """Whether the chat template shows the taxonomy that it is handed: one that no template has."""
         name, words = _MARKS
         args = {**self._form.template_args, template_arg: {name: words}}
-        text = Asker(self._tokenizer, replace(self._form, template_args=args))._sample_text()
+        text = Asker(self._tokenizer, replace(self._form, template_args=args), self.name)._sample_text()
         return name in text and words in text
 
     def _sample_text(self) -> str:

@@ -545,6 +545,11 @@ def test_the_folders_around_a_model_do_not_tell_what_it_is(path: str, name: str)
     assert choose_preset(config("x", path), "other", path, "'safe' or 'unsafe'").name == name
 
 
+def test_a_guard_is_called_as_it_was_configured() -> None:
+    with pytest.raises(ConfigError, match=r"guard 'testbed' is asked without 'S6'"):
+        build(GuardMonitorConfig(path="testbed", ignored_categories=("S6",)))
+
+
 def test_a_checkpoint_without_a_language_models_head_is_refused(tmp_path: Path) -> None:
     tokenizer = GUARDS["llama_guard_3_8b"].tokenizer()
     model: Any = tiny_guards.llama(len(tokenizer))
