@@ -11,11 +11,12 @@ import torch
 from transformers import PreTrainedModel
 
 from safethink.errors import ModelError
-from safethink.kv_cache import ReadRequest, Store, read
+from safethink.kv_cache import Store
 from safethink.kv_cache.hybrid_store import HybridStore
 from safethink.kv_cache.lane_cache import ATTENTION_KINDS, STATE_KINDS, STATELESS_KINDS, layer_kinds
 from safethink.kv_cache.lane_store import LaneStore
 from safethink.kv_cache.per_row import PerRowStore
+from safethink.kv_cache.probe import largest_difference
 from safethink.models.soft_rows import RowTable
 
 logger = logging.getLogger(__name__)
@@ -24,19 +25,13 @@ ATTENTIONS = {"eager", "sdpa"}
 """Implementations that take any mask."""
 VARYING_ROPES = {"longrope", "dynamic"}
 """Rotary embeddings whose frequencies change with the length of what is read."""
-PROBE = ((3, 5, 7, 2, 11), (4, 6, 9))
-"""Token ids of two rows of different lengths; which ones does not matter."""
-PROBE_STEP = ((13,), (10,))
-"""A token that follows each and is rolled back again."""
-PROBE_INJECTED = ((6, 4, 3), (5, 14, 7, 2))
-"""Token ids put in the place of each row's last and what followed it."""
-PROBE_MORE = (((8, 12, 9), (15, 3, 11)), ((2,), (7,)))
-"""Token ids that follow: several at once, then one."""
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
-"""Largest difference of logits, as a share of the largest; half precisions may by ten times as much."""
-STATE_LENIENCE = 10
-"""Factor for what states carry on: they add up roundings in float32 at best. One that is lost changes logits by tens of
-percent."""
+"""Largest difference of logits, as a share of the largest, where rows attend to tokens alone."""
+STATE_TOLERANCE = 1e-2
+"""Likewise where states carry on: they add up roundings in float32 at best, and some classes bound the time steps of
+many tokens alone, which changes logits by some thousandths. A state that is lost changes them by several percent."""
+HALF_TOLERANCE, HALF_STATE_TOLERANCE = 1e-2, 0.1
+"""Likewise in half precisions."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +42,14 @@ class StoreOption:
         kind: how rows are read in it.
         build: makes one, given where soft rows are looked up and the most tokens that it may have room for.
         tolerance: difference of logits up to which it is exact, as a share of the largest.
+        bounded: whether the most tokens that it may have room for are kept to.
         obstacle: why it does not suit the model, known without trying; None where nothing speaks against it.
     """
 
     kind: str
     build: Callable[[RowTable | None, int | None], Store]
     tolerance: float
+    bounded: bool
     obstacle: str | None = None
 
 
@@ -71,7 +68,7 @@ def choose_store(model: PreTrainedModel, table: RowTable | None = None, max_toke
     """
     option, why = _chosen(model)
     if why:
-        unbounded = "" if max_tokens is None else "; max_cached_tokens is not kept to"
+        unbounded = "" if max_tokens is None or option.bounded else "; max_cached_tokens is not kept to"
         logger.warning("rows are read %s: %s%s", option.kind, why, unbounded)
     return option.build(table, max_tokens)
 
@@ -104,21 +101,21 @@ def _chosen(model: PreTrainedModel) -> tuple[StoreOption, str]:
 
 def _options(model: PreTrainedModel) -> Iterator[StoreOption]:
     """The kinds of KV cache that a model may get, the fastest first."""
-    strict = TOLERANCE.get(model.dtype, 10 * TOLERANCE[torch.float32])
-    lenient = STATE_LENIENCE * max(strict, TOLERANCE[torch.float32])
+    strict = TOLERANCE.get(model.dtype, HALF_TOLERANCE)
+    lenient = STATE_TOLERANCE if model.dtype in TOLERANCE else HALF_STATE_TOLERANCE
     hybrid = _has_layers(model) and bool(STATE_KINDS & set(layer_kinds(model)))
     why = _obstacle(model, hybrid)
     if hybrid:
-        yield StoreOption("in hybrid lanes", lambda *given: HybridStore(model, *given), lenient, why)
+        yield StoreOption("in hybrid lanes", lambda *given: HybridStore(model, *given), lenient, True, why)
         by_token = "in hybrid lanes, token by token"
-        yield StoreOption(by_token, lambda *given: HybridStore(model, *given, by_token=True), lenient, why)
+        yield StoreOption(by_token, lambda *given: HybridStore(model, *given, by_token=True), lenient, True, why)
     else:
-        yield StoreOption("in lanes", lambda *given: LaneStore(model, *given), strict, why)
+        yield StoreOption("in lanes", lambda *given: LaneStore(model, *given), strict, True, why)
     again = "one at a time, and again after a rollback"
     varying = f"{type(model).__name__} turns positions by {rope_type(model)!r}" if _varies(model) else None
-    yield StoreOption(again, lambda table, _: PerRowStore(model, table), lenient, varying)
+    yield StoreOption(again, lambda table, _: PerRowStore(model, table), lenient, False, varying)
     anew = "one at a time, and again at every token"
-    yield StoreOption(anew, lambda table, _: PerRowStore(model, table, keeps_cache=False), lenient)
+    yield StoreOption(anew, lambda table, _: PerRowStore(model, table, keeps_cache=False), lenient, False)
 
 
 def _obstacle(model: PreTrainedModel, hybrid: bool) -> str | None:
@@ -153,38 +150,12 @@ def _fault(model: PreTrainedModel, option: StoreOption) -> str | None:
     """Fault of a kind of cache when it is tried; None where it is exact."""
     name = type(model).__name__
     try:
-        difference = _probe(model, option.build(None, None))
+        found = largest_difference(model, option.build(None, None), single=model.dtype in TOLERANCE)
     except torch.OutOfMemoryError:
         raise
     # Whatever a foreign class makes of a cache that it does not know, its own way remains.
     except Exception as error:
         return f"{name} cannot be read {option.kind} ({type(error).__name__}: {error})"
-    if difference <= option.tolerance:
+    if found.share <= option.tolerance:
         return None
-    return f"{name} gives other logits where rows are read {option.kind} ({difference:.1e})"
-
-
-@torch.inference_mode()
-def _probe(model: PreTrainedModel, store: Store) -> float:
-    """Largest difference of logits, as a share, after some steps, a rollback and an injection, to plain forwards."""
-    rows = list(PROBE)
-    _bring(store, rows)
-    _bring(store, [ids + new for ids, new in zip(rows, PROBE_STEP, strict=True)])
-    rows = [ids[:-1] + new for ids, new in zip(rows, PROBE_INJECTED, strict=True)]
-    logits = _bring(store, rows)
-    for more in PROBE_MORE:
-        rows = [ids + new for ids, new in zip(rows, more, strict=True)]
-        logits = _bring(store, rows)
-    plain = torch.stack([model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -1] for ids in rows])
-    if not plain.isfinite().all():
-        # Said where it is met, with the name of the row.
-        return 0.0
-    return float((logits - plain).abs().max() / plain.abs().max().clamp(min=1e-6))
-
-
-def _bring(store: Store, rows: list[tuple[int, ...]]) -> torch.Tensor:
-    """Read rows to the end of these ids and return the logits there."""
-    logits: dict[int, torch.Tensor] = {}
-    for indices, result in read(store, [ReadRequest(row, ids) for row, ids in enumerate(rows)]):
-        logits |= zip(indices, result.logits[:, -1], strict=True)
-    return torch.stack([logits[row] for row in range(len(rows))])
+    return f"{name} gives other logits where rows are read {option.kind} ({found.share:.1e} {found.move})"
