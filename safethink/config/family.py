@@ -158,4 +158,5 @@ class Family:
     def _shows_tags(self, signs: Signs, traits: Traits) -> bool:
         tags = {self.open_tag, self.close_tag}
         in_vocabulary = tags <= traits.vocabulary and not (traits.model_type or "").startswith(signs.shared_vocabulary)
-        return in_vocabulary or all(tag in traits.template for tag in tags)
+        in_template = all(tag in traits.template for tag in tags) or self.is_open(traits.generation_prompt)
+        return in_vocabulary or in_template

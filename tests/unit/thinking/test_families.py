@@ -229,6 +229,7 @@ def test_a_template_that_says_nothing_is_refused_with_what_was_looked_for_and_wh
 
 @pytest.mark.parametrize("traits", [
     Traits("{{ '<think>' }}{{ '</think>' }}", ""),
+    Traits("{{ '<think>' }}", "assistant: <think>\n", "qwen3_5_text"),
     Traits("", "", vocabulary=frozenset({"<think>", "</think>"})),
     Traits("", "", "llama", vocabulary=frozenset({"<think>", "</think>"})),
 ])  # fmt: skip
