@@ -73,7 +73,11 @@ def refuse_contradiction(thought: Thought) -> None:
         f"the chat template closes the thinking before it begins ({thought.family.close_tag}): look at {said} in "
         "reasoner.template_args, or set thought.family: plain"
     )
-    _, tail = thought.rendered((Message(role="user", content="?"),), partial(_opener, thought.family, closed))
+    try:
+        _, tail = thought.rendered((Message(role="user", content="?"),), partial(_opener, thought.family, closed))
+    except PromptError:
+        # It wants other turns than a question; what it makes of those is seen with each prompt.
+        return
     if thought.family.thinks:
         return
     opening = next((family.open_tag for family in FAMILIES if family.open_tag and family.is_open(tail)), None)

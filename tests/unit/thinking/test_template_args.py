@@ -105,6 +105,14 @@ def test_a_prompt_that_turns_the_thinking_off_is_refused_by_its_own_name(role: s
     assert opened(thought).endswith("[assistant]<think>\n")
 
 
+def test_a_template_that_wants_other_turns_is_judged_by_them() -> None:
+    source = "{% if messages[0].role != 'system' %}{{ raise_exception('no system message') }}{% endif %}" + SWITCHED
+    thought = thought_of(source, family="deepseek-v3.1")
+    refuse_contradiction(thought)
+    said = (Message(role="system", content="Be brief."), Message(role="user", content="Add."))
+    assert thought.decode(open_prompt(thought, Prompt(id="p", messages=said))).endswith("<think>")
+
+
 def test_a_run_goes_on_on_the_day_on_which_it_was_begun() -> None:
     begun = ReasonerConfig(path="x", template_args={"strftime_now": "2001-02-03"})
     again = ReasonerConfig(path="x", template_args={"reasoning_effort": "low"})
