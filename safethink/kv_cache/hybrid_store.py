@@ -8,8 +8,11 @@ once, and wherever the engine marks the end of a step. Axes: see `safethink.kv_c
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from operator import or_
 from typing import TypeAlias
 
 import torch
@@ -21,7 +24,7 @@ from safethink.kv_cache.states import LaneStates
 from safethink.models.soft_rows import RowTable
 
 MAX_SNAPSHOTS = 6
-"""The latest snapshots of a row's states that are kept, beside its first, which is the prompt's."""
+"""The snapshots of a row's states that are kept, beside its first, which is the prompt's; the wider apart the older."""
 
 Snapshots: TypeAlias = dict[int, list[LaneStates]]
 """Saved states of a row, by the number of tokens that had been read."""
@@ -30,7 +33,7 @@ Snapshots: TypeAlias = dict[int, list[LaneStates]]
 class HybridStore:
     """Batched KV cache whose rows also have states, saved at the places that they may be rolled back to.
 
-    Rows that have been read before are forwarded in groups of equally many new tokens, because padding would change
+    Rows that have been read before are forwarded side by side by equally many tokens, because padding would change
     their states; those that have not are padded in front, which changes nothing.
     """
 
@@ -98,20 +101,22 @@ class HybridStore:
         """
         tokens = dict(zip(rows, new, strict=True))
         # All at once, so that none has to make room for another.
-        self._lanes.reserve(rows, max(self.length(row) + len(ids) for row, ids in tokens.items()))
+        ends = {row: self.length(row) + len(ids) for row, ids in tokens.items()}
+        self._lanes.reserve(rows, max(ends.values()))
         # Rows that had to make room have nothing to go back to.
         self._snapshots = {row: saved for row, saved in self._snapshots.items() if self.length(row)}
         parts: list[_Part] = []
         ahead = {row: ids[:-num_logits] for row, ids in tokens.items() if len(ids) > num_logits}
         shown = 0 if layer is None else max(num_states - num_logits, 0)
-        for group in self._groups(ahead):
-            result = self._forward(group, [ahead[row] for row in group], 1, layer if shown else None, max(shown, 1))
-            parts.append(_Part(group, result, num_logits))
+        for chunk in self._chunks(ahead):
+            group = list(chunk)
+            result = self._forward(group, list(chunk.values()), 1, layer if shown else None, max(shown, 1))
+            parts.append(_Part(group, result, [ends[row] - self.length(row) for row in group]))
         self.mark(ahead)
         asked = {row: ids[-num_logits:] for row, ids in tokens.items()}
         for group in self._groups(asked):
             result = self._forward(group, [asked[row] for row in group], num_logits, layer, num_states)
-            parts.append(_Part(group, result))
+            parts.append(_Part(group, result, [0] * len(group)))
         whole = parts[-1]
         if whole.group == list(rows) and not (ahead and shown):
             return whole.result
@@ -125,7 +130,7 @@ class HybridStore:
             if self.length(row) not in saved:
                 saved[self.length(row)] = self._lanes.save_states(row)
             if len(saved) > MAX_SNAPSHOTS + 1:
-                del saved[sorted(saved)[1]]
+                del saved[_least_missed(sorted(saved))]
 
     @torch.inference_mode()
     def truncate(self, row: int, num_tokens: int) -> None:
@@ -172,12 +177,46 @@ class HybridStore:
         logits = torch.cat([each.logits for each in reads[-num_logits:]], dim=1)
         return ReadOutput(logits, torch.cat(states, dim=1) if states else None)
 
+    def _chunks(self, new: dict[int, Sequence[int]]) -> Iterator[dict[int, Sequence[int]]]:
+        """The new tokens in parts that may be read side by side: of rows never read before, and of others."""
+        fresh = {row: ids for row, ids in new.items() if not self.length(row)}
+        left = {row: ids for row, ids in new.items() if row not in fresh}
+        if fresh:
+            yield fresh
+        for width in _widths({len(ids) for ids in left.values()}):
+            yield {row: ids[:width] for row, ids in left.items() if len(ids) >= width}
+            left = {row: ids[width:] if len(ids) >= width else ids for row, ids in left.items()}
+
     def _groups(self, new: dict[int, Sequence[int]]) -> list[list[int]]:
         """Rows that may be forwarded side by side: those never read before, and others by their number of tokens."""
         groups: dict[int, list[int]] = defaultdict(list)
         for row, ids in new.items():
             groups[len(ids) if self.length(row) else 0].append(row)
         return list(groups.values())
+
+
+def _widths(lengths: set[int]) -> list[int]:
+    """Numbers of tokens to read one after the other, each by the rows that lack so many or more, so that none is left.
+
+    From length to length where there are few; else what all lack, and then powers of two, the largest first.
+    """
+    if not lengths:
+        return []
+    ordered = sorted(lengths)
+    bits = reduce(or_, (length - ordered[0] for length in ordered))
+    powers = [1 << bit for bit in reversed(range(bits.bit_length())) if bits >> bit & 1]
+    return min([end - start for start, end in pairwise([0, *ordered])], [ordered[0], *powers], key=len)
+
+
+def _least_missed(places: Sequence[int]) -> int:
+    """The inner one of these lengths, in order, whose neighbours lie closest for how far from the end they are.
+
+    Places thus come to lie the wider apart the further back they are, and a rollback reads again in proportion to what
+    it takes back.
+    """
+    end = places[-1]
+    neighbours = zip(places, places[1:], places[2:], strict=False)
+    return min(neighbours, key=lambda each: (each[2] - each[0]) / (end - each[0]))[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +226,12 @@ class _Part:
     Attributes:
         group: the rows.
         result: what was read.
-        num_behind: number of tokens that were read of each row afterwards, and are asked about.
+        num_behind: how many tokens were read of each row afterwards; none of what is asked about.
     """
 
     group: list[int]
     result: ReadOutput
-    num_behind: int = 0
+    num_behind: list[int]
 
 
 def _joined(rows: Sequence[int], parts: list[_Part], num_logits: int, num_states: int) -> ReadOutput:
@@ -203,9 +242,11 @@ def _joined(rows: Sequence[int], parts: list[_Part], num_logits: int, num_states
     states = None if last.states is None else last.states.new_zeros(len(rows), num_states, last.states.shape[-1])
     for part in parts:
         at = [places[row] for row in part.group]
-        if not part.num_behind:
+        if not any(part.num_behind):
             logits[at, num_logits - part.result.logits.shape[1] :] = part.result.logits
         if states is not None and part.result.states is not None:
-            end = num_states - part.num_behind
-            states[at, end - part.result.states.shape[1] : end] = part.result.states
+            for place, num_behind, found in zip(at, part.num_behind, part.result.states, strict=True):
+                end = max(num_states - num_behind, 0)
+                num = min(end, len(found))
+                states[place, end - num : end] = found[len(found) - num :]
     return ReadOutput(logits, states)

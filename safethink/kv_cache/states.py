@@ -52,18 +52,23 @@ class StateLayer(LinearAttentionLayer):
     def settle(self) -> None:
         """Take over what the forward has made of the states."""
         assert self._placement is not None
-        for name, index, states in self._held():
+        for name, index, states in list(self._held()):
             if (name, index) not in self._buffers:
                 self._buffers[name, index] = states.new_zeros(self._num_lanes, *states.shape[1:])
             buffer = self._buffers[name, index]
             if states.data_ptr() != buffer.data_ptr():
                 buffer[self._placement.lanes.to(buffer.device)] = states
+            # A view would keep this buffer alive beside the larger one that takes its place.
+            getattr(self, name)[index] = None
         for buffer, states in self._waiting:
             buffer[self._placement.waiting.to(buffer.device)] = states
         self._waiting = []
 
     def resize(self, kept: Sequence[int], size: tuple[int, int]) -> None:
         """Make buffers of another number of lanes; lane i is what `kept[i]` was."""
+        if size[0] == self._num_lanes and list(kept) == list(range(len(kept))):
+            # Nothing moves but columns, and states have none.
+            return
         self._num_lanes = size[0]
         for key, buffer in self._buffers.items():
             larger = buffer.new_zeros(size[0], *buffer.shape[1:])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 from safethink import Prompt, SafeThink
@@ -17,7 +19,7 @@ from safethink.kv_cache.hybrid_store import MAX_SNAPSHOTS, HybridStore
 from tests.support import chat_reasoner
 from tests.support.architectures import SIZES, VOCABULARY
 from tests.support.counted_store import CountedStore
-from tests.support.hybrid_architectures import nemotron_h, qwen3_5
+from tests.support.hybrid_architectures import jamba, lfm2, nemotron_h, qwen3_5
 
 NUM_ROWS = 64
 DEFENSES = (
@@ -108,19 +110,74 @@ def test_a_marked_place_is_one_to_go_back_to(model: PreTrainedModel) -> None:
     assert store.length(0) == 0
 
 
-def test_snapshots_are_few_and_the_prompts_is_kept(model: PreTrainedModel) -> None:
+def test_snapshots_are_few_and_lie_the_wider_apart_the_older(model: PreTrainedModel) -> None:
     store = HybridStore(model)
     bring(store, {0: ids(0, 20)})
-    marked: list[int] = []
-    for place in range(3 * MAX_SNAPSHOTS):
+    num_steps = 3 * MAX_SNAPSHOTS
+    for place in range(num_steps):
         store.forward([0], [(5 + place,)])
         store.mark([0])
-        marked.append(store.length(0))
-    for length in marked[: -MAX_SNAPSHOTS - 1 : -1]:
-        store.truncate(0, length)
-        assert store.length(0) == length
-    store.truncate(0, marked[-MAX_SNAPSHOTS] - 1)
-    assert store.length(0) == 19
+    end = store.length(0)
+    assert end == 20 + num_steps
+    kept: list[int] = []
+    for depth in range(num_steps + 2):
+        store.truncate(0, end - depth)
+        # However deep, no more is lost than was taken back.
+        assert store.length(0) >= end - 2 * depth
+        kept.append(store.length(0))
+    assert kept[:2] == [end, end - 1]
+    # One snapshot is where the row stands.
+    assert len(set(kept)) == MAX_SNAPSHOTS + 1
+    assert kept[-1] == 19
+
+
+def test_rows_that_grow_by_unlike_lengths_take_few_forwards(
+    model: PreTrainedModel, shapes: list[tuple[int, ...]]
+) -> None:
+    store = HybridStore(model)
+    rows = list(range(NUM_ROWS))
+    bring(store, {row: ids(row, 20) for row in rows})
+    shapes.clear()
+    store.forward(rows, [ids(row + 1, 16 + row % 40) for row in rows])
+    # What all lack, then 32, 16, 8, 4, 2 and 1, and the token that something is asked of.
+    assert len(shapes) == 8
+    # Many that lack equally much are read at once.
+    shapes.clear()
+    store.forward(rows, [ids(row + 2, 30) for row in rows])
+    assert shapes == [(NUM_ROWS, 29), (NUM_ROWS, 1)]
+
+
+@pytest.mark.usefixtures("in_double")
+@pytest.mark.parametrize("make_model", [qwen3_5, lfm2, jamba])
+def test_unlike_lengths_give_the_logits_and_states_of_plain_forwards(make_model: Any) -> None:
+    model, layer, num_asked, num_states = make_model(), 2, 2, 12
+    store = HybridStore(model, by_token=make_model is jamba)
+    rows = {row: ids(row, 9 + row) for row in range(8)}
+    bring(store, rows)
+    new = [ids(row + 3, count) for row, count in enumerate((3, 5, 6, 9, 14, 20, 25, 31))]
+    result = store.forward(list(rows), new, num_asked, layer, num_states)
+    assert result.states is not None
+    for row, more in enumerate(new):
+        plain = model(torch.tensor([rows[row] + more]), output_hidden_states=True)
+        num = min(num_states, len(more))
+        torch.testing.assert_close(result.logits[row], plain.logits[0, -num_asked:], atol=1e-9, rtol=1e-9)
+        expected = plain.hidden_states[layer][0, -num:]
+        torch.testing.assert_close(result.states[row, -num:], expected, atol=1e-9, rtol=1e-9)
+        assert not result.states[row, : num_states - num].any()
+
+
+def test_states_stay_where_they_are_while_columns_grow_and_old_buffers_are_let_go(model: PreTrainedModel) -> None:
+    store = HybridStore(model)
+    bring(store, {row: ids(row, 20) for row in range(4)})
+    layer = store._lanes._cache._states[0]
+    before = {key: buffer.data_ptr() for key, buffer in layer._buffers.items()}
+    bring(store, {0: ids(0, 200)})
+    assert {key: buffer.data_ptr() for key, buffer in layer._buffers.items()} == before
+    old = [weakref.ref(buffer) for buffer in layer._buffers.values()]
+    bring(store, {row: ids(row, 20) for row in range(4, 9)})
+    assert old
+    assert not any(ref() for ref in old)
+    assert all(states is None for held in (layer.conv_states, layer.recurrent_states) for states in held.values())
 
 
 def test_rows_that_push_each_other_out_are_read_anew(model: PreTrainedModel) -> None:
