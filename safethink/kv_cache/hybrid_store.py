@@ -25,6 +25,8 @@ from safethink.models.soft_rows import RowTable
 
 MAX_SNAPSHOTS = 6
 """The snapshots of a row's states that are kept, beside its first, which is the prompt's; the wider apart the older."""
+NUM_LATEST = 4
+"""The latest of them, which all stay: a rollback of fewer steps than that finds its place."""
 
 Snapshots: TypeAlias = dict[int, list[LaneStates]]
 """Saved states of a row, by the number of tokens that had been read."""
@@ -211,11 +213,11 @@ def _widths(lengths: set[int]) -> list[int]:
 def _least_missed(places: Sequence[int]) -> int:
     """The inner one of these lengths, in order, whose neighbours lie closest for how far from the end they are.
 
-    Places thus come to lie the wider apart the further back they are, and a rollback reads again in proportion to what
-    it takes back.
+    Places thus come to lie the wider apart the further back they are, and a deep rollback reads again in proportion to
+    what it takes back. The latest stay, so that a rollback of a step or a few reads nothing again.
     """
-    end = places[-1]
-    neighbours = zip(places, places[1:], places[2:], strict=False)
+    end, older = places[-1], places[: 1 - NUM_LATEST]
+    neighbours = zip(older, older[1:], older[2:], strict=False)
     return min(neighbours, key=lambda each: (each[2] - each[0]) / (end - each[0]))[1]
 
 

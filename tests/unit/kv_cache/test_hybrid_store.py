@@ -125,7 +125,7 @@ def test_snapshots_are_few_and_lie_the_wider_apart_the_older(model: PreTrainedMo
         # However deep, no more is lost than was taken back.
         assert store.length(0) >= end - 2 * depth
         kept.append(store.length(0))
-    assert kept[:2] == [end, end - 1]
+    assert kept[:4] == [end, end - 1, end - 2, end - 3]
     # One snapshot is where the row stands.
     assert len(set(kept)) == MAX_SNAPSHOTS + 1
     assert kept[-1] == 19
