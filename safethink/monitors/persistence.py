@@ -10,9 +10,9 @@ from safethink.monitors import Monitor, ScoreRequest, alone, fail_closed
 from safethink.monitors.combinations import Combination
 
 _HALF_CHARACTER: Final = "\N{REPLACEMENT CHARACTER}"
-"""How a character reads whose last bytes are in the next step."""
+"""Text of a character whose last bytes are in the next step."""
 _SEAM: Final = "\n\n"
-"""What an answer stands behind, in place of the blanks that the trace ended with; see `thinking.reading`."""
+"""Break before an answer, in place of the blanks that the trace ended with; see `thinking.reading`."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class _History:
 
 
 def _reach(old: str, trace: str) -> int | None:
-    """How far into `trace` the trace `old` reaches; None where `trace` does not go on from it."""
+    """Number of characters of `trace` that the trace `old` reaches; None where `trace` does not go on from it."""
     if old.startswith(trace):
         return None
     whole, thought = old.rstrip(_HALF_CHARACTER), old.rstrip()
