@@ -99,10 +99,17 @@ def _chosen(model: PreTrainedModel) -> tuple[StoreOption, str]:
     raise ModelError(reasons[-1])
 
 
+def _is_quantized(model: PreTrainedModel) -> bool:
+    """Whether its products are rounded, by as much as depends on the rows that are read together."""
+    return bool(getattr(model, "is_quantized", False))
+
+
 def _options(model: PreTrainedModel) -> Iterator[StoreOption]:
     """The kinds of KV cache that a model may get, the fastest first."""
     strict = TOLERANCE.get(model.dtype, HALF_TOLERANCE)
     lenient = STATE_TOLERANCE if model.dtype in TOLERANCE else HALF_STATE_TOLERANCE
+    if _is_quantized(model):
+        strict = lenient = HALF_STATE_TOLERANCE
     hybrid = _has_layers(model) and bool(STATE_KINDS & set(layer_kinds(model)))
     why = _obstacle(model, hybrid)
     if hybrid:
@@ -150,7 +157,9 @@ def _fault(model: PreTrainedModel, option: StoreOption) -> str | None:
     """Fault of a kind of cache when it is tried; None where it is exact."""
     name = type(model).__name__
     try:
-        found = largest_difference(model, option.build(None, None), single=model.dtype in TOLERANCE)
+        found = largest_difference(
+            model, option.build(None, None), single=model.dtype in TOLERANCE and not _is_quantized(model)
+        )
     except torch.OutOfMemoryError:
         raise
     # Whatever a foreign class makes of a cache that it does not know, its own way remains.

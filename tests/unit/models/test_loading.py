@@ -11,6 +11,7 @@ import torch
 from safethink.config import ConstantMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig, SamplingConfig
 from safethink.errors import ConfigError, MissingFileError
 from safethink.guarded import SafeThink
+from safethink.kv_cache.choose import store_kind
 from safethink.models.loading import load
 from safethink.runtime.result import Result
 from safethink.testbed.prompts import draw
@@ -51,6 +52,7 @@ def saved(folder: Path, hidden_size: int, layers: int) -> str:
 def test_quantised_it_is_smaller_and_decodes_as_its_own_plain_forward(tmp_path: Path, quantization) -> None:
     path = saved(tmp_path, hidden_size=128, layers=2)
     small = load(ReasonerConfig(path=path, quantization=quantization)).model
+    assert store_kind(small) == "in lanes"
     assert small.get_memory_footprint() < load(ReasonerConfig(path=path)).model.get_memory_footprint()
     for result in run(ReasonerConfig(path=path, quantization=quantization)):
         ids = result.prompt_ids + result.trace_ids
