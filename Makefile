@@ -34,7 +34,7 @@ test test-fast: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(PYTEST_FLAGS)
 
-# All but those marked slow, in about a hundred seconds on two cores.
+# All but those marked slow.
 test-fast: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile -m 'not slow' $(PYTEST_FLAGS)
 
