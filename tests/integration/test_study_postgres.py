@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import optuna
@@ -118,13 +119,18 @@ def kill_one(config: Path, out: Path, postgres: str, workers: list[subprocess.Po
 
 
 def killed_in_the_middle(asked: StudyConfig, out: Path, workers: list[subprocess.Popen[bytes]]) -> int:
-    """Kill a worker while both have a trial in hand; its index."""
+    """Kill a worker while both have a trial in hand; its index.
+
+    Optuna takes a trial for lost by its last heartbeat, and the first one comes a moment after its start: a worker
+    killed within that moment leaves a trial that nobody misses. So each has been under way for a second.
+    """
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
         if out.exists():
             study = storage.open_study(asked, out)
             running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-            if len(running) == 2:
+            since = [trial.datetime_start for trial in running if trial.datetime_start is not None]
+            if len(since) == 2 and datetime.now() - max(since) > timedelta(seconds=1):
                 workers[0].send_signal(signal.SIGKILL)
                 workers[0].wait()
                 return 0
