@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Literal
 
@@ -55,6 +57,35 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+_ARITHMETIC = re.compile(r"(?<=\d)[-*/.,:](?=\d)|(?<=\d )[-*/](?= \d)|(?<!\w)-(?=\d)")
+"""Signs in and between numbers, which no sentence loses unchanged: 3-4, 3 / 4, -5, 1.5."""
+_INSIDE_WORDS = re.compile("['\N{RIGHT SINGLE QUOTATION MARK}]")
+_ACCENTS = "`\N{ACUTE ACCENT}"
+
+
+def normalised(text: str) -> str:
+    """The words of a text, the same however they are spelt: what duplicates and overlaps are told by.
+
+    Compatibility forms (full width, ligatures), case, spaces, line breaks, punctuation, apostrophes and invisible
+    characters make no difference. Symbols and the signs of arithmetic stay: "3 - 4" and "3 + 4" are two questions. A
+    text of punctuation alone is its own words.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    visible = "".join(char for char in folded if unicodedata.category(char) != "Cf")
+    spaced = " ".join(_INSIDE_WORDS.sub("", visible).split())
+    signs = {match.start() for match in _ARITHMETIC.finditer(spaced)}
+    words = "".join(_kept(char, place in signs) for place, char in enumerate(spaced)).split()
+    return " ".join(words) or "".join(visible.split())
+
+
+def _kept(char: str, is_sign: bool) -> str:
+    """A character as a part of a word, as a word of its own, or as the end of one."""
+    category = unicodedata.category(char)[0]
+    if category in "LMN":
+        return char
+    return f" {char} " if is_sign or (category == "S" and char not in _ACCENTS) else " "
 
 
 def refuse_duplicates(prompts: Iterable[Prompt]) -> None:
