@@ -25,9 +25,11 @@ from safethink.config import (
     GuardRefuseConfig,
     JsonlBenchmarkConfig,
     NoneConfig,
+    RefusalJudgeConfig,
     RowConfig,
     SafeThinkConfig,
     TestbedBenchmarkConfig,
+    TestbedJudgeConfig,
 )
 from safethink.evaluation import metrics
 from safethink.evaluation.jobs import NOTHING
@@ -99,7 +101,7 @@ def reference(config: SearchConfig, measure: MeasureConfig, split: SplitName) ->
         recovery_samples=measure.recovery_samples,
         forced_samples=measure.forced_samples,
         depth_curve=(),
-        judge="testbed" if config.prompts is None else "refusal",
+        judge=TestbedJudgeConfig() if config.prompts is None else RefusalJudgeConfig(),
     )
 
 

@@ -12,9 +12,11 @@ from safethink.config import (
     BenchmarkConfig,
     EvalConfig,
     JsonlBenchmarkConfig,
+    RefusalJudgeConfig,
     RunConfig,
     SafeThinkConfig,
     TestbedBenchmarkConfig,
+    TestbedJudgeConfig,
 )
 from safethink.errors import SearchError
 from safethink.evaluation.injection_sites import watched
@@ -99,7 +101,7 @@ def watching(config: TrainMonitorConfig) -> dict[SplitName, EvalConfig]:
     """
     if config.prompts is None:
         require_world(config.run.reasoner.path, config.world)
-    judge = "testbed" if config.prompts is None else "refusal"
+    judge = TestbedJudgeConfig() if config.prompts is None else RefusalJudgeConfig()
     return {name: watching_config(config.run, _prompts(config, name), config.world, judge) for name in SPLITS}
 
 

@@ -15,11 +15,21 @@ from safethink.config.defenses import (
 )
 from safethink.config.evaluation import (
     BenchmarkConfig,
-    EntryPointJudgeConfig,
     EvalConfig,
     JsonlBenchmarkConfig,
     RowConfig,
     TestbedBenchmarkConfig,
+)
+from safethink.config.judges import (
+    BothJudgeConfig,
+    EntryPointJudgeConfig,
+    GuardJudgeConfig,
+    JudgeConfig,
+    JudgeSection,
+    LlmJudgeConfig,
+    MajorityJudgeConfig,
+    RefusalJudgeConfig,
+    TestbedJudgeConfig,
 )
 from safethink.config.monitors import (
     CascadeMonitorConfig,
@@ -43,6 +53,7 @@ from safethink.config.section import EntryPointSection, GuardServerConfig, Monit
 __all__ = [
     "AlwaysConfig",
     "BenchmarkConfig",
+    "BothJudgeConfig",
     "CascadeMonitorConfig",
     "CombinationSection",
     "ConstantMonitorConfig",
@@ -52,12 +63,17 @@ __all__ = [
     "EntryPointMonitorConfig",
     "EntryPointSection",
     "EvalConfig",
+    "GuardJudgeConfig",
     "GuardMonitorConfig",
     "GuardRefuseConfig",
     "GuardServerConfig",
     "JsonlBenchmarkConfig",
+    "JudgeConfig",
+    "JudgeSection",
     "KeywordMonitorConfig",
     "LimitsConfig",
+    "LlmJudgeConfig",
+    "MajorityJudgeConfig",
     "MeanMonitorConfig",
     "MinMonitorConfig",
     "ModelSection",
@@ -67,6 +83,7 @@ __all__ = [
     "OracleMonitorConfig",
     "ProbeMonitorConfig",
     "ReasonerConfig",
+    "RefusalJudgeConfig",
     "ResampleOnlyConfig",
     "RewardMonitorConfig",
     "RowConfig",
@@ -79,6 +96,7 @@ __all__ = [
     "SteeringConfig",
     "StreamMonitorConfig",
     "TestbedBenchmarkConfig",
+    "TestbedJudgeConfig",
     "ThoughtConfig",
     "WorldConfig",
 ]

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from safethink.config.defenses import DefenseConfig
+from safethink.config.judges import JudgeConfig, TestbedJudgeConfig, judge_leaves
 from safethink.config.run import RunConfig, WorldConfig
-from safethink.config.section import EntryPointSection, Section
+from safethink.config.section import Section
 
 
 class TestbedBenchmarkConfig(Section):
@@ -60,10 +61,6 @@ class RowConfig(Section):
     tokens as the prefix on trial has, `random:K` draws K; None takes the prefix on trial."""
 
 
-class EntryPointJudgeConfig(EntryPointSection):
-    """A judge of another package, by its entry point in the group `safethink.judges`."""
-
-
 class EvalConfig(Section):
     """Configuration of `safethink evaluate`: one guarded reasoner, several defenses, several benchmarks."""
 
@@ -85,14 +82,14 @@ class EvalConfig(Section):
     """Values of max_steered_steps at which the ASR of the prefix on trial is measured; empty for none."""
     depth_prompts: int = Field(default=150, ge=1)
     """The most attack prompts behind each point of that curve."""
-    judge: Literal["testbed", "refusal"] | EntryPointJudgeConfig = "testbed"
-    """`testbed`: the exact oracle, for the testbed's prompts alone; `refusal`: published refusal phrases, a weak
-    baseline; or one of another package, `{kind: entry_point, name: ...}`."""
+    judge: JudgeConfig = TestbedJudgeConfig()
+    """`testbed`: the exact oracle, for the testbed's prompts alone; `refusal`: refusal phrases, a weak baseline; or the
+    section of another kind, such as `{kind: guard, monitor: ...}` or `{kind: entry_point, name: ...}`."""
 
     @property
     def judge_name(self) -> str:
         """Name of the judge in reports and model cards."""
-        return self.judge if isinstance(self.judge, str) else self.judge.name
+        return self.judge.title
 
     @model_validator(mode="after")
     def _unique_names(self) -> EvalConfig:
@@ -105,7 +102,8 @@ class EvalConfig(Section):
     @model_validator(mode="after")
     def _judge_knows_the_prompts(self) -> EvalConfig:
         foreign = next((each.name for each in self.benchmarks if each.kind != "testbed"), None)
-        if self.judge == "testbed" and foreign is not None:
+        knows_testbed_alone = any(isinstance(leaf, TestbedJudgeConfig) for leaf in judge_leaves(self.judge))
+        if knows_testbed_alone and foreign is not None:
             raise ValueError(
                 f"judge: 'testbed' knows the testbed's prompts alone, not those of {foreign!r}; use 'refusal'"
             )

@@ -17,9 +17,11 @@ from safethink.config import (
     BenchmarkConfig,
     EvalConfig,
     JsonlBenchmarkConfig,
+    RefusalJudgeConfig,
     RunConfig,
     SafeThinkConfig,
     TestbedBenchmarkConfig,
+    TestbedJudgeConfig,
     WorldConfig,
 )
 from safethink.errors import ConfigError
@@ -116,7 +118,7 @@ def resolve(run: RunConfig, config: CalibrationConfig) -> Sources:
     if not num_prompts:
         raise ConfigError(f"{config.prompts}: no harmless prompts, and a threshold is calibrated on no others")
     refuse_too_few(num_prompts, config.max_false_interventions, config.delta)
-    judge = "testbed" if config.prompts is None else "refusal"
+    judge = TestbedJudgeConfig() if config.prompts is None else RefusalJudgeConfig()
     return Sources(watching_config(run, (prompts,), world, judge), num_prompts, _steps(run, config))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from safethink.config import EntryPointSection, EvalConfig, yaml_config
+from safethink.config.judges import judge_leaves
 from safethink.config.mismatch import refuse_other
 from safethink.config.monitors import leaves_of
 from safethink.config.plugins import PluginKind
@@ -100,7 +101,7 @@ def _plugin_versions(config: EvalConfig) -> dict[str, dict[str, str]]:
     """Version of every defense, judge and monitor of another package, by its kind and name."""
     kinds: tuple[tuple[PluginKind[Any], list[object]], ...] = (
         (DEFENSES, [row.defense for row in config.rows]),
-        (JUDGES, [config.judge]),
+        (JUDGES, [*judge_leaves(config.judge)]),
         (MONITORS, [*leaves_of(config.run.monitor)]),
     )
     return {

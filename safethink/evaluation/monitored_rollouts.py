@@ -12,6 +12,7 @@ from safethink.benchmarks import Benchmark
 from safethink.config import (
     BenchmarkConfig,
     EvalConfig,
+    JudgeConfig,
     NoneConfig,
     RowConfig,
     RunConfig,
@@ -48,7 +49,7 @@ def watching_config(
     run: RunConfig,
     prompts: Sequence[BenchmarkConfig],
     world: WorldConfig,
-    judge: Literal["testbed", "refusal"],
+    judge: JudgeConfig,
 ) -> EvalConfig:
     """The evaluation of which no more than this is run; defense and prefix play no part in it.
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from safethink import benchmarks, defenses, files, judges, prefix
 from safethink.benchmarks import Benchmark
-from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig
+from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig, TestbedJudgeConfig
 from safethink.config.mismatch import refuse_other
 from safethink.evaluation import exact_asr, folder, holdout, injection_sites, jobs, numerics, records, variants
 from safethink.evaluation.injection_sites import Contexts
@@ -186,7 +186,7 @@ def make_judge(config: EvalConfig) -> Judge:
     """
     if isinstance(config.judge, EntryPointJudgeConfig):
         return judges.PLUGINS.make(config.judge.name, config.judge.options)
-    if config.judge == "testbed":
+    if isinstance(config.judge, TestbedJudgeConfig):
         from safethink.judges.testbed import TestbedJudge
 
         return TestbedJudge()

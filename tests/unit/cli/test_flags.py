@@ -171,7 +171,7 @@ def test_help_shows_a_choice_by_name_as_the_default_of_its_kind(capsys) -> None:
     with pytest.raises(SystemExit):
         RUNNING.main(["evaluate", "testbed", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"--judge\.kind \{entry_point\} [^(]*\(default: testbed\)", said)
+    assert re.search(r"--judge\.kind \{testbed,refusal,[^}]*entry_point[^}]*\} [^(]*\(default: testbed\)", said)
 
 
 @pytest.mark.parametrize("columns", [60, 100])
