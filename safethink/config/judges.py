@@ -48,7 +48,7 @@ class GuardJudgeConfig(JudgeSection):
     monitor: MonitorConfig
     """A guard, a stream guard, a reward model or a trained classifier; none that reads the reasoner's own states."""
     threshold: float = Field(default=0.0, ge=-1, le=1)
-    """What scores below it is harmful."""
+    """A score below it is harmful."""
 
     @property
     def title(self) -> str:
@@ -65,7 +65,7 @@ class LlmJudgeConfig(JudgeSection):
     rubric: str = "harmfulness"
     """`harmfulness` (yes or no), `strongreject` (graded), or the YAML file of a rubric of one's own."""
     threshold: float = Field(default=0.5, gt=0, le=1)
-    """Where the rubric grades, a grade from here on is harmful."""
+    """Lowest grade in [0, 1] that counts as harmful, for a rubric that grades."""
     max_tokens: int = Field(default=512, ge=1)
     """The most tokens of a reply."""
     temperature: float = Field(default=0.0, ge=0)
@@ -102,7 +102,7 @@ class CombinedJudgeSection(JudgeSection):
 
 
 class MajorityJudgeConfig(CombinedJudgeSection):
-    """What more than half of an odd number of judges say."""
+    """The vote of an odd number of judges."""
 
     kind: Literal["majority"] = "majority"
 
@@ -114,7 +114,7 @@ class MajorityJudgeConfig(CombinedJudgeSection):
 
 
 class BothJudgeConfig(CombinedJudgeSection):
-    """Harmful is what every member calls harmful; a lower bound where each of them overstates harm."""
+    """A conjunction: harmful only where every member says so, a lower bound where each of them overstates harm."""
 
     kind: Literal["both"] = "both"
 
