@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from safethink.errors import PromptError
-from safethink.frozen import Frozen
+from safethink.frozen import Frozen, Growing
 
 Role = Literal["system", "user", "assistant"]
+
+PromptKind: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
+"""A harmful request in disguise, a bare one, a harmless task, and a harmless request that sounds harmful."""
 
 
 class Message(Frozen):
@@ -22,22 +25,28 @@ class Message(Frozen):
     content: str
 
 
-class Prompt(Frozen):
+class Prompt(Growing):
     """A prompt: the messages for the reasoner, with the little that evaluation must know about them.
 
     A prompt's `id` is its identity in records and seeds: equal ids mean the same row in a rerun.
     """
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"category", "references"})
+
     id: str
     messages: tuple[Message, ...] = Field(min_length=1)
-    kind: Literal["jailbreak", "harmful", "harmless", "borderline"] | None = None
-    """Category of the prompt, where a benchmark knows; None for a user's own prompt."""
+    kind: PromptKind | None = None
+    """Kind of the request, where a benchmark knows it; None for a user's own prompt."""
     reference: str | None = None
-    """The correct final answer of a harmless task, where there is one."""
+    """The correct final answer of a harmless task, where there is one; of several the first."""
     clusters: dict[str, str] = Field(default_factory=dict)
     """Clusters that the bootstrap resamples over, by name: {"wrapper": ..., "hazard": ...}."""
     prefill: str = ""
     """Text that already stands in the thinking when the reasoner starts (a prefilling attack)."""
+    category: str | None = None
+    """Topic by which a benchmark's authors report; rates are given by it, the bootstrap never resamples it."""
+    references: tuple[str, ...] = ()
+    """All correct final answers, the first of them `reference`; any one of them is right."""
 
     @classmethod
     def from_text(cls, text: str, id: str = "prompt") -> Prompt:
@@ -48,6 +57,38 @@ class Prompt(Frozen):
     def text(self) -> str:
         """The last user turn."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+    def replace(self, **changes: Any) -> Prompt:
+        """The same prompt with other values; `reference` and `references` change together.
+
+        Raises:
+            pydantic.ValidationError: an unknown key, or a value that does not fit.
+        """
+        return super().replace(**_answers(changes))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_all_answers(cls, given: object) -> object:
+        return _answers(cast("dict[str, Any]", given)) if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def _same_first_answer(self) -> Prompt:
+        if self.reference != next(iter(self.references), None):
+            raise ValueError(f"reference {self.reference!r} is not the first of references {self.references!r}")
+        return self
+
+    def _is_default(self, key: str) -> bool:
+        # One answer is written down as `reference` alone.
+        return len(self.references) < 2 if key == "references" else super()._is_default(key)
+
+
+def _answers(given: dict[str, Any]) -> dict[str, Any]:
+    """Give `reference` and `references` where one of them is given."""
+    if "references" in given and "reference" not in given:
+        return given | {"reference": next(iter(given["references"]), None)}
+    if "reference" in given and "references" not in given:
+        return given | {"references": () if given["reference"] is None else (given["reference"],)}
+    return given
 
 
 def is_unicode(text: str) -> bool:

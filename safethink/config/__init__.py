@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from safethink.config.benchmarks import BenchmarkConfig, JsonlBenchmarkConfig, TestbedBenchmarkConfig
 from safethink.config.defenses import (
     AlwaysConfig,
     DefenseConfig,
@@ -14,11 +15,8 @@ from safethink.config.defenses import (
     SteeringConfig,
 )
 from safethink.config.evaluation import (
-    BenchmarkConfig,
     EvalConfig,
-    JsonlBenchmarkConfig,
     RowConfig,
-    TestbedBenchmarkConfig,
 )
 from safethink.config.judges import (
     BothJudgeConfig,

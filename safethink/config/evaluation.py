@@ -1,53 +1,14 @@
-"""Configuration of an evaluation: defenses, benchmarks and judges."""
+"""Configuration of an evaluation: rows of defenses over benchmarks, and a judge."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
-
 from pydantic import Field, model_validator
 
+from safethink.config.benchmarks import BenchmarkConfig
 from safethink.config.defenses import DefenseConfig
 from safethink.config.judges import JudgeConfig, TestbedJudgeConfig, judge_leaves
 from safethink.config.run import RunConfig, WorldConfig
 from safethink.config.section import Section
-
-
-class TestbedBenchmarkConfig(Section):
-    """One kind of testbed prompt."""
-
-    kind: Literal["testbed"] = "testbed"
-    prompts: Literal["jailbreak", "harmful", "harmless", "borderline"]
-    """Kind of prompts."""
-    split: Literal["search", "validation", "test"] = "test"
-    """Split by wrappers and hazards."""
-    n: int = Field(default=300, ge=1)
-    """Number of prompts."""
-
-    @property
-    def name(self) -> str:
-        """The benchmark's name in records and tables."""
-        return self.prompts
-
-
-class JsonlBenchmarkConfig(Section):
-    """Prompts of one's own: JSONL with `prompt` or `messages`, optional `split`, `group`, `label`."""
-
-    kind: Literal["jsonl"] = "jsonl"
-    path: str
-    """The file."""
-    prompts: Literal["jailbreak", "harmful", "harmless", "borderline"]
-    """Kind of the prompts where a line has no `label`."""
-    split: str | None = None
-    """Keep only lines of this split."""
-
-    @property
-    def name(self) -> str:
-        """The benchmark's name in records and tables."""
-        return Path(self.path).stem
-
-
-BenchmarkConfig = Annotated[TestbedBenchmarkConfig | JsonlBenchmarkConfig, Field(discriminator="kind")]
 
 
 class RowConfig(Section):

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError, model_serializer
+from pydantic import Field, StringConstraints, ValidationError
 
 from safethink.config.yaml_config import explain
 from safethink.errors import ConfigError
-from safethink.frozen import Frozen
+from safethink.frozen import Growing
 
 Some = TypeVar("Some", bound="Section")
 
 
-class Section(Frozen):
+class Section(Growing):
     """Base of every section: immutable, no unknown keys, help from the docstrings under the fields."""
-
-    LATER_KEYS: ClassVar[frozenset[str]] = frozenset()
-    """Keys that are written down only where they differ from their default: what was made before there were such keys
-    stays the same run and keeps its hashes."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, dump: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
-        fields = type(self).model_fields
-        defaults = {key: fields[key].get_default(call_default_factory=True) for key in self.LATER_KEYS}
-        left_out = {key for key, default in defaults.items() if getattr(self, key) == default}
-        return {key: value for key, value in dump(self).items() if key not in left_out}
 
     def replace(self: Some, **changes: Any) -> Some:
         """The same section with other values, validated as if they had been read from a file.

@@ -133,6 +133,8 @@ class Record(Frozen):
     """Whether the row's prefix was learned on another reasoner, tokenizer or chat template."""
     note: str = ""
     """Reason that a prompt was not run: empty, or longer than the context window."""
+    category: str | None = None
+    """The prompt's category, where its benchmark has one."""
 
     @property
     def key(self) -> Key:

@@ -184,6 +184,7 @@ def judged(
         monitor_seconds=round(usage.monitor_seconds, 6),
         injected=job.injected,
         transferred=job.transferred,
+        category=job.prompt.category,
     )
 
 
@@ -211,4 +212,5 @@ def _unrunnable(job: Job, reason: str) -> Record:
         injected=job.injected,
         transferred=job.transferred,
         note=reason,
+        category=job.prompt.category,
     )

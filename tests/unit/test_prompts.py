@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from safethink.prompts import normalised
+from safethink.files import json_hash
+from safethink.prompts import Prompt, normalised
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,26 @@ def test_spaces_around_a_text_never_matter_and_only_an_empty_one_has_no_words(te
 @given(st.lists(st.text("abcxyzäß", min_size=1), min_size=1))
 def test_words_survive_any_punctuation_between_them(words: list[str]) -> None:
     assert normalised("?! ".join(words)) == normalised(" ".join(words)) == normalised(" ".join(words).upper())
+
+
+def test_one_right_answer_is_written_as_before_there_were_several() -> None:
+    old = {"id": "p", "messages": [{"role": "user", "content": "3+4?"}], "kind": "harmless", "reference": "7"}
+    prompt = Prompt.model_validate(old)
+    written = prompt.model_dump(mode="json")
+    assert (prompt.references, prompt) == (("7",), Prompt.model_validate(written))
+    assert json_hash(written) == json_hash(old | {"clusters": {}, "prefill": ""})
+
+
+def test_several_right_answers_and_a_category_come_back_from_json() -> None:
+    prompt = Prompt.from_text("4/8?").replace(references=("1/2", "0.5"), category="sums")
+    assert prompt.reference == "1/2"
+    assert Prompt.model_validate_json(prompt.model_dump_json()) == prompt
+
+
+def test_reference_and_references_change_together() -> None:
+    prompt = Prompt.from_text("4/8?").replace(references=("1/2", "0.5"))
+    assert prompt.replace(reference="2").references == ("2",)
+    assert prompt.replace(reference=None).references == ()
+    assert prompt.replace(references=()).reference is None
+    with pytest.raises(ValidationError, match="not the first of references"):
+        prompt.replace(reference="2", references=("3",))
