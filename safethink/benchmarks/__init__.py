@@ -1,8 +1,14 @@
-"""Benchmarks: named lists of prompts of one kind."""
+"""Benchmarks: named lists of prompts of one kind.
+
+Every kind of section has a file of its name here, with a function `load` that turns the section into prompts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
 
 from safethink.config import BenchmarkConfig, JsonlBenchmarkConfig, TestbedBenchmarkConfig, WorldConfig
 from safethink.prompts import Prompt
@@ -15,18 +21,33 @@ class Benchmark:
     Attributes:
         name: its name in records and tables.
         prompts: what is asked, each with a `kind`.
+        notes: whatever a reader of its numbers must know, such as rows that were left out.
     """
 
     name: str
     prompts: tuple[Prompt, ...]
+    notes: tuple[str, ...] = ()
 
     def first(self, n: int) -> Benchmark:
         """The first `n` prompts."""
-        return Benchmark(self.name, self.prompts[:n])
+        return Benchmark(self.name, self.prompts[:n], self.notes)
 
     def only(self, *kinds: str) -> Benchmark:
         """The prompts of these kinds."""
-        return Benchmark(self.name, tuple(prompt for prompt in self.prompts if prompt.kind in kinds))
+        return Benchmark(self.name, tuple(prompt for prompt in self.prompts if prompt.kind in kinds), self.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Prompts of a file.
+
+    Attributes:
+        prompts: in the file's order.
+        notes: whatever a reader of their numbers must know.
+    """
+
+    prompts: tuple[Prompt, ...]
+    notes: tuple[str, ...] = ()
 
 
 def load(config: BenchmarkConfig, world: WorldConfig) -> Benchmark:
@@ -38,14 +59,21 @@ def load(config: BenchmarkConfig, world: WorldConfig) -> Benchmark:
 
     Raises:
         MissingFileError: a file that is not there.
-        ConfigError: a line that is no prompt, or no prompt left.
+        ConfigError: a row that is no prompt, or no prompt left; the row is named.
+        HubError: a dataset of the hub that cannot be had.
     """
-    match config:
-        case TestbedBenchmarkConfig():
-            from safethink.benchmarks import testbed
+    if isinstance(config, TestbedBenchmarkConfig):
+        from safethink.benchmarks import testbed
 
-            return Benchmark(config.name, testbed.load(config, world))
-        case JsonlBenchmarkConfig():
-            from safethink.benchmarks import jsonl
+        return Benchmark(config.name, testbed.load(config, world))
+    if isinstance(config, JsonlBenchmarkConfig):
+        from safethink.benchmarks import jsonl
 
-            return Benchmark(config.name, jsonl.load(config))
+        return Benchmark(config.name, jsonl.load(config))
+    loaded = _loader(config.kind)(config)
+    return Benchmark(config.name, loaded.prompts, loaded.notes)
+
+
+def _loader(kind: str) -> Callable[[Any], Loaded]:
+    """The function `load` of the file that is called as the kind is."""
+    return cast("Callable[[Any], Loaded]", import_module(f"safethink.benchmarks.{kind}").load)

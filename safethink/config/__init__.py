@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from safethink.config.benchmarks import BenchmarkConfig, JsonlBenchmarkConfig, TestbedBenchmarkConfig
+from safethink.config.benchmarks import (
+    AdvBenchConfig,
+    BenchmarkConfig,
+    FileSection,
+    JsonlBenchmarkConfig,
+    PublishedSection,
+    TestbedBenchmarkConfig,
+)
 from safethink.config.defenses import (
     AlwaysConfig,
     DefenseConfig,
@@ -49,6 +56,7 @@ from safethink.config.run import LimitsConfig, ReasonerConfig, RunConfig, Sampli
 from safethink.config.section import EntryPointSection, GuardServerConfig, MonitorSection, Section, ServerConfig
 
 __all__ = [
+    "AdvBenchConfig",
     "AlwaysConfig",
     "BenchmarkConfig",
     "BothJudgeConfig",
@@ -61,6 +69,7 @@ __all__ = [
     "EntryPointMonitorConfig",
     "EntryPointSection",
     "EvalConfig",
+    "FileSection",
     "GuardJudgeConfig",
     "GuardMonitorConfig",
     "GuardRefuseConfig",
@@ -80,6 +89,7 @@ __all__ = [
     "NoneConfig",
     "OracleMonitorConfig",
     "ProbeMonitorConfig",
+    "PublishedSection",
     "ReasonerConfig",
     "RefusalJudgeConfig",
     "ResampleOnlyConfig",

@@ -1,0 +1,183 @@
+"""Rows of a published file, wherever it lies, and prompts made of them.
+
+Text files are parsed by `text_files`; Parquet and the hub are read by `datasets`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+from safethink.benchmarks import datasets_library, layouts
+from safethink.benchmarks.text_files import Place, Placed, csv_rows, json_rows
+from safethink.config import PublishedSection
+from safethink.errors import ConfigError, MissingFileError
+from safethink.prompts import Message, Prompt, PromptKind, is_unicode
+
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a file.
+
+    Attributes:
+        place: where it stands; errors begin with it.
+        values: by column, as the file holds them.
+    """
+
+    place: Place
+    values: Mapping[str, object]
+
+    def text(self, *columns: str) -> str:
+        """The text of the first of `columns` that the file has; numbers are written out, 7 as "7".
+
+        Raises:
+            ConfigError: it has none of them, or the cell holds neither text nor a number.
+        """
+        found = self.maybe(*columns)
+        if found is None:
+            raise ConfigError(f"{self.place}: no value in the column {columns[0]!r}")
+        return found
+
+    def maybe(self, *columns: str) -> str | None:
+        """As `text`; None where the columns or the value are missing.
+
+        Raises:
+            ConfigError: the cell holds neither text nor a number.
+        """
+        column = next((each for each in columns if each in self.values), None)
+        return None if column is None else self._as_text(column, self.values[column])
+
+    def texts(self, *columns: str) -> tuple[str, ...]:
+        """The texts of a cell that holds one or a list of them; empty where it holds nothing.
+
+        Raises:
+            ConfigError: it holds something else.
+        """
+        column = next((each for each in columns if each in self.values), None)
+        if column is None:
+            return ()
+        value = self.values[column]
+        held = cast("Sequence[object]", value) if isinstance(value, list | tuple) else (value,)
+        return tuple(text for each in held if (text := self._as_text(column, each)) is not None)
+
+    def one_of(self, column: str, meanings: Mapping[str, PromptKind]) -> PromptKind:
+        """The kind that a label stands for.
+
+        Raises:
+            ConfigError: it stands for none.
+        """
+        label = self.text(column)
+        if label not in meanings:
+            raise ConfigError(f"{self.place}: {column} {label!r} is not one of {', '.join(meanings)}")
+        return meanings[label]
+
+    def prompt(
+        self,
+        id: str,
+        text: str,
+        kind: PromptKind,
+        category: str | None = None,
+        references: Sequence[str] = (),
+        clusters: Mapping[str, str] | None = None,
+        system: str | None = None,
+    ) -> Prompt:
+        """The prompt that this row describes: a single user turn, behind a system turn where there is one.
+
+        Raises:
+            ConfigError: the text is empty or cannot be encoded.
+        """
+        if not text.strip():
+            raise ConfigError(f"{self.place}: the prompt is empty")
+        if not is_unicode(text):
+            raise ConfigError(f"{self.place}: the prompt holds half a surrogate pair, which no tokenizer can read")
+        turns = (Message(role="user", content=text),)
+        return Prompt(
+            id=id,
+            messages=turns if system is None else (Message(role="system", content=system), *turns),
+            kind=kind,
+            category=category or None,
+            references=tuple(references),
+            clusters=dict(clusters or {}),
+        )
+
+    def _as_text(self, column: str, value: object) -> str | None:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return None
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, str | int | float):
+            return str(value)
+        raise ConfigError(f"{self.place}: {column} holds {type(value).__name__}, expected a text or a number")
+
+
+def read(config: PublishedSection, *columns: str | tuple[str, ...]) -> list[Row]:
+    """All rows of a benchmark's file.
+
+    Args:
+        config: where it is.
+        columns: columns that it must have; of several in a tuple, one.
+
+    Raises:
+        MissingFileError: a file that is not there.
+        ConfigError: a file that cannot be read as rows, that is empty, or that has other columns: says which benchmark
+            it looks like, and what reads it.
+        HubError: a dataset of the hub that cannot be had.
+    """
+    rows = [Row(place, values) for place, values in _placed(config)]
+    if not rows:
+        raise ConfigError(f"{config.path}: no rows")
+    held = rows[0].values
+    for wanted in columns:
+        names = (wanted,) if isinstance(wanted, str) else wanted
+        if not any(name in held for name in names):
+            missing = " or ".join(map(repr, names))
+            raise ConfigError(f"{config.path}: no column {missing}; {layouts.hint(config.path, list(held))}")
+    return rows
+
+
+def _placed(config: PublishedSection) -> Iterator[Placed]:
+    path = Path(config.path).expanduser()
+    if not path.exists() and _HUB_ID.fullmatch(config.path) and layouts.format_of(path) is None:
+        return _numbered(config.path, datasets_library.of_hub(config))
+    return local_rows(path, config.encoding)
+
+
+def local_rows(
+    path: Path, encoding: str = "utf-8", comment: str = "", delimiter: str | None = None
+) -> Iterator[Placed]:
+    """The rows of a file on this machine, read as its name ends: .csv, .tsv, .json, .jsonl, .ndjson or .parquet.
+
+    Args:
+        path: the file; text may be packed, with a further .gz.
+        encoding: of a text file.
+        comment: lines of a CSV that begin so before the header are passed over; empty for none.
+        delimiter: between the cells of a CSV; None for what its name says.
+
+    Raises:
+        MissingFileError: it is not there.
+        ConfigError: it cannot be read as rows.
+    """
+    if not path.exists():
+        raise MissingFileError(f"{path}: No such file or directory")
+    match layouts.format_of(path):
+        case "csv":
+            return csv_rows(path, encoding, delimiter or ",", comment)
+        case "tsv":
+            return csv_rows(path, encoding, delimiter or "\t", comment)
+        case "json":
+            return json_rows(path, encoding)
+        case "parquet":
+            return _numbered(str(path), datasets_library.of_parquet(path))
+        case None:
+            raise ConfigError(f"{path}: unknown kind of file; its name ends in one of {', '.join(layouts.SUFFIXES)}")
+
+
+def _numbered(source: str, found: Iterable[Mapping[str, object]]) -> Iterator[Placed]:
+    for row, values in enumerate(found, start=1):
+        yield Place(source, row), values
