@@ -17,6 +17,10 @@ Role = Literal["system", "user", "assistant"]
 PromptKind: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
 """A harmful request in disguise, a bare one, a harmless task, and a harmless request that sounds harmful."""
 
+AnswerKind: TypeAlias = Literal["number", "latex", "option", "true_false", "yes_no", "words"]
+"""Form of a final answer, by which it is read: a number, mathematics in LaTeX, the label or the text of an option, true
+or false, yes or no, and plain words."""
+
 
 class Message(Frozen):
     """One chat turn."""
@@ -31,7 +35,7 @@ class Prompt(Growing):
     A prompt's `id` is its identity in records and seeds: equal ids mean the same row in a rerun.
     """
 
-    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"category", "references"})
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"category", "references", "answer_kind", "choices"})
 
     id: str
     messages: tuple[Message, ...] = Field(min_length=1)
@@ -47,6 +51,10 @@ class Prompt(Growing):
     """Topic by which a benchmark's authors report; rates are given by it, the bootstrap never resamples it."""
     references: tuple[str, ...] = ()
     """All correct final answers, the first of them `reference`; any one of them is right."""
+    answer_kind: AnswerKind | None = None
+    """Form of the final answer, where a benchmark knows it; None to tell it by the reference's own form."""
+    choices: tuple[str, ...] = ()
+    """Texts of the options of a multiple-choice task, in the order of their labels."""
 
     @classmethod
     def from_text(cls, text: str, id: str = "prompt") -> Prompt:
