@@ -9,6 +9,7 @@ be hardened, that is the last stage.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from optimize.soft.module import TokenEmbeddings
 from safethink.files import write_text
 from safethink.progress import progress
 from safethink.tokens import is_soft
+
+logger = logging.getLogger(__name__)
 
 ROUNDS, CONTEXTS, MEASURED = "rounds", "contexts.json", "measured.json"
 HARD = "hard"
@@ -72,6 +75,7 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
         SafeThinkError: nothing survives being written down and read again.
     """
     vocabulary = Vocabulary.of(setup.guarded, contexts)
+    _warn_of_lost_init(vocabulary, start, config.search)
     sections, hardens = _rounds(config), isinstance(config.search, SoftConfig) and config.search.harden
     has_stages = hardens or len(sections) > 1
     archive, winners = Archive(), list[Ids]()
@@ -97,6 +101,17 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
         _join_logs(out, [*range(len(sections)), *([HARD] if hardens else [])])
     ranked = archive.ranked(config.search.shortest)
     return Found(ranked, archive.costs, contexts, out / LOG, partial(_text, setup, vocabulary), soft)
+
+
+def _warn_of_lost_init(vocabulary: Vocabulary, start: Ids, section: MethodConfig) -> None:
+    """Say it where a search over tokens cannot begin with its init, and why: it begins with random tokens then."""
+    if not start or any(map(is_soft, start)) or isinstance(section, SoftConfig):
+        return
+    # Of an init that is to be filled up, nobody knows yet what follows it.
+    words = vocabulary if len(start) == section.length else vocabulary.unseparated()
+    if complaint := words.complaint(start):
+        text = vocabulary.text(start)
+        logger.warning("search.init: %r is lost, and the search begins elsewhere: %s", text, complaint)
 
 
 def _rounds(config: SearchConfig) -> list[MethodConfig]:

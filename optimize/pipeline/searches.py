@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from optimize.search.vocabulary import Vocabulary
 from optimize.selection.trials import Arena
 from optimize.soft.module import TokenEmbeddings
 from safethink.files import json_hash, write_text
+
+logger = logging.getLogger(__name__)
 
 HARDENED = "hardened.json"
 
@@ -164,9 +167,20 @@ class PhraseSearch:
         # Imported where it is asked for: it needs Optuna.
         from optimize.search.phrases import search_phrases
 
-        config, vocabulary = self.problem.config, self.problem.vocabulary
+        # What recovers is measured with prefix and separator encoded as one text.
+        config, vocabulary = self.problem.config, self.problem.vocabulary.unseparated()
+        _warn_of_lost_phrases(vocabulary, self.section)
         measured = Recoveries(self.problem.arena, config.objective)
         return search_phrases(self.section, measured, vocabulary, journal, config.seed)
+
+
+def _warn_of_lost_phrases(vocabulary: Vocabulary, section: PhrasesConfig) -> None:
+    """Say which phrases of the pool cannot be tried, and why."""
+    for text in section.pool:
+        ids = vocabulary.ids(text)
+        long = f"it has {len(ids)} tokens, search.length is {section.length}" if len(ids) > section.length else ""
+        if complaint := long or vocabulary.complaint(ids):
+            logger.warning("search.pool: %r is passed over: %s", text, complaint)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import torch
 from optimize.config import MethodConfig, SearchSection
 from optimize.objectives import Meter
 from optimize.search.journal import Journal, SearchState
-from optimize.search.method import Alphabet, Archive, Ids, Method, OnPolicy, Priced, Scored
+from optimize.search.method import Alphabet, Archive, Explaining, Ids, Method, OnPolicy, Priced, Scored
 from safethink.errors import SearchError
 from safethink.progress import PLAIN_INTERVAL_S
 from safethink.seeds import stable_seed
@@ -90,9 +90,17 @@ def search(
     if not archive.ranked(config.shortest):
         raise SearchError(
             f"the search ended before a prefix of {config.length} tokens was the same ids after being written down and "
-            f"read again; {len(archive)} candidates were looked at"
+            f"read again; {len(archive)} candidates were looked at{_reason(vocabulary, archive)}"
         )
     return archive
+
+
+def _reason(vocabulary: Alphabet, archive: Archive) -> str:
+    """Complaint about the first candidate that did not survive, where the alphabet says it."""
+    dead = next((ids for ids, cost in archive.costs.items() if cost == math.inf), None)
+    if dead is None or not isinstance(vocabulary, Explaining):
+        return ""
+    return f"; of the first, {vocabulary.text(dead)!r}, {vocabulary.complaint(dead)}"
 
 
 def _tokens(objective: Priced, method: Method) -> int:

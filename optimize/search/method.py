@@ -85,6 +85,15 @@ class Alphabet(Protocol):
         ...
 
 
+@runtime_checkable
+class Explaining(Protocol):
+    """An alphabet that says why a candidate does not survive."""
+
+    def complaint(self, ids: Ids) -> str:
+        """The reason why it does not; empty for one that does."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A candidate and what it costs.

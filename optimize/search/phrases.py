@@ -31,7 +31,7 @@ from optimize.objectives import Cost
 from optimize.quiet import quiet_optuna
 from optimize.search.driver import search
 from optimize.search.journal import Journal
-from optimize.search.method import Alphabet, Archive, Ids, Scored
+from optimize.search.method import Alphabet, Archive, Explaining, Ids, Scored
 from safethink.errors import ConfigError, SearchError
 from safethink.seeds import stable_seed
 
@@ -199,6 +199,10 @@ class Restrained:
     def text(self, ids: Sequence[int]) -> str:
         """The text of a prefix."""
         return self._alphabet.text(ids)
+
+    def complaint(self, ids: Ids) -> str:
+        """The reason why a prefix does not survive; empty where it does, or where nobody says."""
+        return self._alphabet.complaint(ids) if isinstance(self._alphabet, Explaining) else ""
 
     def _is_near(self, ids: Ids) -> bool:
         is_near = self._measured.divergence(ids) <= self._max_kl

@@ -1,16 +1,20 @@
 # pyright: standard
 """Allowed tokens of a prefix, and the round-trip filter of prefixes through text.
 
-A prefix is published as text and injected as ids, so the two must be the same thing: in isolation, and at the place
-where it is injected, because tokenizers merge across whatever stands before it.
+A prefix is published as text and injected as ids, so the two must be the same thing where it is injected: behind a
+line break, as a loader encodes it, and behind whatever the contexts end with, because tokenizers merge across that.
+
+What the contexts end with may itself be written in other tokens once words follow, as a blank line is with the
+tokenizers of the GPT-2 kind. That is no matter: the runtime appends ids to ids and encodes nothing anew. A server that
+takes text alone does, and says so when a run is built; see `safethink.engines.http`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -21,6 +25,10 @@ from safethink.thinking.chat import ChatEncoder
 
 TAIL_TOKENS = 8
 """Number of tokens of a context put before a prefix when it is read again; merges do not reach further."""
+SHOWN = 12
+"""Characters of a tail that a message shows."""
+RULE_CHARACTERS = 80
+"""The most characters of one of a tokenizer's rules that a message shows."""
 MAX_TAILS = 16
 """The most endings of contexts that every candidate is tried after."""
 
@@ -52,8 +60,9 @@ class Vocabulary:
         self.tails = tuple(tails)
         self._banned_texts = tuple(banned_texts)
         self._separator = separator
-        self._tail_ids = self._encode(self.tails)
-        (self._separator_ids,) = self._encode([separator])
+        self._encoder = ChatEncoder(tokenizer)
+        self._lead_ids = list(self._encoder.text(self._encoder.lead_in))
+        self._separator_ids = list(self._encoder.inside(separator))
 
     @classmethod
     def of(cls, guarded: SafeThink, contexts: ContextSet) -> Vocabulary:
@@ -63,47 +72,69 @@ class Vocabulary:
         endings = tails(guarded.tokenizer, [context.ids for context in contexts.unsafe + contexts.harmless])
         return cls(guarded.tokenizer, allowed, endings, banned, guarded.thought.family.prefix_separator)
 
+    def unseparated(self) -> Vocabulary:
+        """The same for prefixes that are encoded as one text with their separator, with which they may then merge."""
+        return Vocabulary(self.tokenizer, self.allowed, self.tails, self._banned_texts)
+
     def text(self, ids: Sequence[int]) -> str:
-        """The text of a prefix."""
-        return self._decode([ids])[0]
+        """The text of a prefix, where it is injected."""
+        return self._encoder.said(ids)
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """The token ids of a text; a control string in it is spelled out."""
-        return self._encoder.text(text)
-
-    @cached_property
-    def _encoder(self) -> ChatEncoder:
-        return ChatEncoder(self.tokenizer)
+        """The token ids of a text where it is injected; a control string in it is spelled out."""
+        return self._encoder.inside(text)
 
     def survive(self, candidates: Sequence[tuple[int, ...]]) -> list[bool]:
-        """Mask of the candidates whose ids survive a round trip through text, alone and after every tail."""
+        """Mask of the candidates whose own ids come back from their text, on a new line and behind every tail."""
         if not candidates:
             return []
-        texts = self._decode(candidates)
-        alone = self._encode(texts)
+        texts = list(map(self.text, candidates))
+        leading = self._encode([self._encoder.lead_in + text for text in texts])
         placed = self._encode([tail + text + self._separator for text in texts for tail in self.tails])
-        survivors = []
+        survivors: list[bool] = []
         for index, (candidate, text) in enumerate(zip(candidates, texts, strict=True)):
             in_place = placed[index * len(self.tails) : (index + 1) * len(self.tails)]
             survivors.append(
-                alone[index] == list(candidate)
-                and all(
-                    ids == [*tail, *candidate, *self._separator_ids]
-                    for ids, tail in zip(in_place, self._tail_ids, strict=True)
-                )
+                leading[index] == [*self._lead_ids, *candidate]
+                and all(self._comes_back(candidate, ids) for ids in in_place)
                 and not any(banned in text for banned in self._banned_texts)
             )
         return survivors
 
-    def _decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        return [_text(self.tokenizer, ids) for ids in rows]
+    def _comes_back(self, candidate: Sequence[int], read: Sequence[int]) -> bool:
+        """Whether a text that was read again ends with a candidate and the separator, in tokens of their own."""
+        own = [*candidate, *self._separator_ids]
+        return list(read[-len(own) :]) == own
+
+    def complaint(self, ids: Sequence[int]) -> str:
+        """The reason why a prefix does not survive: where which other tokens come back; empty for one that does."""
+        text = self.text(ids)
+        if banned := next((banned for banned in self._banned_texts if banned in text), None):
+            return f"it holds {banned!r}"
+        if (read := self._encoder.inside(text)) != tuple(ids):
+            return f"its text is read as {self._pieces(read)}, not as {self._pieces(ids)}{self._rule()}"
+        for tail in self.tails:
+            (read,) = self._encode([tail + text + self._separator])
+            if not self._comes_back(ids, read):
+                whole = f"{text + self._separator!r}"
+                return (
+                    f"behind {tail[-SHOWN:]!r}, {whole} is read as {self._pieces(read[-len(ids) - 2 :])}{self._rule()}"
+                )
+        return ""
+
+    def _pieces(self, ids: Sequence[int]) -> list[str]:
+        return [str(token) for token in self.tokenizer.convert_ids_to_tokens(list(ids))]
+
+    def _rule(self) -> str:
+        """The tokenizer's rules that decide how a text is read, in the library's words, for a message."""
+        rules = ", ".join(_rules(self.tokenizer))
+        return f" (the tokenizer's rule: {rules})" if rules else ""
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode texts with `self.tokenizer`, without offsets, masks or padding."""
         if not texts:
             return []
-        if not isinstance(self.tokenizer, PreTrainedTokenizerFast):
-            return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        assert isinstance(self.tokenizer, PreTrainedTokenizerFast), "the encoder takes no other"
         backend = self.tokenizer.backend_tokenizer
         backend.no_padding()
         backend.no_truncation()
@@ -134,7 +165,8 @@ def allowed_ids(
     num_rows = len(next(model.get_input_embeddings().parameters()))
     banned = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder) | end_ids(model, tokenizer)
     known = sorted(set(tokenizer.get_vocab().values()) - banned)
-    return [index for index in known if index < num_rows and _writable(_text(tokenizer, [index]), banned_texts)]
+    said = ChatEncoder(tokenizer).said
+    return [index for index in known if index < num_rows and _writable(said([index]), banned_texts)]
 
 
 def tails(tokenizer: PreTrainedTokenizerBase, contexts: Iterable[Sequence[int]]) -> list[str]:
@@ -148,6 +180,19 @@ def tails(tokenizer: PreTrainedTokenizerBase, contexts: Iterable[Sequence[int]])
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def _rules(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Normalizers and pre-tokenizers of a tokenizer, each with its settings."""
+    assert isinstance(tokenizer, PreTrainedTokenizerFast), "the encoder takes no other"
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    stages = [state[name] for name in ("normalizer", "pre_tokenizer") if state[name]]
+    parts = [part for stage in stages for part in stage.get("normalizers", stage.get("pretokenizers", [stage]))]
+    shown = ("prepend", "prepend_scheme", "add_prefix_space", "use_regex", "replacement", "pattern", "content")
+    return [
+        " ".join([part["type"], *(f"{name}={part[name]}" for name in shown if name in part)])[:RULE_CHARACTERS]
+        for part in parts
+    ]
 
 
 def _writable(text: str, banned_texts: Sequence[str]) -> bool:

@@ -19,6 +19,7 @@ from safethink.errors import ConfigError
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.runtime.scheduler import refuse_unfit
 from safethink.seeds import stable_seed
+from safethink.thinking.chat import ChatEncoder
 
 RANDOM: Final = "random"
 MAX_DRAWS: Final = 10_000
@@ -132,12 +133,12 @@ def random_prefix(tokenizer: PreTrainedTokenizerBase, length: int, seed: int) ->
     Raises:
         ConfigError: the tokenizer has no such string.
     """
-    candidates = np.asarray(list(_plain_ids(tokenizer)))
+    candidates, encoder = np.asarray(list(_plain_ids(tokenizer))), ChatEncoder(tokenizer)
     rng = np.random.default_rng(seed)
     for _ in range(MAX_DRAWS if len(candidates) else 0):
         ids = tuple(rng.choice(candidates, length).tolist())
-        drawn = Prefix(text=_decode(tokenizer, ids), token_ids=ids)
-        if prefix.round_trips(drawn, tokenizer):
+        text = encoder.said(ids)
+        if text and prefix.round_trips(drawn := Prefix(text=text, token_ids=ids), tokenizer, encoder):
             return drawn
     raise ConfigError(f"found no {length} random tokens whose text encodes to them again")
 

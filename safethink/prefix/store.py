@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from safethink.engines import Engine, LocalEngine
+    from safethink.thinking.chat import ChatEncoder
 
 __all__ = [
     "Identity",
@@ -127,17 +128,24 @@ def bind(artifact: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: E
     # Ids of another tokenizer say nothing here.
     is_foreign = retokenised or artifact.transferred
     prefixes = tuple(Prefix(text=each.text) if is_foreign else each for each in artifact.prefixes)
-    bound = tuple(_bound(artifact.name, prefix, tokenizer, encoder.injected(prefix.text)) for prefix in prefixes)
+    bound = tuple(_bound(artifact.name, prefix, tokenizer, encoder) for prefix in prefixes)
     return artifact.bound_to(bound, transferred or elsewhere)
 
 
-def round_trips(prefix: Prefix, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the text encodes to the token ids, none of them a control token, and the ids decode to the text."""
+def round_trips(prefix: Prefix, tokenizer: PreTrainedTokenizerBase, encoder: ChatEncoder) -> bool:
+    """Whether the text encodes to the token ids where a prefix stands, none of them a control token, and back.
+
+    Args:
+        prefix: text and ids.
+        tokenizer: the reasoner's.
+        encoder: of that tokenizer.
+    """
     added = tokenizer.added_tokens_decoder
     if any(token_id in added and added[token_id].content.strip() for token_id in prefix.token_ids):
         return False
-    encoded = tokenizer.encode(prefix.text, add_special_tokens=False)
-    return encoded == list(prefix.token_ids) and _decode(prefix, tokenizer) == prefix.text
+    encoded = tokenizer.encode(encoder.lead_in + prefix.text, add_special_tokens=False)
+    is_same = encoded == [*encoder.text(encoder.lead_in), *prefix.token_ids]
+    return is_same and encoder.said(prefix.token_ids) == prefix.text
 
 
 def save(artifact: PrefixArtifact, folder: Path, search_log: Path | None, card: str) -> PrefixArtifact:
@@ -228,14 +236,19 @@ def _hand_over_rows(artifact: PrefixArtifact, engine: LocalEngine | None) -> Non
         engine.add_rows(rows)
 
 
-def _bound(name: str, prefix: Prefix, tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> Prefix:
-    if prefix.token_ids and prefix.token_ids != ids:
-        raise ArtifactError(f"prefix {name!r}: {prefix.text!r} encodes to {list(ids)}, not to {list(prefix.token_ids)}")
-    bound = Prefix(text=prefix.text, token_ids=ids)
-    if (decoded := _decode(bound, tokenizer)) != prefix.text:
+def _bound(name: str, prefix: Prefix, tokenizer: PreTrainedTokenizerBase, encoder: ChatEncoder) -> Prefix:
+    """The prefix with its ids, checked both ways.
+
+    They are those of its text where a prefix stands. Where a tokenizer puts a blank in front of a text, an artifact may
+    also have been written with the ids of its text alone.
+    """
+    in_place, alone = encoder.injected(prefix.text), encoder.text(prefix.text)
+    ids = prefix.token_ids or in_place
+    if ids not in (in_place, alone):
+        raise ArtifactError(f"prefix {name!r}: {prefix.text!r} encodes to {list(in_place)}, not to {list(ids)}")
+    decoded = (
+        encoder.said(ids) if ids == in_place else str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+    )
+    if decoded != prefix.text:
         raise ArtifactError(f"prefix {name!r}: {prefix.text!r} does not round-trip, its ids decode to {decoded!r}")
-    return bound
-
-
-def _decode(prefix: Prefix, tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.decode(list(prefix.token_ids), clean_up_tokenization_spaces=False))
+    return Prefix(text=prefix.text, token_ids=ids)

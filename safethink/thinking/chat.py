@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -37,6 +37,8 @@ NUM_SHORT = 512
 """Number of texts in that cache."""
 TOOL_TAGS = ("<tool_response>", "</tool_response>")
 """Around a tool's answer in a user's turn, where a template looks for them (Qwen3 and what follows it)."""
+_LEAD_IN = "a\n"
+"""A word, so that what a tokenizer puts in front of a text comes before it; and a line break, which ends it."""
 _FIRST_MASK = 0xF0000
 """First of the private characters that stand for control strings while a template reads contents."""
 _MASK = re.compile("[\U000f0000-\U000ffffd]")
@@ -95,15 +97,34 @@ class ChatEncoder:
         start, whole = self.text(before), self.text(before + text)
         return whole[len(start) :] if whole[: len(start)] == start else self.text(text)
 
+    @cached_property
+    def lead_in(self) -> str:
+        """Text to put before another one for it to be encoded as it is further on, behind a line break.
+
+        Empty where that makes no difference: for all tokenizers but those that put a blank in front of a text, such as
+        SentencePiece's, whose "Wait" at the start is another token than "Wait" on a new line.
+        """
+        return _LEAD_IN if self.behind(_LEAD_IN, "a") != self.text("a") else ""
+
+    def inside(self, text: str) -> tuple[int, ...]:
+        """Encode `text` as `text` does, but as it is further on in a text; `said` gives it back."""
+        return self.behind(self.lead_in, text) if text else ()
+
+    def said(self, ids: Sequence[int]) -> str:
+        """The text of ids that stand further on in a text: a blank that they begin with belongs to it."""
+        before = self.text(self.lead_in)
+        start, whole = self._decode(before), self._decode((*before, *ids))
+        return whole[len(start) :] if whole.startswith(start) else self._decode(ids)
+
     def injected(self, text: str) -> tuple[int, ...]:
-        """Encode what a defense injects: as `text` does, but the tokens of a vocabulary extension are themselves."""
+        """Encode what a defense injects: as `inside` does, but the tokens of a vocabulary extension are themselves."""
         ids: tuple[int, ...] = ()
         end = 0
         for match in EXTENSION_TOKEN.finditer(text):
             if match[0] in self._control_ids:
-                ids += (*self.text(text[end : match.start()]), self._control_ids[match[0]])
+                ids += (*self.inside(text[end : match.start()]), self._control_ids[match[0]])
                 end = match.end()
-        return ids + self.text(text[end:])
+        return ids + self.inside(text[end:])
 
     def parts(self, template: str) -> Iterator[int | str]:
         """Split template text at its control tokens: their ids, and what stands between them as text."""
@@ -117,9 +138,12 @@ class ChatEncoder:
             yield template[end:]
 
     def template(self, text: str) -> tuple[int, ...]:
-        """Encode `text` as a template's own: control strings in it are control tokens."""
-        encoded = (((part,) if isinstance(part, int) else self.text(part)) for part in self.parts(text))
+        """Encode `text` as a template's own, further on in a chat: control strings in it are control tokens."""
+        encoded = (((part,) if isinstance(part, int) else self.inside(part)) for part in self.parts(text))
         return tuple(chain.from_iterable(encoded))
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     def chat(
         self,

@@ -162,14 +162,14 @@ class Thought:
             return ()
         if any(map(is_soft, prefix_ids)):
             return prefix_ids + self.separator_ids
-        text = self.decode(prefix_ids)
+        text = self.encoder.said(prefix_ids)
         together = self.encoder.injected(text + self.family.prefix_separator)
         return together if self.encoder.injected(text) == prefix_ids else prefix_ids + self.separator_ids
 
     @cached_property
     def separator_ids(self) -> tuple[int, ...]:
         """Token ids injected right behind a prefix."""
-        return self.encoder.text(self.family.prefix_separator)
+        return self.encoder.inside(self.family.prefix_separator)
 
     @cached_property
     def refusal_ids(self) -> tuple[int, ...]:
@@ -186,7 +186,7 @@ class Thought:
         length = next(lengths, None)
         if length is None:
             # Some decoders do not give a tag back as it was.
-            return self.encoder.template(closing), self.encoder.text(f"{self.family.answer_break}{REFUSAL}")
+            return self.encoder.template(closing), self.encoder.inside(f"{self.family.answer_break}{REFUSAL}")
         return ids[:length], ids[length:]
 
     @cached_property

@@ -26,6 +26,7 @@ from safethink.prefix import (
     round_trips,
     save,
 )
+from safethink.thinking.chat import ChatEncoder
 from safethink.thinking.format import Thought
 from tests.support import chat_reasoner
 
@@ -167,9 +168,9 @@ def test_a_prefix_cannot_contain_control_tokens() -> None:
     close = TOKENIZER.convert_tokens_to_ids("</think>")
     with pytest.raises(ArtifactError, match="encodes to"):
         bind(PrefixArtifact(name="x", prefixes=(Prefix(text="</think>", token_ids=(close,)),)), TOKENIZER)
-    assert not round_trips(Prefix(text="</think>", token_ids=(close,)), TOKENIZER)
-    assert round_trips(prefix("Hmm, let me see"), TOKENIZER)
-    assert not round_trips(Prefix(text="Hmm", token_ids=(40,)), TOKENIZER)
+    assert not round_trips(Prefix(text="</think>", token_ids=(close,)), TOKENIZER, ChatEncoder(TOKENIZER))
+    assert round_trips(prefix("Hmm, let me see"), TOKENIZER, ChatEncoder(TOKENIZER))
+    assert not round_trips(Prefix(text="Hmm", token_ids=(40,)), TOKENIZER, ChatEncoder(TOKENIZER))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tokenizers import normalizers
 
 import optimize
 from optimize.ablation.outcome import spent_tokens
-from optimize.config import ContextsConfig, GcgConfig, SearchConfig, SelectionConfig
+from optimize.config import ContextsConfig, GcgConfig, PhrasesConfig, SearchConfig, SelectionConfig
 from optimize.contexts import folder
 from optimize.pipeline import learning, rounds, searches, setup
 from optimize.pipeline.dry_run import plan
@@ -81,6 +81,18 @@ def test_the_artifact_loads_verifies_and_guards(run_folder):
     guarded = SafeThink(small_model(), tiny_reasoner.tokenizer(), monitor=by_length, prefix=artifact, limits=LIMITS)
     results = guarded.run(ATTACKS[:6])
     assert any(result.interventions for result in results)
+
+
+def test_an_init_or_a_phrase_that_cannot_be_tried_is_named_with_its_reason(tmp_path, caplog):
+    words = "wait, think safely about this request."
+    search = GcgConfig(length=len(tiny_reasoner.tokenizer().encode(words)), steps=1, candidates=4, init=words)
+    learn(tmp_path / "gcg", search=search, thought=ThoughtConfig(prefix_separator="\n\n"))
+    assert f"search.init: {words!r} is lost, and the search begins elsewhere: behind" in caplog.text
+    caplog.clear()
+    pool = (words, "wait", "be careful and kind. " * 9)
+    learn(tmp_path / "phrases", search=PhrasesConfig(length=8, pool=pool, steps=2))
+    (line,) = [line for line in caplog.messages if line.startswith("search.pool")]
+    assert line.startswith(f"search.pool: {pool[2]!r} is passed over: it has ")
 
 
 def test_the_log_has_every_step_and_no_prompt_trace_or_continuation(run_folder):

@@ -152,6 +152,17 @@ def test_nothing_survives(config: MethodConfig, tmp_path: Path) -> None:
         search(config, tmp_path, vocabulary=Letters(dead=lambda ids: True))
 
 
+def test_where_nothing_survives_the_reason_is_that_of_the_first(tmp_path: Path) -> None:
+    class Explained(Letters):
+        def complaint(self, ids):
+            return f"it is read as {len(ids)} blanks (the tokenizer's rule: Blanks)"
+
+    with pytest.raises(
+        SafeThinkError, match=r"of the first, '\w+', it is read as 2 blanks .the tokenizer's rule: Blanks"
+    ):
+        search(RandomConfig(length=2, steps=1), tmp_path, vocabulary=Explained(dead=lambda ids: True))
+
+
 def test_a_search_stops_early_where_nothing_better_is_found(tmp_path: Path) -> None:
     config = RandomConfig(length=3, steps=500, candidates=2, stop_after_steps=4)
     search(config, tmp_path)

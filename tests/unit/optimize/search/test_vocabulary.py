@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from optimize.search.vocabulary import TAIL_TOKENS, Vocabulary, allowed_ids, tails
-from tests.support import tiny_reasoner
+from safethink import prefix as prefixes
+from safethink.prefix import Prefix, PrefixArtifact
+from safethink.thinking.chat import ChatEncoder
+from tests.support import tiny_reasoner, tiny_sentencepiece
 
 TAGS = ("<think>", "</think>")
 
@@ -75,7 +79,7 @@ def survivors_one_by_one(tokenizer, candidates, endings) -> list[bool]:
 
     def survives(ids: tuple[int, ...]) -> bool:
         text = tokenizer.decode(ids)
-        return encode(text) == list(ids) and all(encode(end + text) == encode(end) + list(ids) for end in endings)
+        return encode(text) == list(ids) and all(encode(end + text)[-len(ids) :] == list(ids) for end in endings)
 
     return [survives(ids) for ids in candidates]
 
@@ -94,6 +98,91 @@ def test_a_prefix_that_merges_with_what_stands_before_it_is_dropped(tokenizer, a
     assert set(ids) <= set(allowed)
     assert Vocabulary(tokenizer, allowed, ["done.\n\n"]).survive([ids]) == [True]
     assert Vocabulary(tokenizer, allowed, ["done.\n\n", "wait, think"]).survive([ids]) == [False]
+
+
+@cache
+def gpt2_kind() -> PreTrainedTokenizerFast:
+    """Byte-level BPE behind GPT-2's own pattern: a blank line alone is one token, and two with a word behind it."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
+    # A pattern that keeps line breaks together only where nothing follows learns them from texts that end so.
+    bpe.train_from_iterator([f"{line}.\n\n" for text in tiny_reasoner.CORPUS * 4 for line in text.split(".")], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe)
+
+
+def test_a_word_survives_behind_a_blank_line_that_is_written_in_other_tokens_once_a_word_follows():
+    tokenizer = gpt2_kind()
+    pieces = tokenizer.convert_ids_to_tokens
+    assert pieces(tokenizer.encode("done.\n\n"))[-1] == "ĊĊ"
+    assert pieces(tokenizer.encode("done.\n\nwait"))[-3:] == ["Ċ", "Ċ", "wait"]
+    words = Vocabulary(tokenizer, [], ["first mix the two parts.\n\n", "done\n\n"], separator="\n")
+    for text in ("wait, think safely", " wait", "think"):
+        assert words.survive([words.ids(text)]) == [True]
+        assert not words.complaint(words.ids(text))
+
+
+def test_a_separator_that_merges_with_a_prefix_drops_it_and_the_reason_says_what_is_read(tokenizer):
+    bpe = Tokenizer.from_str(gpt2_kind().backend_tokenizer.to_str())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.train_from_iterator(["wait.\n", "done.\n\n"] * 9, trainers.BpeTrainer(vocab_size=265, show_progress=False))
+    words = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=bpe), [], ["done.\n\n"], separator="\n")
+    ids = words.ids("wait.")
+    assert words.survive([ids]) == [False]
+    assert "'wait.\\n' is read as" in words.complaint(ids)
+    assert ".Ċ" in words.complaint(ids)
+    assert words.unseparated().survive([ids]) == [True]
+
+
+@pytest.mark.parametrize("rule", ["normalizer", "first", "always"])
+def test_words_and_blanks_survive_where_the_tokenizer_puts_a_blank_in_front(rule):
+    tokenizer = tiny_sentencepiece.tokenizer(rule)
+    words = Vocabulary(tokenizer, [], ["mix the parts.\n\n", "done\n"], separator="\n")
+    for text in ("wait, think", " think again", " be careful", "é"):
+        assert words.text(words.ids(text)) == text
+        assert words.survive([words.ids(text)]) == [True]
+    at_the_start = tuple(tokenizer.encode("wait", add_special_tokens=False))
+    assert words.text(at_the_start) == " wait", "in place its blank is part of it"
+    split = tuple(tokenizer.convert_tokens_to_ids(["w", "a", "it"]))
+    assert words.survive([split]) == [False]
+    assert all(part in words.complaint(split) for part in ("'ait'", "the tokenizer's rule", "▁"))
+
+
+TOKENIZERS = {
+    "merging": tiny_reasoner.tokenizer,
+    "gpt2": gpt2_kind,
+    "normalizer": lambda: tiny_sentencepiece.tokenizer("normalizer"),
+    "first": lambda: tiny_sentencepiece.tokenizer("first"),
+    "always": lambda: tiny_sentencepiece.tokenizer("always"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(max_examples=30)
+@given(st.data())
+def test_what_survives_is_what_a_reader_of_the_whole_text_finds_and_a_loader_makes_of_its_own(kind, data):
+    tokenizer = TOKENIZERS[kind]()
+    tail = data.draw(st.sampled_from(["mix the parts.\n\n", "so\n\n", "then heat it. ", "café"]))
+    separator = data.draw(st.sampled_from(["\n", "", "\n\n"]))
+    words = Vocabulary(tokenizer, [], [tail], separator=separator)
+    known = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.added_tokens_decoder))
+    drawn = tuple(data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=4)))
+    read_again = words.ids(words.text(drawn))
+    for ids in filter(None, (drawn, read_again)):
+        (survives,) = words.survive([ids])
+        assert survives == (not words.complaint(ids))
+        if survives:
+            text = words.text(ids)
+            assert words.ids(text) == ids
+            whole = tokenizer.encode(tail + text + separator, add_special_tokens=False)
+            assert tokenizer.decode(whole, clean_up_tokenization_spaces=False).endswith(text + separator)
+            own = len(ids) + len(ChatEncoder(tokenizer).inside(separator))
+            assert tuple(whole[len(whole) - own :][: len(ids)]) == ids
+            bound = prefixes.bind(PrefixArtifact(name="x", prefixes=(Prefix(text=text, token_ids=ids),)), tokenizer)
+            assert bound.token_ids == (ids,)
 
 
 def test_a_tag_spelled_with_ordinary_tokens_is_dropped(tokenizer, allowed):
