@@ -5,12 +5,14 @@ Every kind of section has a file of its name here, with a function `load` that t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, cast
 
-from safethink.config import BenchmarkConfig, JsonlBenchmarkConfig, TestbedBenchmarkConfig, WorldConfig
+from safethink.config import BenchmarkConfig, FileSection, JsonlBenchmarkConfig, TestbedBenchmarkConfig, WorldConfig
+from safethink.errors import ConfigError
 from safethink.prompts import Prompt
 
 
@@ -69,11 +71,33 @@ def load(config: BenchmarkConfig, world: WorldConfig) -> Benchmark:
     if isinstance(config, JsonlBenchmarkConfig):
         from safethink.benchmarks import jsonl
 
-        return Benchmark(config.name, jsonl.load(config))
-    loaded = _loader(config.kind)(config)
-    return Benchmark(config.name, loaded.prompts, loaded.notes)
+        return _asked(config, Loaded(jsonl.load(config)))
+    return _asked(config, _loader(config.kind)(config))
 
 
 def _loader(kind: str) -> Callable[[Any], Loaded]:
     """The function `load` of the file that is called as the kind is."""
     return cast("Callable[[Any], Loaded]", import_module(f"safethink.benchmarks.{kind}").load)
+
+
+def _asked(config: FileSection, loaded: Loaded) -> Benchmark:
+    """The prompts of a file that are asked: in wrappers where there are any, and as many as wanted.
+
+    Raises:
+        ConfigError: two prompts share an id, or none is left.
+    """
+    from safethink.benchmarks import sampling, wrappers
+
+    prompts, notes = loaded.prompts, loaded.notes
+    if not prompts:
+        raise ConfigError(f"{config.path}: no prompts")
+    twice = next((id for id, count in Counter(prompt.id for prompt in prompts).items() if count > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{config.path}: the id {twice!r} stands twice")
+    if config.wrappers is not None:
+        found = wrappers.load(config.wrappers)
+        prompts, notes = wrappers.wrap(prompts, found.wrappers), (*notes, *found.notes)
+    if config.sample is not None and config.sample < len(prompts):
+        notes = (*notes, f"a sample of {config.sample} of {len(prompts)} prompts")
+        prompts = sampling.sample(prompts, config.sample, config.sample_seed)
+    return Benchmark(config.name, prompts, notes)

@@ -21,7 +21,18 @@ SUFFIXES: Final[dict[str, Format]] = {
 }
 """Format of a file by how its name ends, a further .gz aside."""
 
-_NAMES: Final = ("prompt", "question", "goal", "behavior", "instruction", "query", "text", "problem", "sentence")
+_NAMES: Final[tuple[str, ...]] = (
+    "prompt",
+    "question",
+    "goal",
+    "objective",
+    "behavior",
+    "instruction",
+    "query",
+    "text",
+    "problem",
+    "sentence",
+)
 """Names that a column with prompts has, the likeliest first."""
 
 
@@ -40,16 +51,25 @@ def of_columns(columns: Iterable[str]) -> list[type[PublishedSection]]:
     return [section for section, count in fits.items() if count == best > 0]
 
 
-def hint(path: str, columns: list[str]) -> str:
-    """A file's columns, the benchmark that they are the layout of, and the YAML that reads it."""
+def hint(path: str, columns: list[str], encoding: str = "utf-8", comment: str = "") -> str:
+    """A file's columns, the benchmark that they are the layout of, and the YAML that reads it.
+
+    Args:
+        path: the file.
+        columns: what it has.
+        encoding: of its text.
+        comment: mark of the lines before its header; empty where there are none.
+    """
     shown = ", ".join(map(repr, columns[:12])) + (", …" if len(columns) > 12 else "")
     known = of_columns(columns)
-    if known:
+    where = f"path: {path}" + ("" if encoding == "utf-8" else f", encoding: {encoding}")
+    if known and not comment:
         whose = " or ".join(section.TITLE for section in known)
-        reads = " or ".join(f"`{{kind: {tag(section)}, path: {path}}}`" for section in known)
+        reads = " or ".join(f"`{{kind: {tag(section)}, {where}}}`" for section in known)
         return f"it has {shown}, the layout of {whose}: {reads} reads it"
+    marked = f", comment: '{comment}'" if comment else ""
     fields = f"{{prompt: {_prompt_column(columns)}}}"
-    return f"it has {shown}: `{{kind: table, path: {path}, prompts: harmful, fields: {fields}}}` reads it"
+    return f"it has {shown}: `{{kind: table, {where}{marked}, prompts: harmful, fields: {fields}}}` reads it"
 
 
 def _prompt_column(columns: list[str]) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Final, cast
 
 from safethink.benchmarks import datasets_library, layouts
-from safethink.benchmarks.text_files import Place, Placed, csv_rows, json_rows
+from safethink.benchmarks.text_files import Place, Placed, csv_rows, is_json_list, json_rows, read_text
 from safethink.config import PublishedSection
 from safethink.errors import ConfigError, MissingFileError
-from safethink.prompts import Message, Prompt, PromptKind, is_unicode
+from safethink.prompts import Message, Prompt, PromptKind, is_unicode, normalised
+from safethink.seeds import stable_seed
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -54,7 +55,7 @@ class Row:
         return None if column is None else self._as_text(column, self.values[column])
 
     def texts(self, *columns: str) -> tuple[str, ...]:
-        """The texts of a cell that holds one or a list of them; empty where it holds nothing.
+        """The texts of a cell that holds one or a list of them; empty ones are none.
 
         Raises:
             ConfigError: it holds something else.
@@ -64,7 +65,7 @@ class Row:
             return ()
         value = self.values[column]
         held = cast("Sequence[object]", value) if isinstance(value, list | tuple) else (value,)
-        return tuple(text for each in held if (text := self._as_text(column, each)) is not None)
+        return tuple(text for each in held if (text := self._as_text(column, each)))
 
     def one_of(self, column: str, meanings: Mapping[str, PromptKind]) -> PromptKind:
         """The kind that a label stands for.
@@ -116,12 +117,31 @@ class Row:
         raise ConfigError(f"{self.place}: {column} holds {type(value).__name__}, expected a text or a number")
 
 
-def read(config: PublishedSection, *columns: str | tuple[str, ...]) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """Details of a format that the file's name does not say.
+
+    Attributes:
+        format: how it is read; None by its name.
+        delimiter: between the cells of a CSV; None for what its format has.
+        comment: lines of a CSV that begin so before the header are passed over; empty for none.
+    """
+
+    format: layouts.Format | None = None
+    delimiter: str | None = None
+    comment: str = ""
+
+
+AS_NAMED: Final = FileFormat()
+
+
+def read(config: PublishedSection, *columns: str | tuple[str, ...], file: FileFormat = AS_NAMED) -> list[Row]:
     """All rows of a benchmark's file.
 
     Args:
         config: where it is.
         columns: columns that it must have; of several in a tuple, one.
+        file: what its name does not say.
 
     Raises:
         MissingFileError: a file that is not there.
@@ -129,7 +149,7 @@ def read(config: PublishedSection, *columns: str | tuple[str, ...]) -> list[Row]
             it looks like, and what reads it.
         HubError: a dataset of the hub that cannot be had.
     """
-    rows = [Row(place, values) for place, values in _placed(config)]
+    rows = [Row(place, values) for place, values in _placed(config, file)]
     if not rows:
         raise ConfigError(f"{config.path}: no rows")
     held = rows[0].values
@@ -137,27 +157,26 @@ def read(config: PublishedSection, *columns: str | tuple[str, ...]) -> list[Row]
         names = (wanted,) if isinstance(wanted, str) else wanted
         if not any(name in held for name in names):
             missing = " or ".join(map(repr, names))
-            raise ConfigError(f"{config.path}: no column {missing}; {layouts.hint(config.path, list(held))}")
+            raise ConfigError(
+                f"{config.path}: no column {missing}; {layouts.hint(config.path, list(held), config.encoding)}"
+            )
     return rows
 
 
-def _placed(config: PublishedSection) -> Iterator[Placed]:
+def _placed(config: PublishedSection, file: FileFormat) -> Iterator[Placed]:
     path = Path(config.path).expanduser()
     if not path.exists() and _HUB_ID.fullmatch(config.path) and layouts.format_of(path) is None:
         return _numbered(config.path, datasets_library.of_hub(config))
-    return local_rows(path, config.encoding)
+    return local_rows(path, config.encoding, file)
 
 
-def local_rows(
-    path: Path, encoding: str = "utf-8", comment: str = "", delimiter: str | None = None
-) -> Iterator[Placed]:
+def local_rows(path: Path, encoding: str = "utf-8", file: FileFormat = AS_NAMED) -> Iterator[Placed]:
     """The rows of a file on this machine, read as its name ends: .csv, .tsv, .json, .jsonl, .ndjson or .parquet.
 
     Args:
         path: the file; text may be packed, with a further .gz.
         encoding: of a text file.
-        comment: lines of a CSV that begin so before the header are passed over; empty for none.
-        delimiter: between the cells of a CSV; None for what its name says.
+        file: what its name does not say.
 
     Raises:
         MissingFileError: it is not there.
@@ -165,17 +184,79 @@ def local_rows(
     """
     if not path.exists():
         raise MissingFileError(f"{path}: No such file or directory")
-    match layouts.format_of(path):
+    match file.format or layouts.format_of(path):
         case "csv":
-            return csv_rows(path, encoding, delimiter or ",", comment)
+            return csv_rows(path, encoding, file.delimiter or ",", file.comment)
         case "tsv":
-            return csv_rows(path, encoding, delimiter or "\t", comment)
+            return csv_rows(path, encoding, file.delimiter or "\t", file.comment)
         case "json":
             return json_rows(path, encoding)
         case "parquet":
             return _numbered(str(path), datasets_library.of_parquet(path))
         case None:
             raise ConfigError(f"{path}: unknown kind of file; its name ends in one of {', '.join(layouts.SUFFIXES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFormat:
+    """A file that is no JSONL.
+
+    Attributes:
+        format: what it is.
+        columns: of its first row.
+        comment: mark of the lines before its header; empty where there are none.
+    """
+
+    format: layouts.Format
+    columns: list[str]
+    comment: str = ""
+
+
+def other_format(path: Path, encoding: str = "utf-8") -> OtherFormat | None:
+    """Format and columns of a file that is no JSONL, told by its name and its beginning; None where it may be JSONL.
+
+    Raises:
+        MissingFileError: it cannot be read.
+        ConfigError: it is of another format, but damaged.
+    """
+    format = layouts.format_of(path)
+    if format == "parquet":
+        return OtherFormat(format, _columns(local_rows(path)))
+    text = read_text(path, encoding)
+    if is_json_list(text):
+        return OtherFormat("json", _columns(json_rows(path, encoding)))
+    if format in ("csv", "tsv") and not text.lstrip().startswith("{"):
+        comment = "#" if text.startswith("#") else ""
+        return OtherFormat(format, _columns(local_rows(path, encoding, FileFormat(comment=comment))), comment)
+    return None
+
+
+def _columns(found: Iterator[Placed]) -> list[str]:
+    _, values = next(found, (None, cast("Mapping[str, object]", {})))
+    return list(values)
+
+
+def told_by_name(config: PublishedSection, key: str, parts: Sequence[str]) -> str:
+    """The part of a benchmark that a file holds, where no column says it: by a setting, else by the file's name.
+
+    Args:
+        config: the benchmark.
+        key: the setting.
+        parts: words for the parts, one of which either must hold.
+
+    Raises:
+        ConfigError: neither does.
+    """
+    told = str(getattr(config, key) or Path(config.path).name).casefold()
+    found = [part for part in parts if part in told]
+    if len(found) != 1:
+        raise ConfigError(f"{config.path}: no column says which part it is; add `{key}:`, for {' or '.join(parts)}")
+    return found[0]
+
+
+def fingerprint(text: str) -> str:
+    """A short name for all texts of the same words."""
+    return f"{stable_seed('text', normalised(text)):016x}"
 
 
 def _numbered(source: str, found: Iterable[Mapping[str, object]]) -> Iterator[Placed]:

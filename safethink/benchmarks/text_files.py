@@ -156,7 +156,25 @@ def json_rows(path: Path, encoding: str = "utf-8") -> Iterator[Placed]:
     """
     text = read_text(path, encoding)
     whole = _whole(text)
-    found = _lines(path, text) if whole is None else _members(path, whole)
+    return _objects(_lines(path, text) if whole is None else _members(path, whole))
+
+
+def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Placed]:
+    """The objects of a JSONL file, one per line; blank lines are none.
+
+    Raises:
+        MissingFileError: the file cannot be read.
+        ConfigError: a line is no JSON or no object, or a key stands twice in it; the line is named.
+    """
+    return _objects(_lines(path, read_text(path, encoding)))
+
+
+def is_json_list(text: str) -> bool:
+    """Whether a text is one JSON list, rather than an object per line."""
+    return isinstance(_whole(text), list)
+
+
+def _objects(found: Iterator[tuple[Place, object]]) -> Iterator[Placed]:
     for place, value in found:
         if not isinstance(value, dict):
             raise ConfigError(f"{place}: expected an object with keys, not {_shown(value)}")
@@ -171,7 +189,7 @@ def _whole(text: str) -> object | None:
         return None
     try:
         value = _parse(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return None if isinstance(value, dict) and "\n" not in text.strip() else cast("object", value)
 
@@ -200,8 +218,10 @@ def _lines(path: Path, text: str) -> Iterator[tuple[Place, object]]:
         place = Place(str(path), row, line)
         try:
             yield place, _parse(raw)
-        except ValueError as error:
-            raise ConfigError(f"{place}: no JSON: {error}") from error
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{place}: invalid JSON: {error.msg} in column {error.colno}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{place}: invalid JSON: {error}") from error
 
 
 def _parse(text: str) -> object:

@@ -44,14 +44,30 @@ def test_prompts_and_messages(tmp_path: Path) -> None:
     assert load(path, split="test") == (first,)
 
 
-def test_an_empty_prompt_is_still_a_prompt(tmp_path: Path) -> None:
-    assert load(lines(tmp_path / "mine.jsonl", {"prompt": ""}))[0].text == ""
+def test_ids_and_answers_may_be_numbers_and_answers_several(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "mine.jsonl",
+        {"prompt": "3+4?", "id": 12, "reference": 7, "category": "sums", "group": 3},
+        {"prompt": "1/2?", "reference": ["0.5", 0.5]},
+    )
+    first, second = load(path)
+    assert (first.id, first.references, first.category, first.clusters) == ("12", ("7",), "sums", {"group": "3"})
+    assert second.references == ("0.5", "0.5")
 
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "invalid JSON"),
+        ("[1, 2]", "expected an object"),
+        ('{"prompt": ""}', "the prompt is empty"),
+        ('{"messages": [{"role": "user", "content": " "}]}', "the prompt is empty"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            "ends with the assistant",
+        ),
+        ('{"prompt": "x", "prompt": "y"}', "the key 'prompt' stands twice"),
+        ('{"prompt": "x", "reference": {"a": 1}}', "reference"),
         ('{"promt": "x"}', "promt"),
         ('{"prompt": 3}', "prompt: Input should be a valid string"),
         ('{"prompt": "x", "messages": [{"role": "user", "content": "x"}]}', "give either"),
@@ -62,7 +78,7 @@ def test_an_empty_prompt_is_still_a_prompt(tmp_path: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, line: str, complaint: str) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "fine"}\n\n' + line + "\n")
-    with pytest.raises(ConfigError, match=rf"mine\.jsonl:3: .*{complaint}"):
+    with pytest.raises(ConfigError, match=rf"mine\.jsonl:3( \(row 2\))?: .*{complaint}"):
         load(path)
 
 
@@ -74,7 +90,7 @@ def test_what_a_file_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="stands twice"):
         load(lines(tmp_path / "mine.jsonl", {"prompt": "x", "id": "a"}, {"prompt": "y", "id": "a"}))
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9"}')
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(ConfigError, match=r"latin\.jsonl:1: not UTF-8 text; it looks like cp1252: add"):
         load(tmp_path / "latin.jsonl")
 
 
