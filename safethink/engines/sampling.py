@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from safethink.engines.truncation import ROUNDING, Truncated, truncate, truncate_to_highest, truncate_to_nucleus
 from safethink.errors import LogitsError
+
+LARGE_VOCABULARY: Final = 2**13
+"""Tokens from which on sorting all of them is slower than finding the likeliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +80,57 @@ def sample_tokens(
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    scores = logits.double() / sampling.temperature
+    if not logits.is_cpu or logits.shape[-1] < LARGE_VOCABULARY:
+        return _sample(logits, uniform, sampling)
+    # One row stays in a processor's cache.
+    rows = zip(logits.split(1), uniform.split(1), strict=True)
+    return torch.cat([_sample(row, drawn, sampling) for row, drawn in rows])
+
+
+def _sample(
+    logits: Float[Tensor, "batch vocab"], uniform: Float64[Tensor, " batch"], sampling: Sampling
+) -> Int[Tensor, " batch"]:
+    """Sample without sorting a large vocabulary, unless rounding could make a difference."""
+    truncated = _truncated(logits, sampling)
+    tokens, clear = _invert(truncated.masses, uniform)
+    if truncated.ids is None:
+        return tokens
+    tokens = truncated.ids.gather(-1, tokens[:, None])[:, 0]
+    doubtful = (~(truncated.sure & clear)).nonzero()[:, 0]
+    if len(doubtful):
+        tokens[doubtful] = _invert(_sorted(logits[doubtful], sampling).masses, uniform[doubtful])[0]
+    return tokens
+
+
+def _truncated(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Truncated:
+    temperature, top_k, top_p = sampling.temperature, sampling.top_k, sampling.top_p
+    vocab = logits.shape[-1]
+    if vocab >= LARGE_VOCABULARY and 0 < top_k <= vocab // 8:
+        return truncate_to_highest(logits, temperature, top_k, top_p)
+    if vocab >= LARGE_VOCABULARY and not top_k and top_p < 1 and len(logits) == 1 and can_choose(logits).all():
+        return truncate_to_nucleus(logits, temperature, top_p)
+    return _sorted(logits, sampling)
+
+
+def _sorted(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Truncated:
+    scores = logits.to(torch.float64, copy=True).div_(sampling.temperature)
     if sampling.top_k or sampling.top_p < 1:
-        scores = truncate(scores, sampling)
-    cumulative = scores.softmax(-1).cumsum(-1)
+        return truncate(scores, sampling.top_k, sampling.top_p)
+    return Truncated(scores.softmax(-1), can_choose(logits))
+
+
+def _invert(
+    masses: Float64[Tensor, "batch tokens"], uniform: Float64[Tensor, " batch"]
+) -> tuple[Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Where each row's cumulative distribution passes `uniform`, and whether rounding leaves no doubt of that.
+
+    The masses are overwritten.
+    """
+    cumulative = masses.cumsum_(-1)
     total = cumulative[:, -1]
     # Just below the total, or rounding could pass the last token that has any probability.
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-
-
-def truncate(scores: Float64[Tensor, "batch vocab"], sampling: Sampling) -> Float64[Tensor, "batch vocab"]:
-    """Set to -inf what top-k and nucleus sampling leave out, in that order.
-
-    The nucleus is the smallest set of likeliest tokens whose mass reaches `top_p` (Holtzman et al., arXiv 1904.09751).
-    """
-    ordered, order = scores.sort(dim=-1, descending=True, stable=True)
-    if sampling.top_k:
-        ordered[:, sampling.top_k :] = -torch.inf
-    probabilities = ordered.softmax(-1)
-    mass_before = probabilities.cumsum(-1) - probabilities
-    # The likeliest token always stays; rounding may leave mass_before of the others a hair below 1.
-    ordered = ordered.masked_fill(mass_before >= sampling.top_p, -torch.inf) if sampling.top_p < 1 else ordered
-    return torch.empty_like(scores).scatter_(-1, order, ordered)
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))[:, None]
+    # Where a mass is NaN nothing passes.
+    places = torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[-1] - 1)
+    around = cumulative.gather(-1, torch.cat([places, (places - 1).clamp_(min=0)], -1))
+    return places[:, 0], ((around - target).abs() > ROUNDING * total[:, None]).all(-1)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from safethink.engines.sampling import Sampling, sample_tokens, truncate, uniforms
+from safethink.engines import sampling as module
+from safethink.engines.sampling import Sampling, sample_tokens, uniforms
+from safethink.engines.truncation import Truncated, truncate, truncate_to_highest, truncate_to_nucleus
 
 LOGITS = torch.log(torch.tensor([[0.1, 0.2, 0.4, 0.3]], dtype=torch.float64))
 
@@ -34,7 +38,7 @@ def test_frequencies_follow_the_tempered_probabilities() -> None:
 
 
 def kept(sampling: Sampling) -> list[int]:
-    return torch.isfinite(truncate(LOGITS, sampling)[0]).nonzero()[:, 0].tolist()
+    return truncate(LOGITS, sampling.top_k, sampling.top_p).masses[0].nonzero()[:, 0].tolist()
 
 
 def test_truncation_keeps_the_likeliest() -> None:
@@ -51,7 +55,7 @@ def test_what_is_cut_off_is_never_chosen(seed: int, top_p: float, top_k: int, te
     generator = torch.Generator().manual_seed(seed % 2**31)
     logits = 4 * torch.randn(3, 8, generator=generator, dtype=torch.float64)
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
-    allowed = truncate(logits / temperature, sampling).isfinite()
+    allowed = truncate(logits / temperature, top_k, top_p).masses > 0
     for uniform in (0.0, 0.5, 1 - 2**-53):
         chosen = sample_tokens(logits, torch.full((3,), uniform, dtype=torch.float64), sampling)
         assert allowed[torch.arange(3), chosen].all()
@@ -63,3 +67,97 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     together = sample_tokens(logits, random, Sampling(top_p=0.9))
     alone = torch.cat([sample_tokens(logits[i : i + 1], random[i : i + 1], Sampling(top_p=0.9)) for i in range(32)])
     assert torch.equal(together, alone)
+
+
+def fully_sorted(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """The plain form, for vocabularies of any size: all scores sorted and inverted in float64."""
+    scores = logits.double() / sampling.temperature
+    ordered, order = scores.sort(dim=-1, descending=True, stable=True)
+    if sampling.top_k:
+        ordered[:, sampling.top_k :] = -torch.inf
+    probabilities = ordered.softmax(-1)
+    if sampling.top_p < 1:
+        ordered[probabilities.cumsum(-1) - probabilities >= sampling.top_p] = -torch.inf
+    cumulative = torch.empty_like(scores).scatter_(-1, order, ordered).softmax(-1).cumsum(-1)
+    total = cumulative[:, -1]
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+
+
+LEVELS = st.sampled_from([0.0, 0.0, 0.5, 1.0, 1.0 + 2**-20, 3.0, -2.0, -40.0, -800.0, 1e-30, -torch.inf, -torch.inf])
+UNIFORMS = st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 0.25, 0.5, 1 - 2**-53, 1e-12]))
+
+
+@given(
+    rows=st.integers(1, 40).flatmap(
+        lambda vocab: st.lists(st.lists(LEVELS, min_size=vocab, max_size=vocab), min_size=1, max_size=3)
+    ),
+    uniform=UNIFORMS,
+    top_p=st.one_of(st.floats(1e-6, 1), st.sampled_from([0.25, 0.5, 2 / 3, 0.75, 1 - 1e-12, 1.0])),
+    top_k=st.integers(0, 6),
+    temperature=st.floats(0.01, 20),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+)
+@example([[0.0] * 8], 0.5, 0.5, 0, 1.0, torch.float32)
+@example([[0.0] * 9], 1 - 2**-53, 2 / 3, 3, 1.0, torch.bfloat16)
+@example([[3.0] + [-torch.inf] * 30], 0.0, 0.9, 2, 1.0, torch.float32)
+@example([[0.0, 1e-30, 1.0, 1.0 + 1e-16]], 0.3, 0.7, 0, 3.0, torch.float64)
+def test_tokens_are_those_of_a_full_sort(
+    rows: list[list[float]], uniform: float, top_p: float, top_k: int, temperature: float, dtype: torch.dtype
+) -> None:
+    """Ties, banned tokens and masses at the very edge of the nucleus included."""
+    for row in rows:
+        row[0] = 0.0 if max(row) == -torch.inf else row[0]
+    logits = torch.tensor(rows, dtype=torch.float64).to(dtype)
+    random = torch.full((len(rows),), uniform, dtype=torch.float64)
+    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "LARGE_VOCABULARY", 1)
+        assert torch.equal(sample_tokens(logits, random, sampling), fully_sorted(logits, random, sampling))
+
+
+SETTINGS = [(1.0, 0), (0.95, 0), (0.999, 0), (0.5, 0), (1.0, 20), (0.95, 20), (0.9, 2000), (0.9, 10_000)]
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), SETTINGS)
+@pytest.mark.parametrize(("spread", "dtype"), [(0.5, torch.float32), (3.0, torch.bfloat16), (8.0, torch.float32)])
+def test_a_large_vocabulary_gives_the_tokens_of_a_full_sort(
+    spread: float, dtype: torch.dtype, top_p: float, top_k: int
+) -> None:
+    logits = (spread * torch.randn(6, 12_345, generator=torch.Generator().manual_seed(top_k))).to(dtype)
+    logits[:, 100:200] = -torch.inf
+    random = torch.cat([uniforms(seed, 0, 1) for seed in range(len(logits))])
+    sampling = Sampling(temperature=0.6, top_p=top_p, top_k=top_k)
+    assert torch.equal(sample_tokens(logits, random, sampling), fully_sorted(logits, random, sampling))
+
+
+def test_what_a_large_vocabulary_keeps_is_found_without_sorting_it() -> None:
+    """Where nothing is close to call, neither way falls back on a sort, and each sorts few."""
+    logits = 3 * torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))
+    for top_k, truncated in (
+        (0, truncate_to_nucleus(logits, 1.0, 0.95)),
+        (40, truncate_to_highest(logits, 1.0, 40, 0.95)),
+    ):
+        assert truncated.sure.all()
+        assert kept_ids(truncated) == kept_ids(truncate(logits.double(), top_k, 0.95))
+        assert truncated.masses.shape[-1] < 20_000
+
+
+def kept_ids(truncated: Truncated) -> list[int]:
+    places = truncated.masses[0].nonzero()[:, 0]
+    return (places if truncated.ids is None else truncated.ids[0, places]).tolist()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_p=0.9), Sampling(top_k=5), Sampling(top_k=5, top_p=0.9)])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_row_of_no_numbers_disturbs_no_other(sampling: Sampling, bad: float) -> None:
+    """What is drawn from it is a token, though one that counts for nothing."""
+    logits = torch.randn(3, 10_000, generator=torch.Generator().manual_seed(0))
+    random = torch.full((3,), 0.4, dtype=torch.float64)
+    alone = sample_tokens(logits[[0, 2]], random[:2], sampling)
+    logits[1, 7] = bad
+    chosen = sample_tokens(logits, random, sampling)
+    assert torch.equal(chosen[[0, 2]], alone)
+    assert 0 <= int(chosen[1]) < 10_000
+    logits[1] = torch.nan
+    assert torch.equal(sample_tokens(logits, random, sampling)[[0, 2]], alone)
