@@ -30,7 +30,12 @@ _FUNCTIONS: Final[dict[str, Callable[[complex], complex]]] = {
     "arcsin": cmath.asin, "arccos": cmath.acos, "arctan": cmath.atan, "exp": cmath.exp, "ln": cmath.log,
     "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x),
 }  # fmt: skip
-_CONSTANTS: Final[dict[str, Value]] = {"pi": math.pi, "infty": math.inf, "e": math.e, "i": 1j}
+_CONSTANTS: Final[dict[str, Value]] = {
+    "pi": complex(math.pi),
+    "infty": complex(math.inf),
+    "e": complex(math.e),
+    "i": 1j,
+}
 _GREEK: Final = re.compile(
     r"\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi|chi|psi|omega"
     r"|Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|ell)"
@@ -97,7 +102,8 @@ class _Reader:
     depth: int = field(default=0)
 
     def sum(self) -> Value:
-        total = -self.product() if self._take("-") else (self._take("+"), self.product())[1]
+        self._take("+")
+        total = self.product()
         while self._next() in ("+", "-"):
             is_plus = self.tokens.pop(0) == "+"
             part = self.product()
@@ -105,7 +111,7 @@ class _Reader:
         return total
 
     def product(self) -> Value:
-        result = self.power()
+        result = self._signed()
         while True:
             token = self._next()
             if token in _TIMES:
@@ -137,7 +143,7 @@ class _Reader:
         if token in _CLOSING:
             return self._group(_CLOSING[token])
         if token == "|":
-            return abs(self._group("|"))
+            return _size(self._group("|"))
         name = token.lstrip("\\")
         if name in ("frac", "dfrac", "tfrac"):
             return _divide(self._argument(one_digit=True), self._argument(one_digit=True))
@@ -250,6 +256,10 @@ def _divide(one: Value, other: Value) -> Value:
     if isinstance(one, Fraction) and isinstance(other, Fraction):
         return _exact(one / other)
     return complex(one) / complex(other)
+
+
+def _size(number: Value) -> Value:
+    return abs(number) if isinstance(number, Fraction) else complex(abs(number))
 
 
 def _raise(base: Value, power: Value) -> Value:

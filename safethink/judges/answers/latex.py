@@ -21,11 +21,11 @@ _REWRITTEN: Final = tuple(
     (re.compile(pattern), put)
     for pattern, put in (
         (r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|displaystyle|limits|mathstrut)(?![A-Za-z])\.?", ""),
-        (r"\\[!,;:>]|\\(?:q?quad|ensuremath)(?![A-Za-z])|~|\\ |[\u2009\u202f\u00a0]", " "),
+        (r"\\[!,;:>]|\\(?:q?quad|ensuremath)(?![A-Za-z])|~|(?<!\\)\\ |[\u2009\u202f\u00a0]", " "),
         (r"\\(?:mbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|operatorname)\s*(?=\{)", r"\\text"),
         (r"\^\s*\{?\s*\\circ\s*\}?|\\degree|\u00b0|\\?\bdegrees?\b", ""),
         (r"\\text\s*\{\s*(and|or)\s*\}|\s(?:and|or)\s", ","),
-        (r"\\?[$%]|\\(?:\(|\)|\[|\])", ""),
+        (r"\\?[$%]|(?<!\\)\\[()\[\]]", ""),
         (r"\*\*", "^"),
         (r"\u221a\s*(\d+|\([^()]*\))", r"\\sqrt{\1}"),
         (r"\u03c0", r"\\pi "), (r"\u00d7", r"\\times "), (r"[\u00b7\u22c5]", r"\\cdot "), (r"\u00f7", "/"),

@@ -20,7 +20,7 @@ _LABEL: Final = re.compile(
       | (?<![\w'\u2019\u00b0(])(?P<closed>[A-J])(?=[).:](?!\w))
       | ^\W*(?P<lower>[a-j]|\d{1,2})(?:[).:](?=\s|$)|\W*$)
       | (?<![\w'\u2019\u00b0])
-        (?:(?P<bare>[B-HJ])|(?P<article>[AI])(?=\W*$|[,;*}]|\s(?:because|since|is|as)\b))(?![\w'\u2019])
+        (?:(?P<bare>[B-HJ])|(?P<article>[AI])(?=\W*$|[,;*}]|\s(?:because|since|is|as|or|and)\b))(?![\w'\u2019])
     """,
     re.VERBOSE,
 )
@@ -115,6 +115,7 @@ def _opens_with(text: str, choices: Sequence[str]) -> int | None:
     if exact or _OPENING.match(text) is None:
         return _only(exact)
     openings = {_place(match["named"] or match["label"]) for match in map(_OPENING.match, text.splitlines()) if match}
+    openings |= _first(text.strip().splitlines()[0], choices)
     return _only({place for place in openings if not choices or place < len(choices)})
 
 

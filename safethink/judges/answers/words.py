@@ -15,8 +15,8 @@ _ARTICLE: Final = re.compile(r"^(?:an?|the)\s+")
 def states(answer: str, reference: str) -> bool:
     """Whether an answer is the reference, announces it, or ends with it; case, articles and punctuation aside."""
     right = plain(reference)
-    if plain(answer) == right:
-        return True
+    if not right or plain(answer) == right:
+        return answer.strip() == reference.strip() or bool(right)
     for said in stated(answer):
         if re.search(r"\w", said):
             return right in (plain(said), plain(_CLAUSE.split(said, maxsplit=1)[0]))
