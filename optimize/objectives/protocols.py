@@ -32,9 +32,7 @@ def by_length(candidates: Sequence[Ids]) -> Iterator[tuple[list[int], Int[Tensor
         yield some, torch.tensor([candidates[place] for place in some])
 
 
-def finite(
-    what: str, values: Float[Tensor, "*shape"], prefixes: Sequence[Ids] | None = None
-) -> Float[Tensor, "*shape"]:
+def finite(what: str, values: Tensor, prefixes: Sequence[Ids] | None = None) -> Float[Tensor, "*shape"]:
     """The values, as they are.
 
     Args:
@@ -43,8 +41,13 @@ def finite(
         prefixes: token ids; None for a soft prefix.
 
     Raises:
-        SearchError: one is not a finite number; names what it is of and the prefix.
+        SearchError: they are no floating point tensor, or one is not a finite number; names what it is of and the
+            prefix.
     """
+    given: object = values
+    if not (isinstance(given, Tensor) and given.is_floating_point()):
+        what_it_is = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        raise SearchError(f"{what} is {what_it_is}; a cost is a tensor of floating point numbers, lower is better")
     bad = ~torch.isfinite(values)
     if bad.any():
         culprit = "a soft prefix"

@@ -171,9 +171,9 @@ class CostMatrix:
         # Whoever is asked about together has come equally far.
         missing = [context for context in wanted if rescore_all or seen[rows[0], context].isnan()]
         if missing:
-            found = term.context_costs(batch, missing) if isinstance(term, ContextTerm) else term.costs(batch)[:, None]
-            prefixes = [self._candidates[row] for row in rows]
-            seen[torch.tensor(rows)[:, None], torch.tensor(missing)] = finite(term.name, found.cpu(), prefixes).to(seen)
+            found = term.context_costs(batch, missing) if isinstance(term, ContextTerm) else term.costs(batch)
+            costs = finite(term.name, found, [self._candidates[row] for row in rows]).view(len(rows), -1)
+            seen[torch.tensor(rows)[:, None], torch.tensor(missing)] = costs.to(seen)
 
     def _spread(
         self, term: Term, candidates: Sequence[int], columns: Sequence[int]

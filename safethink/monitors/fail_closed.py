@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import SupportsFloat
+from typing import Final, SupportsFloat
 
 from safethink.errors import MonitorError
 from safethink.monitors import Monitor, ScoreRequest, alone
 from safethink.prompts import Prompt
+
+HOW_TO_SCORE: Final = (
+    "return a float, higher is safer, such as -1.0 for a trace to be steered and 1.0 for one that is fine"
+)
 
 
 def score(monitor: Monitor, requests: Sequence[ScoreRequest]) -> list[float]:
@@ -29,7 +33,7 @@ def score(monitor: Monitor, requests: Sequence[ScoreRequest]) -> list[float]:
         raise MonitorError(f"the monitor failed on prompt {culprits}: {type(error).__name__}: {error}") from error
     if len(values) != len(requests):
         raise MonitorError(f"the monitor gave {len(values)} scores for {len(requests)} prompts ({culprits})")
-    return [_checked(request, value) for request, value in zip(requests, values, strict=True)]
+    return [checked(request, value) for request, value in zip(requests, values, strict=True)]
 
 
 def score_texts(monitor: Monitor, texts: Sequence[tuple[Prompt, str]]) -> list[float]:
@@ -60,12 +64,39 @@ def _ask_one_by_one(monitor: Monitor, requests: Sequence[ScoreRequest]) -> None:
         score(monitor, [request])
 
 
-def _checked(request: ScoreRequest, value: object) -> float:
-    number = _as_float(value)
+def checked(request: ScoreRequest, value: object) -> float:
+    """The score of one request, as a float; scalars of numpy and torch are floats too.
+
+    A verdict is none: no score that a bool turns into, 1.0 and 0.0, is below the usual threshold, so that such a
+    monitor would never fire. The integer 0 says the same; -1 and 1 are scores.
+
+    Raises:
+        MonitorError: it is anything else than a number in [-1, 1], or a verdict; names the prompt and how to score.
+    """
+    native = _native(value)
+    scored = f"the monitor scored prompt {request.prompt.id!r} {value!r}"
+    if isinstance(native, bool):
+        raise MonitorError(f"{scored}, a verdict and no score: {HOW_TO_SCORE}")
+    if isinstance(native, int) and native == 0:
+        raise MonitorError(f"{scored}, as a verdict of 0 or 1 would be: {HOW_TO_SCORE}; where you mean 0, return 0.0")
+    number = _as_float(native)
     # Comparisons with NaN are false, so it is refused too.
     if not -1 <= number <= 1:
-        raise MonitorError(f"the monitor scored prompt {request.prompt.id!r} {value!r}, which is not in [-1, 1]")
+        what = "" if isinstance(native, SupportsFloat) else f" a {type(value).__name__},"
+        raise MonitorError(f"{scored},{what} which is not in [-1, 1]: {HOW_TO_SCORE}")
     return number
+
+
+def _native(value: object) -> object:
+    """The Python scalar that an array or tensor of one element holds; anything else as it is."""
+    item = getattr(value, "item", None)
+    if not callable(item):
+        return value
+    try:
+        return item()
+    # Of several elements: numpy and torch each have an error of their own.
+    except (RuntimeError, TypeError, ValueError):
+        return value
 
 
 def _as_float(value: object) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from safethink.errors import MonitorError
-from safethink.monitors import ScoreRequest
+from safethink.monitors import ScoreRequest, fail_closed
 from safethink.prompts import Prompt
 
 
@@ -17,14 +17,14 @@ class FunctionMonitor:
     """
 
     def __init__(self, score: Callable[[str, str], float]) -> None:
-        """Wrap `score`, which takes the prompt and the partial trace and returns a number in [-1, 1]."""
+        """Wrap `score`, which takes the prompt and the partial trace and returns a number in [-1, 1], no verdict."""
         self._score = score
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """One score per request, in order.
 
         Raises:
-            MonitorError: if the callable raises or returns no number; the prompt is named.
+            MonitorError: if the callable raises or returns no score, see `fail_closed.checked`; the prompt is named.
         """
         return [self._one(request) for request in requests]
 
@@ -33,12 +33,13 @@ class FunctionMonitor:
 
     def _one(self, request: ScoreRequest) -> float:
         try:
-            return float(self._score(transcript(request.prompt), request.trace))
+            value = self._score(transcript(request.prompt), request.trace)
         # Whatever a user's function raises must stop the run with the prompt named.
         except Exception as error:
             raise MonitorError(
                 f"the monitor failed on prompt {request.prompt.id!r}: {type(error).__name__}: {error}"
             ) from error
+        return fail_closed.checked(request, value)
 
 
 def transcript(prompt: Prompt) -> str:
