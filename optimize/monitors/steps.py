@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
+from optimize.contexts.splits import refuse_shared
 from optimize.monitors.config import TrainMonitorConfig
 from safethink.config import (
     BenchmarkConfig,
@@ -97,10 +98,12 @@ def watching(config: TrainMonitorConfig) -> dict[SplitName, EvalConfig]:
     """The rollouts of each split, as evaluations that only watch.
 
     Raises:
-        ConfigError: the world is not that of the reasoner.
+        ConfigError: the world is not that of the reasoner, or two splits of a file ask the same.
     """
     if config.prompts is None:
         require_world(config.run.reasoner.path, config.world)
+    else:
+        refuse_shared(Path(config.prompts))
     judge = TestbedJudgeConfig() if config.prompts is None else RefusalJudgeConfig()
     return {name: watching_config(config.run, _prompts(config, name), config.world, judge) for name in SPLITS}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -77,6 +77,26 @@ class Line(Frozen):
         )
 
 
+class NamedRow(NamedTuple):
+    """A prompt, and the split that its line names; None for none."""
+
+    line: int
+    split: str | None
+    prompt: Prompt
+
+
+def read(config: JsonlBenchmarkConfig) -> Iterator[NamedRow]:
+    """Read the prompts of a file, of every split, in order.
+
+    Raises:
+        MissingFileError: the file is not there.
+        ConfigError: a line that is no prompt; it is named.
+    """
+    path = Path(config.path)
+    for place, line in _lines(path, config.encoding):
+        yield NamedRow(place.line, line.split, line.to_prompt(f"{path.stem}:{place.line}", config.prompts))
+
+
 def load(config: JsonlBenchmarkConfig) -> tuple[Prompt, ...]:
     """Read the prompts of a file, those of the wanted split where one is named.
 
@@ -86,12 +106,11 @@ def load(config: JsonlBenchmarkConfig) -> tuple[Prompt, ...]:
     """
     path = Path(config.path)
     prompts: dict[str, Prompt] = {}
-    for place, line in _lines(path, config.encoding):
-        if config.split is not None and line.split != config.split:
+    for number, split, prompt in read(config):
+        if config.split is not None and split != config.split:
             continue
-        prompt = line.to_prompt(f"{path.stem}:{place.line}", config.prompts)
         if prompt.id in prompts:
-            raise ConfigError(f"{path}:{place.line}: the id {prompt.id!r} stands twice")
+            raise ConfigError(f"{path}:{number}: the id {prompt.id!r} stands twice")
         prompts[prompt.id] = prompt
     if not prompts:
         wanted = f" of the split {config.split!r}" if config.split is not None else ""
