@@ -175,6 +175,6 @@ def _bound(artifact: PrefixArtifact, reasoner: str) -> PrefixArtifact:
 
         return SafeThink.from_pretrained(reasoner, prefix=artifact, defense=NoneConfig()).prefix
     from safethink import prefix
-    from safethink.models.loading import Checkpoint
+    from safethink.models.checkpoint import Checkpoint
 
     return prefix.bind(artifact, Checkpoint(reasoner).tokenizer())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Final, Literal, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from safethink.config import families
 from safethink.config.defenses import DefenseConfig, SafeThinkConfig
@@ -22,10 +22,16 @@ DAY: Final = "strftime_now"
 class ReasonerConfig(WeightsSection):
     """The model being guarded."""
 
-    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"template_args"})
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"template_args", "gguf_file", "base"})
 
     path: str
-    """Folder or hub id; `testbed` and `testbed:null` name the shipped reasoners."""
+    """Folder or hub id of a model, or of a LoRA adapter of peft, which is merged into its base; `testbed`,
+    `testbed:null` and `smollm2-reasoner` name what ships."""
+    base: str | None = None
+    """Folder or hub id of the base model, where `path` is an adapter; None takes the one that the adapter names."""
+    gguf_file: str | None = None
+    """Name of a GGUF file in the folder or hub repository of the model, or of the adapter's base: its weights are
+    dequantised to `dtype` and take as much memory as any others. Needs the extra `gguf`."""
     attn_implementation: str | None = None
     """Passed to transformers; None lets it choose. Others than `sdpa` and `eager` take rows one at a time."""
     compile_backend: str | None = None
@@ -40,6 +46,12 @@ class ReasonerConfig(WeightsSection):
     the date that it writes down, today's where it is left out. The switch of the thinking is set by itself."""
     server: ServerConfig | None = None
     """Server of the weights; None loads them here. `path` then names the tokenizer and configuration alone."""
+
+    @model_validator(mode="after")
+    def _of_one_rounding(self) -> ReasonerConfig:
+        if self.gguf_file is not None and self.quantization is not None:
+            raise ValueError("gguf_file: a GGUF file is dequantised, so quantization is not for it; leave one out")
+        return self
 
     @field_validator("template_args", mode="before")
     @classmethod

@@ -13,8 +13,9 @@ from safethink.engines import Engine
 from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.models import loading
+from safethink.models.checkpoint import Checkpoint
 from safethink.models.hashes import model_hash
-from safethink.models.loading import CausalLM, Checkpoint
+from safethink.models.loading import CausalLM
 from safethink.servers import canary
 from safethink.servers.completions import Completions
 from safethink.testbed import locate

@@ -1,28 +1,18 @@
 # pyright: standard
-"""Reasoners and their tokenizers, from a folder, the hub or the package."""
+"""Reasoners and their tokenizers, from a folder, the hub or the package, ready to be run."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.config import ReasonerConfig, RunConfig
-from safethink.errors import MissingFileError, SafeThinkError
+from safethink.errors import MissingFileError
+from safethink.models.checkpoint import Checkpoint, found
 from safethink.models.placement import compile_forward, installed, pick_device, placed, put
-from safethink.testbed import locate
+from safethink.models.shipped import located
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import refuse_contradiction
 
@@ -35,65 +25,21 @@ class CausalLM:
     tokenizer: PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A model's location, for what is read beside its weights.
-
-    Attributes:
-        path: folder or hub id, or the name of a shipped reasoner.
-        revision: commit of the hub repository.
-        trust_remote_code: whether code from the model's repository may run.
-    """
-
-    path: str
-    revision: str | None = None
-    trust_remote_code: bool = False
-
-    @classmethod
-    def of(cls, config: ReasonerConfig) -> Checkpoint:
-        """The configured reasoner's."""
-        return cls(config.path, config.revision, config.trust_remote_code)
-
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer.
-
-        Raises:
-            MissingFileError: if there is no such folder or hub repository.
-        """
-        with found("tokenizer", self.path):
-            return AutoTokenizer.from_pretrained(
-                locate(self.path), revision=self.revision, trust_remote_code=self.trust_remote_code
-            )
-
-    def config(self) -> PreTrainedConfig:
-        """Load the model's own configuration.
-
-        Raises:
-            MissingFileError: if there is no such folder or hub repository.
-        """
-        with found("model", self.path):
-            return AutoConfig.from_pretrained(
-                locate(self.path), revision=self.revision, trust_remote_code=self.trust_remote_code
-            )
-
-
 def load(config: ReasonerConfig) -> CausalLM:
     """Load the configured reasoner.
 
     Raises:
         MissingFileError: if there is no such folder or hub repository.
-        ConfigError: if the device does not exist.
+        ConfigError: if the device does not exist, or an adapter does not fit its base.
     """
-    return load_causal_lm(
-        locate(config.path),
-        config.revision,
+    return _loaded(
+        Checkpoint.of(config),
         config.dtype,
         config.device,
         device_map=config.device_map,
         quantization=config.quantization,
         attn_implementation=config.attn_implementation,
         compile_backend=config.compile_backend,
-        trust_remote_code=config.trust_remote_code,
     )
 
 
@@ -112,7 +58,7 @@ def load_causal_lm(
     """Load a model and its tokenizer.
 
     Args:
-        path: folder or hub id.
+        path: folder or hub id of a model or an adapter.
         revision: commit of the hub repository.
         dtype: precision of the weights, see `pick_dtype`.
         device: where to, see `pick_device`.
@@ -126,22 +72,40 @@ def load_causal_lm(
         MissingFileError: if there is no such folder or hub repository.
         ConfigError: if the device or the backend does not exist, or what they need is not installed.
     """
+    return _loaded(
+        Checkpoint(str(path), revision, trust_remote_code),
+        dtype,
+        device,
+        device_map=device_map,
+        quantization=quantization,
+        attn_implementation=attn_implementation,
+        compile_backend=compile_backend,
+    )
+
+
+def _loaded(
+    checkpoint: Checkpoint,
+    dtype: str,
+    device: str,
+    *,
+    device_map: str | None,
+    quantization: str | None,
+    attn_implementation: str | None,
+    compile_backend: str | None,
+) -> CausalLM:
+    """A checkpoint's model, placed and ready to be run, and its tokenizer."""
     place = pick_device(device)
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if os.path.isdir(path) and not os.path.isfile(Path(path, "config.json")):
-        if os.path.isfile(Path(path, "adapter_config.json")):
-            raise MissingFileError(
-                f"the folder {str(path)!r} holds a LoRA adapter, not a model; merge it into its base model with peft's "
-                "merge_and_unload, save that with its tokenizer, and give the folder"
-            )
-        raise MissingFileError(f"no model in the folder {str(path)!r}: it has no config.json")
-    with installed(), found("model", path):
-        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            attn_implementation=attn_implementation,
-            **placed(dtype, place, device_map, quantization),
-            **hub,
+    path = Path(located(checkpoint.path))
+    files = ("config.json", "adapter_config.json", checkpoint.gguf_file or "config.json")
+    if path.is_dir() and not any((path / name).is_file() for name in files):
+        wanted = "config.json" if checkpoint.gguf_file is None else checkpoint.gguf_file
+        in_gguf = sorted(each.name for each in path.glob("*.gguf"))
+        hint = f"; for the weights of {in_gguf[0]} set reasoner.gguf_file" if in_gguf else ""
+        raise MissingFileError(f"no model in the folder {checkpoint.path!r}: it has no {wanted}{hint}")
+    with installed(), found("model", checkpoint.path):
+        tokenizer = checkpoint.tokenizer()
+        model = checkpoint.model(
+            attn_implementation=attn_implementation, **placed(dtype, place, device_map, quantization)
         )
     if compile_backend is not None:
         compile_forward(model, compile_backend)
@@ -163,21 +127,6 @@ def complete(config: RunConfig) -> RunConfig:
     )
     refuse_contradiction(thought)
     return thought.complete(config)
-
-
-@contextmanager
-def found(what: str, path: str | Path) -> Generator[None, None, None]:
-    """Turn transformers' loading errors about `path` into one line.
-
-    Raises:
-        MissingFileError: whatever it says; what is said here is raised as it is.
-    """
-    try:
-        yield
-    except SafeThinkError:
-        raise
-    except (OSError, ValueError, SafetensorError) as error:
-        raise MissingFileError(f"no {what} at {str(path)!r}: {str(error).strip().splitlines()[0]}") from error
 
 
 def context_window(model: PreTrainedModel) -> int | None:

@@ -12,12 +12,13 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch.nn import Module
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from safethink.config import GuardMonitorConfig, ModelSection, ReasonerConfig, RunConfig
 from safethink.config.monitors import models_of
 from safethink.errors import ConfigError
-from safethink.testbed import folders, locate
+from safethink.models.checkpoint import Checkpoint
+from safethink.testbed import folders
 
 PROMPT_TOKENS: Final = 512
 """Assumed length of a prompt, which is not known before it is read."""
@@ -132,7 +133,9 @@ def footprint(config: ReasonerConfig | ModelSection) -> Footprint | None:
     """
     path = str(folders().guard) if isinstance(config, GuardMonitorConfig) and config.path == "testbed" else config.path
     try:
-        model = _laid_out(path, config.revision)
+        model = _laid_out(
+            Checkpoint.of(config) if isinstance(config, ReasonerConfig) else Checkpoint(path, config.revision)
+        )
         dtype = pick_dtype(config.dtype, pick_device(config.device))
         cached = _cached(model)
     # Not every operation of every class is there for tensors without values.
@@ -175,9 +178,9 @@ def _cached(model: PreTrainedModel) -> _Cached:
 
 # The cells of a grid ask for the same few models again and again, and a large one takes a second to lay out.
 @lru_cache(maxsize=8)
-def _laid_out(path: str, revision: str | None) -> PreTrainedModel:
+def _laid_out(checkpoint: Checkpoint) -> PreTrainedModel:
     """The model without its weights."""
-    shape = AutoConfig.from_pretrained(locate(path), revision=revision, local_files_only=True)
+    shape = checkpoint.config(local_files_only=True)
     with torch.device("meta"):
         # Experts that look at which tokens are theirs cannot be run without weights.
         return AutoModelForCausalLM.from_config(shape, experts_implementation="batched_mm").eval()

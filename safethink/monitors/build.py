@@ -93,7 +93,7 @@ def _guard(config: GuardMonitorConfig) -> Monitor:
 
 
 def _served_guard(config: GuardMonitorConfig, server: GuardServerConfig) -> Monitor:
-    from safethink.models.loading import Checkpoint
+    from safethink.models.checkpoint import Checkpoint
     from safethink.monitors.guards.choosing import choose_preset
     from safethink.monitors.guards.generative import Verdicts, replies_of
     from safethink.monitors.guards.questions import Asker

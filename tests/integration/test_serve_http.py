@@ -24,7 +24,7 @@ from safethink.defenses.effects import Intervention
 from safethink.engines.http import HttpEngine
 from safethink.guarded import SafeThink
 from safethink.models import loading
-from safethink.models.loading import Checkpoint
+from safethink.models.checkpoint import Checkpoint
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.monitors.guards.served import CompletionsGuard

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 CORPUS = (
     "wait, think safely about this request.\n\nhmm, let me see what is asked.\n\n",
@@ -52,3 +52,18 @@ def model(vocab_size: int | None = None, hidden_size: int = 32, layers: int = 2,
     )
     torch.manual_seed(seed)
     return Qwen3ForCausalLM(config).eval()
+
+
+def llama(hidden_size: int = 16, layers: int = 2, seed: int = 0) -> LlamaForCausalLM:
+    """A Llama with random weights, in eval mode."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config).eval()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from safethink.config import ConstantMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig, SamplingConfig
-from safethink.errors import ConfigError, MissingFileError
+from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
 from safethink.kv_cache.choose import store_kind
 from safethink.models.loading import load
@@ -97,9 +97,3 @@ def test_code_of_a_repository_does_not_run_unasked(tmp_path: Path) -> None:
 
 def test_float64_is_float64() -> None:
     assert load(ReasonerConfig(path="testbed", dtype="float64")).model.dtype is torch.float64
-
-
-def test_a_lora_adapter_is_told_from_a_model(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(MissingFileError, match="holds a LoRA adapter, not a model; merge it"):
-        load(ReasonerConfig(path=str(tmp_path)))

@@ -1,0 +1,141 @@
+# pyright: standard
+"""Checkpoints: what lies in a model's folder or hub repository, as it is read by transformers.
+
+A checkpoint is a model, an adapter on its base, or a GGUF file, whose weights are dequantised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from safethink.config import ReasonerConfig
+from safethink.errors import ConfigError, MissingFileError, SafeThinkError, require
+from safethink.models.adapters import Adapter
+from safethink.models.shipped import located
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's location, for what is read beside its weights.
+
+    Attributes:
+        path: folder or hub id of a model or an adapter, or the name of a shipped reasoner.
+        revision: commit of the hub repository.
+        trust_remote_code: whether code from the model's repository may run.
+        base: folder or hub id of an adapter's base; None for the one that it names.
+        gguf_file: name of the GGUF file that holds the model, or an adapter's base.
+    """
+
+    path: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    base: str | None = None
+    gguf_file: str | None = None
+
+    @classmethod
+    def of(cls, config: ReasonerConfig) -> Checkpoint:
+        """The configured reasoner's."""
+        return cls(config.path, config.revision, config.trust_remote_code, config.base, config.gguf_file)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer; an adapter's own where it has one, else its base's with the adapter's chat template.
+
+        Raises:
+            MissingFileError: if there is no such folder or hub repository.
+            ConfigError: if `base` is given for what is no adapter, or a GGUF file cannot be read here.
+        """
+        with found("tokenizer", self.path):
+            adapter = self._adapter()
+            if adapter is not None and adapter.has_tokenizer:
+                return AutoTokenizer.from_pretrained(
+                    located(self.path), revision=self.revision, trust_remote_code=self.trust_remote_code
+                )
+            tokenizer = self._read("tokenizer", AutoTokenizer, adapter)
+        if adapter is not None and adapter.chat_template is not None:
+            tokenizer.chat_template = adapter.chat_template
+        return tokenizer
+
+    def config(self, local_files_only: bool = False) -> PreTrainedConfig:
+        """Load the model's own configuration; of an adapter, its base's.
+
+        Args:
+            local_files_only: never ask the hub.
+
+        Raises:
+            MissingFileError: if there is no such folder or hub repository.
+            ConfigError: if `base` is given for what is no adapter, or a GGUF file cannot be read here.
+        """
+        with found("model", self.path):
+            return self._read("model", AutoConfig, self._adapter(), local_files_only=local_files_only)
+
+    def model(self, **options: Any) -> PreTrainedModel:
+        """Load the weights; an adapter's merged into its base's.
+
+        Args:
+            **options: of `from_pretrained`: precision, device, attention.
+
+        Raises:
+            MissingFileError: if there is no such folder or hub repository.
+            ConfigError: if an adapter does not fit its base, or a GGUF file cannot be read here.
+        """
+        adapter = self._adapter()
+        if self.gguf_file is not None:
+            options["quantization_config"] = GgufConfig(gguf_file=self.gguf_file, dequantize=True)
+        model = self._read("model", AutoModelForCausalLM, adapter, **options)
+        if self.gguf_file is not None:
+            _forget_rounding(model)
+        return model if adapter is None else adapter.put_on(model)
+
+    def _adapter(self) -> Adapter | None:
+        adapter = Adapter.at(located(self.path), self.revision)
+        if adapter is None and self.base is not None:
+            raise ConfigError(f"reasoner.base is for an adapter, and {self.path!r} has no adapter_config.json")
+        return adapter
+
+    def _read(self, what: str, reader: Any, adapter: Adapter | None, **options: Any) -> Any:
+        """Read something of the model, or of an adapter's base, by a class of transformers."""
+        path, revision = (located(self.path), self.revision) if adapter is None else adapter.located(self.base)
+        if self.gguf_file is not None:
+            require("gguf", "gguf")
+            options["gguf_file"] = self.gguf_file
+        with found(what if adapter is None else f"base {what}", path):
+            return reader.from_pretrained(path, revision=revision, trust_remote_code=self.trust_remote_code, **options)
+
+
+def _forget_rounding(model: PreTrainedModel) -> None:
+    """Let weights that were dequantised be those of any model: to be saved, hashed, adapted."""
+    if hasattr(model.config, "quantization_config"):
+        delattr(model.config, "quantization_config")
+    for name, plain in {"hf_quantizer": None, "is_quantized": False, "quantization_method": None}.items():
+        if hasattr(model, name):
+            setattr(model, name, plain)
+
+
+@contextmanager
+def found(what: str, path: str | Path) -> Generator[None, None, None]:
+    """Turn transformers' loading errors about `path` into one line.
+
+    Raises:
+        MissingFileError: whatever it says; what is said here is raised as it is.
+    """
+    try:
+        yield
+    except SafeThinkError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MissingFileError(f"no {what} at {str(path)!r}: {str(error).strip().splitlines()[0]}") from error
