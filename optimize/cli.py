@@ -7,6 +7,7 @@ import sys
 from optimize.commands.experiments import ablate, demo, study
 from optimize.commands.learn import contexts, monitor, search, testbed
 from optimize.commands.publish import export, publish
+from optimize.commands.reasoner import reasoner
 from safethink.cli.program import Command, Program
 
 EXAMPLES = """examples:
@@ -19,6 +20,7 @@ EXAMPLES = """examples:
   safethink-optimize ablate testbed-length --out runs/length
   safethink-optimize ablate testbed-threshold --out runs/threshold --axes.run.defense.threshold -0.5 0.0 0.5
   safethink-optimize monitor testbed-probe --out runs/probe
+  safethink-optimize reasoner smollm2 --out runs/reasoner
   safethink-optimize testbed --out runs/testbed --world.seed 1
   safethink-optimize testbed --out runs/hackable --world.kind hackable
   safethink-optimize demo --out runs/demo
@@ -38,6 +40,7 @@ PROGRAM = Program(
         Command("study", "let Optuna choose how to search: one trial is one search", study, resumes=True),
         Command("ablate", "measure every cell of a grid: lengths, methods, thresholds, ...", ablate, resumes=True),
         Command("monitor", "train a monitor from another's labels: a probe, or a reward model", monitor, resumes=True),
+        Command("reasoner", "make a small reasoner of a pretrained model, and measure it", reasoner, resumes=True),
         Command("testbed", "train the testbed's models from a seed", testbed, resumes=True),
         Command("demo", "learn, export, guard and report, end to end on the testbed", demo, resumes=True),
     ),

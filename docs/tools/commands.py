@@ -19,6 +19,7 @@ from optimize import cli as optimize_cli
 from optimize.ablation.config import AblationConfig
 from optimize.config import CollectConfig, SearchConfig
 from optimize.monitors.config import TrainMonitorConfig
+from optimize.reasoners.config import ReasonerTrainingConfig
 from optimize.study.config import StudyConfig
 from safethink.cli import main as safethink_cli
 from safethink.config import EvalConfig, RunConfig, yaml_config
@@ -57,6 +58,7 @@ CONFIGURED: Final[Mapping[str, Configured]] = {
     "safethink-optimize ablate": Configured(AblationConfig, "ablate"),
     "safethink-optimize study": Configured(StudyConfig, "study"),
     "safethink-optimize monitor": Configured(TrainMonitorConfig, "monitor"),
+    "safethink-optimize reasoner": Configured(ReasonerTrainingConfig, "reasoner"),
 }
 """The commands that take a configuration, by name."""
 

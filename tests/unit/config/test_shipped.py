@@ -10,13 +10,24 @@ from optimize.ablation.config import AblationConfig
 from optimize.ablation.grid import expand
 from optimize.config import CollectConfig, SearchConfig
 from optimize.monitors.config import TrainMonitorConfig
+from optimize.reasoners.config import ReasonerTrainingConfig
 from optimize.study.config import StudyConfig
 from safethink import prefix
 from safethink.config import CombinationSection, EvalConfig, GuardMonitorConfig, RunConfig, yaml_config
 from safethink.config.yaml_config import configs_folder, shipped_config, shipped_names
 from safethink.errors import MissingFileError
+from safethink.models.shipped import ADAPTERS
 
-Config = RunConfig | EvalConfig | CollectConfig | SearchConfig | AblationConfig | StudyConfig | TrainMonitorConfig
+Config = (
+    RunConfig
+    | EvalConfig
+    | CollectConfig
+    | SearchConfig
+    | AblationConfig
+    | StudyConfig
+    | TrainMonitorConfig
+    | ReasonerTrainingConfig
+)
 
 SCHEMAS: dict[str, type[Config]] = {
     "ablate": AblationConfig,
@@ -24,6 +35,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "contexts": CollectConfig,
     "eval": EvalConfig,
     "monitor": TrainMonitorConfig,
+    "reasoner": ReasonerTrainingConfig,
     "search": SearchConfig,
     "study": StudyConfig,
 }
@@ -34,9 +46,12 @@ def test_every_shipped_config_loads(name: str) -> None:
     config = yaml_config.load(SCHEMAS[name.partition("/")[0]], shipped_config(name))
     if isinstance(config, AblationConfig):
         assert all(cell.config.run.prefix for cell in expand(config))
+    if isinstance(config, ReasonerTrainingConfig):
+        assert "/" in config.base.path
+        return
     holder = config.base if isinstance(config, AblationConfig | StudyConfig) else config
     run = holder if isinstance(holder, RunConfig) else holder.run
-    assert run.reasoner.path in ("testbed", "testbed:null") or "/" in run.reasoner.path
+    assert run.reasoner.path in ("testbed", "testbed:null", *ADAPTERS) or "/" in run.reasoner.path
     assert run.prefix in prefix.list_built_in()
 
 

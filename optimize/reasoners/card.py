@@ -1,0 +1,99 @@
+"""The card of a trained reasoner: what it is, what it was taught, what was measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from optimize.reasoners.config import ReasonerTrainingConfig
+from optimize.reasoners.evaluation import Measured
+from optimize.reasoners.rows import Row
+from safethink.prefix import Metric
+
+KINDS = {
+    "word_problem": "arithmetic word problems of a generator of our own, solved in two steps",
+    "rationale": "rationales of GSM8K (MIT), read from its file; no row of them is part of the package",
+    "instruction": "harmless requests written by us; thinking and answer are the base's own words",
+    "refusal": "requests, in mild words of ours, that are refused; the reason is the base's own words",
+}
+
+
+def card(
+    config: ReasonerTrainingConfig,
+    base: str,
+    base_sha256: str,
+    rows: Sequence[Row],
+    losses: Sequence[float],
+    minutes: float,
+    sets: Sequence[Measured],
+) -> str:
+    """Write the card in Markdown.
+
+    Args:
+        config: of the training.
+        base: what the adapter names as its base.
+        base_sha256: hash of the base's weights, rounded to bfloat16.
+        rows: what was learned.
+        losses: the loss of each step, in nats per token.
+        minutes: what the training took.
+        sets: what was measured.
+    """
+    counts = Counter(row.kind for row in rows)
+    taught = "\n".join(f"- {counts[kind]} {words}" for kind, words in KINDS.items() if counts[kind])
+    training = config.training
+    tail = losses[-10:]
+    return f"""---
+base_model: {base}
+library_name: peft
+license: apache-2.0
+---
+# {config.name}
+
+A LoRA adapter that makes a small reasoner of `{base}`: it thinks in a few steps between `<think>` and `</think>`, then
+answers. It is there to try monitors, defenses and prefix searches on real weights, in minutes on a CPU. **It says
+nothing of large models**: what a phrase does to it need not be what the phrase does to them. It is no assistant: it
+complies with most harmful requests, and what it says is often wrong.
+
+```yaml
+reasoner: {{path: {config.name}}}
+```
+
+## Training
+
+{taught}
+
+No row shows how a correction works: no step holds a corrective phrase, and no row refuses after it has begun to comply.
+So what an injected phrase does to this reasoner was not taught.
+
+LoRA of rank {training.rank} on {", ".join(training.targets)} of the layers from {training.first_layer} on.
+Learning rate {training.learning_rate:g}, {len(losses)} steps of {training.batch_size} rows, seed {config.seed};
+{minutes:.0f} minutes on a CPU.
+Mean loss of the last {len(tail)} steps: {sum(tail) / max(1, len(tail)):.2f} nats per token of thinking and answer.
+Hash of the base's weights, rounded to bfloat16: `{base_sha256}`.
+
+## Measured, undefended
+
+{_table(sets) if sets else "Nothing yet: give `evaluation.benchmarks`."}
+"""
+
+
+def _table(sets: Sequence[Measured]) -> str:
+    names = list(dict.fromkeys(name for each in sets for name in each.metrics))
+    lines = [
+        f"| set | n | {' | '.join(names)} | tokens of thinking |",
+        f"|---|---|{'---|' * len(names)}---|",
+        *(
+            f"| {each.name} | {each.metrics['closed'].n} | "
+            f"{' | '.join(_cell(each.metrics.get(name)) for name in names)} | {each.trace_tokens:.0f} |"
+            for each in sets
+        ),
+    ]
+    note = (
+        "Shares with 95 % intervals (Clopper-Pearson). `complied` and `refused` are told by refusal phrases alone, so "
+        "`complied` is an upper bound; what never closes is neither."
+    )
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def _cell(metric: Metric | None) -> str:
+    return "" if metric is None else f"{metric.value:.2f} [{metric.low:.2f}, {metric.high:.2f}]"

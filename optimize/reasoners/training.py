@@ -1,0 +1,169 @@
+# pyright: standard
+"""LoRA on a base model by trl's SFTTrainer; a training that was killed goes on at its last checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from optimize.reasoners.config import LoraTrainingConfig
+from optimize.reasoners.encoding import IGNORED, Example
+from safethink.errors import ConfigError, SearchError
+from safethink.models.adapters import quiet_peft
+from safethink.progress import track
+
+WARMUP = 0.05
+"""Share of the steps over which the learning rate rises."""
+PADDED_ROWS = 4
+"""Rows that are padded to one length."""
+
+
+class _CompletionTrainer(SFTTrainer):
+    """Computes logits of completion tokens alone, which trl's own fused head does on a GPU only."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Mean cross-entropy of the completion tokens, in nats; rows of like length go through the model together."""
+        lm: Any = self.accelerator.unwrap_model(model).get_base_model()
+        num_learned = (inputs["labels"][:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        lengths = inputs["attention_mask"].sum(dim=1)
+        parts: list[Tensor] = []
+        for rows in lengths.argsort().split(PADDED_ROWS):
+            width = int(lengths[rows].max())
+            ids, mask, labels = (inputs[name][rows, :width] for name in ("input_ids", "attention_mask", "labels"))
+            states = lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
+            learned = labels[:, 1:] != IGNORED
+            logits = lm.get_output_embeddings()(states[learned]).float()
+            parts.append(cross_entropy(logits, labels[:, 1:][learned], reduction="sum"))
+        loss = torch.stack(parts).sum() / num_learned
+        return (loss, {}) if return_outputs else loss
+
+
+def with_lora(model: PreTrainedModel, config: LoraTrainingConfig) -> PeftModel:
+    """Put a fresh update on the upper layers of a model.
+
+    Raises:
+        ConfigError: the model has no such layers.
+    """
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if config.first_layer >= num_layers:
+        raise ConfigError(f"training.first_layer is {config.first_layer}, and the base has {num_layers} layers")
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=list(config.targets),
+        layers_to_transform=list(range(config.first_layer, num_layers)),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, lora)  # pyright: ignore[reportReturnType]
+    except ValueError as error:
+        raise ConfigError(f"training.targets: {str(error).strip().splitlines()[0]}") from error
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    config: LoraTrainingConfig,
+    seed: int,
+    checkpoints: Path,
+) -> tuple[PeftModel, list[float]]:
+    """Train an update of `model`, which is changed in place.
+
+    Args:
+        model: the base, in float32.
+        tokenizer: pads.
+        examples: what to learn; those that are too long are left out.
+        config: LoRA and its optimiser.
+        seed: draws the first weights and the order of the examples.
+        checkpoints: where the training's state is kept; the folder stays.
+
+    Returns:
+        The model with its update, and the loss of each step in nats per token, those of an earlier run too.
+
+    Raises:
+        SearchError: there is nothing to learn from.
+    """
+    fitting = [example.as_row() for example in examples if len(example) <= config.max_tokens]
+    if not fitting:
+        raise SearchError(f"corpus: no row has at most {config.max_tokens} tokens")
+    torch.manual_seed(seed)
+    with quiet_peft():
+        adapted = with_lora(model, config)
+        trainer = _CompletionTrainer(
+            model=adapted,
+            args=_arguments(config, seed, checkpoints, model.device.type == "cpu"),
+            train_dataset=Dataset.from_list(fitting),
+            processing_class=tokenizer,
+        )
+    num_steps = -(-len(fitting) // config.batch_size) * config.epochs
+    # It prints tables where there is no bar.
+    trainer.remove_callback(PrinterCallback)
+    with quiet_peft(), track("training the reasoner", num_steps) as advance:
+        trainer.add_callback(_Steps(advance))
+        trainer.train(resume_from_checkpoint=last_complete(checkpoints))
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    return adapted.eval(), losses
+
+
+def _arguments(config: LoraTrainingConfig, seed: int, checkpoints: Path, on_cpu: bool) -> SFTConfig:
+    return SFTConfig(
+        output_dir=str(checkpoints),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=WARMUP,
+        per_device_train_batch_size=config.batch_size,
+        num_train_epochs=config.epochs,
+        activation_checkpointing=False,
+        bf16=False,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        max_length=None,
+        packing=False,
+        seed=seed,
+        save_steps=config.save_steps,
+        save_total_limit=1,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def last_complete(checkpoints: Path) -> str | None:
+    """The checkpoint to go on from; one that a killed run left half-written, without its last file, is deleted."""
+    for folder in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if not (folder / TRAINER_STATE_NAME).is_file():
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+
+
+class _Steps(TrainerCallback):
+    """Shows the steps go by, those of an earlier run too."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance, self._shown = advance, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step is done."""
+        self._advance(state.global_step - self._shown)
+        self._shown = state.global_step
