@@ -71,8 +71,8 @@ print(f"{sum(bool(each.interventions) for each in results)} of {len(results)} tr
 #
 # Take the trace that was steered most. An intervention says at which step the monitor fired, what it scored before and
 # after, and how many resamples that took. `recovered` means that one of them satisfied the monitor.
-# The prefix itself is dropped once a resample is accepted (`keep_prefix` keeps it), so the trace below reads as if it
-# had never been there. Where injected tokens do stay, `result.forced_mask` marks them.
+# The prefix stays in the trace before the accepted step (`keep_prefix` may drop it); `result.forced_mask` marks its
+# tokens, and `result.own_trace` is what the monitor and the judge read, without it.
 
 # %%
 result = max(results, key=lambda each: len(each.interventions))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
+from functools import partial
 from types import MappingProxyType
 from typing import TypedDict, Unpack, overload
 
@@ -21,7 +22,8 @@ from safethink.config import (
     ThoughtConfig,
 )
 from safethink.defenses import DefenseLike, Rule
-from safethink.defenses.none import undefended
+from safethink.defenses.inject_once import inject_once
+from safethink.defenses.replayed import replayed
 from safethink.engines import Engine, LocalEngine, WritingEngine, build
 from safethink.engines.build import ServedModel
 from safethink.engines.sampling import Sampling
@@ -34,7 +36,7 @@ from safethink.monitors.build import MonitorLike, as_monitor
 from safethink.prefix import PrefixArtifact, PrefixLike
 from safethink.prompts import Prompt, refuse_duplicates
 from safethink.runtime import scheduler
-from safethink.runtime.result import Branch, Event, Result, Transcript
+from safethink.runtime.result import Branch, Event, Replay, Result, Transcript
 from safethink.runtime.row import Accepted, Finished, Row, open_row
 from safethink.runtime.scheduler import refuse_unfit
 from safethink.seeds import stable_seed
@@ -304,9 +306,31 @@ class SafeThink:
             seed: base seed; None for this reasoner's.
 
         Returns:
-            One result per branch, in order; its trace begins with the branch's trace and the injected tokens.
+            One result per branch, in order; its trace begins with the branch's trace, and the injected tokens where
+            they are kept.
         """
         return self._ordered([self._branch_row(branch, self.seed if seed is None else seed) for branch in branches])
+
+    def replay(self, replays: Iterable[Replay]) -> list[Result]:
+        """Run this defense on steps that were sampled before, and from there on: its resamples, limits and fallback.
+
+        Returns:
+            One result per replay, in order.
+        """
+        prefixes = self.prefix.token_ids if self.rule.needs.prefix else ()
+        rows = [
+            open_row(
+                self.thought,
+                each.prompt,
+                partial(replayed, defense=self.rule, steps=each.steps),
+                seed=stable_seed(self.seed, "branch", each.num_before_last),
+                sample=each.sample,
+                trace=each.trace,
+                prefixes=prefixes,
+            )
+            for each in replays
+        ]
+        return self._ordered(rows)
 
     def fork(
         self, result: Result, step: int, prefix: PrefixLike | None = None, n: int = 1, seed: int | None = None
@@ -328,11 +352,11 @@ class SafeThink:
         return open_row(
             self.thought,
             branch.prompt,
-            undefended,
+            partial(inject_once, keep_prefix=branch.keep_prefix),
             seed=stable_seed(seed, "branch", len(branch.trace)),
             sample=branch.sample,
             trace=branch.trace,
-            injected=branch.prefix_ids,
+            prefixes=(branch.prefix_ids,) if branch.prefix_ids else (),
         )
 
     def _ordered(self, rows: Sequence[Row]) -> list[Result]:

@@ -146,12 +146,19 @@ class Seen:
         return (rate if self.is_rate else mean)(self.own, seed)
 
 
-def observe(ledger: Ledger, name: str) -> dict[str, Seen]:
-    """Observations in the records called `name`, by column; columns without records are left out."""
-    seen = {column.name: ledger.observations(column, name) for column in COLUMNS}
+def observe(ledger: Ledger, name: str, drops_prefix: bool = False) -> dict[str, Seen]:
+    """Observations in the records called `name`, by column; columns without records are left out.
+
+    Args:
+        ledger: the records.
+        name: of a row.
+        drops_prefix: whether its defense does, see `defenses.drops_prefix`.
+    """
+    columns = [column for column in COLUMNS if column.dropped is None]
+    seen = {column.name: ledger.observations(column, name, drops_prefix) for column in columns}
     plain = {
         column.name: Seen(own, is_rate=column.is_rate)
-        for column in COLUMNS
+        for column in columns
         if (own := seen[column.name]) is not None and own.denominators.sum()
     }
     against = {

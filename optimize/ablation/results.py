@@ -21,7 +21,7 @@ from optimize.ablation.outcome import (
     reference_folder,
     settings_on_test,
 )
-from safethink import benchmarks
+from safethink import benchmarks, defenses
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig
 from safethink.evaluation import folder, numerics, records
@@ -142,7 +142,12 @@ class RecordArchive:
 
     def observe(self, group: Group) -> dict[int, dict[str, Seen]]:
         """Observations on validation, by seed and column."""
-        return {cell.seed: measure.observe(self._ledger(cell), measure.ON_TRIAL) for cell in group.done}
+        return {
+            cell.seed: measure.observe(
+                self._ledger(cell), measure.ON_TRIAL, defenses.drops_prefix(cell.config.run.defense)
+            )
+            for cell in group.done
+        }
 
     def reference(self, cell: Cell) -> dict[str, Numbers]:
         """Estimates of the references, which need no prefix, on validation."""

@@ -229,7 +229,8 @@ def _located(prefix: str, home: Path) -> str:
 def _metrics(evidence: Evidence) -> dict[str, Estimate]:
     """All numbers of the row on trial."""
     row, seed = evidence.rows[-1], evidence.config.run.seed
-    estimates = {name: seen.estimate(seed) for name, seen in measure.observe(evidence.ledger, row.name).items()}
+    observed = measure.observe(evidence.ledger, row.name, row.drops_prefix)
+    estimates = {name: seen.estimate(seed) for name, seen in observed.items()}
     estimates[measure.PREDICTED] = predicted(row, estimates.get("asr_answer"), evidence)
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
@@ -263,6 +264,6 @@ def best_phrase(cell: Cell, setup: Setup, contexts: Path, trials: Path) -> str:
         lengths = ", ".join(map(str, sorted({len(tokens) for tokens in ids.values()})))
         raise SafeThinkError(f"methods.{cell.method}.phrases: none has {length} tokens; they have {lengths}")
     _, _, validation = load_contexts(contexts, setup.source, setup.data)
-    arena = setup.arena(validation, config.selection)
+    arena = setup.arena(validation, config.selection, config.run.defense)
     nothing, *tried = run_trials(arena, [(), *(ids[phrase] for phrase in fitting)], trials)
     return LITERAL + fitting[best(arena, tried, nothing, config.selection)]

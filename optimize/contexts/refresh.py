@@ -8,6 +8,7 @@ again with nothing injected: one that stands for good, a refusal say, would beco
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from optimize.config import ContextsConfig
 from optimize.contexts.collection import clearest, firings, harmless_states
@@ -29,6 +30,7 @@ def refresh(
     config: ContextsConfig,
     threshold: float,
     round_index: int,
+    keep_prefix: bool = True,
 ) -> ContextSet:
     """The contexts of the next round.
 
@@ -40,6 +42,7 @@ def refresh(
         config: how many contexts, and what share of them is replayed.
         threshold: the monitor fires below it.
         round_index: of the round to come; seeds its rollouts.
+        keep_prefix: whether the prefix stays in the trace behind the step that follows it.
 
     Raises:
         SafeThinkError: the monitor does not fire any more.
@@ -51,9 +54,9 @@ def refresh(
     found = [context for context in mined if context.target_ids]
     num_replayed = round(config.replay_share * min(len(contexts.unsafe), config.max_contexts))
     # A state at which nothing passes this time keeps the target it had.
-    replayed = _hardest_first(fresh, mine(fresh, contexts.unsafe, config, threshold), prefix_ids, threshold)
-    replayed = replayed[:num_replayed]
-    incoming = _hardest_first(fresh, clearest(without_flukes(fresh.model, found)), prefix_ids, threshold)
+    hardest_first = partial(_hardest_first, fresh, prefix_ids=prefix_ids, threshold=threshold, keep_prefix=keep_prefix)
+    replayed = hardest_first(mine(fresh, contexts.unsafe, config, threshold))[:num_replayed]
+    incoming = hardest_first(clearest(without_flukes(fresh.model, found)))
     return ContextSet(
         unsafe=tuple(spread((replayed + incoming)[: config.max_contexts])),
         harmless=tuple(without_flukes(fresh.model, harmless_states(fresh, split.harmless, config.target_tokens))),
@@ -65,22 +68,31 @@ def refresh(
 
 
 def solved(
-    guarded: SafeThink, contexts: Sequence[Context], prefix_ids: tuple[int, ...], threshold: float
+    guarded: SafeThink,
+    contexts: Sequence[Context],
+    prefix_ids: tuple[int, ...],
+    threshold: float,
+    keep_prefix: bool = True,
 ) -> list[bool]:
     """Whether the monitor passes what follows one injection at each state."""
     assert guarded.monitor is not None, "contexts are collected with a monitor"
     results = guarded.continue_from(
-        Branch(context.prompt, Tokens.sampled(context.trace_ids), prefix_ids) for context in contexts
+        Branch(context.prompt, Tokens.sampled(context.trace_ids), prefix_ids, keep_prefix=keep_prefix)
+        for context in contexts
     )
     texts = [(result.prompt, result.own_trace) for result in results]
     return [score >= threshold for score in fail_closed.score_texts(guarded.monitor, texts)]
 
 
 def _hardest_first(
-    guarded: SafeThink, contexts: Sequence[Context], prefix_ids: tuple[int, ...], threshold: float
+    guarded: SafeThink,
+    contexts: Sequence[Context],
+    prefix_ids: tuple[int, ...],
+    threshold: float,
+    keep_prefix: bool,
 ) -> list[Context]:
     """Contexts that the prefix fails on, then those that it solves, each spread over depths."""
-    done = solved(guarded, contexts, prefix_ids, threshold)
+    done = solved(guarded, contexts, prefix_ids, threshold, keep_prefix)
     failed = [context for context, is_solved in zip(contexts, done, strict=True) if not is_solved]
     passed = [context for context, is_solved in zip(contexts, done, strict=True) if is_solved]
     return spread(failed) + spread(passed)

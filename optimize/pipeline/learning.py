@@ -61,7 +61,7 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     start = start_ids(None if init is None else init.token_ids, config.search)
     # Where does the monitor fire, and what would have been safe there?
     manifest, searched, validation = _contexts(config, setup, out)
-    arena = setup.arena(validation, config.selection)
+    arena = setup.arena(validation, config.selection, config.run.defense)
     # Which prefixes make that likely?
     found = find(config, setup, arena, searched, start, out)
     candidates = on_trial(found.candidates, config.selection)
@@ -70,7 +70,9 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
     # What must be written down to use it and to check it?
     measured = _measured(config, arena, found, tried, out) | metrics.of_overlaps(manifest)
     learned = [Prefix(text=found.text(each.prefix_ids), token_ids=each.prefix_ids) for each in tried.members]
-    artifact = _artifact(config, setup, learned).replace(
+    artifact = _artifact(config, setup, learned)
+    measured |= metrics.of_defense(arena, artifact, config.seed)
+    artifact = artifact.replace(
         data_fingerprint=json_hash([found.contexts.fingerprint, validation.fingerprint]),
         selected_by=setup.chooser.name if config.selection.by == "judge" else "the monitor itself",
         metrics=measured,

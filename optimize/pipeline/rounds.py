@@ -26,6 +26,7 @@ from optimize.search.vocabulary import Vocabulary
 from optimize.selection.metrics import rank_correlation
 from optimize.selection.trials import Arena
 from optimize.soft.module import TokenEmbeddings
+from safethink.defenses import drops_prefix
 from safethink.files import write_text
 from safethink.progress import progress
 from safethink.tokens import is_soft
@@ -86,7 +87,7 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
             contexts = _refreshed(config, setup, contexts, winners[-1], index, place)
         problem = Problem(config, setup, arena, contexts, vocabulary, start, tuple(winners))
         archive = build_search(section, problem).run(problem.journal(place, section))
-        _measure(setup, contexts, archive, index, place)
+        _measure(config, setup, contexts, archive, index, place)
         best = archive.ranked(section.shortest)[0]
         start = best[: section.length]
         winners.append(best)
@@ -136,22 +137,33 @@ def _refreshed(
     """The round's contexts, from an earlier start of this run or collected now."""
     path = place / CONTEXTS
     if not path.exists():
-        fresh = refresh(setup.guarded, setup.data[0], contexts, best, config.contexts, setup.source.threshold, index)
+        fresh = refresh(
+            setup.guarded,
+            setup.data[0],
+            contexts,
+            best,
+            config.contexts,
+            setup.source.threshold,
+            index,
+            keep_prefix=not drops_prefix(config.run.defense),
+        )
         fresh.save(path)
     return ContextSet.load(path)
 
 
-def _measure(setup: Setup, contexts: ContextSet, archive: Archive, index: int, place: Path) -> None:
+def _measure(
+    config: SearchConfig, setup: Setup, contexts: ContextSet, archive: Archive, index: int, place: Path
+) -> None:
     """Write down what the round's loss says and what the monitor counts, of candidates from all over the archive."""
     path = place / MEASURED
     if path.exists():
         return
     ranked = archive.ranked()
     some = ranked[:: max(1, len(ranked) // NUM_MEASURED)][:NUM_MEASURED]
-    threshold = setup.source.threshold
+    threshold, keep_prefix = setup.source.threshold, not drops_prefix(config.run.defense)
     shares: list[float] = []
     for ids in progress(some, "measuring candidates"):
-        passed = solved(setup.guarded, contexts.unsafe, ids, threshold)
+        passed = solved(setup.guarded, contexts.unsafe, ids, threshold, keep_prefix)
         shares.append(sum(passed) / len(passed))
     correlation = rank_correlation([archive.costs[ids] for ids in some], shares)
     measured = {

@@ -22,6 +22,7 @@ from optimize.selection.judges import Chooser, DevJudge, MonitorJudge
 from optimize.selection.trials import Arena
 from safethink import defenses
 from safethink.config import (
+    DefenseConfig,
     ModelSection,
     MonitorConfig,
     MonitorSection,
@@ -78,13 +79,13 @@ class Setup:
     terms: tuple[Weighted, ...] = ()
     cluster: Cluster = field(default_factory=Cluster.local)
 
-    def arena(self, validation: ContextSet, selection: SelectionConfig) -> Arena:
-        """Arena in which prefixes are tried on contexts of validation.
+    def arena(self, validation: ContextSet, selection: SelectionConfig, defense: DefenseConfig) -> Arena:
+        """Arena in which prefixes are tried on contexts of validation, for the defense that will inject them.
 
         Raises:
             SearchError: the judge confirms no drifted state.
         """
-        return Arena.build(self.guarded, self.chooser, validation, selection, self.source.threshold)
+        return Arena.build(self.guarded, self.chooser, validation, selection, self.source.threshold, defense)
 
 
 def load(config: SearchConfig) -> Setup:

@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from pydantic import ValidationError
 
-from optimize.publishing.model_card import card
+from optimize.publishing.model_card import card, keeps_prefix
 from optimize.selection.metrics import of_estimate
 from safethink import prefix
 from safethink.config import EvalConfig
@@ -26,6 +26,8 @@ GUARDED: Final = {
     "asr_trace_test": "asr_trace",
     "invalid_test": "invalid",
     "recovery_rate_test": "recovery_rate",
+    "recovery_guarded_test": "recovery_guarded",
+    "empty_resamples_test": "empty_resamples",
     "lift_test": "lift",
     "accuracy_test": "accuracy",
     "over_refusal_test": "over_refusal",
@@ -89,8 +91,10 @@ def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) ->
     if bare is not None:
         measured |= _measured(UNDEFENDED, summary.rows[bare])
         measured |= _measured(CHANGES, summary.comparisons[comparison_name(steered.name, bare)])
+    # The fall is one only where both were measured the same way.
+    same_way = keeps_prefix(artifact) == summary.prefix_kept.get(steered.name, True)
     return artifact.replace(
-        metrics=artifact.metrics | measured | fall(artifact.metrics, measured),
+        metrics=artifact.metrics | measured | (fall(artifact.metrics, measured) if same_way else {}),
         reported_by=config.judge_name,
         test_evaluations=summary.prefix.test_evaluations,
     )
@@ -110,7 +114,7 @@ def fall(chosen: Mapping[str, Metric], measured: Mapping[str, Metric]) -> dict[s
 
 
 def _measured(names: Mapping[str, str], cells: Mapping[str, Estimate | None]) -> dict[str, Metric]:
-    found = ((name, cells[column]) for name, column in names.items())
+    found = ((name, cells.get(column)) for name, column in names.items())
     return {name: of_estimate(estimate) for name, estimate in found if estimate is not None}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import yaml
 from huggingface_hub import ModelCardData
@@ -18,6 +18,7 @@ from safethink.testbed import is_shipped
 TAGS: Final = ("safethink", "corrective-prefix", "ai-safety", "reasoning", "jailbreak-defense")
 VALIDATION: Final = {
     "recovery_rate": "recovery: one injection where the monitor fired, no resampling",
+    "recovery_guarded": "recovery by the defense from there on: its resamples, limits and fallback",
     "lift": "recovery, paired difference to nothing injected",
     "recovery_gain_over_init": "recovery, paired difference to the prefix the search began with",
     "recovery_rate_by_monitor": "the same outputs as the monitor sees them",
@@ -43,6 +44,8 @@ TEST: Final = {
     "asr_trace_change_test": "guarded minus undefended, paired",
     "invalid_test": "outputs that are unclosed, empty or gibberish; never counted as safe",
     "recovery_rate_test": "recovery: one injection where the monitor fired, no resampling",
+    "recovery_guarded_test": "recovery by the defense from there on: its resamples, limits and fallback",
+    "empty_resamples_test": "resamples that say nothing: blank, closing at once, or the prefix over again",
     "lift_test": "recovery, paired difference to nothing injected",
     "recovery_fall_validation_to_test": "recovery, validation minus test: the price of having chosen the best",
     "accuracy_test": "harmless tasks solved, guarded",
@@ -149,11 +152,36 @@ def _measured(artifact: PrefixArtifact) -> str:
     return "\n\n".join(
         [
             "## Measured",
+            *filter(None, [_handling(artifact)]),
             _tested(artifact),
             "On validation, where the prefix was chosen, so these flatter it:",
             _table(artifact, VALIDATION | other) or "Nothing.",
         ]
     )
+
+
+def keeps_prefix(artifact: PrefixArtifact) -> bool:
+    """Whether recovery on validation was measured with the prefix left in the trace.
+
+    Before `recovery_guarded` was measured it always was, whatever the defense did.
+    """
+    defense = artifact.config.get("run", {}).get("defense", {})
+    return "recovery_guarded" not in artifact.metrics or bool(defense.get("keep_prefix", True))
+
+
+def _handling(artifact: PrefixArtifact) -> str:
+    """What became of the prefix where recovery was measured; empty where it was not."""
+    defense: dict[str, Any] = artifact.config.get("run", {}).get("defense", {})
+    if "recovery_rate" not in artifact.metrics:
+        return ""
+    where = "stays in the trace" if keeps_prefix(artifact) else "is dropped once the step behind it is accepted"
+    said = f"In recovery and where it is forced in, the prefix {where}"
+    if "recovery_guarded" in artifact.metrics:
+        kind, tries = defense.get("kind"), defense.get("max_resamples", "?")
+        return f"{said}, as in the defense that it was learned for (`{kind}`, at most {tries} resamples)."
+    if defense.get("keep_prefix") is False:
+        return f"{said}; **the defense that it was learned for drops it there**, so these numbers do not predict that."
+    return f"{said}."
 
 
 def _tested(artifact: PrefixArtifact) -> str:

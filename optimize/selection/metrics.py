@@ -15,7 +15,7 @@ from optimize.contexts.folder import Manifest
 from optimize.selection.portfolio import recovery_within
 from optimize.selection.trials import Arena, Trial
 from safethink.evaluation.statistics import Estimate, Observations, clopper_pearson, paired_difference, rate
-from safethink.prefix import Metric
+from safethink.prefix import Metric, PrefixArtifact
 
 Z = 1.96
 """Half width of a 95 % interval in standard errors."""
@@ -44,6 +44,17 @@ def of_recovery(arena: Arena, trial: Trial, nothing: Trial, init: Trial | None, 
         "monitor_judge_gap": change(arena.acceptance(trial), recovery),
     }
     return _recorded(estimates)
+
+
+def of_defense(arena: Arena, learned: PrefixArtifact, seed: int) -> dict[str, Metric]:
+    """Recovery by the defense that will run, with all its resamples, at the states of `of_recovery`.
+
+    Args:
+        arena: where the prefixes were tried.
+        learned: the portfolio.
+        seed: of the bootstrap.
+    """
+    return _recorded({"recovery_guarded": rate(arena.guarded_recovery(learned), seed)})
 
 
 def of_forcing(arena: Arena, members: Sequence[Trial], nothing: Trial, seed: int) -> dict[str, Metric]:

@@ -1,7 +1,8 @@
 """Chooses a prefix by what it does on validation, never by training loss.
 
 Every finalist is injected once, at states where the monitor fired and the chooser confirms the drift, and the reasoner
-goes on without a guard: the share that ends in a refusal or a helpful answer is its recovery rate. It is also forced
+goes on without a guard: the share that ends in a refusal or a helpful answer is its recovery rate. Behind the step that
+follows it the prefix stays in the trace or is dropped, as the defense does that it is learned for. It is also forced
 into harmless and borderline prompts, where it must not cost accuracy or raise refusals beyond a floor. Finalists, the
 prefix the search began with, and nothing at all see the same states and the same random numbers.
 """
@@ -9,7 +10,8 @@ prefix the search began with, and nothing at all see the same states and the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,15 +20,20 @@ from optimize.config import ChosenBy, SelectionConfig
 from optimize.contexts import Context, ContextSet
 from optimize.selection.constraints import Constraints
 from optimize.selection.judges import Chooser
+from safethink import defenses
+from safethink.config import DefenseConfig, SafeThinkConfig
+from safethink.defenses.effects import Extension, Until
 from safethink.errors import ConfigError, RecordError, SearchError
 from safethink.evaluation.statistics import Observations
 from safethink.files import write_text, writing
 from safethink.frozen import Frozen
 from safethink.guarded import Branch, SafeThink
 from safethink.monitors import fail_closed
+from safethink.prefix import PrefixArtifact
 from safethink.progress import progress
 from safethink.prompts import Prompt
-from safethink.runtime.result import Result
+from safethink.runtime.result import Replay, Result
+from safethink.thinking.opening import prefill_tokens
 from safethink.thinking.reading import trace_text
 from safethink.tokens import Tokens
 
@@ -50,6 +57,8 @@ class Trial(Frozen):
     """Forced into harmless prompts: whether the answer is right; None where the prompt has no reference."""
     refused: tuple[bool, ...] = ()
     """There: whether the chooser calls the output a refusal."""
+    dropped: bool = False
+    """Whether the prefix was dropped once the step behind it was taken."""
 
     def safe_by(self, by: ChosenBy) -> tuple[bool, ...]:
         """At drifted states: whether the output is safe, in the eyes of whoever chooses."""
@@ -67,6 +76,7 @@ class Arena:
         harmless: random steps of harmless and borderline prompts.
         samples: seeds per state.
         threshold: of the monitor.
+        defense: what the prefix is learned for; it says whether the prefix stays in the trace.
     """
 
     guarded: SafeThink
@@ -75,10 +85,17 @@ class Arena:
     harmless: tuple[Context, ...]
     samples: int
     threshold: float
+    defense: DefenseConfig = field(default_factory=SafeThinkConfig)
 
     @classmethod
     def build(
-        cls, guarded: SafeThink, chooser: Chooser, contexts: ContextSet, config: SelectionConfig, threshold: float
+        cls,
+        guarded: SafeThink,
+        chooser: Chooser,
+        contexts: ContextSet,
+        config: SelectionConfig,
+        threshold: float,
+        defense: DefenseConfig = SafeThinkConfig(),  # noqa: B008 (it is frozen)
     ) -> Arena:
         """Keep the states at which the chooser confirms what the monitor flagged.
 
@@ -93,7 +110,12 @@ class Arena:
         if not drifted:
             raise SearchError(f"{chooser.name} confirms none of the {len(texts)} states at which the monitor fired")
         harmless = contexts.harmless[: config.forced_prompts]
-        return cls(guarded, chooser, tuple(drifted[: config.contexts]), harmless, config.samples, threshold)
+        return cls(guarded, chooser, tuple(drifted[: config.contexts]), harmless, config.samples, threshold, defense)
+
+    @property
+    def drops_prefix(self) -> bool:
+        """Whether a prefix leaves the trace once the step behind it is taken."""
+        return defenses.drops_prefix(self.defense)
 
     def try_out(self, prefix_ids: Ids) -> Trial:
         """Inject a prefix once at every state and see how it ends."""
@@ -109,7 +131,16 @@ class Arena:
             passed=tuple(self._accepts([self._first_step(*pair) for pair in zip(states, drifted, strict=True)])),
             correct=tuple(judgement.correct for judgement in judged_forced),
             refused=tuple(judgement.outcome == "refusal" for judgement in judged_forced),
+            dropped=self.drops_prefix and bool(prefix_ids),
         )
+
+    def guarded_recovery(self, prefixes: PrefixArtifact) -> Observations:
+        """Recovery by the defense itself, from the same drifted states on: its resamples, limits and fallback."""
+        running = self.guarded.variant(defense=self.defense, prefix=prefixes)
+        results = running.replay(
+            self._replay(context, sample) for context in self.drifted for sample in range(self.samples)
+        )
+        return self.observe_drifted(self.judged_safe(results))
 
     def judged_safe(self, results: Sequence[Result]) -> list[bool]:
         """Whether the chooser calls each output a refusal or helpful."""
@@ -147,10 +178,22 @@ class Arena:
     def inject(self, contexts: Sequence[Context], prefix_ids: Ids) -> list[Result]:
         """Unguarded continuations after one injection at some states; state by state, seed by seed."""
         return self.guarded.continue_from(
-            Branch(context.prompt, Tokens.sampled(context.trace_ids), prefix_ids, sample)
+            Branch(context.prompt, Tokens.sampled(context.trace_ids), prefix_ids, sample, not self.drops_prefix)
             for context in contexts
             for sample in range(self.samples)
         )
+
+    def _replay(self, context: Context, sample: int) -> Replay:
+        """The steps of a drifted state, the one at which the monitor fired the last of them."""
+        first = len(prefill_tokens(self.guarded.thought, context.prompt))
+        trace = Tokens.sampled(context.trace_ids)
+        # Where the trace has no words yet there is no step before the one that drifted.
+        begun = self.guarded.stopper.step_starts(trace, self.guarded.limits.max_step_tokens, first)
+        cuts = [*(start for start in begun if start < len(trace)), len(trace)]
+        steps = [Extension(trace[start:stop], "step") for start, stop in pairwise(cuts)]
+        stop = self.guarded.stopper.reason(context.step_ids, Until.STEP, context.trace_ids) or "step"
+        drifted = Extension(Tokens.sampled(context.step_ids), stop)
+        return Replay(context.prompt, trace[: cuts[0]], (*steps, drifted), sample)
 
     def _accepts(self, texts: Sequence[tuple[Prompt, str]]) -> list[bool]:
         monitor = self.guarded.monitor
@@ -210,18 +253,22 @@ def run_trials(arena: Arena, prefixes: Sequence[Ids], path: Path) -> list[Trial]
 
     Raises:
         RecordError: the file has a damaged line, or could not be written.
-        ConfigError: somebody else judged the finished trials.
+        ConfigError: somebody else judged the finished trials, or the prefix was kept in them and is dropped now, or the
+            other way round.
     """
     done = _read(path)
     other = next((trial.judged_by for trial in done.values() if trial.judged_by != arena.chooser.name), None)
     if other is not None:
         raise ConfigError(f"{path}: {other} judged these trials, not {arena.chooser.name}; give a fresh --out")
-    write_text(path, "".join(f"{trial.model_dump_json()}\n" for trial in done.values()))
+    if any(trial.dropped != arena.drops_prefix for trial in done.values() if trial.prefix_ids):
+        now = "is dropped behind its step" if arena.drops_prefix else "stays in the trace"
+        raise ConfigError(f"{path}: these trials treat the prefix otherwise; here it {now}; give a fresh --out")
+    write_text(path, "".join(f"{_line(trial)}\n" for trial in done.values()))
     for ids in progress(prefixes, "trying candidates"):
         if ids not in done:
             done[ids] = arena.try_out(ids)
             with writing(path), path.open("a", encoding="utf-8") as file:
-                file.write(f"{done[ids].model_dump_json()}\n")
+                file.write(f"{_line(done[ids])}\n")
     return [done[ids] for ids in prefixes]
 
 
@@ -252,6 +299,10 @@ def choose_finalist(recoveries: Sequence[float], constraints: Sequence[Constrain
     if feasible:
         return max(feasible, key=lambda index: recoveries[index])
     return min(range(len(constraints)), key=lambda index: constraints[index].forced_loss)
+
+
+def _line(trial: Trial) -> str:
+    return trial.model_dump_json(exclude={"dropped"} if not trial.dropped else None)
 
 
 def _value(seen: Observations) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,8 @@ class GuardRefuseConfig(SteeringConfig):
 class SatisficingConfig(SteeringConfig):
     """SafeThink's loop: its limits and what follows when they are reached."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"retry_empty"})
+
     max_steered_steps: int = Field(default=3, ge=0)
     """Only violations at a step index below this are steered, as in the paper. In a monitored answer all are, unless
     this is 0."""
@@ -49,6 +51,9 @@ class SatisficingConfig(SteeringConfig):
     """The most interventions per trace, and per monitored answer; None for no limit."""
     max_resamples: int = Field(default=5, ge=1)
     """The most resamples per intervention; as many again after a rollback."""
+    retry_empty: bool = True
+    """Whether a resample that says nothing is a failed try, whatever its score: one that is blank, closes the thinking
+    or ends the answer at once, or says the prefix over again."""
     fallback: Literal["keep_last", "best", "refuse", "rollback"] = "keep_last"
     """Action when no resample passes; `keep_last` is the paper's. `rollback` drops `rollback_steps` accepted steps
     as well and tries again there; when none passes there either, or nothing was accepted before, it keeps the last."""
@@ -67,9 +72,10 @@ class SafeThinkConfig(SatisficingConfig):
     """SafeThink (arXiv 2602.11096): on a violation drop the step, inject the prefix, resample."""
 
     kind: Literal["safethink"] = "safethink"
-    keep_prefix: bool = False
-    """Whether the prefix stays in the trace before the accepted step; the paper's pseudo-code drops it. It never stays
-    in an answer."""
+    keep_prefix: bool = True
+    """Whether the prefix stays in the trace before the accepted step. The paper's pseudo-code leaves it open: its
+    accepted trace names the resample alone. Dropped, its effect was gone with it on real weights. It never stays in an
+    answer."""
     monitor_sees_prefix: bool = False
     """Whether the monitor reads injected tokens too, which lets a prefix flatter it; an ablation."""
 

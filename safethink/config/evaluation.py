@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from safethink.config.benchmarks import BenchmarkConfig
@@ -25,6 +27,8 @@ class RowConfig(Section):
 class EvalConfig(Section):
     """Configuration of `safethink evaluate`: one guarded reasoner, several defenses, several benchmarks."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"recovery_both_ways"})
+
     run: RunConfig
     """The guarded reasoner. Its defense and prefix play no part: every row brings its own."""
     prefix: str = "wait-think-safely"
@@ -37,6 +41,9 @@ class EvalConfig(Section):
     """Seeds per prompt and row; 0 leaves the guarded runs out."""
     recovery_samples: int = Field(default=2, ge=0)
     """Seeds per context in the recovery rate; 0 leaves it out."""
+    recovery_both_ways: bool = False
+    """Whether recovery is measured with the prefix kept in the trace and dropped from it, in columns of their own,
+    beside the way of each row's defense."""
     forced_samples: int = Field(default=1, ge=0)
     """Seeds per prompt in the forced injections; 0 leaves them out."""
     depth_curve: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)

@@ -23,7 +23,7 @@ from safethink.defenses.resample_only import resample_only
 from safethink.defenses.rule import Begin, Needs, Rule
 from safethink.defenses.safethink import safethink
 
-__all__ = ["Begin", "DefenseLike", "Needs", "Rule", "build", "start"]
+__all__ = ["Begin", "DefenseLike", "Needs", "Rule", "build", "drops_prefix", "start"]
 
 DefenseLike: TypeAlias = DefenseConfig | Rule | Begin
 """A section of the configuration, any generator function `(task) -> Defense`, or a rule that was built."""
@@ -55,6 +55,11 @@ def build(defense: DefenseLike) -> Rule:
             return rule.of_entry_point(defense)
         case _:
             return rule.of_callable(defense)
+
+
+def drops_prefix(defense: DefenseLike) -> bool:
+    """Whether what a defense injects leaves the trace once the step behind it is accepted."""
+    return isinstance(defense, SafeThinkConfig) and not defense.keep_prefix
 
 
 def start(defense: DefenseLike, task: Task) -> Defense:

@@ -45,11 +45,14 @@ class Extension:
         stop: why it ended.
         unthought: whether it closed thinking in which there is nothing but blanks, what was injected left aside; the
             scheduler says so, for it can read.
+        empty: whether it says nothing: no words of the reasoner's own, or none but those that were injected right
+            before it over again; the scheduler says so too.
     """
 
     tokens: Tokens
     stop: StopReason
     unthought: bool = False
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ Effect: TypeAlias = Extend | Score | Accept | Look | Weigh
 Answer: TypeAlias = Extension | float | View | tuple[float, ...] | None
 """Answer to an effect."""
 
-InterventionOutcome: TypeAlias = Literal["recovered", "rolled_back", "kept_last", "kept_best", "refused"]
+InterventionOutcome: TypeAlias = Literal["recovered", "rolled_back", "empty", "kept_last", "kept_best", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +179,14 @@ class Intervention:
         resamples: how many times the step was resampled, tries after a rollback included.
         prefix: index into the portfolio of the prefix behind the accepted step; None where nothing was injected.
         outcome: `recovered` when a resample in the step's place passed, `rolled_back` when one did after more steps had
-            been dropped, else which fallback was taken.
+            been dropped, `empty` when what was accepted passes because it says nothing, else which fallback was taken.
         position: number of tokens of its part that were kept: there the accepted step or the refusal stands, and there
             a fork begins.
         scores: the score of every resample, in order; those after a rollback follow those before it.
         where: which part of the output it was in.
         dropped_steps: accepted steps that were dropped with the violating one, which the fallback `rollback` does; the
             accepted step is the one with the index `step - dropped_steps`.
+        empty_resamples: how many of the resamples said nothing, see `Extension.empty`.
     """
 
     step: int
@@ -195,6 +199,7 @@ class Intervention:
     scores: tuple[float, ...] = ()
     where: Part = "trace"
     dropped_steps: int = 0
+    empty_resamples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

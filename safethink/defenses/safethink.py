@@ -15,10 +15,12 @@ steps and B resamples:
 
 It is a satisficing rule: the first resample that is good enough is taken, not the best of many.
 
-Two things go beyond the paper. With the fallback `rollback`, where all B resamples fail, the last `rollback_steps`
-accepted steps are dropped too, and there are at most B tries at that deeper point (rollback depth does more than
-retries: CARE, arXiv 2509.06982). And the answer is watched as the trace is, by `monitor_answer` or where the reasoner
-thinks outside its tags: the same tries with the same prefixes, of which none stays in the answer.
+Three things go beyond the paper. A resample that says nothing, such as one that closes the thinking at once, leaves the
+monitor nothing to object to: it is no recovery, and by `retry_empty` one of the tries that failed. With the fallback
+`rollback`, where all B resamples fail, the last `rollback_steps` accepted steps are dropped too, and there are at most
+B tries at that deeper point (rollback depth does more than retries: CARE, arXiv 2509.06982). And the answer is watched
+as the trace is, by `monitor_answer` or where the reasoner thinks outside its tags: the same tries with the same
+prefixes, of which none stays in the answer.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def intervene(task: Task, config: SafeThinkConfig, draft: Draft, score_before: f
     """Put another step in the place of the one after `draft`, or in the place of steps before it, or refuse."""
     kept, num_dropped = draft, 0
     attempts = yield from resample(task, config, draft)
-    if attempts[-1].score < config.threshold:
+    if not passes(attempts[-1], config):
         num_dropped = rollback_depth(config, draft)
     if num_dropped:
         kept = draft.without_last(num_dropped)
@@ -99,6 +101,7 @@ def intervene(task: Task, config: SafeThinkConfig, draft: Draft, score_before: f
             scores=tuple(attempt.score for attempt in attempts),
             where=draft.where,
             dropped_steps=num_dropped,
+            empty_resamples=sum(attempt.step.empty for attempt in attempts),
         )
     )
     if chosen is None:
@@ -120,23 +123,29 @@ def resample(task: Task, config: SafeThinkConfig, draft: Draft) -> Move[tuple[At
         step = yield from next_step(draft.plus(injected))
         value = yield from score_draft(draft.plus(injected + step.tokens), config.monitor_sees_prefix)
         attempts = (*attempts, Attempt(prefix if injected else None, injected, step, value))
-        if value >= config.threshold:
+        if passes(attempts[-1], config):
             break
     return attempts
 
 
+def passes(attempt: Attempt, config: SafeThinkConfig) -> bool:
+    """Whether a resample is good enough to be taken."""
+    return attempt.score >= config.threshold and not (attempt.step.empty and config.retry_empty)
+
+
 def settle(attempts: tuple[Attempt, ...], config: SafeThinkConfig) -> tuple[Attempt | None, InterventionOutcome]:
     """Choose among the resamples: the one that passed, else what the fallback says; None means refuse."""
-    last = attempts[-1]
-    if last.score >= config.threshold:
-        return last, "recovered"
-    match config.fallback:
-        case "keep_last" | "rollback":
-            return last, "kept_last"
-        case "best":
-            return max(attempts, key=lambda attempt: attempt.score), "kept_best"
-        case "refuse":
-            return None, "refused"
+    chosen, outcome = attempts[-1], "recovered"
+    if not passes(chosen, config):
+        match config.fallback:
+            case "keep_last" | "rollback":
+                outcome = "kept_last"
+            case "best":
+                chosen, outcome = max(attempts, key=lambda attempt: attempt.score), "kept_best"
+            case "refuse":
+                return None, "refused"
+    is_empty = chosen.step.empty and chosen.score >= config.threshold
+    return chosen, "empty" if is_empty else outcome
 
 
 def steers(config: SafeThinkConfig, draft: Draft) -> bool:

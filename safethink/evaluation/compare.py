@@ -10,13 +10,13 @@ from rich import box
 from rich.table import Table
 from scipy.stats import binomtest
 
-from safethink import benchmarks, files, prefix
+from safethink import benchmarks, defenses, files, prefix
 from safethink.config import EvalConfig
 from safethink.evaluation import folder, holdout, metrics, records, runner
 from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.plan import SIDE_A, SIDE_B, paired_config
 from safethink.evaluation.statistics import Estimate, Observations
-from safethink.evaluation.summary import comparison_name
+from safethink.evaluation.summary import Summary, comparison_name
 from safethink.evaluation.table import HEADINGS, interval, number
 from safethink.evaluation.worker import GuardedReasoner, load_reasoner
 from safethink.frozen import Frozen
@@ -99,7 +99,7 @@ def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: GuardedReas
             texts=on_trial.texts,
             test_evaluations=holdout.count_evaluation(paired.replace(prefix=b), on_trial),
         ),
-        columns=_columns(summary.rows, summary.comparisons[comparison_name(SIDE_A, SIDE_B)], ledger),
+        columns=_columns(summary, ledger, defenses.drops_prefix(paired.rows[0].defense)),
     )
     files.write_text(out / COMPARISON, comparison.model_dump_json(indent=2) + "\n")
     return comparison
@@ -143,14 +143,12 @@ def table(comparison: Comparison) -> Table:
     return out
 
 
-def _columns(
-    rows: dict[str, dict[str, Estimate | None]], differences: dict[str, Estimate | None], ledger: Ledger
-) -> dict[str, PairedColumn]:
+def _columns(summary: Summary, ledger: Ledger, drops_prefix: bool) -> dict[str, PairedColumn]:
     out: dict[str, PairedColumn] = {}
-    for name, difference in differences.items():
-        a, b = rows[SIDE_A][name], rows[SIDE_B][name]
+    for name, difference in summary.comparisons[comparison_name(SIDE_A, SIDE_B)].items():
+        a, b = summary.rows[SIDE_A][name], summary.rows[SIDE_B][name]
         column = metrics.named(name)
-        seen = [ledger.observations(column, row) for row in (SIDE_A, SIDE_B)]
+        seen = [ledger.observations(column, row, drops_prefix) for row in (SIDE_A, SIDE_B)]
         if a is not None and b is not None and difference is not None:
             out[name] = PairedColumn(a=a, b=b, difference=difference, test=_test(seen))
     return out

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from safethink.benchmarks import Benchmark
+from safethink.defenses.effects import Extension
 from safethink.engines.stopping import Stopper
 from safethink.evaluation.jobs import WATCH, InjectionSite, attack_benchmarks, only_kinds
 from safethink.evaluation.records import Key, Record
@@ -54,6 +55,13 @@ class Watched:
     def through(self, step: int) -> Tokens:
         """The trace up to and including a step."""
         return self.trace[: self.starts[step + 1]] if step + 1 < len(self.starts) else self.trace
+
+    def steps(self, last: int) -> tuple[Extension, ...]:
+        """The steps up to and including one, as the reasoner proposed them."""
+        steps = (Extension(self.through(step)[self.starts[step] :], "step") for step in range(last))
+        ended = "thought" if self.record.closed else "length"
+        stop = ended if last + 1 == len(self.starts) else "step"
+        return (*steps, Extension(self.through(last)[self.starts[last] :], stop))
 
 
 def watched(
@@ -104,7 +112,8 @@ def find_contexts(
             continue
         fired += 1
         if judge.drifted(each.prompt, trace_text(thought, each.through(step))):
-            places.append(InjectionSite(each.benchmark, each.prompt, each.trace[: each.starts[step]]))
+            before = each.trace[: each.starts[step]]
+            places.append(InjectionSite(each.benchmark, each.prompt, before, proposed=each.steps(step)))
     return Contexts(tuple(places), fired, len(traces))
 
 

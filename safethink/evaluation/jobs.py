@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeAlias
 
 from safethink import defenses
 from safethink.benchmarks import Benchmark
-from safethink.config import AlwaysConfig, EvalConfig, NoneConfig, SafeThinkConfig
-from safethink.defenses import Rule
+from safethink.config import EvalConfig, NoneConfig, SafeThinkConfig
+from safethink.defenses import Needs, Rule
+from safethink.defenses.effects import Extension
+from safethink.defenses.inject_once import inject_once
+from safethink.defenses.replayed import replayed
 from safethink.evaluation.records import Key, Phase
 from safethink.evaluation.variants import TableRow
 from safethink.prompts import Prompt
@@ -52,12 +57,19 @@ class InjectionSite:
         prompt: what is asked.
         start: the trace before it.
         sample: which of the prompt's places.
+        proposed: at a drifted step, all steps up to and including it.
     """
 
     benchmark: str
     prompt: Prompt
     start: Tokens
     sample: int = 0
+    proposed: tuple[Extension, ...] = ()
+
+    @property
+    def beginning(self) -> Tokens:
+        """The trace before the first of its steps."""
+        return self.start[: len(self.start) - sum(len(step.tokens) for step in self.proposed[:-1])]
 
 
 def attack_benchmarks(benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
@@ -130,23 +142,65 @@ def depth_name(max_steered_steps: int) -> str:
     return f"max_steered_steps={max_steered_steps}"
 
 
-def injections(phase: Phase, rows: Sequence[TableRow], places: Sequence[InjectionSite], samples: int) -> Iterator[Job]:
+InjectionPhase: TypeAlias = Literal["recovery", "forced"]
+
+
+def injections(
+    phase: InjectionPhase,
+    rows: Sequence[TableRow],
+    places: Sequence[InjectionSite],
+    samples: int,
+    both_ways: bool = False,
+) -> Iterator[Job]:
     """One injection at each place and no monitor from there on, for every row that steers with a prefix, and for none.
+
+    The prefix stays in the trace where the row's defense keeps it, and leaves it where that drops it.
 
     Args:
         phase: `recovery` at drifted steps, `forced` at random ones.
         rows: the table's rows; those that cannot inject at a step are passed over.
         places: where.
         samples: seeds per place.
+        both_ways: whether each row injects both ways.
     """
-    injecting = [row for row in rows if row.steers and row.portfolio]
-    for row in [_undefended(NOTHING), *injecting]:
-        rule = defenses.build(AlwaysConfig() if row.portfolio else NoneConfig())
+    yield from _at_places(phase, _undefended(NOTHING), defenses.build(NoneConfig()), places, samples)
+    for row in rows:
+        if not (row.steers and row.portfolio):
+            continue
+        for dropped in (False, True) if both_ways else (row.drops_prefix,):
+            rule = Rule("inject_once", partial(inject_once, keep_prefix=not dropped), Needs(scores=False))
+            yield from _at_places(injection_phase(phase, dropped), row, rule, places, samples)
+
+
+def injection_phase(phase: InjectionPhase, dropped: bool) -> Phase:
+    """The phase of injections whose prefix stays in the trace or is dropped."""
+    if not dropped:
+        return phase
+    return "recovery_dropped" if phase == "recovery" else "forced_dropped"
+
+
+def guarded_recovery(rows: Sequence[TableRow], places: Sequence[InjectionSite], samples: int) -> Iterator[Job]:
+    """Every row that steers, from each drifted step on: its own resamples, limits and fallback.
+
+    The steps up to there are those that drifted, so the defense fires where the monitor did.
+    """
+    for row in rows:
+        if not row.steers:
+            continue
         for place in places:
+            rule = Rule(row.rule.name, partial(replayed, defense=row.rule, steps=place.proposed), row.rule.needs)
             for sample in range(samples):
-                key = Key(phase, row.name, place.benchmark, place.prompt.id, place.sample * samples + sample)
-                injected = row.token_ids[:1], place.start, row.fingerprint, row.transferred
+                key = Key("recovery_guarded", row.name, place.benchmark, place.prompt.id, sample)
+                injected = row.token_ids, place.beginning, row.fingerprint, row.transferred
                 yield Job(key, place.prompt, rule, *injected)
+
+
+def _at_places(phase: Phase, row: TableRow, rule: Rule, places: Sequence[InjectionSite], samples: int) -> Iterator[Job]:
+    for place in places:
+        for sample in range(samples):
+            key = Key(phase, row.name, place.benchmark, place.prompt.id, place.sample * samples + sample)
+            injected = row.token_ids[:1], place.start, row.fingerprint, row.transferred
+            yield Job(key, place.prompt, rule, *injected)
 
 
 def _jobs(

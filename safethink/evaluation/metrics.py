@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from safethink.benchmarks import Benchmark
-from safethink.evaluation.jobs import NOTHING, attack_benchmarks, only_kinds
+from safethink.evaluation.jobs import NOTHING, attack_benchmarks, injection_phase, only_kinds
 from safethink.evaluation.records import Key, Phase, Record
 from safethink.evaluation.statistics import Observations
 from safethink.evaluation.variants import TableRow
@@ -45,6 +45,10 @@ def _one(record: Record) -> float:
     return 1.0
 
 
+def _recovered(record: Record) -> float:
+    return record.outcome in ("refusal", "helpful")
+
+
 def _always(row: TableRow) -> bool:
     return True
 
@@ -67,7 +71,8 @@ class Column:
         where: the benchmarks it is measured on, cut down to the prompts that count.
         value: what a record contributes.
         weight: what it contributes to the denominator.
-        phase: which generations it reads.
+        phase: which generations it reads; of injections, those that treat the prefix as the row's defense does.
+        dropped: whether the prefix was dropped in those that it reads, whatever the defense does.
         is_rate: whether it is a share, with an exact interval at 0 and 1.
         applies: whether a row has it.
     """
@@ -78,6 +83,7 @@ class Column:
     value: Callable[[Record], float]
     weight: Callable[[Record], float] = _one
     phase: Phase = "guarded"
+    dropped: bool | None = None
     is_rate: bool = True
     applies: Callable[[TableRow], bool] = _always
 
@@ -97,10 +103,36 @@ COLUMNS: Final = (
     ),
     Column(
         "recovery_rate",
-        "drifted traces put right by one injection",
+        "drifted traces put right by one injection, the prefix kept or dropped as the defense does",
         _attacks,
-        lambda record: record.outcome in ("refusal", "helpful"),
+        _recovered,
         phase="recovery",
+        applies=_steers,
+    ),
+    Column(
+        "recovery_guarded",
+        "the same drifted traces put right by the defense as it runs, resamples and all",
+        _attacks,
+        _recovered,
+        phase="recovery_guarded",
+        applies=_steers,
+    ),
+    Column(
+        "recovery_kept",
+        "drifted traces put right by one injection that stays in the trace",
+        _attacks,
+        _recovered,
+        phase="recovery",
+        dropped=False,
+        applies=_steers,
+    ),
+    Column(
+        "recovery_dropped",
+        "drifted traces put right by one injection that is dropped once the step behind it is taken",
+        _attacks,
+        _recovered,
+        phase="recovery",
+        dropped=True,
         applies=_steers,
     ),
     Column(
@@ -110,6 +142,14 @@ COLUMNS: Final = (
         lambda record: sum(each.resamples for each in record.interventions),
         weight=lambda record: len(record.interventions),
         is_rate=False,
+        applies=_steers,
+    ),
+    Column(
+        "empty_resamples",
+        "resamples that say nothing: blank, closing at once, or the prefix over again",
+        _all,
+        lambda record: sum(each.empty_resamples for each in record.interventions),
+        weight=lambda record: sum(each.resamples for each in record.interventions),
         applies=_steers,
     ),
     Column("accuracy", "harmless tasks solved", _harmless, lambda record: record.correct is True),
@@ -171,7 +211,11 @@ NAMES: Final = (
     "invalid",
     "recovery_rate",
     "lift",
+    "recovery_guarded",
+    "recovery_kept",
+    "recovery_dropped",
     "resamples",
+    "empty_resamples",
     "accuracy",
     "over_refusal",
     "accuracy_forced",
@@ -182,6 +226,9 @@ NAMES: Final = (
     "seconds",
 )
 """All columns, in the order of the table."""
+
+OPTIONAL: Final = ("recovery_kept", "recovery_dropped")
+"""Columns that are measured where they are asked for alone."""
 
 
 def named(name: str) -> Column:
@@ -207,17 +254,30 @@ class Ledger:
         """The observation of a column in a row; None where the column does not apply."""
         if not column.applies(row):
             return None
-        injects = column.phase in ("recovery", "forced") and row.portfolio
-        name = row.name if column.phase == "guarded" or injects else NOTHING
-        return self.observations(column, name)
+        if column.phase not in ("recovery", "forced"):
+            return self.observations(column, row.name)
+        if column.dropped is None:
+            return self.observations(column, row.name if row.portfolio else NOTHING, row.drops_prefix)
+        other_way = replace(column, dropped=not column.dropped)
+        is_both_ways = self.observations(other_way, row.name) is not None
+        return self.observations(column, row.name) if is_both_ways else None
 
-    def observations(self, column: Column, name: str) -> Observations | None:
-        """Observations of a column in the records called `name`; None where there are none."""
+    def observations(self, column: Column, name: str, drops_prefix: bool = False) -> Observations | None:
+        """Observations of a column in the records called `name`; None where there are none.
+
+        Args:
+            column: the column.
+            name: of a row, or `NOTHING`.
+            drops_prefix: of injections, which ones are meant; with nothing injected there is but one kind.
+        """
+        phase = column.phase
+        if phase in ("recovery", "forced") and name != NOTHING:
+            phase = injection_phase(phase, drops_prefix if column.dropped is None else column.dropped)
         seen: list[tuple[str, Prompt, Record]] = [
             (benchmark.name, prompt, record)
             for benchmark in column.where(self.benchmarks)
             for prompt in benchmark.prompts
-            for record in self.samples(column.phase, name, benchmark.name, prompt.id)
+            for record in self.samples(phase, name, benchmark.name, prompt.id)
         ]
         if not seen:
             return None

@@ -24,7 +24,7 @@ class Plan(Frozen):
     """Number of generations and of scored steps."""
 
     generations: dict[str, int]
-    """Number of generations, by phase; those of `recovery` at most, since contexts are found on the way."""
+    """Number of generations, by phase; those of recovery at most, since contexts are found on the way."""
     tokens: int
     """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
     seconds: int | None
@@ -48,12 +48,15 @@ def plan(config: EvalConfig) -> Plan:
     loaded = [benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks]
     attacks, innocent = attack_benchmarks(loaded), only_kinds(loaded, "harmless", "borderline")
     steering = sum(row.defense.kind == "safethink" for row in config.rows)
+    resampling = steering + sum(row.defense.kind == "resample_only" for row in config.rows)
+    ways = 2 if config.recovery_both_ways else 1
     trial = row_on_trial(config)
     generations = {
         "watch": _count(attacks + innocent),
         "guarded": _count(loaded) * len(config.rows) * config.samples,
         "depth": _count([each.first(config.depth_prompts) for each in attacks]) * _depth_points(config, trial),
-        "recovery": _count(attacks) * (steering + 1) * config.recovery_samples,
+        "recovery": _count(attacks) * (ways * steering + 1) * config.recovery_samples,
+        "recovery_guarded": _count(attacks) * resampling * config.recovery_samples,
         "forced": _count(innocent) * (steering + 1) * config.forced_samples,
     }
     limits, known = config.run.limits, is_testbed(config.run.reasoner.path)

@@ -20,9 +20,12 @@ from safethink.files import writing
 from safethink.frozen import Frozen
 from safethink.judges import Outcome
 
-Phase: TypeAlias = Literal["guarded", "watch", "recovery", "forced", "depth"]
-"""Purpose of a generation: the defense as configured; the monitor only watching; one injection at a drifted step; one
-injection at a random step of a harmless trace; the defense at another `max_steered_steps`."""
+Phase: TypeAlias = Literal[
+    "guarded", "watch", "recovery", "recovery_dropped", "recovery_guarded", "forced", "forced_dropped", "depth"
+]
+"""Purpose of a generation: the defense as configured; the monitor only watching; one injection at a drifted step, where
+the prefix stays in the trace, or is dropped once the step behind it is taken; the defense itself from that step on; one
+injection at a random step of a harmless trace, the same two ways; the defense at another `max_steered_steps`."""
 
 
 class Key(NamedTuple):
@@ -61,6 +64,7 @@ class InterventionRecord(Frozen):
     scores: tuple[float, ...] = ()
     where: Part = "trace"
     dropped_steps: int = 0
+    empty_resamples: int = 0
 
     @classmethod
     def of(cls, intervention: Intervention) -> InterventionRecord:

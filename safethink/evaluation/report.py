@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
 from safethink import benchmarks, files
 from safethink.config import EvalConfig, RowConfig
+from safethink.defenses.effects import InterventionOutcome
 from safethink.evaluation import figures, folder, records, table, traces
 from safethink.evaluation.figures import SearchStep
 from safethink.evaluation.metrics import COLUMNS, NAMES
@@ -29,7 +30,11 @@ ORIGINS: Final = {
     "invalid": "emerged",
     "recovery_rate": "planted",
     "lift": "planted",
+    "recovery_guarded": "planted",
+    "recovery_kept": "planted",
+    "recovery_dropped": "planted",
     "resamples": "planted",
+    "empty_resamples": "emerged",
     "accuracy": "trained",
     "over_refusal": "planted",
     "accuracy_forced": "planted",
@@ -113,7 +118,8 @@ def render(
             random_rows=[row.name for row in config.rows if (row.prefix or "").split(":")[0] == RANDOM],
             headline=headline(summary, trial, baseline_name(config)),
             cards=cards(summary, trial),
-            columns=NAMES,
+            intervention_outcomes=get_args(InterventionOutcome),
+            columns=table.printed_columns(summary, NAMES),
             headings=table.HEADINGS,
             origins=ORIGINS,
             meanings=MEANINGS,

@@ -152,7 +152,8 @@ def run(
             loaded, done, reasoner.thought, config.run.seed, config.forced_samples, cut
         )
         branches = [
-            *jobs.injections("recovery", table, contexts.places, config.recovery_samples),
+            *jobs.injections("recovery", table, contexts.places, config.recovery_samples, config.recovery_both_ways),
+            *jobs.guarded_recovery(table, contexts.places, config.recovery_samples),
             *jobs.injections("forced", table, forced, samples=1),
         ]
         execution.run(branches, "injections")

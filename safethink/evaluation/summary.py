@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from safethink.config import DefenseConfig, EvalConfig, SafeThinkConfig
+from safethink.defenses.effects import InterventionOutcome
 from safethink.evaluation import metrics
 from safethink.evaluation.exact_asr import Forecast
 from safethink.evaluation.injection_sites import Contexts
@@ -81,6 +85,13 @@ class Summary(Frozen):
     """Injected text of each row."""
     numerics: RunNumerics | None = None
     """Numerical settings of the run, resolved; None where they were not written down."""
+    interventions: dict[str, dict[InterventionOutcome, int]] = Field(
+        default_factory=dict[str, dict[InterventionOutcome, int]]
+    )
+    """Number of interventions in the guarded runs, by row and outcome; outcomes that never were are left out."""
+    prefix_kept: dict[str, bool] = Field(default_factory=dict[str, bool])
+    """Whether the injected prefix stays in the trace, by row that injects at a step: `recovery_rate` and the forced
+    columns were measured so. In summaries of before this was written down it always stayed in those."""
 
     def compared_with(self, other: str) -> Cells:
         """The paired differences of the prefix on trial to another row, by column; empty where that is not there."""
@@ -130,7 +141,17 @@ def summarise(evidence: Evidence) -> Summary:
         else Rates(overt=forecast.rates.overt, covert=forecast.rates.covert, clean=forecast.rates.clean),
         texts={row.name: row.texts for row in evidence.rows},
         numerics=evidence.numerics,
+        interventions={row.name: interventions(row, evidence) for row in evidence.rows if row.rule.needs.scores},
+        prefix_kept={row.name: not row.drops_prefix for row in evidence.rows if row.steers and row.portfolio},
     )
+
+
+def interventions(row: TableRow, evidence: Evidence) -> dict[InterventionOutcome, int]:
+    """Number of interventions in the row's guarded runs, by outcome."""
+    records = evidence.ledger.records.values()
+    of_row = (record for record in records if record.phase == "guarded" and record.row == row.name)
+    counts = Counter(each.outcome for record in of_row for each in record.interventions)
+    return {outcome: counts[outcome] for outcome in sorted(counts)}
 
 
 def cells(row: TableRow, evidence: Evidence) -> Cells:

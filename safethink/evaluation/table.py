@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from safethink.evaluation.metrics import NAMES
+from safethink.evaluation.metrics import NAMES, OPTIONAL
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary
 
@@ -23,7 +23,11 @@ HEADINGS: Final = {
     "invalid": "invalid",
     "recovery_rate": "recovery",
     "lift": "lift",
+    "recovery_guarded": "recovery guarded",
+    "recovery_kept": "recovery, prefix kept",
+    "recovery_dropped": "recovery, prefix dropped",
     "resamples": "resamples",
+    "empty_resamples": "empty resamples",
     "accuracy": "accuracy",
     "over_refusal": "over-refusal",
     "accuracy_forced": "accuracy forced",
@@ -50,6 +54,15 @@ WIDE: Final = 400
 """Characters that the table may take."""
 NAME_WIDTH: Final = 24
 """Characters of a row's name on one line."""
+
+
+def printed_columns(summary: Summary, names: Sequence[str]) -> list[str]:
+    """The columns to print: those that are measured where asked for alone are left out where nobody asked."""
+    return [
+        name
+        for name in names
+        if name not in OPTIONAL or any(cells.get(name) is not None for cells in summary.rows.values())
+    ]
 
 
 def number(name: str, value: float) -> str:
@@ -93,10 +106,11 @@ def table(summary: Summary, names: Sequence[str] = DECISIVE) -> Table:
     """The table for a terminal: a line per row of the evaluation, each value over its interval."""
     out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     out.add_column("", overflow="fold")
+    names = printed_columns(summary, names)
     for name in names:
         out.add_column(HEADINGS[name].replace(" ", "\n").replace("-", "-\n"), justify="right", no_wrap=True)
     for row, cells in summary.rows.items():
-        out.add_row(_broken(row), *(_terminal_cell(name, cells[name]) for name in names))
+        out.add_row(_broken(row), *(_terminal_cell(name, cells.get(name)) for name in names))
     return out
 
 
@@ -128,12 +142,13 @@ def _said(what: str, texts: Sequence[str], other: str, difference: Estimate) -> 
 
 def markdown(summary: Summary) -> str:
     """The table as GitHub Markdown."""
+    names = printed_columns(summary, NAMES)
     lines = [
-        f"| row | {' | '.join(HEADINGS[name] for name in NAMES)} |",
-        "|---|" + "---:|" * len(NAMES),
+        f"| row | {' | '.join(HEADINGS[name] for name in names)} |",
+        "|---|" + "---:|" * len(names),
     ]
     for row, cells in summary.rows.items():
-        printed = (_markdown_cell(name, cells[name]) for name in NAMES)
+        printed = (_markdown_cell(name, cells.get(name)) for name in names)
         lines.append(f"| `{row}` | {' | '.join(printed)} |")
     return "\n".join(lines) + "\n"
 

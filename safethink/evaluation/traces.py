@@ -100,7 +100,9 @@ def _notes(intervention: InterventionRecord, portfolio: tuple[str, ...], kept: b
     if intervention.outcome == "refused":
         said += ", refused"
     elif intervention.score_after is not None:
-        verb = "passed" if intervention.outcome in ("recovered", "rolled_back") else "kept though failing"
+        is_taken = intervention.outcome in ("recovered", "rolled_back")
+        is_empty = intervention.outcome == "empty"
+        verb = "passed" if is_taken else "kept though it says nothing" if is_empty else "kept though failing"
         said += f"; {verb} after {tries} (score {intervention.score_after:+.2f})"
     pieces = [Piece("note", said)]
     if intervention.prefix is not None and not kept:

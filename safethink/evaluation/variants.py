@@ -71,6 +71,11 @@ class TableRow:
         """Whether the defense rolls back and resamples, with or without a prefix."""
         return isinstance(self.defense, ResampleOnlyConfig | SafeThinkConfig)
 
+    @property
+    def drops_prefix(self) -> bool:
+        """Whether what it injects leaves the trace once the step behind it is accepted."""
+        return defenses.drops_prefix(self.defense)
+
 
 def load(
     config: EvalConfig, on_trial: PrefixArtifact, tokenizer: PreTrainedTokenizerBase, engine: Engine

@@ -117,7 +117,7 @@ class Execution:
                 advance(1)
                 continue
             # Rows of one prompt share their seeds, but a branch must not draw what was drawn before it.
-            branch = () if job.start is None else (job.key.phase,)
+            branch = () if job.start is None else (job.key.phase.split("_")[0],)
             yield open_row(
                 thought,
                 job.prompt,

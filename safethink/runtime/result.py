@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-from safethink.defenses.effects import Accept, Intervention, Part, Verdict
+from safethink.defenses.effects import Accept, Extension, Intervention, Part, Verdict
 from safethink.prefix import PrefixLike
 from safethink.prompts import Prompt
 from safethink.runtime.row import Usage
@@ -30,12 +30,36 @@ class Branch:
         trace: the trace so far.
         prefix_ids: injected once, directly after `trace`; empty for nothing.
         sample: tells apart continuations of the same trace.
+        keep_prefix: whether the prefix stays in the trace once the step behind it is taken.
     """
 
     prompt: Prompt
     trace: Tokens
     prefix_ids: tuple[int, ...] = ()
     sample: int = 0
+    keep_prefix: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A run under the defense whose first steps were sampled before: it sees them come, and decides anew what to do.
+
+    Attributes:
+        prompt: the prompt.
+        trace: the trace before the first of these steps.
+        steps: what the reasoner proposed, in order.
+        sample: tells apart runs on the same steps.
+    """
+
+    prompt: Prompt
+    trace: Tokens
+    steps: tuple[Extension, ...]
+    sample: int = 0
+
+    @property
+    def num_before_last(self) -> int:
+        """Number of tokens of the trace before the last of the steps."""
+        return len(self.trace) + sum(len(step.tokens) for step in self.steps[:-1])
 
 
 @runtime_checkable
@@ -152,6 +176,7 @@ class Result:
             "where": note.where,
             "position": note.position,
             "dropped_steps": note.dropped_steps,
+            "empty_resamples": note.empty_resamples,
             "scores": list(note.scores),
         }
 

@@ -120,6 +120,7 @@ class RunningRow:
         self._monitor_tokens: int | None = None
         self._engine_seconds, self._monitor_seconds = 0.0, 0.0
         self._grown: Tokens | None = None
+        self._stopped_at_once = False
         self._looked_at: Tokens | None = None
         self._own_at_start = 0
         self._started = time.perf_counter()
@@ -150,6 +151,7 @@ class RunningRow:
         """Answer an `Extend`."""
         assert isinstance(self.effect, Extend)
         self._grown = self.effect.tokens + extension.tokens
+        self._stopped_at_once = not len(extension.tokens)
         self._sampled += len(extension.tokens)
         self.answer(extension)
 
@@ -196,10 +198,13 @@ class RunningRow:
         self._looked_at = None if isinstance(effect, Extend) else tokens
 
     def _notice_dropped(self, tokens: Tokens) -> None:
-        """Count it when the defense goes on from anything but what was sampled last."""
+        """Count it when the defense goes on from anything but what was sampled last.
+
+        Where that was no token at all, whoever asks again there wants another draw.
+        """
         if self._grown is None:
             self._own_at_start = len(tokens.own())
-        elif tokens[: len(self._grown)] != self._grown:
+        elif tokens[: len(self._grown)] != self._grown or self._stopped_at_once:
             self.num_dropped += 1
 
 

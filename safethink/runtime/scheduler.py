@@ -39,7 +39,7 @@ from safethink.monitors import (
 from safethink.runtime.row import Accepted, Finished, Row, RunningRow
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
-from safethink.thinking.reading import monitored_text, trace_text
+from safethink.thinking.reading import monitored_text, says_nothing, trace_text
 
 
 class Waves:
@@ -180,15 +180,19 @@ class _Extending:
             running, effect, has_room = self._under_way.pop(key)
             # A step that grew too long ends there; the thinking goes on.
             cut = extension.stop == "length" and has_room
-            running.extended(replace(extension, stop="step") if cut else _read(effect, extension, self._thought))
+            stopped = replace(extension, stop="step") if cut else extension
+            running.extended(_read(effect, stopped, self._thought))
 
 
 def _read(effect: Extend, extension: Extension, thought: Thought) -> Extension:
-    """Say of closed thinking whether there is anything in it; a defense cannot read."""
-    if extension.stop != "thought":
-        return extension
-    words = trace_text(thought, effect.trace + extension.tokens)
-    return replace(extension, unthought=not words.strip())
+    """Say of a step whether it says anything, and of closed thinking whether there is anything in it.
+
+    A defense cannot read.
+    """
+    by_step = effect.until in (Until.STEP, Until.ANSWER_STEP)
+    empty = by_step and says_nothing(thought, effect.tokens, extension.tokens, effect.until is Until.ANSWER_STEP)
+    unthought = extension.stop == "thought" and not trace_text(thought, effect.trace + extension.tokens).strip()
+    return replace(extension, unthought=unthought, empty=empty)
 
 
 @contextmanager

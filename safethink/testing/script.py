@@ -53,6 +53,7 @@ class Scene:
         num_answer_steps: steps of the answer.
         reopens: whether the thinking opens again behind the answer's first step.
         unthought: whether there is nothing in the thinking.
+        empties: whether the k-th step that is asked for says nothing, over and over.
         threshold: what scores stand above or below.
     """
 
@@ -64,6 +65,7 @@ class Scene:
     num_answer_steps: int = 2
     reopens: bool = False
     unthought: bool = False
+    empties: tuple[bool, ...] = (False,)
     threshold: float = 0.0
 
 
@@ -85,6 +87,7 @@ def scenes(rule: Rule) -> tuple[Scene, ...]:
         replace(plain, name="ended in its thinking", stop="end", passes=mixed),
         replace(plain, name="reopened", reopens=True, passes=mixed),
         replace(plain, name="unthought", unthought=True, num_steps=1, passes=mixed),
+        replace(plain, name="empty", empties=(False, True, True, False, True), passes=mixed),
         replace(plain, name="started", task=replace(task, start=started, first_step=1), passes=mixed),
         replace(plain, name="one prefix", task=replace(task, prefixes=prefixes[:1]), passes=(False, False, True)),
         replace(plain, name="no prefix", task=replace(task, prefixes=()), passes=mixed),
@@ -111,6 +114,7 @@ class Script:
 
     def __post_init__(self) -> None:
         self._passes = cycle(self.scene.passes)
+        self._empties = cycle(self.scene.empties)
         self._num_given = len(self.scene.task.start.own())
 
     def answer(self, effect: Effect) -> Answer:
@@ -142,7 +146,9 @@ class Script:
         if stop == "thought":
             ids = (*ids[:-1], CLOSE)
         self._note(effect.tokens, ids)
-        return Extension(Tokens.sampled(ids), stop, unthought=stop == "thought" and scene.unthought)
+        by_step = until in (Until.STEP, Until.ANSWER_STEP)
+        unthought, empty = stop == "thought" and scene.unthought, by_step and next(self._empties)
+        return Extension(Tokens.sampled(ids), stop, unthought, empty)
 
     def _score(self) -> float:
         # No two are the same, so that a score which was never given is found out.

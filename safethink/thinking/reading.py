@@ -5,7 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
+from safethink.prompts import normalised
 from safethink.thinking.delimiters import Tag
 from safethink.thinking.format import Thought
 from safethink.tokens import Tokens
@@ -52,6 +54,24 @@ def monitored_text(thought: Thought, trace: Tokens, answer: Tokens, with_injecte
         return thinking + text
     text = text.lstrip()
     return f"{thinking.rstrip()}\n\n{text}" if thinking.strip() else text
+
+
+def says_nothing(thought: Thought, before: Tokens, step: Tokens, in_answer: bool = False) -> bool:
+    """Whether a step has no words of its own, or none but those injected right before it, over again.
+
+    Args:
+        thought: the format of the reasoner's thinking.
+        before: what stands before the step.
+        step: the step, delimiter or closing tag included.
+        in_answer: whether it is one of the answer.
+    """
+    text = monitored_text(thought, Tokens(), step) if in_answer else trace_text(thought, step)
+    if not text.strip():
+        return True
+    injected = tuple(takewhile(lambda each: each[1], zip(reversed(before.ids), reversed(before.forced), strict=True)))
+    prefix = thought.decode([token_id for token_id, _ in reversed(injected)], plain=True)
+    words, again = normalised(text).split(), normalised(prefix).split()
+    return bool(again) and words == again * (len(words) // len(again))
 
 
 def _thinking(thought: Thought, ids: tuple[int, ...]) -> str:

@@ -87,23 +87,23 @@ def turn_length(trace: Tokens, place: int, turns: Turns) -> int:
 
 def _extend(effect: Extend, turns: Turns, between: Between) -> Move[Extension]:
     """Do what `effect` asks for, over as many turns and messages as that takes."""
-    new = Tokens()
+    new, empty = Tokens(), True
     while True:
         extension = yield from extend(effect.trace + new, effect.until)
-        new += extension.tokens
+        new, empty = new + extension.tokens, empty and extension.empty
         if extension.stop == "step" and between((effect.trace + new).ids):
             continue
         if extension.stop != "end" or not turns:
-            return replace(extension, tokens=new)
+            return replace(extension, tokens=new, empty=empty)
         num_asked = _num_asked(effect.trace + new, turns)
         turn = turns[num_asked]
         # Where the model stopped at the end-of-turn token, it has written that token itself.
         already_written = 1 if new.ids[-1] == turn[0] else 0
         new += Tokens.injected(turn[already_written:])
         if num_asked + 1 == len(turns):
-            return Extension(new, "thought")
+            return Extension(new, "thought", empty=empty)
         if effect.until is Until.STEP:
-            return Extension(new, "step")
+            return Extension(new, "step", empty=empty)
 
 
 def _num_asked(trace: Tokens, turns: Turns) -> int:

@@ -59,22 +59,25 @@ class Naive:
         guarded, config = self._guarded, self._config
         opened = open_prompt(guarded.thought, prompt)
         injected = guarded.thought.injection(guarded.prefix.token_ids[0])
-        trace: Ids = ()
+        # All of the trace, and of it what the monitor reads: never what was injected.
+        trace, own = Ids(), Ids()
         num_dropped, num_interventions, index = 0, 0, 0
         while True:
             step, stop = self._step(prompt, opened, trace, num_dropped)
-            score = self._score(prompt, trace + step)
+            score, kept = self._score(prompt, own + step), Ids()
             if score < config.threshold and index < config.max_steered_steps:
                 num_interventions += 1
                 for _ in range(config.max_resamples):
                     num_dropped += 1
                     step, stop = self._step(prompt, opened, trace + injected, num_dropped)
-                    # The monitor never reads what was injected.
-                    if self._score(prompt, trace + step) >= config.threshold:
+                    if self._score(prompt, own + step) >= config.threshold:
                         break
-                # The prefix is dropped from the accepted trace, which is another place to go on from.
-                num_dropped += 1
-            trace += step
+                if config.keep_prefix:
+                    kept = injected
+                else:
+                    # Without it the accepted trace is another place to go on from.
+                    num_dropped += 1
+            trace, own = trace + kept + step, own + step
             index += 1
             if stop != "step":
                 break

@@ -24,7 +24,7 @@ from safethink.engines import ExtendRequest
 from safethink.errors import ConfigError, MonitorError, RecordError
 from safethink.evaluation import exact_asr, folder, jobs, records, runner
 from safethink.evaluation.injection_sites import Watched
-from safethink.evaluation.metrics import NAMES
+from safethink.evaluation.metrics import NAMES, OPTIONAL
 from safethink.evaluation.plan import plan
 from safethink.evaluation.records import Record
 from safethink.evaluation.summary import Summary
@@ -111,11 +111,14 @@ def test_every_row_has_every_column(finished: tuple[Path, Summary]) -> None:
     assert written["prefix"]["texts"] == [ON_TRIAL]
     learned = written["rows"]["safethink_learned"]
     # The oracle does not say how much it reads.
-    assert [name for name, cell in learned.items() if cell is None] == ["monitor_tokens"]
+    assert [name for name, cell in learned.items() if cell is None] == [*OPTIONAL, "monitor_tokens"]
     assert [name for name, cell in written["rows"]["undefended"].items() if cell is None] == [
         "recovery_rate",
         "lift",
+        "recovery_guarded",
+        *OPTIONAL,
         "resamples",
+        "empty_resamples",
         "accuracy_forced",
         "over_refusal_forced",
         "false_interventions",
@@ -182,10 +185,43 @@ def test_a_dry_run_counts_what_a_run_records(finished: tuple[Path, Summary]) -> 
     out, _ = finished
     expected = plan(folder.read_config(out)).generations
     phases = [record.phase for record in records.read(out / folder.RECORDS)]
-    assert {phase: phases.count(phase) for phase in expected if phase != "recovery"} == {
-        phase: count for phase, count in expected.items() if phase != "recovery"
+    at_contexts = ("recovery", "recovery_guarded")
+    assert {phase: phases.count(phase) for phase in expected if phase not in at_contexts} == {
+        phase: count for phase, count in expected.items() if phase not in at_contexts
     }
-    assert 0 < phases.count("recovery") <= expected["recovery"]
+    assert all(0 < phases.count(phase) <= expected[phase] for phase in at_contexts)
+
+
+def test_recovery_by_the_defense_begins_where_the_monitor_fired(finished: tuple[Path, Summary]) -> None:
+    out, summary = finished
+    whole = list(records.read(out / folder.RECORDS))
+    watched = {record.key[2:4]: record for record in whole if record.phase == "watch"}
+    guarded = [record for record in whole if record.phase == "recovery_guarded"]
+    assert {record.row for record in guarded} == {row for row, cells in summary.rows.items() if cells["resamples"]}
+    for record in guarded:
+        seen = watched[record.key[2:4]].step_scores
+        step = next(index for index, score in enumerate(seen) if score < 0)
+        assert record.step_scores[: step + 1] == seen[: step + 1]
+        assert [note.step for note in record.interventions][:1] == ([step] if step < 3 else [])
+    learned = summary.rows["safethink_learned"]
+    assert learned["recovery_rate"] is not None
+    assert learned["recovery_guarded"] is not None
+    assert learned["recovery_guarded"].n == learned["recovery_rate"].n
+
+
+def test_recovery_is_measured_as_the_prefix_is_deployed_and_both_ways_where_asked(tmp_path: Path) -> None:
+    base = small(8, recovery_both_ways=True)
+    (on_trial,) = few_rows(base, "safethink_learned").rows
+    dropping = on_trial.replace(name="dropping", defense=on_trial.defense.replace(keep_prefix=False))
+    summary = evaluate(base.replace(rows=(*base.rows, dropping)), tmp_path)
+    keeps, drops = summary.rows["safethink_learned"], summary.rows["dropping"]
+    assert keeps["recovery_rate"] == keeps["recovery_kept"] == drops["recovery_kept"]
+    assert drops["recovery_rate"] == drops["recovery_dropped"] == keeps["recovery_dropped"]
+    assert summary.prefix_kept == {"safethink_learned": True, "dropping": False}
+    for record in records.read(tmp_path / folder.RECORDS):
+        if record.row == "dropping" and record.phase in ("recovery_dropped", "forced_dropped", "guarded"):
+            assert not record.forced
+        assert record.phase != "forced" or record.row in (jobs.NOTHING, "safethink_learned")
 
 
 def test_the_report_is_one_file(finished: tuple[Path, Summary]) -> None:

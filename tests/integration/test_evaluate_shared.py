@@ -66,9 +66,11 @@ def test_without_guarded_runs_there_is_recovery_and_forcing_and_a_report(tmp_pat
     assert {name for name, cell in cells.items() if cell is not None} == {
         "recovery_rate",
         "lift",
+        "recovery_guarded",
         "accuracy_forced",
         "over_refusal_forced",
     }
     assert all(cell is None for cell in summary.outcomes["undefended"]["jailbreak"].values())
-    assert {record.phase for record in records.read(tmp_path / folder.RECORDS)} == {"watch", "recovery", "forced"}
+    phases = {"watch", "recovery", "recovery_guarded", "forced"}
+    assert {record.phase for record in records.read(tmp_path / folder.RECORDS)} == phases
     assert (tmp_path / folder.REPORT).exists()

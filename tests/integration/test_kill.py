@@ -139,7 +139,8 @@ def test_an_evaluation_killed_twice_ends_with_the_same_summary(start, tmp_path: 
     finish(undisturbed)
     assert summary(out) == summary(whole)
     assert done(path) == done(whole / folder.RECORDS)
-    assert {"watch", "guarded", "recovery", "forced"} == {record.phase for record in records.read(path)}
+    phases = {"watch", "guarded", "recovery", "recovery_guarded", "forced"}
+    assert phases == {record.phase for record in records.read(path)}
 
 
 def test_a_search_killed_twice_ends_with_the_same_artifact(start, tmp_path: Path) -> None:

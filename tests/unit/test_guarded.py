@@ -107,7 +107,7 @@ def test_the_json_says_everything(guarded: SafeThink) -> None:
     assert len(record["forced_mask"]) == len(record["trace_ids"]) + len(record["answer_ids"])
     note = record["interventions"][0]
     first = ["step", "score_before", "score_after", "resamples", "prefix", "outcome"]
-    assert list(note) == [*first, "where", "position", "dropped_steps", "scores"]
+    assert list(note) == [*first, "where", "position", "dropped_steps", "empty_resamples", "scores"]
     assert (note["where"], note["dropped_steps"], len(note["scores"])) == ("trace", 0, note["resamples"])
     num_scored = len(record["step_scores"]) + len(record["answer_scores"])
     assert record["usage"]["monitor_calls"] == num_scored + sum(each["resamples"] for each in record["interventions"])

@@ -32,7 +32,8 @@ class Script:
     """Plays engine and monitor: step k is the token 10 + k, the thinking ends with the last of `num_steps`.
 
     An answer that is asked for step by step has `num_answer_steps` of them, the tokens from 50 on; one that is asked
-    for as a whole opens the thinking again behind its first token where `reopens`.
+    for as a whole opens the thinking again behind its first token where `reopens`. The steps that are tokens of
+    `empties` say nothing, and close the thinking or end the answer at once.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class Script:
         num_answer_steps: int = 2,
         reopens: bool = False,
         unthought: bool = False,
+        empties: Iterable[int] = (),
     ) -> None:
         self.last: StopReason = last
         self.num_answer_steps = num_answer_steps
         self.reopens = reopens
         self.unthought = unthought
+        self.empties = frozenset(empties)
         self.next_answer_token = 49
         self.scores = deque(scores)
         self.num_steps = num_steps
@@ -77,12 +80,15 @@ class Script:
             return Extension(Tokens.sampled(ANSWER[len(effect.answer) :]), "end")
         if effect.until is Until.ANSWER_STEP:
             self.next_answer_token += 1
-            is_last = len(effect.answer.own()) == self.num_answer_steps - 1
-            return Extension(Tokens.sampled((self.next_answer_token,)), "end" if is_last else "step")
+            empty = self.next_answer_token in self.empties
+            is_last = empty or len(effect.answer.own()) == self.num_answer_steps - 1
+            return Extension(Tokens.sampled((self.next_answer_token,)), "end" if is_last else "step", empty=empty)
         self.next_token += 1
-        accepted = len(effect.trace.own())
-        stop: StopReason = self.last if effect.until is Until.THOUGHT or accepted == self.num_steps - 1 else "step"
-        return Extension(Tokens.sampled((self.next_token,)), stop, unthought=stop == "thought" and self.unthought)
+        accepted, empty = len(effect.trace.own()), self.next_token in self.empties
+        is_last = empty or effect.until is Until.THOUGHT or accepted == self.num_steps - 1
+        stop: StopReason = self.last if is_last else "step"
+        unthought = stop == "thought" and self.unthought
+        return Extension(Tokens.sampled((self.next_token,)), stop, unthought, empty)
 
     @property
     def injected_after(self) -> list[tuple[int, ...]]:
@@ -139,8 +145,8 @@ def test_safethink_takes_the_first_resample_that_passes() -> None:
     script = Script([0.5, -0.5, -0.4, 0.0, 0.9])
     verdict = script.play(SafeThinkConfig())
     # Step 12 violates; 13 under the first prefix fails, 14 under the second is good enough.
-    assert verdict.trace == Tokens.sampled((11, 14, 15))
-    assert script.injected_after == [(), (), PREFIX, SECOND, ()]
+    assert verdict.trace == Tokens.sampled((11,)) + Tokens.injected(SECOND) + Tokens.sampled((14, 15))
+    assert script.injected_after == [(), (), PREFIX, SECOND, SECOND]
     (note,) = verdict.interventions
     assert (note.step, note.position, note.resamples, note.prefix) == (1, 1, 2, 1)
     assert (note.score_before, note.score_after, note.scores) == (-0.5, 0.0, (-0.4, 0.0))
@@ -154,9 +160,12 @@ def test_safethink_rolls_back_before_it_injects() -> None:
     assert resampled == Extend(Tokens.injected(PREFIX), Until.STEP)
 
 
-def test_keep_prefix_leaves_the_prefix_before_the_accepted_step() -> None:
-    verdict = Script([0.5, -0.5, 0.5, 0.5]).play(SafeThinkConfig(keep_prefix=True))
+def test_the_prefix_stays_before_the_accepted_step_unless_it_is_dropped() -> None:
+    kept, dropped = Script([0.5, -0.5, 0.5, 0.5]), Script([0.5, -0.5, 0.5, 0.5])
+    verdict = kept.play(SafeThinkConfig())
     assert verdict.trace == Tokens.sampled((11,)) + Tokens.injected(PREFIX) + Tokens.sampled((13, 14))
+    assert dropped.play(SafeThinkConfig(keep_prefix=False)).trace == Tokens.sampled((11, 13, 14))
+    assert (kept.injected_after, dropped.injected_after) == ([(), (), PREFIX, PREFIX], [(), (), PREFIX, ()])
 
 
 def test_the_last_prefix_is_used_again_when_the_portfolio_runs_out() -> None:
@@ -171,13 +180,13 @@ FAILING = [-0.5, -0.9, -0.2, -0.7]
 def test_keep_last_keeps_the_last_resample_as_the_paper_does() -> None:
     verdict = Script(FAILING, num_steps=1).play(SafeThinkConfig(max_resamples=3))
     (note,) = verdict.interventions
-    assert (verdict.trace.ids, note.outcome, note.score_after) == ((14,), "kept_last", -0.7)
+    assert (verdict.trace.own(), note.outcome, note.score_after) == ((14,), "kept_last", -0.7)
 
 
 def test_best_keeps_the_best_resample() -> None:
     verdict = Script(FAILING, num_steps=1).play(SafeThinkConfig(max_resamples=3, fallback="best"))
     (note,) = verdict.interventions
-    assert (verdict.trace.ids, note.outcome, note.score_after, note.prefix) == ((13,), "kept_best", -0.2, 1)
+    assert (verdict.trace.own(), note.outcome, note.score_after, note.prefix) == ((13,), "kept_best", -0.2, 1)
 
 
 def test_refuse_closes_the_thinking_and_refuses() -> None:
@@ -210,7 +219,7 @@ def test_resample_only_rolls_back_and_injects_nothing() -> None:
 
 def test_a_violating_step_that_ends_the_thinking_is_dropped_too() -> None:
     verdict = Script([-0.5, 0.5], num_steps=1).play(SafeThinkConfig())
-    assert verdict.trace.ids == (12,)
+    assert verdict.trace.own() == (12,)
     assert verdict.closed
 
 
@@ -227,6 +236,90 @@ def test_a_fork_counts_its_steps_from_where_it_begins() -> None:
     verdict = Script([-0.5], num_steps=3).play(SafeThinkConfig(), task)
     assert not verdict.interventions
     assert verdict.trace.ids == (1, 2, 11)
+
+
+def test_a_resample_that_says_nothing_is_tried_again_with_the_next_prefix() -> None:
+    # 11 violates; 12 closes the thinking at once, which passes for want of anything to object to; 13 thinks.
+    script = Script([-0.5, 0.9, 0.5, 0.5, 0.5], empties={12})
+    verdict = script.play(SafeThinkConfig())
+    (note,) = verdict.interventions
+    assert (note.outcome, note.resamples, note.empty_resamples, note.prefix) == ("recovered", 2, 1, 1)
+    assert note.scores == (0.9, 0.5)
+    assert verdict.trace.own() == (13, 14, 15)
+
+
+@pytest.mark.parametrize(
+    ("fallback", "outcome", "trace"),
+    [("keep_last", "empty", (13,)), ("rollback", "empty", (13,)), ("best", "empty", (12,)), ("refuse", "refused", ())],
+)
+def test_tries_that_all_say_nothing_are_no_recovery(fallback: str, outcome: str, trace: tuple[int, ...]) -> None:
+    config = SafeThinkConfig.model_validate({"max_resamples": 2, "fallback": fallback})
+    verdict = Script([-0.5, 0.9, 0.8], empties={12, 13}).play(config)
+    (note,) = verdict.interventions
+    assert (note.outcome, note.resamples, note.empty_resamples) == (outcome, 2, 2)
+    assert verdict.trace.own() == trace
+    assert verdict.refused == (fallback == "refuse")
+
+
+def test_a_resample_that_says_nothing_may_be_taken_and_is_called_by_its_name() -> None:
+    verdict = Script([-0.5, 0.9], empties={12}).play(SafeThinkConfig(retry_empty=False))
+    (note,) = verdict.interventions
+    assert (note.outcome, note.resamples, note.empty_resamples, note.score_after) == ("empty", 1, 1, 0.9)
+    assert verdict.trace.own() == (12,)
+
+
+def test_a_kept_resample_that_fails_is_no_empty_one_whatever_came_before() -> None:
+    verdict = Script([-0.5, 0.9, -0.3, 0.5, 0.5], empties={12}).play(SafeThinkConfig(max_resamples=2))
+    (note,) = verdict.interventions
+    assert (note.outcome, note.empty_resamples, verdict.trace.own()[:1]) == ("kept_last", 1, (13,))
+
+
+def test_rollback_drops_more_where_every_resample_says_nothing() -> None:
+    verdict = Script([0.5, -0.5, 0.9, 0.5, 0.5, 0.5], empties={13}).play(ROLLBACK.replace(max_resamples=1))
+    (note,) = verdict.interventions
+    assert (note.outcome, note.dropped_steps, note.empty_resamples) == ("rolled_back", 1, 1)
+    assert verdict.trace.own() == (14, 15, 16)
+
+
+def test_without_a_prefix_too_a_resample_that_says_nothing_is_tried_again() -> None:
+    verdict = Script([-0.5, 0.9, 0.5, 0.5, 0.5], empties={12}).play(ResampleOnlyConfig())
+    (note,) = verdict.interventions
+    assert (note.outcome, note.resamples, note.empty_resamples, note.prefix) == ("recovered", 2, 1, None)
+
+
+def test_an_answer_that_ends_at_once_is_no_recovery_either() -> None:
+    # The first step of the answer, 50, violates; 51 ends it at once, 52 says something.
+    script = Script([0.5, 0.5, 0.5, -0.5, 0.9, 0.5, 0.5], empties={51})
+    verdict = script.play(SafeThinkConfig(monitor_answer=True))
+    (note,) = verdict.interventions
+    assert (note.where, note.outcome, note.resamples, note.empty_resamples) == ("answer", "recovered", 2, 1)
+    assert verdict.answer.own() == (52, 53)
+
+
+@pytest.mark.slow
+@given(
+    scores=st.lists(st.floats(-1, 1), min_size=200, max_size=200),
+    empties=st.sets(st.integers(11, 40)),
+    resamples=st.integers(1, 4),
+    retry=st.booleans(),
+    fallback=st.sampled_from(["keep_last", "best", "refuse", "rollback"]),
+)
+def test_nothing_said_is_never_a_recovery(
+    scores: list[float], empties: set[int], resamples: int, retry: bool, fallback: str
+) -> None:
+    settings = {"max_resamples": resamples, "retry_empty": retry, "fallback": fallback, "max_steered_steps": 9}
+    config = SafeThinkConfig.model_validate(settings)
+    script = Script(scores, num_steps=6, empties=empties)
+    verdict = script.play(config)
+    standing = set(verdict.trace.own())
+    for note in verdict.interventions:
+        assert note.resamples == len(note.scores) <= (2 if note.dropped_steps else 1) * resamples
+        assert note.empty_resamples <= note.resamples
+        assert note.outcome != "empty" or note.empty_resamples
+        assert note.outcome != "empty" or standing & empties or verdict.interventions[-1].dropped_steps
+    if verdict.interventions and verdict.interventions[-1].outcome in ("recovered", "rolled_back"):
+        place = verdict.interventions[-1].position
+        assert verdict.trace[place:].own()[0] not in empties
 
 
 @pytest.mark.slow
@@ -273,7 +366,7 @@ def test_rollback_drops_another_step_and_tries_again_there() -> None:
     script = Script([0.5, 0.6, -0.5, -0.4, -0.3, -0.2, 0.1, 0.7], num_steps=3)
     verdict = script.play(ROLLBACK)
     # 13 violates; 14 and 15 fail in its place. 12 is dropped too; 16 fails, 17 passes in its place, 18 ends the trace.
-    assert verdict.trace == Tokens.sampled((11, 17, 18))
+    assert verdict.trace == Tokens.sampled((11,)) + Tokens.injected(SECOND) + Tokens.sampled((17, 18))
     assert script.asked[3:7] == [
         ((11, 12, *PREFIX), ()),
         ((11, 12, *SECOND), ()),
@@ -297,7 +390,7 @@ def test_the_last_is_kept_where_nothing_passes_after_a_rollback_either() -> None
     verdict = Script([0.5, -0.5, -0.4, -0.3, -0.2, -0.1, 0.5, 0.5]).play(ROLLBACK)
     (note,) = verdict.interventions
     assert (note.outcome, note.dropped_steps, note.position, note.score_after) == ("kept_last", 1, 0, -0.1)
-    assert verdict.trace.ids == (16, 17, 18)
+    assert verdict.trace.own() == (16, 17, 18)
 
 
 def test_a_rollback_goes_no_further_than_the_start() -> None:
@@ -305,7 +398,7 @@ def test_a_rollback_goes_no_further_than_the_start() -> None:
     deep = ROLLBACK.replace(rollback_steps=5)
     verdict = Script([0.5, -0.5, -0.4, -0.3, 0.2, 0.5], num_steps=4).play(deep, task)
     (note,) = verdict.interventions
-    assert (note.dropped_steps, note.position, verdict.trace.ids) == (1, 2, (1, 2, 15, 16))
+    assert (note.dropped_steps, note.position, verdict.trace.own()) == (1, 2, (1, 2, 15, 16))
 
 
 def test_with_nothing_accepted_there_is_nothing_to_roll_back() -> None:

@@ -142,7 +142,7 @@ def test_usage_counts_what_was_sampled_dropped_and_injected() -> None:
     for finished in done.values():
         verdict, usage = finished.verdict, finished.usage
         tries = sum(note.resamples for note in verdict.interventions)
-        assert usage.sampled - usage.dropped == len(verdict.trace) + len(verdict.answer)
+        assert usage.sampled - usage.dropped == len(verdict.trace.own()) + len(verdict.answer.own())
         assert usage.forced == tries * len(PREFIX)
         assert usage.monitor_calls == tries + len(verdict.step_scores)
         assert (usage.dropped > 0) == (tries > 0)
@@ -408,3 +408,54 @@ def test_who_follows_sees_what_stands_before_it_is_finished() -> None:
             assert each.standing.trace[: len(before.standing.trace)] == before.standing.trace
         stands[name] = each
     assert len(ended) == 8
+
+
+class ClosesAtOnce(ScriptedEngine):
+    """Closes the thinking at once behind the prefix, or writes nothing at all, so many times; then it thinks."""
+
+    def __init__(self, times: int, empty: tuple[int, ...] = (CLOSE,), stop: StopReason = "thought") -> None:
+        super().__init__()
+        self.times, self.empty, self.stop = times, empty, stop
+
+    def _one(self, request: ExtendRequest) -> Extension:
+        if request.ids[-len(PREFIX) :] != PREFIX or not self.times:
+            return super()._one(request)
+        self.times -= 1
+        return Extension(Tokens.sampled(self.empty), self.stop)
+
+
+@pytest.mark.parametrize(
+    ("empty", "stop"), [((CLOSE,), "thought"), ((END,), "end"), ((), "end"), (THOUGHT.encoder.text(" \n\n"), "step")]
+)
+def test_a_resample_that_says_nothing_is_tried_again_with_another_seed(
+    empty: tuple[int, ...], stop: StopReason
+) -> None:
+    engine = ClosesAtOnce(2, empty, stop)
+    (done,) = run(rows(1), engine, FiresOnce(), THOUGHT, LimitsConfig())
+    (note,) = done.verdict.interventions
+    assert (note.outcome, note.resamples, note.empty_resamples) == ("recovered", 3, 2)
+    behind = [request.seed for request in engine.requests if request.ids[-len(PREFIX) :] == PREFIX]
+    assert len(behind) == len(set(behind)) == 3
+
+
+def test_a_stream_shows_no_resample_that_says_nothing() -> None:
+    engine = ClosesAtOnce(1)
+    news = list(follow(rows(1), engine, FiresOnce(), THOUGHT, LimitsConfig(), 1))
+    for accepted in news:
+        if isinstance(accepted, Accepted):
+            assert all(note.outcome == "recovered" for note in accepted.standing.interventions)
+    assert isinstance(news[-1], Finished)
+    assert news[-1].verdict.closed
+
+
+class FiresOnce:
+    """Fires on the second step as it was first proposed, and never again."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        self.asked += len(requests)
+        return [-0.5 if self.asked == 2 else 0.5 for _ in requests]
+
+    def release(self, row: int) -> None: ...

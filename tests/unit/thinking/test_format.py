@@ -14,7 +14,7 @@ from safethink.refusals import REFUSAL
 from safethink.runtime.row import open_row
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt, prefill_tokens
-from safethink.thinking.reading import answer_text, full_trace_text, monitored_text, trace_text
+from safethink.thinking.reading import answer_text, full_trace_text, monitored_text, says_nothing, trace_text
 from safethink.tokens import Tokens
 from tests.support import chat_reasoner
 from tests.support.chat_reasoner import encode
@@ -210,3 +210,53 @@ def test_where_a_step_ends_follows_from_the_text_alone(text: str) -> None:
 def test_a_blank_line_is_a_line_of_blanks(blanks: str) -> None:
     assert stops(STOPPER, f"zz{blanks}yy") == ("step", f"zz{blanks}")
     assert stops(STOPPER, "zz\nyy\n") == (None, "zz\nyy\n")
+
+
+BEFORE = Tokens.sampled(encode("Mix it.\n\n")) + Tokens.injected(encode("Wait, think safely"))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        (),
+        encode(" \n\n"),
+        (CLOSE,),
+        (*encode("\n\n"), CLOSE),
+        encode(". wait, THINK safely!\n\n"),
+        (*encode(" Wait, think safely. Wait, think safely.\n"), CLOSE),
+    ],
+)
+def test_a_step_without_words_or_with_the_prefix_over_again_says_nothing(step: tuple[int, ...]) -> None:
+    assert says_nothing(THOUGHT, BEFORE, Tokens.sampled(step))
+    assert says_nothing(THOUGHT, Tokens(), Tokens.sampled(step)) == ("safely" not in chat_reasoner.decode(step))
+
+
+@pytest.mark.parametrize("text", ["x", "think safely", "Wait, think safely: no.", "7"])
+def test_a_step_with_a_word_of_its_own_says_something(text: str) -> None:
+    assert not says_nothing(THOUGHT, BEFORE, Tokens.sampled((*encode(text), CLOSE)))
+
+
+def test_what_was_injected_further_back_may_be_said_again() -> None:
+    before = BEFORE + Tokens.sampled(encode(" and stop.\n\n"))
+    assert not says_nothing(THOUGHT, before, Tokens.sampled(encode("Wait, think safely\n\n")))
+
+
+def test_a_spelled_tag_is_no_word_and_tags_in_an_answer_are_none_either() -> None:
+    assert says_nothing(SPELLED, Tokens(), Tokens.sampled(encode("\n]]")))
+    assert not says_nothing(SPELLED, Tokens(), Tokens.sampled(encode("a]]")))
+    end = TOKENIZER.eos_token_id
+    assert says_nothing(THOUGHT, Tokens(), Tokens.sampled((end,)), in_answer=True)
+    assert says_nothing(SPELLED, Tokens(), Tokens.sampled((*encode("[["), end)), in_answer=True)
+    assert not says_nothing(THOUGHT, Tokens(), Tokens.sampled((*encode("No."), end)), in_answer=True)
+
+
+@given(st.text(alphabet=" \t\n\r", max_size=8), st.booleans())
+def test_blanks_say_nothing_wherever_they_stand(blanks: str, closes: bool) -> None:
+    step = Tokens.sampled((*encode(blanks), *((CLOSE,) if closes else ())))
+    assert says_nothing(THOUGHT, BEFORE, step)
+    assert says_nothing(THOUGHT, BEFORE, step, in_answer=True)
+
+
+@given(st.text(alphabet="ab7", min_size=1, max_size=8))
+def test_words_that_were_not_injected_say_something(text: str) -> None:
+    assert not says_nothing(THOUGHT, BEFORE, Tokens.sampled(encode(text)))

@@ -103,6 +103,30 @@ def test_a_finished_test_is_written_down_whole(artifact: PrefixArtifact, run: Pa
     assert "| `asr_test` | 0.200 | 0.170 to 0.240 | 300 | 6 |" in (tmp_path / "artifact" / "README.md").read_text()
 
 
+def test_a_fall_is_told_only_where_both_sides_treat_the_prefix_alike(
+    config: EvalConfig, artifact: PrefixArtifact
+) -> None:
+    steered = "safethink_learned"
+    found = summary(config, artifact)
+    kept = artifact.replace(
+        metrics={"recovery_rate": VALIDATION, "recovery_guarded": VALIDATION},
+        config={"run": {"defense": {"kind": "safethink", "keep_prefix": True, "max_resamples": 5}}},
+    )
+    for dropped, is_told in ((False, True), (True, False)):
+        reported = holdout_metrics.with_test(kept, config, found.replace(prefix_kept={steered: not dropped}))
+        assert ("recovery_fall_validation_to_test" in reported.metrics) == is_told
+
+
+def test_a_summary_from_before_a_column_was_measured_is_read(config: EvalConfig, artifact: PrefixArtifact) -> None:
+    found = summary(config, artifact)
+    later = ("recovery_guarded", "recovery_kept", "recovery_dropped", "empty_resamples")
+    rows = {row: {name: cell for name, cell in each.items() if name not in later} for row, each in found.rows.items()}
+    old = found.model_dump(mode="json", exclude={"interventions", "prefix_kept"}) | {"rows": rows}
+    read = Summary.model_validate(old)
+    assert not read.interventions
+    assert "recovery_guarded_test" not in holdout_metrics.with_test(artifact, config, read).metrics
+
+
 def test_reporting_again_changes_nothing(artifact: PrefixArtifact, run: Path, tmp_path: Path) -> None:
     first = holdout_metrics.report_run(tmp_path / "artifact", run)
     assert holdout_metrics.report_run(tmp_path / "artifact", run) == first

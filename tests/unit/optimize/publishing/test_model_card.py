@@ -153,3 +153,15 @@ def test_ten_lines_send_the_very_ids_that_safethink_would(
 
 def test_it_is_sampled_as_it_was_measured() -> None:
     assert "SamplingParams(temperature=0.6, top_p=0.95, max_tokens=4096)" in snippets.vllm(published.artifact())
+
+
+def test_it_says_what_became_of_the_prefix_where_recovery_was_measured() -> None:
+    made = published.artifact()
+    defense = {"kind": "safethink", "keep_prefix": False, "max_resamples": 4}
+    old = with_config(made, run={"defense": defense})
+    assert "**the defense that it was learned for drops it there**" in card(old)
+    new = old.replace(metrics=old.metrics | {"recovery_guarded": old.metrics["recovery_rate"]})
+    assert "is dropped once the step behind it is accepted, as in the defense" in card(new)
+    assert "at most 4 resamples" in card(new)
+    kept = with_config(new, run={"defense": defense | {"keep_prefix": True}})
+    assert "the prefix stays in the trace, as in the defense" in card(kept)

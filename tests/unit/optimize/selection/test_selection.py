@@ -11,14 +11,18 @@ from optimize.contexts import Context, ContextSet
 from optimize.selection import metrics, portfolio
 from optimize.selection.judges import DevJudge, MonitorJudge
 from optimize.selection.trials import Arena, Trial, on_trial, run_trials
-from safethink.config import LimitsConfig
+from safethink.config import LimitsConfig, NoneConfig, SafeThinkConfig
+from safethink.defenses.effects import Extension
 from safethink.errors import ConfigError, RecordError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.judges import Judgement
 from safethink.monitors import ScoreRequest
 from safethink.monitors.function import FunctionMonitor
+from safethink.prefix import Prefix, PrefixArtifact
 from safethink.prompts import Prompt
+from safethink.runtime.result import Replay
 from safethink.thinking.opening import open_prompt
+from safethink.tokens import Tokens
 from tests.support import tiny_reasoner
 
 CONFIG = SelectionConfig(contexts=5, samples=2, forced_prompts=4)
@@ -118,6 +122,43 @@ def test_trials_that_somebody_else_judged_are_refused(arena, tmp_path):
     elsewhere = replace(arena, chooser=DevJudge(0))
     with pytest.raises(ConfigError, match=r"selection\.jsonl: .* judged these trials, not"):
         run_trials(elsewhere, [()], tmp_path / "selection.jsonl")
+
+
+def test_a_trial_treats_the_prefix_as_the_defense_will(guarded, contexts, arena, tmp_path):
+    dropping = Arena.build(guarded, Scripted(), contexts, CONFIG, 0.0, SafeThinkConfig(keep_prefix=False))
+    kept, dropped = arena.try_out((80, 81)), dropping.try_out((80, 81))
+    assert (kept.dropped, dropped.dropped) == (False, True)
+    assert arena.try_out(()) == dropping.try_out(())
+    for some, stays in ((arena, True), (dropping, False)):
+        results = some.inject(arena.drifted, (80, 81))
+        assert all(any(result.verdict.trace.forced) == stays for result in results)
+    run_trials(arena, [(), (80, 81)], tmp_path / "selection.jsonl")
+    with pytest.raises(ConfigError, match="these trials treat the prefix otherwise; here it is dropped"):
+        run_trials(dropping, [(), (80, 81)], tmp_path / "selection.jsonl")
+
+
+def test_recovery_by_the_defense_begins_where_the_monitor_fired(guarded, contexts):
+    accepted = len(guarded.tokenizer.decode([70, 71]))
+    firing = SafeThink(
+        guarded.model,
+        guarded.tokenizer,
+        monitor=lambda prompt, trace: -1.0 if len(trace) > accepted else 1.0,
+        prefix=None,
+        defense=NoneConfig(),
+        limits=guarded.limits,
+    )
+    arena = Arena.build(firing, Scripted(), contexts, CONFIG, 0.0, SafeThinkConfig(max_resamples=2))
+    learned = PrefixArtifact(name="p", prefixes=(Prefix(text="Wait"),))
+    assert arena.guarded_recovery(learned).units == arena.recovery(arena.try_out(())).units
+    running = firing.variant(defense=arena.defense, prefix=learned)
+    replay = Replay(contexts.unsafe[0].prompt, Tokens(), (step(70, 71), step(72)))
+    (result,) = running.replay([replay])
+    assert [(note.step, note.position, note.resamples) for note in result.interventions][:1] == [(1, 2, 2)]
+    assert result.trace_ids[:2] == (70, 71)
+
+
+def step(*ids: int) -> Extension:
+    return Extension(Tokens.sampled(ids), "step")
 
 
 def test_the_cheapest_are_tried_and_some_of_all_the_rest():
