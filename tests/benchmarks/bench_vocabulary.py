@@ -25,7 +25,7 @@ from tests.benchmarks.frame import BenchRow
 VOCABULARY: Final = 151_936
 ROWS: Final = 64
 STEPS: Final = 2
-REPEATS: Final = 5
+REPEATS: Final = 3
 MAX_SHARE: Final = 0.1
 CHECKED: Final = 4
 """Rows whose tokens are compared with those of a full sort."""
