@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
-from transformers import AddedToken, AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from optimize.publishing.model_card import card
 from safethink import prefix as prefixes
@@ -24,11 +24,11 @@ from safethink.config import NoneConfig
 from safethink.errors import ArtifactError, ConfigError
 from safethink.guarded import SafeThink
 from safethink.models import loading
+from safethink.models.checkpoint import Checkpoint
 from safethink.models.hashes import chat_template_hash, model_hash, tokenizer_hash
 from safethink.models.loading import CausalLM
-from safethink.models.soft_rows import refusal_of_rows
+from safethink.models.shipped import located
 from safethink.prefix import LOG_FILE, Identity, Prefix, PrefixArtifact
-from safethink.testbed import locate
 
 
 def extend_vocabulary(artifact: Path, reasoner: str, out: Path) -> PrefixArtifact:
@@ -73,12 +73,9 @@ def extend(reasoner: CausalLM, soft: PrefixArtifact, name: str) -> PrefixArtifac
         The same prefix as token ids of the extended reasoner.
 
     Raises:
-        ConfigError: the reasoner reads no rows, or its embeddings are no plain table.
+        ConfigError: the reasoner's embeddings are no plain table.
     """
     model, tokenizer = reasoner.model, reasoner.tokenizer
-    # Nor would a token that is new be in the tables that its layers look it up in.
-    if refusal := refusal_of_rows(model):
-        raise ConfigError(f"{type(model).__name__} takes no rows as tokens: {refusal}")
     portfolio = soft.soft_rows
     ids = iter(_add_tokens(tokenizer, sum(map(len, portfolio))))
     learned = [_as_tokens([next(ids) for _ in rows], tokenizer) for rows in portfolio]
@@ -98,9 +95,8 @@ def extend(reasoner: CausalLM, soft: PrefixArtifact, name: str) -> PrefixArtifac
 
 def _load(path: str) -> CausalLM:
     """The reasoner in the precision that it is kept in, so that its copy is as large."""
-    place = locate(path)
-    kept = AutoConfig.from_pretrained(place).dtype if Path(place).is_dir() else None
-    return loading.load_causal_lm(place, dtype=str(kept).removeprefix("torch.") if kept else "auto", device="cpu")
+    kept = Checkpoint(path).config().dtype if Path(located(path)).is_dir() else None
+    return loading.load_causal_lm(path, dtype=str(kept).removeprefix("torch.") if kept else "auto", device="cpu")
 
 
 def _add_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[int]:

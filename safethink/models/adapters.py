@@ -97,30 +97,39 @@ class Adapter:
             ConfigError: peft is not installed, or the update does not fit the base; names the layer.
         """
         try:
-            from peft import PeftModel, get_peft_model_state_dict
-            from peft.utils.save_and_load import load_peft_weights
+            with quiet_peft():
+                from peft import PeftModel, get_peft_model_state_dict
+                from peft.utils.save_and_load import load_peft_weights
         except ImportError as error:
             raise ConfigError("an adapter needs peft: pip install 'safethink[adapters]'") from error
-        if not any(_beside(self.path, name, self.revision) for name in _WEIGHTS_FILES):
+        weights = next(filter(None, (_beside(self.path, name, self.revision) for name in _WEIGHTS_FILES)), None)
+        if weights is None:
             raise MissingFileError(f"the adapter {self.path!r} has no weights: there is no {_WEIGHTS_FILES[0]}")
         where = f"the adapter {self.path!r} does not fit its base {model.name_or_path!r}"
-        hub: dict[str, Any] = {} if self.revision is None else {"revision": self.revision}
+        # Of the hub this is the snapshot of the commit, which peft would ask the hub for again.
+        folder = str(Path(weights).parent)
         try:
             with quiet_peft():
-                adapted: Any = PeftModel.from_pretrained(model, self.path, **hub)
+                adapted: Any = PeftModel.from_pretrained(model, folder)
         except (ValueError, RuntimeError, KeyError) as error:
             raise ConfigError(f"{where}: {_first(error)}") from error
         # peft passes over what finds no layer, and leaves a layer without an update as it was.
         taken = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
         # Embeddings of the base that were written down with the update are none of it.
-        held = set(load_peft_weights(self.path, device="cpu", **hub)) - set(adapted.state_dict())
+        held = set(load_peft_weights(folder, device="cpu")) - set(adapted.state_dict())
         if taken != held:
             at_odds = sorted(taken ^ held)[0]
             missing = "the base has no such layer" if at_odds in held else "the adapter has no weights for it"
             raise ConfigError(f"{where}: {at_odds}: {missing}")
         if getattr(model, "is_quantized", False):
             return adapted.get_base_model()
-        return adapted.merge_and_unload(safe_merge=True)
+        if not hasattr(adapted, "merge_and_unload"):
+            kind = adapted.active_peft_config.peft_type
+            raise ConfigError(f"the adapter {self.path!r} is of the kind {kind}, which is not merged into weights")
+        try:
+            return adapted.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {_first(error)}") from error
 
 
 def _beside(path: str, name: str, revision: str | None) -> str | None:

@@ -113,7 +113,8 @@ class Checkpoint:
         if self.gguf_file is not None:
             require("gguf", "gguf")
             options["gguf_file"] = self.gguf_file
-        with found(what if adapter is None else f"base {what}", path):
+        named = what if adapter is None else f"base {what} (reasoner.base) of the adapter {self.path!r}"
+        with found(named, path):
             return reader.from_pretrained(path, revision=revision, trust_remote_code=self.trust_remote_code, **options)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from huggingface_hub import constants
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from safethink.config import ReasonerConfig, RunConfig, yaml_config
@@ -17,7 +19,8 @@ from safethink.models.checkpoint import Checkpoint
 from safethink.models.hashes import model_hash
 from safethink.models.loading import complete, load
 from safethink.models.placement import footprint
-from tests.support import tiny_reasoner
+from tests.support import stub_hub, tiny_reasoner
+from tests.support.stub_hub import Repository, StubHub
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 OTHER_TEMPLATE = tiny_reasoner.CHAT_TEMPLATE.replace("assistant", "thinker")
@@ -120,7 +123,10 @@ def test_a_base_for_what_is_no_adapter_is_refused(base: str) -> None:
     [
         ({"base_model_name_or_path": None}, "names no base model: set reasoner.base"),
         ({"base_model_name_or_path": "/not/here"}, "was trained on '/not/here', which is not here: set reasoner.base"),
-        ({"base_model_name_or_path": "owner/nothing"}, "no base tokenizer at 'owner/nothing'"),
+        (
+            {"base_model_name_or_path": "owner/nothing"},
+            r"no base tokenizer \(reasoner.base\) of .* at 'owner/nothing'",
+        ),
     ],
 )
 def test_a_base_that_is_missing_is_named(adapter: str, settings: dict[str, object], message: str) -> None:
@@ -153,6 +159,23 @@ def test_weights_for_a_part_of_the_layers_are_refused(adapter: str) -> None:
     save_file({name: weight for name, weight in load_file(path).items() if "layers.1" not in name}, path)
     with pytest.raises(ConfigError, match=r"layers.1.*: the adapter has no weights for it"):
         load(ReasonerConfig(path=adapter))
+
+
+def test_an_update_that_is_no_number_is_refused(adapter: str) -> None:
+    path = Path(adapter, "adapter_model.safetensors")
+    save_file({name: torch.full_like(weight, torch.nan) for name, weight in load_file(path).items()}, path)
+    with pytest.raises(ConfigError, match=r"does not fit its base .*: NaNs detected"):
+        load(ReasonerConfig(path=adapter))
+
+
+def test_an_adapter_that_is_no_update_of_weights_is_refused(base: str, tmp_path: Path) -> None:
+    with quiet_peft():
+        prompted = get_peft_model(
+            load(ReasonerConfig(path=base)).model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+        )
+    prompted.save_pretrained(str(tmp_path / "prompted"))
+    with pytest.raises(ConfigError, match=r"is of the kind .*PROMPT_TUNING, which is not merged"):
+        load(ReasonerConfig(path=str(tmp_path / "prompted")))
 
 
 def test_an_adapter_without_weights_is_refused(adapter: str) -> None:
@@ -188,3 +211,32 @@ def test_a_folder_with_a_gguf_file_alone_says_how_it_is_read(tmp_path: Path) -> 
 def test_a_gguf_file_is_not_rounded_again() -> None:
     with pytest.raises(ValueError, match="a GGUF file is dequantised"):
         ReasonerConfig(path="testbed", gguf_file="model.gguf", quantization="8bit")
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StubHub]:
+    """A hub that transformers and peft reach in place of the real one."""
+    with stub_hub.reached(monkeypatch, tmp_path / "cache") as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.url)
+        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield served
+
+
+def put(served: StubHub, repo_id: str, folder: str) -> str:
+    """Publish a folder; returns the commit."""
+    repository = served.repositories.setdefault(repo_id, Repository(False, []))
+    return repository.commit("publish", {file.name: file.read_bytes() for file in Path(folder).iterdir()}).oid
+
+
+def test_on_the_hub_an_adapter_finds_its_base_at_the_commit_that_it_names(
+    online: StubHub, adapter: str, base: str, tmp_path: Path
+) -> None:
+    expected = logits(ReasonerConfig(path=adapter))
+    commit = put(online, "ada/base", base)
+    tiny_reasoner.model(seed=1).save_pretrained(tmp_path / "later")
+    put(online, "ada/base", str(tmp_path / "later"))
+    edit(adapter, base_model_name_or_path="ada/base", revision=commit)
+    pinned = put(online, "ada/adapter", adapter)
+    put(online, "ada/adapter", base)
+    torch.testing.assert_close(logits(ReasonerConfig(path="ada/adapter", revision=pinned)), expected)
