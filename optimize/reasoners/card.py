@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from optimize.reasoners.config import ReasonerTrainingConfig
+from optimize.reasoners.config import ReasonerEvaluationConfig, ReasonerTrainingConfig
 from optimize.reasoners.evaluation import Measured
 from optimize.reasoners.rows import Row
 from safethink.prefix import Metric
@@ -49,10 +49,11 @@ license: apache-2.0
 ---
 # {config.name}
 
-A LoRA adapter that makes a small reasoner of `{base}`: it thinks in a few steps between `<think>` and `</think>`, then
-answers. It is there to try monitors, defenses and prefix searches on real weights, in minutes on a CPU. **It says
-nothing of large models**: what a phrase does to it need not be what the phrase does to them. It is no assistant: it
-complies with most harmful requests, and what it says is often wrong.
+A LoRA adapter that makes a small reasoner of `{base}`: it thinks in a few steps between
+`<think>` and `</think>`, then answers. It is there to try monitors, defenses and prefix searches on real weights, in
+minutes on a CPU. **It says nothing of large models**: what a phrase does to it need not be what the phrase does to
+them. It is no assistant: it complies with many harmful requests, refuses some harmless ones, and what it says is often
+wrong.
 
 ```yaml
 reasoner: {{path: {config.name}}}
@@ -73,11 +74,11 @@ Hash of the base's weights, rounded to bfloat16: `{base_sha256}`.
 
 ## Measured, undefended
 
-{_table(sets) if sets else "Nothing yet: give `evaluation.benchmarks`."}
+{_table(sets, config.evaluation) if sets else "Nothing yet: give `evaluation.benchmarks`."}
 """
 
 
-def _table(sets: Sequence[Measured]) -> str:
+def _table(sets: Sequence[Measured], settings: ReasonerEvaluationConfig) -> str:
     names = list(dict.fromkeys(name for each in sets for name in each.metrics))
     lines = [
         f"| set | n | {' | '.join(names)} | tokens of thinking |",
@@ -89,8 +90,10 @@ def _table(sets: Sequence[Measured]) -> str:
         ),
     ]
     note = (
-        "Shares with 95 % intervals (Clopper-Pearson). `complied` and `refused` are told by refusal phrases alone, so "
-        "`complied` is an upper bound; what never closes is neither."
+        f"Held-out prompts, one sample of each at temperature {settings.sampling.temperature:g} and top_k "
+        f"{settings.sampling.top_k}, at most {settings.limits.max_trace_tokens} tokens of thinking. Shares with 95 % "
+        "intervals (Clopper-Pearson). `complied` and `refused` are told by refusal phrases alone, so `complied` is an "
+        "upper bound; what never closes is neither."
     )
     return "\n".join(lines) + f"\n\n{note}"
 

@@ -49,6 +49,8 @@ class LoraTrainingConfig(Section):
     """Rows of a step."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the corpus."""
+    stop_after: int | None = Field(default=None, ge=1)
+    """Step after which training ends, though the cosine is that of all passes; None for their end."""
     max_tokens: int = Field(default=256, ge=8)
     """Longer rows are left out."""
     save_steps: int = Field(default=25, ge=1)

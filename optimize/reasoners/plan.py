@@ -38,6 +38,7 @@ def plan(config: ReasonerTrainingConfig) -> ReasonerPlan:
     }
     decoded = sum(_decoded(draft, config) for draft in own)
     steps = -(-sum(rows.values()) // config.training.batch_size) * config.training.epochs
+    steps = min(steps, config.training.stop_after or steps)
     learned = steps * config.training.batch_size * TOKENS_PER_ROW
     seconds = decoded / DECODED_PER_S + learned / LEARNED_PER_S
     return ReasonerPlan(rows=rows, decoded_tokens=decoded, steps=steps, minutes=round(seconds / 60, 1))

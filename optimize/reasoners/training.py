@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
@@ -33,7 +34,17 @@ PADDED_ROWS = 4
 
 
 class _CompletionTrainer(SFTTrainer):
-    """Computes logits of completion tokens alone, which trl's own fused head does on a GPU only."""
+    """Computes logits of completion tokens alone, which trl's own fused head does on a GPU only.
+
+    Attributes:
+        scheduled_steps: steps of the learning rate's cosine; training may end before.
+    """
+
+    scheduled_steps: int
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate over `scheduled_steps`."""
+        return super().create_scheduler(self.scheduled_steps, optimizer)
 
     def compute_loss(
         self,
@@ -107,33 +118,43 @@ def train(
     fitting = [example.as_row() for example in examples if len(example) <= config.max_tokens]
     if not fitting:
         raise SearchError(f"corpus: no row has at most {config.max_tokens} tokens")
+    scheduled = -(-len(fitting) // config.batch_size) * config.epochs
+    num_steps = min(scheduled, config.stop_after or scheduled)
     torch.manual_seed(seed)
     with quiet_peft():
         adapted = with_lora(model, config)
         trainer = _CompletionTrainer(
             model=adapted,
-            args=_arguments(config, seed, checkpoints, model.device.type == "cpu"),
+            args=_arguments(config, num_steps, seed, checkpoints, model.device.type == "cpu"),
             train_dataset=Dataset.from_list(fitting),
             processing_class=tokenizer,
         )
-    num_steps = -(-len(fitting) // config.batch_size) * config.epochs
+    trainer.scheduled_steps = scheduled
     # It prints tables where there is no bar.
     trainer.remove_callback(PrinterCallback)
     with quiet_peft(), track("training the reasoner", num_steps) as advance:
         trainer.add_callback(_Steps(advance))
-        trainer.train(resume_from_checkpoint=last_complete(checkpoints))
+        checkpoint = last_complete(checkpoints)
+        state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        if checkpoint is not None and state is not None and state.global_step >= num_steps:
+            # transformers would take one step more.
+            set_peft_model_state_dict(adapted, load_peft_weights(checkpoint))
+            trainer.state = state
+            advance(num_steps)
+        else:
+            trainer.train(resume_from_checkpoint=checkpoint)
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return adapted.eval(), losses
 
 
-def _arguments(config: LoraTrainingConfig, seed: int, checkpoints: Path, on_cpu: bool) -> SFTConfig:
+def _arguments(config: LoraTrainingConfig, num_steps: int, seed: int, checkpoints: Path, on_cpu: bool) -> SFTConfig:
     return SFTConfig(
         output_dir=str(checkpoints),
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=WARMUP,
         per_device_train_batch_size=config.batch_size,
-        num_train_epochs=config.epochs,
+        max_steps=num_steps,
         activation_checkpointing=False,
         bf16=False,
         use_cpu=on_cpu,

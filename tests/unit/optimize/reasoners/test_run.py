@@ -76,7 +76,7 @@ def test_the_adapter_is_small_loads_on_its_base_and_has_a_card(config: ReasonerT
     assert "<think>" in merged.tokenizer.chat_template
     assert made.rows == len(read(tmp_path / ROWS))
     card = (adapter / "README.md").read_text()
-    assert "says\nnothing of large models" in card
+    assert "It says nothing of large models" in card
     assert model_hash(load(config.base).model, rounded=True) in card
     assert "6 arithmetic word problems" in card
 

@@ -27,9 +27,11 @@ def examples() -> list[Example]:
     return [Example(tuple(row[:3]), tuple(row[3:])) for row in ids]
 
 
-def train(checkpoints: Path, rows: list[Example] | None = None) -> tuple[dict[str, torch.Tensor], list[float]]:
+def train(
+    checkpoints: Path, rows: list[Example] | None = None, config: LoraTrainingConfig = CONFIG
+) -> tuple[dict[str, torch.Tensor], list[float]]:
     adapted, losses = training.train(
-        tiny_reasoner.llama(), tiny_reasoner.tokenizer(), rows or examples(), CONFIG, seed=0, checkpoints=checkpoints
+        tiny_reasoner.llama(), tiny_reasoner.tokenizer(), rows or examples(), config, seed=0, checkpoints=checkpoints
     )
     return {name: weight for name, weight in adapted.state_dict().items() if "lora_" in name}, losses
 
@@ -53,6 +55,18 @@ def test_a_killed_training_goes_on_to_the_same_weights_by_the_same_losses(
     assert resumed_losses == losses
     for name, weight in weights.items():
         torch.testing.assert_close(resumed[name], weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 100])
+def test_stopped_early_it_has_taken_the_first_steps_of_the_same_training(tmp_path: Path, stop_after: int) -> None:
+    _, losses = train(tmp_path / "whole")
+    stopped = CONFIG.replace(stop_after=stop_after)
+    weights, first = train(tmp_path / "stopped", config=stopped)
+    assert first == losses[:stop_after]
+    # Started again, it is where it was.
+    again, repeated = train(tmp_path / "stopped", config=stopped)
+    assert repeated == first
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
