@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install demo real-base test test-fast lint docs bench lock clean
+.PHONY: install demo real-base test test-fast lint docs bench bench-data lock clean
 
 install: $(INSTALLED)
 
@@ -56,6 +56,11 @@ docs: $(INSTALLED)
 
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
+
+# Every published file of a folder that is laid out as tests/benchmarks/published_data.py says: counts, never rows.
+DATA ?= ../shared/data
+bench-data: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.published_data $(DATA)
 
 # Resolves all extras together, for every platform. Versions that still fit stay; `make lock UPGRADE=--upgrade` moves them.
 # pyproject.toml's [tool.uv] says around which versions, and keeps torch's local tag and CUDA packages out.

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from safethink.config import EntryPointSection, MonitorConfig, RunConfig, Section, WorldConfig
+from safethink.config import BenchmarkConfig, EntryPointSection, MonitorConfig, RunConfig, Section, WorldConfig
 from safethink.errors import ConfigError
 
 
@@ -309,25 +309,60 @@ class SelectionConfig(Section):
         return self
 
 
-class CollectConfig(Section):
-    """Configuration of `safethink-optimize contexts`."""
+class PromptSetsConfig(Section):
+    """Benchmarks whose prompts a prefix is learned on, each by the section that `safethink evaluate` has for it."""
+
+    either: tuple[BenchmarkConfig, ...] = ()
+    """Split into search and validation: what shares a group or asks the same stays on one side."""
+    search: tuple[BenchmarkConfig, ...] = ()
+    """Searched on."""
+    validation: tuple[BenchmarkConfig, ...] = ()
+    """Chosen on."""
+    held_out: tuple[BenchmarkConfig, ...] = ()
+    """Never learned on: what one of these asks is left out of the others."""
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> PromptSetsConfig:
+        if not self.either and not (self.search and self.validation):
+            raise ValueError("give `either`, or both `search` and `validation`")
+        return self
+
+
+class LearningSection(Section):
+    """What contexts are collected from, and by which reasoner."""
+
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"prompt_sets"})
 
     run: RunConfig
     world: WorldConfig = WorldConfig()
     prompts: str | None = None
     """JSONL with prompts of one's own; None for the testbed's."""
+    prompt_sets: PromptSetsConfig | None = None
+    """Published benchmarks, in place of `prompts`."""
+
+    @property
+    def on_testbed(self) -> bool:
+        """Whether the prompts are the testbed's."""
+        return self.prompts is None and self.prompt_sets is None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> LearningSection:
+        if self.prompts is not None and self.prompt_sets is not None:
+            raise ValueError("give either `prompts` or `prompt_sets`")
+        return self
+
+
+class CollectConfig(LearningSection):
+    """Configuration of `safethink-optimize contexts`."""
+
     contexts: ContextsConfig = ContextsConfig()
     forced_prompts: int = Field(default=64, ge=0)
     """Harmless and borderline prompts of validation, into which finalists will be forced."""
 
 
-class SearchConfig(Section):
+class SearchConfig(LearningSection):
     """Configuration of `safethink-optimize search`."""
 
-    run: RunConfig
-    world: WorldConfig = WorldConfig()
-    prompts: str | None = None
-    """JSONL with prompts of one's own; None for the testbed's."""
     contexts: ContextsConfig = ContextsConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     search: MethodConfig = GcgConfig()

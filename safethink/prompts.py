@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from safethink.errors import PromptError
 from safethink.frozen import Frozen, Growing
+from safethink.seeds import stable_seed
 
 Role = Literal["system", "user", "assistant"]
 
@@ -60,6 +61,11 @@ class Prompt(Growing):
     def from_text(cls, text: str, id: str = "prompt") -> Prompt:
         """A single user turn."""
         return cls(id=id, messages=(Message(role="user", content=text),))
+
+    @property
+    def words_hash(self) -> str:
+        """Hash of all that the user says, however it is spelt: equal for two prompts that ask the same."""
+        return words_hash("\n".join(message.content for message in self.messages if message.role == "user"))
 
     @property
     def text(self) -> str:
@@ -127,6 +133,11 @@ def normalised(text: str) -> str:
     signs = {match.start() for match in _ARITHMETIC.finditer(spaced)}
     words = "".join(_kept(char, place in signs) for place, char in enumerate(spaced)).split()
     return " ".join(words) or "".join(visible.split())
+
+
+def words_hash(text: str) -> str:
+    """Hash of a text's words, however they are spelt: 16 hexadecimal digits."""
+    return f"{stable_seed('text', normalised(text)):016x}"
 
 
 def _kept(char: str, is_sign: bool) -> str:

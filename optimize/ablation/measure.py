@@ -31,6 +31,7 @@ from safethink.config import (
     TestbedBenchmarkConfig,
     TestbedJudgeConfig,
 )
+from safethink.errors import ConfigError
 from safethink.evaluation import metrics
 from safethink.evaluation.jobs import NOTHING
 from safethink.evaluation.metrics import COLUMNS, Ledger
@@ -101,7 +102,7 @@ def reference(config: SearchConfig, measure: MeasureConfig, split: SplitName) ->
         recovery_samples=measure.recovery_samples,
         forced_samples=measure.forced_samples,
         depth_curve=(),
-        judge=TestbedJudgeConfig() if config.prompts is None else RefusalJudgeConfig(),
+        judge=TestbedJudgeConfig() if config.on_testbed else RefusalJudgeConfig(),
     )
 
 
@@ -206,6 +207,8 @@ def _crossed(seen: Sequence[Observations], seeds: Sequence[int]) -> Observations
 
 
 def _benchmarks(config: SearchConfig, measure: MeasureConfig, split: SplitName) -> tuple[BenchmarkConfig, ...]:
+    if config.prompt_sets is not None:
+        raise ConfigError("prompt_sets: an ablation measures on the splits of one JSONL, given as `prompts`")
     if config.prompts is not None:
         return (JsonlBenchmarkConfig(path=config.prompts, prompts="jailbreak", split=split),)
     wanted = {"jailbreak": measure.jailbreak, "harmless": measure.harmless, "borderline": measure.borderline}

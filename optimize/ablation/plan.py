@@ -112,6 +112,7 @@ def _contexts(config: SearchConfig) -> CollectConfig:
         run=config.run.replace(defense=defense, prefix="wait-think-safely"),
         world=config.world,
         prompts=config.prompts,
+        prompt_sets=config.prompt_sets,
         contexts=config.contexts,
         forced_prompts=config.selection.forced_prompts,
     )

@@ -55,7 +55,7 @@ def render(config: AblationConfig, ablation: Ablation) -> str:
             test=report_columns.known(TEST, ablation),
             shown=shown,
             searches=any(point.tokens for point in ablation.points),
-            on_testbed=config.base.prompts is None,
+            on_testbed=config.base.on_testbed,
         )
     )
 

@@ -101,7 +101,7 @@ def of_file(path: Path) -> tuple[Split, Split]:
     for name, rest in (("search", search), ("validation", validation)):
         if not rest:
             raise ConfigError(f"{path}: everything that the split {name!r} asks is held out by other lines")
-    return _split("search", [row.prompt for row in search]), _split("validation", [row.prompt for row in validation])
+    return side("search", [row.prompt for row in search]), side("validation", [row.prompt for row in validation])
 
 
 def refuse_shared(path: Path) -> None:
@@ -133,10 +133,10 @@ def of_prompts(prompts: Sequence[Prompt]) -> tuple[Split, Split]:
         fresh = sorted({families[_group(prompt)] for prompt in some} - sides.keys(), key=_lot)
         sides |= {name: "search" if place % VALIDATION_SHARE else "validation" for place, name in enumerate(fresh)}
 
-    def side(name: SplitName) -> Split:
-        return _split(name, [prompt for prompt in prompts if sides[families[_group(prompt)]] == name])
+    def one(name: SplitName) -> Split:
+        return side(name, [prompt for prompt in prompts if sides[families[_group(prompt)]] == name])
 
-    splits = side("search"), side("validation")
+    splits = one("search"), one("validation")
     if prompts and not any(split.attacks for split in splits):
         raise ConfigError(
             f"all {len(prompts)} prompts are harmless or borderline; learning needs attacks, on which the monitor "
@@ -206,7 +206,8 @@ def _lot(group: str) -> int:
     return stable_seed("split", group)
 
 
-def _split(name: SplitName, prompts: Sequence[Prompt]) -> Split:
+def side(name: SplitName, prompts: Sequence[Prompt]) -> Split:
+    """A split of these prompts: attacks apart from the others."""
     attacks = tuple(prompt for prompt in prompts if _attacks(prompt))
     return Split(name, attacks, tuple(prompt for prompt in prompts if not _attacks(prompt)))
 

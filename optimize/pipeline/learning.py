@@ -76,6 +76,7 @@ def run(config: SearchConfig, setup: Setup, out: Path) -> PrefixArtifact:
         data_fingerprint=json_hash([found.contexts.fingerprint, validation.fingerprint]),
         selected_by=setup.chooser.name if config.selection.by == "judge" else "the monitor itself",
         metrics=measured,
+        learned_on=() if config.on_testbed else tuple(sorted({each.words_hash for each in setup.prompts})),
     )
     return prefixes.save(artifact, out / ARTIFACT, found.log, card(artifact))
 

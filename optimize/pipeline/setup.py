@@ -11,7 +11,7 @@ from typing import Any, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from optimize.config import CollectConfig, EntryPointMethodConfig, SearchConfig, SelectionConfig
-from optimize.contexts import ContextSet, splits
+from optimize.contexts import ContextSet, prompt_sets, splits
 from optimize.contexts.folder import Source
 from optimize.contexts.splits import Split
 from optimize.objectives import Weighted
@@ -39,6 +39,7 @@ from safethink.models.loading import CausalLM
 from safethink.monitors import Monitor, fingerprint_of, layer_read_by
 from safethink.monitors.build import MonitorLike, as_monitor, build
 from safethink.prefix import Identity
+from safethink.prompts import Prompt
 from safethink.testbed.origin import origin, require_world
 
 
@@ -79,6 +80,11 @@ class Setup:
     terms: tuple[Weighted, ...] = ()
     cluster: Cluster = field(default_factory=Cluster.local)
 
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts of both splits."""
+        return tuple(prompt for split in self.data for prompt in split.prompts)
+
     def arena(self, validation: ContextSet, selection: SelectionConfig, defense: DefenseConfig) -> Arena:
         """Arena in which prefixes are tried on contexts of validation, for the defense that will inject them.
 
@@ -111,11 +117,10 @@ def around(reasoner: CausalLM, monitor: Monitor, config: SearchConfig) -> Setup:
     """
     threshold = threshold_of(config.run)
     guarded = guard(reasoner.model, reasoner.tokenizer, monitor, config.run)
-    on_file = config.prompts is not None
     return Setup(
         guarded,
         prompts_of(config, config.selection.forced_prompts),
-        guard_chooser(config.selection.judge, monitor, threshold) if on_file else DevJudge(config.seed),
+        DevJudge(config.seed) if config.on_testbed else guard_chooser(config.selection.judge, monitor, threshold),
         source_of(config.run, guarded, identity(config.run.monitor)),
     )
 
@@ -134,6 +139,9 @@ def prompts_of(config: SearchConfig | CollectConfig, forced_prompts: int) -> tup
     num_attacks, num_harmless = config.contexts.prompts, config.contexts.harmless_prompts
     if config.prompts is not None:
         search, validation = splits.of_file(Path(config.prompts))
+        return search.first(num_attacks, num_harmless), validation.first(num_attacks, forced_prompts)
+    if config.prompt_sets is not None:
+        search, validation = prompt_sets.load(config.prompt_sets)
         return search.first(num_attacks, num_harmless), validation.first(num_attacks, forced_prompts)
     require_world(config.run.reasoner.path, config.world)
     return (

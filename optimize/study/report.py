@@ -110,7 +110,7 @@ def write(study: optuna.Study, config: StudyConfig, out: Path) -> Path:
             too_few=_too_few(study, config),
             goals=config.goals,
             name=config.name,
-            on_testbed=config.base.prompts is None,
+            on_testbed=config.base.on_testbed,
         )
     )
     write_text(out / REPORT, html)

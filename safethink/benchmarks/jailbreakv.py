@@ -9,7 +9,7 @@ from __future__ import annotations
 from safethink.benchmarks import Loaded, rows
 from safethink.benchmarks.rows import Row
 from safethink.config import JailbreakVConfig
-from safethink.prompts import Prompt
+from safethink.prompts import Prompt, words_hash
 
 
 def load(config: JailbreakVConfig) -> Loaded:
@@ -31,7 +31,7 @@ def _attack(row: Row) -> Prompt:
         text=row.text("jailbreak_query"),
         kind="jailbreak",
         category=_policy(row),
-        clusters={"group": rows.fingerprint(row.text("redteam_query"))},
+        clusters={"group": words_hash(row.text("redteam_query"))},
     )
 
 
@@ -42,7 +42,7 @@ def _bare(row: Row, column: str) -> Prompt:
         text=text,
         kind="harmful",
         category=_policy(row),
-        clusters={"group": rows.fingerprint(text)},
+        clusters={"group": words_hash(text)},
     )
 
 

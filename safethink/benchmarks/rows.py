@@ -16,8 +16,7 @@ from safethink.benchmarks import datasets_library, layouts
 from safethink.benchmarks.text_files import Place, Placed, csv_rows, is_json_list, json_rows, read_text
 from safethink.config import PublishedSection
 from safethink.errors import ConfigError, MissingFileError
-from safethink.prompts import Message, Prompt, PromptKind, is_unicode, normalised
-from safethink.seeds import stable_seed
+from safethink.prompts import Message, Prompt, PromptKind, is_unicode
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -252,11 +251,6 @@ def told_by_name(config: PublishedSection, key: str, parts: Sequence[str]) -> st
     if len(found) != 1:
         raise ConfigError(f"{config.path}: no column says which part it is; add `{key}:`, for {' or '.join(parts)}")
     return found[0]
-
-
-def fingerprint(text: str) -> str:
-    """A short name for all texts of the same words."""
-    return f"{stable_seed('text', normalised(text)):016x}"
 
 
 def _numbered(source: str, found: Iterable[Mapping[str, object]]) -> Iterator[Placed]:

@@ -10,7 +10,7 @@ from typing import Final
 from safethink.benchmarks import Loaded, rows
 from safethink.benchmarks.rows import Row
 from safethink.config import WildJailbreakConfig
-from safethink.prompts import Prompt, PromptKind
+from safethink.prompts import Prompt, PromptKind, words_hash
 
 KINDS: Final[dict[str, PromptKind]] = {
     "vanilla_harmful": "harmful",
@@ -34,5 +34,5 @@ def _prompt(row: Row) -> Prompt:
         text=row.text("vanilla" if is_bare else "adversarial"),
         kind=row.one_of("data_type", KINDS),
         category=type_of_row,
-        clusters={"group": rows.fingerprint(bare)} if bare else {},
+        clusters={"group": words_hash(bare)} if bare else {},
     )

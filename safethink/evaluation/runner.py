@@ -99,6 +99,7 @@ def gather(
             learned_sha256=artifact.learned_hash(),
         ),
         numerics=made_with,
+        learned_on=artifact.learned_on,
     )
 
 

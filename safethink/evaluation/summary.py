@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from safethink.benchmarks import overlaps
+from safethink.benchmarks.overlaps import Overlaps
 from safethink.config import DefenseConfig, EvalConfig, SafeThinkConfig
 from safethink.defenses.effects import InterventionOutcome
 from safethink.evaluation import metrics
@@ -92,6 +94,8 @@ class Summary(Frozen):
     prefix_kept: dict[str, bool] = Field(default_factory=dict[str, bool])
     """Whether the injected prefix stays in the trace, by row that injects at a step: `recovery_rate` and the forced
     columns were measured so. In summaries of before this was written down it always stayed in those."""
+    overlaps: Overlaps | None = None
+    """What the benchmarks ask twice, and what else is to be known of them; None where all are the testbed's."""
 
     def compared_with(self, other: str) -> Cells:
         """The paired differences of the prefix on trial to another row, by column; empty where that is not there."""
@@ -111,6 +115,7 @@ class Evidence:
         forecast: what the planted process says; None where there is none.
         prefix: the prefix on trial.
         numerics: numerical settings of the run; None where they are not known.
+        learned_on: hashes of the prompts that the prefix on trial was learned on.
     """
 
     config: EvalConfig
@@ -120,6 +125,7 @@ class Evidence:
     forecast: Forecast | None
     prefix: PrefixSummary
     numerics: RunNumerics | None = None
+    learned_on: tuple[str, ...] = ()
 
 
 def summarise(evidence: Evidence) -> Summary:
@@ -143,6 +149,7 @@ def summarise(evidence: Evidence) -> Summary:
         numerics=evidence.numerics,
         interventions={row.name: interventions(row, evidence) for row in evidence.rows if row.rule.needs.scores},
         prefix_kept={row.name: not row.drops_prefix for row in evidence.rows if row.steers and row.portfolio},
+        overlaps=_overlaps(evidence),
     )
 
 
@@ -152,6 +159,12 @@ def interventions(row: TableRow, evidence: Evidence) -> dict[InterventionOutcome
     of_row = (record for record in records if record.phase == "guarded" and record.row == row.name)
     counts = Counter(each.outcome for record in of_row for each in record.interventions)
     return {outcome: counts[outcome] for outcome in sorted(counts)}
+
+
+def _overlaps(evidence: Evidence) -> Overlaps | None:
+    if all(each.kind == "testbed" for each in evidence.config.benchmarks):
+        return None
+    return overlaps.find(evidence.ledger.benchmarks, evidence.learned_on)
 
 
 def cells(row: TableRow, evidence: Evidence) -> Cells:

@@ -7,13 +7,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field, PrivateAttr
 
 from safethink.errors import ArtifactError
 from safethink.files import json_hash
-from safethink.frozen import Frozen
+from safethink.frozen import Frozen, Growing
 from safethink.tokens import is_soft
 
 if TYPE_CHECKING:
@@ -76,8 +76,10 @@ class Metric(Frozen):
     """Number of independent groups they fall into."""
 
 
-class PrefixArtifact(Frozen):
+class PrefixArtifact(Growing):
     """Schema of `prefix.json`."""
+
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"learned_on"})
 
     schema_version: Literal[1] = 1
     """Version of this layout."""
@@ -118,6 +120,9 @@ class PrefixArtifact(Frozen):
     """Metrics, by name."""
     license: str = "apache-2.0"
     """Licence of the artifact, as the hub spells it."""
+    learned_on: tuple[str, ...] = ()
+    """Hashes of the prompts behind it (`Prompt.words_hash`), where they are not the testbed's: no benchmark that asks
+    them too may be reported."""
     content_sha256: str | None = None
     """Hash of everything above; written when saved, checked when loaded."""
 
