@@ -329,7 +329,7 @@ class PromptSetsConfig(Section):
 
 
 class LearningSection(Section):
-    """What contexts are collected from, and by which reasoner."""
+    """Prompts that contexts are collected from, and the reasoner that collects them."""
 
     LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"prompt_sets"})
 

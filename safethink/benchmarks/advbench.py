@@ -11,6 +11,6 @@ def load(config: AdvBenchConfig) -> Loaded:
     return Loaded(
         tuple(
             row.prompt(id=f"advbench:{row.place.row}", text=row.text("goal", "prompt"), kind="harmful")
-            for row in rows.read(config, ("goal", "prompt"))
+            for row in rows.read(config, ("goal", "prompt"), "target")
         )
     )

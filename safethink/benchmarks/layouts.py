@@ -41,14 +41,14 @@ def format_of(path: Path) -> Format | None:
     return SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix.lower())
 
 
-def of_columns(columns: Iterable[str]) -> list[type[PublishedSection]]:
-    """The benchmarks whose layout these columns are, those that explain most of them."""
+def of_columns(columns: Iterable[str], at_least: int = 1) -> list[type[PublishedSection]]:
+    """The benchmarks whose layout these columns are, those that explain most of them, and `at_least` so many."""
     held = set(columns)
     fits = {
         section: max((len(form) for form in section.COLUMNS if form <= held), default=0) for section in _published()
     }
     best = max(fits.values(), default=0)
-    return [section for section, count in fits.items() if count == best > 0]
+    return [section for section, count in fits.items() if count == best >= at_least]
 
 
 def hint(path: str, columns: list[str], encoding: str = "utf-8", comment: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What benchmarks ask twice: within one, in two of them, and of what a prefix was learned on."""
+"""Overlaps of benchmarks: within one, between two of them, and with the prompts that a prefix was learned on."""
 
 from __future__ import annotations
 

@@ -152,6 +152,7 @@ def read(config: PublishedSection, *columns: str | tuple[str, ...], file: FileFo
     if not rows:
         raise ConfigError(f"{config.path}: no rows")
     held = rows[0].values
+    _refuse_other_layout(config, list(held))
     for wanted in columns:
         names = (wanted,) if isinstance(wanted, str) else wanted
         if not any(name in held for name in names):
@@ -160,6 +161,18 @@ def read(config: PublishedSection, *columns: str | tuple[str, ...], file: FileFo
                 f"{config.path}: no column {missing}; {layouts.hint(config.path, list(held), config.encoding)}"
             )
     return rows
+
+
+def _refuse_other_layout(config: PublishedSection, columns: list[str]) -> None:
+    """Another benchmark may have columns of the same names, with another meaning.
+
+    Raises:
+        ConfigError: the columns are surely those of another benchmark, and not those of this one.
+    """
+    others = layouts.of_columns(columns, at_least=3)
+    if config.COLUMNS and others and type(config) not in others:
+        hint = layouts.hint(config.path, columns, config.encoding)
+        raise ConfigError(f"{config.path}: not the layout of {config.TITLE}; {hint}")
 
 
 def _placed(config: PublishedSection, file: FileFormat) -> Iterator[Placed]:

@@ -95,7 +95,7 @@ class Summary(Frozen):
     """Whether the injected prefix stays in the trace, by row that injects at a step: `recovery_rate` and the forced
     columns were measured so. In summaries of before this was written down it always stayed in those."""
     overlaps: Overlaps | None = None
-    """What the benchmarks ask twice, and what else is to be known of them; None where all are the testbed's."""
+    """Prompts that ask the same, and notes on the benchmarks; None where all are the testbed's."""
 
     def compared_with(self, other: str) -> Cells:
         """The paired differences of the prefix on trial to another row, by column; empty where that is not there."""

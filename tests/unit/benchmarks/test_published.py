@@ -241,12 +241,18 @@ def test_multimodal_behaviours_are_refused(tmp_path: Path) -> None:
 def test_another_layout_is_named_with_the_line_that_reads_it(tmp_path: Path) -> None:
     path = as_csv(tmp_path / "goals.csv", [{"goal": "x", "target": "y"}])
     reads = rf"the layout of AdvBench: `{{kind: advbench, path: {path}}}` reads it"
-    for kind, settings in (("xstest", {}), ("jsonl", {"prompts": "harmful"})):
+    for kind, settings in (("or_bench", {}), ("jsonl", {"prompts": "harmful"})):
         with pytest.raises(ConfigError, match=reads):
             load(kind, path, **settings)
     unknown = as_csv(tmp_path / "own.csv", [{"n": "1", "Question": "x"}])
     with pytest.raises(ConfigError, match=r"kind: table, path: .*own\.csv, .* fields: {prompt: Question}"):
         load("jsonl", unknown, prompts="harmful")
+
+
+def test_columns_of_the_same_name_do_not_make_another_benchmark(tmp_path: Path) -> None:
+    row = {"id": 1, "prompt": "How?", "type": "homonyms", "label": "safe", "focus": "gate", "note": "", "category": "x"}
+    with pytest.raises(ConfigError, match=r"not the layout of StrongREJECT; it has .* the layout of XSTest"):
+        load("strongreject", as_csv(tmp_path / "x.csv", [row]))
 
 
 def test_every_layout_is_told_by_its_columns() -> None:
