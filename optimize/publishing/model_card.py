@@ -170,7 +170,7 @@ def keeps_prefix(artifact: PrefixArtifact) -> bool:
 
 
 def _handling(artifact: PrefixArtifact) -> str:
-    """What became of the prefix where recovery was measured; empty where it was not."""
+    """A sentence on the prefix where recovery was measured: kept or dropped; empty where it was not measured."""
     defense: dict[str, Any] = artifact.config.get("run", {}).get("defense", {})
     if "recovery_rate" not in artifact.metrics:
         return ""
