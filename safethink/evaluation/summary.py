@@ -157,7 +157,7 @@ def interventions(row: TableRow, evidence: Evidence) -> dict[InterventionOutcome
     """Number of interventions in the row's guarded runs, by outcome."""
     records = evidence.ledger.records.values()
     of_row = (record for record in records if record.phase == "guarded" and record.row == row.name)
-    counts = Counter(each.outcome for record in of_row for each in record.interventions)
+    counts = Counter[InterventionOutcome](each.outcome for record in of_row for each in record.interventions)
     return {outcome: counts[outcome] for outcome in sorted(counts)}
 
 
