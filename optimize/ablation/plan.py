@@ -1,4 +1,4 @@
-"""Cost estimate of an ablation, before anything is loaded: `--dry-run`."""
+"""Cost estimate of an ablation, before it begins: `--dry-run`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from optimize.config import CollectConfig, SearchConfig
 from optimize.pipeline.dry_run import plan as plan_search
 from optimize.pipeline.dry_run import plan_contexts
 from safethink.evaluation.plan import plan as plan_evaluation
+from safethink.evaluation.speed import Speed, speed
 from safethink.frozen import Frozen
-from safethink.testbed.origin import is_testbed
 
-TESTBED_TOKENS_PER_S: Final = 7_000
-"""Tokens decoded and watched per second by one worker, which has one thread."""
-TESTBED_SCORED_TOKENS_PER_S: Final = 20_000
-"""Tokens that it forwards per second in a search."""
+TESTBED: Final = Speed(7_000.0, 20_000.0, "the testbed's speed on one CPU core, its guard included")
+"""Of one worker, which has one thread."""
 
 
 class AblationPlan(Frozen):
@@ -36,7 +34,9 @@ class AblationPlan(Frozen):
     scored_tokens: int
     """Tokens forwarded by the searches."""
     seconds: int | None
-    """Rough time where every worker has a CPU core of its own; None where the speed is not known."""
+    """Rough time where workers do not slow each other; None where the speed is not known."""
+    timed_by: str
+    """Source of the speed that the time is estimated from."""
     memory_gib: float | None
     """Of all workers together, in the largest cell; None where a model is not on this machine."""
 
@@ -49,8 +49,12 @@ class _Share:
     scored: int = 0
 
 
-def plan(config: AblationConfig) -> AblationPlan:
-    """Count what an ablation decodes and scores. Reads prompt files, loads no model.
+def plan(config: AblationConfig, probe: bool = False) -> AblationPlan:
+    """Count what an ablation decodes and scores. Reads prompt files.
+
+    Args:
+        config: the ablation.
+        probe: whether reasoners of unknown speed are loaded and tried; the slowest counts for all.
 
     Raises:
         ConfigError: a key or a value of the grid does not fit.
@@ -61,14 +65,17 @@ def plan(config: AblationConfig) -> AblationPlan:
     shares += _measured(cells, config.validation, "validation")
     shares += _measured(winners, config.test, "test") if config.test else []
     decoded, scored = sum(share.decoded for share in shares), sum(share.scored for share in shares)
-    seconds = (decoded / TESTBED_TOKENS_PER_S + scored / TESTBED_SCORED_TOKENS_PER_S) / config.workers
+    paces = [speed(cell.config.run, probe, TESTBED) for cell in cells]
+    slowest = min(paces, key=lambda pace: pace.decoded_per_s or 0.0)
+    seconds = slowest.seconds(decoded, scored)
     return AblationPlan(
         cells=len(cells),
         cells_by_method={method: sum(cell.method == method for cell in cells) for method in config.methods},
         tests=len(winners),
         decoded_tokens=decoded,
         scored_tokens=scored,
-        seconds=round(seconds) if all(is_testbed(cell.config.run.reasoner.path) for cell in cells) else None,
+        seconds=None if seconds is None else round(seconds / config.workers),
+        timed_by=slowest.source,
         memory_gib=_memory_gib(cells, config.workers),
     )
 

@@ -73,7 +73,7 @@ def ablate(argv: Sequence[str]) -> None:
     def plan() -> AblationPlan:
         from optimize.ablation.plan import plan
 
-        return plan(config)
+        return plan(config, flags.probe)
 
     def run() -> Ablation:
         from optimize.ablation.run import ablate
@@ -121,7 +121,7 @@ def study(argv: Sequence[str]) -> None:
     def plan() -> StudyPlan:
         from optimize.study.plan import plan_study
 
-        return plan_study(config)
+        return plan_study(config, flags.probe)
 
     needs = {"study": ["optuna", "scipy", "plotly"]}
     done = run_or_plan(

@@ -79,7 +79,7 @@ def contexts(argv: Sequence[str]) -> None:
     def plan() -> ContextsPlan:
         from optimize.pipeline.dry_run import plan_contexts
 
-        return plan_contexts(config)
+        return plan_contexts(config, flags.probe)
 
     def run() -> Manifest:
         from optimize.pipeline.api import contexts_command
@@ -110,7 +110,7 @@ def search(argv: Sequence[str]) -> None:
     def plan() -> SearchPlan:
         from optimize.pipeline.dry_run import plan
 
-        return plan(config)
+        return plan(config, flags.probe)
 
     def run() -> PrefixArtifact | None:
         from optimize.pipeline.api import shared_search_command
@@ -143,7 +143,7 @@ def monitor(argv: Sequence[str]) -> None:
     def plan() -> Plan:
         from optimize.monitors.run import plan
 
-        return plan(config)
+        return plan(config, flags.probe)
 
     def run() -> Trained:
         from optimize.monitors.run import run

@@ -85,19 +85,24 @@ def run(config: TrainMonitorConfig, out: Path) -> Trained:
     return trained
 
 
-def plan(config: TrainMonitorConfig) -> Plan:
-    """Count what labelling decodes, most of the work; loads no model.
+def plan(config: TrainMonitorConfig, probe: bool = False) -> Plan:
+    """Count what labelling decodes, most of the work.
+
+    Args:
+        config: the training.
+        probe: as of `evaluation.plan.plan`.
 
     Raises:
         SafeThinkError: a prompt file or a world that does not fit.
     """
-    one = {name: plan_evaluation(rollouts) for name, rollouts in steps.watching(config).items()}
+    one = {name: plan_evaluation(rollouts, probe) for name, rollouts in steps.watching(config).items()}
     planned = [one[name] for name in SPLITS]
     seconds = [each.seconds for each in planned if each.seconds is not None]
     return Plan(
         generations={name: each.total * config.samples for name, each in one.items()},
         tokens=sum(each.tokens for each in planned) * config.samples,
         seconds=sum(seconds) * config.samples if len(seconds) == len(planned) else None,
+        timed_by=planned[0].timed_by,
         memory_gib=planned[0].memory_gib,
     )
 

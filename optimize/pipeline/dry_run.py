@@ -1,9 +1,8 @@
-"""Cost estimate of a search, or of collecting its contexts, before any weights are loaded: `--dry-run`."""
+"""Cost estimate of a search, or of collecting its contexts, before it begins: `--dry-run`."""
 
 from __future__ import annotations
 
 import math
-from typing import Final
 
 from optimize.config import (
     BeamConfig,
@@ -19,13 +18,11 @@ from optimize.config import (
 )
 from optimize.pipeline.rounds import NUM_MEASURED
 from safethink.config import RunConfig
-from safethink.evaluation.plan import TESTBED_TOKENS, TESTBED_TOKENS_PER_S
+from safethink.evaluation.plan import TESTBED_TOKENS
+from safethink.evaluation.speed import speed
 from safethink.frozen import Frozen
 from safethink.models.placement import PROMPT_TOKENS, decoding_gib, footprint, gib
 from safethink.testbed.origin import is_testbed
-
-TESTBED_SCORED_TOKENS_PER_S: Final = 40_000
-"""Candidate tokens scored per second by the testbed's reasoner on two CPU cores."""
 
 
 class SearchPlan(Frozen):
@@ -40,7 +37,9 @@ class SearchPlan(Frozen):
     scored_tokens: int
     """Tokens forwarded to compute them, gradients counted twice."""
     seconds: int | None
-    """Rough time on two CPU cores; None where the speed is not known."""
+    """Rough time; None where the speed is not known."""
+    timed_by: str
+    """Source of the speed that the time is estimated from."""
     memory_gib: float | None
     """Weights, keys, values and logits, without what a gradient keeps; None where a model is not on this machine."""
 
@@ -53,39 +52,43 @@ class ContextsPlan(Frozen):
     decoded_tokens: int
     """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
     seconds: int | None
-    """Rough time on two CPU cores; None where the speed is not known."""
+    """Rough time; None where the speed is not known."""
+    timed_by: str
+    """Source of the speed that the time is estimated from."""
     memory_gib: float | None
     """Weights, keys and values; None where a model is not on this machine."""
 
 
-def plan_contexts(config: CollectConfig) -> ContextsPlan:
-    """Count what collecting contexts decodes. Loads no weights."""
+def plan_contexts(config: CollectConfig, probe: bool = False) -> ContextsPlan:
+    """Count what collecting contexts decodes; `probe` says whether a reasoner of unknown speed is loaded and tried."""
     generations = _collecting(config.contexts, config.forced_prompts)
     tokens = num_decoded(generations, config.run)
-    seconds = tokens / TESTBED_TOKENS_PER_S if is_testbed(config.run.reasoner.path) else None
+    pace = speed(config.run, probe)
     return ContextsPlan(
         generations=generations,
         decoded_tokens=tokens,
-        seconds=None if seconds is None else round(seconds),
+        seconds=pace.seconds(tokens),
+        timed_by=pace.source,
         memory_gib=decoding_gib(config.run),
     )
 
 
-def plan(config: SearchConfig) -> SearchPlan:
-    """Count what a search decodes and scores. Loads no weights."""
+def plan(config: SearchConfig, probe: bool = False) -> SearchPlan:
+    """Count what a search decodes and scores; `probe` says whether a reasoner of unknown speed is loaded and tried."""
     search = config.search
     generations = _collecting(config.contexts, config.selection.forced_prompts) if config.contexts.path is None else {}
     generations |= _searching(config)
     candidates = search.steps * (search.candidates if _scores_many(search) else 1)
     scored_tokens = _scored_tokens(config)
     decoded_tokens = num_decoded(generations, config.run)
-    seconds = decoded_tokens / TESTBED_TOKENS_PER_S + scored_tokens / TESTBED_SCORED_TOKENS_PER_S
+    pace = speed(config.run, probe)
     return SearchPlan(
         generations=generations,
         decoded_tokens=decoded_tokens,
         candidates=candidates,
         scored_tokens=scored_tokens,
-        seconds=round(seconds) if is_testbed(config.run.reasoner.path) else None,
+        seconds=pace.seconds(decoded_tokens, scored_tokens),
+        timed_by=pace.source,
         memory_gib=_memory_gib(config),
     )
 

@@ -28,6 +28,7 @@ from safethink.models.checkpoint import Checkpoint
 from safethink.models.hashes import chat_template_hash, model_hash, tokenizer_hash
 from safethink.models.loading import CausalLM
 from safethink.models.shipped import located
+from safethink.models.soft_rows import refusal_of_rows
 from safethink.prefix import LOG_FILE, Identity, Prefix, PrefixArtifact
 
 
@@ -73,9 +74,12 @@ def extend(reasoner: CausalLM, soft: PrefixArtifact, name: str) -> PrefixArtifac
         The same prefix as token ids of the extended reasoner.
 
     Raises:
-        ConfigError: the reasoner's embeddings are no plain table.
+        ConfigError: the reasoner reads no rows, or its embeddings are no plain table.
     """
     model, tokenizer = reasoner.model, reasoner.tokenizer
+    # Nor would a token that is new be in the tables that its layers look it up in.
+    if refusal := refusal_of_rows(model):
+        raise ConfigError(f"{type(model).__name__} takes no rows as tokens: {refusal}")
     portfolio = soft.soft_rows
     ids = iter(_add_tokens(tokenizer, sum(map(len, portfolio))))
     learned = [_as_tokens([next(ids) for _ in rows], tokenizer) for rows in portfolio]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import chain
 
 import torch
@@ -17,7 +18,7 @@ from optimize.scoring.modes import inference
 from optimize.scoring.reader import BatchScorer, LogProbs, Losses, NllGradient
 from optimize.scoring.strategies import StrategyName, pick_strategy
 from safethink.errors import ConfigError
-from safethink.models.soft_rows import looks_tokens_up_again
+from safethink.models.soft_rows import refusal_of_rows
 
 Values = Float[Tensor, "kinds candidates contexts"]
 SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]
@@ -229,11 +230,16 @@ class Scorer:
         return self._soft(rows, graph, measure)
 
     def _check_rows_are_read(self) -> None:
-        if looks_tokens_up_again(self.model):
+        if self._refusal_of_rows:
             raise ConfigError(
-                f"{type(self.model).__name__} has layers that look tokens up for themselves, so that embedding rows "
-                "stand for none: neither gradients nor soft prefixes; choose a search.method that needs no gradient"
+                f"{type(self.model).__name__} takes neither gradients nor soft prefixes: {self._refusal_of_rows}; "
+                "choose a search.method that needs no gradient"
             )
+
+    @cached_property
+    def _refusal_of_rows(self) -> str:
+        with inference(self.model):
+            return refusal_of_rows(self.model)
 
     def _measured(
         self,

@@ -1,4 +1,4 @@
-"""Upper bounds on the work of a study, before any weights are loaded: `study --dry-run`."""
+"""Upper bounds on the work of a study, before it begins: `study --dry-run`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from optimize.pipeline.dry_run import SearchPlan, num_decoded, plan
 from optimize.study.config import StudyConfig
-from safethink.evaluation.plan import TESTBED_TOKENS_PER_S
+from safethink.evaluation.speed import speed
 from safethink.frozen import Frozen
 
 
@@ -18,19 +18,25 @@ class StudyPlan(Frozen):
     trial: SearchPlan
     """One of them, at the base's settings."""
     seconds: int | None
-    """Rough time with the configured workers, two CPU cores for each; None where the speed is not known."""
+    """Rough time where the configured workers do not slow each other; None where the speed is not known."""
+    timed_by: str
+    """Source of the speed that the time is estimated from."""
     memory_gib: float | None
     """Of all workers together; None where a model is not on this machine."""
 
 
-def plan_study(config: StudyConfig) -> StudyPlan:
-    """Count what a study takes: its trials at the base's settings, and the prompts each is judged on."""
-    one, kinds = plan(config.base), 3  # Attacks; tasks with and without a defense.
+def plan_study(config: StudyConfig, probe: bool = False) -> StudyPlan:
+    """Count what a study takes: its trials at the base's settings, and the prompts each is judged on.
+
+    Args:
+        config: the study.
+        probe: whether a reasoner of unknown speed is loaded and tried.
+    """
+    one, kinds = plan(config.base, probe), 3  # Attacks; tasks with and without a defense.
     judged = {"judging": kinds * config.prompts}
+    judging_s = speed(config.base.run, probe).seconds(num_decoded(judged, config.base.run))
     seconds = None
-    if one.seconds is not None:
-        seconds = one.seconds + num_decoded(judged, config.base.run) / TESTBED_TOKENS_PER_S
-        seconds *= math.ceil(config.trials / config.workers)
+    if one.seconds is not None and judging_s is not None:
+        seconds = (one.seconds + judging_s) * math.ceil(config.trials / config.workers)
     memory_gib = None if one.memory_gib is None else config.workers * one.memory_gib
-    rounded = None if seconds is None else round(seconds)
-    return StudyPlan(trials=config.trials, trial=one, seconds=rounded, memory_gib=memory_gib)
+    return StudyPlan(trials=config.trials, trial=one, seconds=seconds, timed_by=one.timed_by, memory_gib=memory_gib)

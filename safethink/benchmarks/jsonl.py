@@ -94,6 +94,7 @@ def read(config: JsonlBenchmarkConfig) -> Iterator[NamedRow]:
     """
     path = Path(config.path)
     for place, line in _lines(path, config.encoding):
+        assert place.line is not None, "each row is a line"
         yield NamedRow(place.line, line.split, line.to_prompt(f"{path.stem}:{place.line}", config.prompts))
 
 

@@ -51,7 +51,7 @@ def calibrate(argv: Sequence[str]) -> None:
     run_or_plan(
         flags,
         [config, wanted],
-        lambda: calibration.plan(config, wanted),
+        lambda: calibration.plan(config, wanted, flags.probe),
         lambda: calibration.run(config, wanted, flags.out),
         lambda result: _told(result, flags.out / calibration.REPORT),
         REPORT_EXTRA,

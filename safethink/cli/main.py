@@ -123,7 +123,7 @@ def evaluate(argv: Sequence[str]) -> None:
     def planned() -> Plan:
         from safethink.evaluation.plan import plan
 
-        return plan(config)
+        return plan(config, flags.probe)
 
     def run() -> Summary:
         from safethink.evaluation import runner

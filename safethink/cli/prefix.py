@@ -152,7 +152,7 @@ def prefix_compare(argv: Sequence[str]) -> None:
 
         return table(comparison)
 
-    run_or_plan(flags, [paired], lambda: plan(paired), run, told, REPORT_EXTRA)
+    run_or_plan(flags, [paired], lambda: plan(paired, flags.probe), run, told, REPORT_EXTRA)
 
 
 PREFIX = Program(

@@ -55,6 +55,9 @@ class RunFlags(CommandFlags):
     """Say what would be done and how long it would take, and stop."""
     full: bool = False
     """With --dry-run, print the resolved configuration as well."""
+    probe: bool = True
+    """With --dry-run, load a reasoner whose speed is not known, where it is on this machine or behind a server, and
+    estimate the time from 20 tokens; False loads nothing."""
 
 
 Outcome = TypeVar("Outcome")
@@ -183,6 +186,8 @@ def run_or_plan(
         ConfigError: a module is missing.
     """
     if flags.dry_run:
+        # It may load a model, to see how fast it is.
+        quiet_libraries()
         planned = plan()
         shown = [planned, *configs] if flags.full else [planned]
         show(flags.as_json, lambda: planned, lambda: yaml_config.dump(*shown).rstrip())

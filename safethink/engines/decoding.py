@@ -205,12 +205,12 @@ class Decoder:
         # Marked on the device, so that whether a token could be chosen comes along with which it is.
         marked = torch.where(can_choose(logits), sample_tokens(logits, randoms, self._sampling), NO_TOKEN)
         chosen = dict(zip((row.row for row in rows), marked.tolist(), strict=True))
-        for row in rows:
+        for row, its_logits in zip(rows, logits, strict=True):
             if chosen[row.row] == NO_TOKEN:
                 self.release(row.row)
                 # A masked NaN is still one (0 NaN = NaN): whoever came into its place in the cache would inherit it.
                 self._reader.clear()
-                raise no_choice(row.row, len(row.ids))
+                raise no_choice(row.row, len(row.ids), its_logits)
         for row in rows:
             row.append(chosen[row.row], self._stopper)
 

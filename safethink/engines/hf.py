@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,8 @@ from safethink.models.hashes import model_hash
 
 Request = TypeVar("Request")
 Seen = TypeVar("Seen")
+UNDERFLOW: Final = -1000.0
+"""Logits so far below the highest have probability 0 in float64."""
 
 
 @dataclass
@@ -170,9 +172,14 @@ class HfEngine:
         logits, _ = self._reader.look_back(readings)
         weighed: list[tuple[float, ...]] = []
         for request, row_logits in zip(requests, logits, strict=True):
-            scores = self._possible(row_logits[:-1], request.row, len(request.ids)).double().log_softmax(-1)
-            tokens = torch.tensor(request.continuation, dtype=torch.long, device=scores.device)
-            weighed.append(tuple(scores.gather(1, tokens[:, None])[:, 0].tolist()))
+            possible = self._possible(row_logits[:-1], request.row, len(request.ids))
+            # Token by token, so that what is computed of a large vocabulary stays in a processor's cache.
+            weighed.append(
+                tuple(
+                    float(scores[token_id].double() - scores.double().logsumexp(-1))
+                    for scores, token_id in zip(possible, request.continuation, strict=True)
+                )
+            )
         return weighed
 
     def _possible(
@@ -186,7 +193,7 @@ class HfEngine:
         possible = self._decoder.possible(logits)
         if not can_choose(possible).all():
             self._reader.clear()
-            raise no_choice(row, num_tokens)
+            raise no_choice(row, num_tokens, possible)
         return possible
 
     def _states(self, requests: Sequence[StateRequest]) -> list[Float[Tensor, " hidden"]]:
@@ -245,12 +252,20 @@ class HfEngine:
 
 
 def _view(logits: Float[Tensor, " vocab"], top_k: int, hidden: tuple[float, ...]) -> View:
-    """Top-k log-probabilities and entropy (nats) of the next token, and a hidden state."""
-    scores = logits.double().log_softmax(-1)
-    top = scores.topk(min(top_k, len(scores)))
+    """Top-k log-probabilities and entropy (nats) of the next token, and a hidden state.
+
+    H = log Z - sum_v e^{l_v} l_v / Z,    l_v a logit less the highest, Z = sum_v e^{l_v}
+    """
+    top = logits.topk(min(top_k, len(logits)))
+    scores = logits.double()
+    highest = scores.max()
+    masses = scores.sub_(highest).exp()
+    total = masses.sum()
+    # A token that is banned weighs nothing; -inf times nothing would be no number.
+    entropy = total.log() - masses.dot(scores.clamp_(min=UNDERFLOW)) / total
     return View(
         token_ids=tuple(top.indices.tolist()),
-        log_probabilities=tuple(top.values.tolist()),
-        entropy=float(torch.special.entr(scores.exp()).sum(-1)),
+        log_probabilities=tuple((top.values.double() - highest - total.log()).tolist()),
+        entropy=float(entropy),
         hidden=hidden,
     )

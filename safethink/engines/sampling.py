@@ -50,16 +50,19 @@ def can_choose(logits: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch"]:
     return logits.amax(-1).isfinite()
 
 
-def no_choice(row: int, num_tokens: int) -> LogitsError:
+def no_choice(row: int, num_tokens: int, logits: Float[Tensor, "*asked vocab"]) -> LogitsError:
     """The error of a row whose next token cannot be chosen, see `can_choose`.
 
     Args:
         row: its key.
         num_tokens: how many tokens the reasoner had read of it.
+        logits: its own.
     """
+    found = "NaN" if logits.isnan().any() else "inf" if logits.isposinf().any() else "-inf for every token"
+    dtype = str(logits.dtype).removeprefix("torch.")
     return LogitsError(
-        f"the reasoner's next-token logits are NaN or infinite after {num_tokens} tokens: its weights are damaged, or "
-        "overflow in their precision; try another `dtype`, such as bfloat16 for float16",
+        f"the reasoner's next-token logits are {found} after {num_tokens} tokens, in {dtype}: its weights are damaged, "
+        "or overflow in their precision; try another `dtype`, such as bfloat16 for float16",
         row,
     )
 

@@ -149,17 +149,22 @@ def run(
     return result
 
 
-def plan(run: RunConfig, config: CalibrationConfig) -> Plan:
-    """Count what `run` generates; loads no model.
+def plan(run: RunConfig, config: CalibrationConfig, probe: bool = False) -> Plan:
+    """Count what `run` generates.
+
+    Args:
+        run: the guarded reasoner.
+        config: the calibration.
+        probe: as of `plan.plan`.
 
     Raises:
         SafeThinkError: as `resolve`.
     """
     sources = resolve(run, config)
     # Of a file's prompts only the harmless ones are rolled out.
-    whole = plan_evaluation(sources.watching)
+    whole = plan_evaluation(sources.watching, probe)
     share = sources.num_prompts / whole.total
-    seconds = None if whole.seconds is None else whole.seconds * share
+    seconds = None if whole.seconds is None else round(whole.seconds * share)
     counted = {"generations": {"watch": sources.num_prompts}, "tokens": round(whole.tokens * share), "seconds": seconds}
     return whole.replace(**counted)
 

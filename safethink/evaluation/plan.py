@@ -1,4 +1,4 @@
-"""Upper bounds on the work of an evaluation, before anything is loaded: `--dry-run`."""
+"""Upper bounds on the work of an evaluation, before it begins: `--dry-run`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from safethink import benchmarks
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig, RowConfig, SafeThinkConfig
 from safethink.evaluation.jobs import attack_benchmarks, only_kinds
+from safethink.evaluation.speed import speed
 from safethink.frozen import Frozen
 from safethink.models.placement import decoding_gib
 from safethink.testbed.origin import is_testbed
 
 TESTBED_TOKENS: Final = 40
 """Tokens of a typical testbed output."""
-TESTBED_TOKENS_PER_S: Final = 4000
-"""Tokens per second of a guarded testbed reasoner on two CPU cores."""
 SIDE_A, SIDE_B = "a", "b"
 """Rows of a comparison of two prefixes."""
 
@@ -28,7 +27,9 @@ class Plan(Frozen):
     tokens: int
     """Tokens to decode: about as many on the testbed, at most as many elsewhere."""
     seconds: int | None
-    """Rough time on two CPU cores; None where the speed is not known."""
+    """Rough time; None where the speed is not known."""
+    timed_by: str
+    """Source of the speed that the time is estimated from."""
     memory_gib: float | None
     """Weights, keys and values of full batches; None where a model is not on this machine."""
 
@@ -38,8 +39,12 @@ class Plan(Frozen):
         return sum(self.generations.values())
 
 
-def plan(config: EvalConfig) -> Plan:
-    """Count what an evaluation generates. Reads prompt files, loads no model.
+def plan(config: EvalConfig, probe: bool = False) -> Plan:
+    """Count what an evaluation generates. Reads prompt files.
+
+    Args:
+        config: the evaluation.
+        probe: whether the reasoner is loaded and tried, where its speed is not known.
 
     Raises:
         MissingFileError: a prompt file that is not there.
@@ -63,10 +68,12 @@ def plan(config: EvalConfig) -> Plan:
     tokens = sum(generations.values()) * (
         TESTBED_TOKENS if known else limits.max_trace_tokens + limits.max_answer_tokens
     )
+    pace = speed(config.run, probe)
     return Plan(
         generations=generations,
         tokens=tokens,
-        seconds=round(tokens / TESTBED_TOKENS_PER_S) if known else None,
+        seconds=pace.seconds(tokens),
+        timed_by=pace.source,
         memory_gib=decoding_gib(config.run),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +21,12 @@ from transformers import PreTrainedModel
 from safethink.errors import ArtifactError
 from safethink.tokens import FIRST_SOFT_ID, placeholder
 
+PROBED_TOKENS = 6
+"""Tokens that are read in several ways, to see whether a model reads rows."""
+NUDGE = 2**-6
+"""Share by which rows are moved away from tokens; bfloat16 still tells them apart."""
+SAME, NEAR = 1e-4, 1.0
+"""Standard deviations of the logits within which two ways of reading come to the same, and near each other."""
 ID_BYTES = 6
 """Bytes of the hash in an id: collisions are out of reach, and JSON's numbers still hold it."""
 
@@ -65,9 +72,35 @@ def _name(index: int) -> str:
     return f"prefix.{index}"
 
 
-def looks_tokens_up_again(model: PreTrainedModel) -> bool:
-    """Whether layers look tokens up for themselves, so that no row can stand for one: Gemma 3n, Gemma 4 E2B and E4B."""
-    return bool(getattr(model.config.get_text_config(), "hidden_size_per_layer_input", None))
+@torch.no_grad()
+def refusal_of_rows(model: PreTrainedModel) -> str:
+    """The reason why a model cannot read rows in the place of tokens; empty where it can.
+
+    Found by trying: a few tokens are read as ids, as their own embeddings, which must come to the same, and as rows
+    that are near those and no token's, which must come near it. Layers that look tokens up for themselves (Gemma 3n,
+    Gemma 4 E2B and E4B) leave that part out, or look for a token that has such an embedding.
+    """
+    embed = model.get_input_embeddings()
+    weight = next(embed.parameters())
+    # Spread over the vocabulary, whose first ones are often control tokens.
+    ids = (torch.arange(1, PROBED_TOKENS + 1, device=weight.device) * len(weight) // (PROBED_TOKENS + 1))[None]
+    rows: Float[Tensor, "1 tokens hidden"] = embed(ids)
+    try:
+        by_ids, by_rows, nearby = (
+            model(**read, use_cache=False).logits.double()
+            for read in ({"input_ids": ids}, {"inputs_embeds": rows}, {"inputs_embeds": rows * (1 + NUDGE)})
+        )
+    # Whatever a model raises at rows is its own; that it does is the answer.
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return f"it fails at rows that are no token's ({type(error).__name__})"
+    spread = by_ids.std().item()
+    if not torch.allclose(by_rows, by_ids, rtol=0.0, atol=SAME * spread):
+        return "its layers look tokens up for themselves, and read the embeddings of tokens otherwise than the tokens"
+    if not torch.allclose(nearby, by_ids, rtol=0.0, atol=NEAR * spread):
+        return "its layers look tokens up for themselves, and read rows near those of tokens in another way"
+    return ""
 
 
 class RowTable:
@@ -75,9 +108,13 @@ class RowTable:
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Read tokens through the embedding module of `model`."""
-        self._embed = model.get_input_embeddings()
-        self._takes_rows = not looks_tokens_up_again(model)
+        self._model, self._embed = model, model.get_input_embeddings()
         self._rows: dict[int, Float[Tensor, " hidden"]] = {}
+
+    @cached_property
+    def _refusal(self) -> str:
+        """See `refusal_of_rows`; tried where rows first come."""
+        return refusal_of_rows(self._model)
 
     def add(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
         """Take rows in and return their ids; rows that are there already keep the ids they have.
@@ -89,8 +126,9 @@ class RowTable:
         Raises:
             ArtifactError: if they are of another width than the embeddings, or not finite, or if the model takes none.
         """
-        if not self._takes_rows:
-            raise ArtifactError("soft rows cannot be read by this reasoner: its layers look tokens up for themselves")
+        if self._refusal:
+            name = type(self._model).__name__
+            raise ArtifactError(f"soft rows cannot be read by this reasoner ({name}): {self._refusal}")
         weight = next(self._embed.parameters())
         if rows.shape[1] != weight.shape[1]:
             raise ArtifactError(f"soft rows have {rows.shape[1]} numbers, this reasoner's embeddings {weight.shape[1]}")

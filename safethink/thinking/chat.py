@@ -39,6 +39,8 @@ TOOL_TAGS = ("<tool_response>", "</tool_response>")
 """Around a tool's answer in a user's turn, where a template looks for them (Qwen3 and what follows it)."""
 _LEAD_IN = "a\n"
 """A word, so that what a tokenizer puts in front of a text comes before it; and a line break, which ends it."""
+_WORD = "A"
+"""Stands for the words that follow a text."""
 _FIRST_MASK = 0xF0000
 """First of the private characters that stand for control strings while a template reads contents."""
 _MASK = re.compile("[\U000f0000-\U000ffffd]")
@@ -109,6 +111,19 @@ class ChatEncoder:
     def inside(self, text: str) -> tuple[int, ...]:
         """Encode `text` as `text` does, but as it is further on in a text; `said` gives it back."""
         return self.behind(self.lead_in, text) if text else ()
+
+    def begun(self, text: str) -> tuple[int, ...]:
+        """Encode `text` as `inside` does, but with the line breaks at its end as whoever goes on writes them.
+
+        Tokenizers of the GPT-2 kind split blanks that end a text otherwise than the same blanks in front of a word:
+        two line breaks into one token, and into two.
+        """
+        if text.endswith("\n"):
+            whole = self.inside(text + _WORD)
+            for num_tokens in range(len(whole) - 1, 0, -1):
+                if self.said(whole[:num_tokens]) == text:
+                    return whole[:num_tokens]
+        return self.inside(text)
 
     def said(self, ids: Sequence[int]) -> str:
         """The text of ids that stand further on in a text: a blank that they begin with belongs to it."""

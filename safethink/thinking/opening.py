@@ -95,8 +95,11 @@ def refuse_contradiction(thought: Thought) -> None:
 
 
 def prefill_tokens(thought: Thought, prompt: Prompt) -> Tokens:
-    """The prompt's prefill of the trace: the attacker's words, which the monitor reads like sampled ones."""
-    return Tokens.sampled(thought.encoder.text(prompt.prefill))
+    """The prompt's prefill of the trace: the attacker's words, which the monitor reads like sampled ones.
+
+    Their ids are those that the reasoner itself would have written, had it gone on behind them.
+    """
+    return Tokens.sampled(thought.encoder.begun(prompt.prefill))
 
 
 def _first_turn(thought: Thought, prompt: Prompt) -> tuple[Message, ...]:

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
     Exaone4Config,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
     Gemma4TextConfig,
     Glm4MoeConfig,
@@ -117,6 +118,20 @@ def gemma4() -> PreTrainedModel:
     layers = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
     sizes = SIZES | {"num_hidden_layers": len(layers)}
     return tiny(Gemma4TextConfig(**sizes, **shape, sliding_window=WINDOW, layer_types=layers, num_kv_shared_layers=2))
+
+
+def gemma3n() -> PreTrainedModel:
+    """Embeddings of their own for each layer, which are left out in silence where rows come in the place of tokens."""
+    shape = {"head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+    layers = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    own = {"num_kv_shared_layers": 2, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * len(layers)}
+    sizes = SIZES | {"num_hidden_layers": len(layers)}
+    model = tiny(Gemma3nTextConfig(**sizes, **shape, **own, sliding_window=WINDOW, layer_types=layers))
+    # Untrained, it lets them count for nothing.
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.data.normal_()
+    return model
 
 
 def smollm3() -> PreTrainedModel:

@@ -24,7 +24,7 @@ from safethink.defenses.effects import Until
 from safethink.engines import ExtendRequest, LookRequest, WeighRequest
 from safethink.engines.build import end_ids
 from safethink.engines.hf import HfEngine
-from safethink.engines.sampling import Sampling, can_choose
+from safethink.engines.sampling import Sampling, can_choose, no_choice
 from safethink.engines.stopping import Stopper
 from safethink.errors import LogitsError
 from safethink.evaluation import folder, records, runner
@@ -40,6 +40,7 @@ POISON = "✓"
 """What the damaged weights cannot be shown."""
 BAD, GOOD = 7, 8
 GREEDY, SAMPLED = Sampling(temperature=0.0), Sampling(temperature=0.9, top_p=0.9, top_k=40)
+NUCLEUS = Sampling(temperature=0.7, top_p=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,24 @@ def request(row: int, text: str) -> ExtendRequest:
     return ExtendRequest(row, ids, len(ids), Until.ANSWER, 12, seed=row)
 
 
+@pytest.mark.parametrize(
+    ("logits", "found"),
+    [([0.0, torch.nan], "NaN"), ([torch.inf, torch.nan], "NaN"), ([torch.inf, 0.0], "inf"), ([-torch.inf] * 2, "-inf")],
+)
+def test_the_message_says_which_number_and_which_precision(logits: list[float], found: str) -> None:
+    error = no_choice(BAD, 12, torch.tensor(logits, dtype=torch.float16))
+    assert f"logits are {found}" in str(error)
+    assert "after 12 tokens, in float16" in str(error)
+    assert error.row == BAD
+
+
 def test_a_token_can_be_chosen_only_from_numbers() -> None:
     inf, nan = torch.inf, torch.nan
     logits = torch.tensor([[0.0, -inf, 2.0], [0.0, nan, 2.0], [inf, 0.0, 1.0], [-inf, -inf, -inf], [nan, inf, -inf]])
     assert can_choose(logits).tolist() == [True, False, False, False, False]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, NUCLEUS, Sampling()])
 def test_a_row_without_logits_is_named_and_its_neighbour_goes_on_as_if_alone(
     damaged: Qwen3ForCausalLM, sampling: Sampling
 ) -> None:
@@ -74,7 +86,7 @@ def test_a_row_without_logits_is_named_and_its_neighbour_goes_on_as_if_alone(
     alone = engine(damaged, sampling).extend([good])
     both = engine(damaged, sampling)
     with pytest.raises(
-        LogitsError, match=rf"NaN or infinite after {len(bad.ids)} tokens.*try another `dtype`"
+        LogitsError, match=rf"are NaN after {len(bad.ids)} tokens, in float64: .*try another `dtype`"
     ) as caught:
         both.extend([good, bad])
     assert caught.value.row == BAD
@@ -91,6 +103,15 @@ def test_a_row_that_overflows_in_the_middle_is_named(damaged: Qwen3ForCausalLM) 
     ids = fine.ids + chat_reasoner.encode(POISON)
     with pytest.raises(LogitsError, match=f"after {len(ids)} tokens"):
         both.extend([ExtendRequest(BAD, ids, len(ids), Until.STEP, 4, seed=0)])
+
+
+def test_tokens_that_are_never_chosen_hide_no_damage(damaged: Qwen3ForCausalLM) -> None:
+    configured, damaged.generation_config.suppress_tokens = damaged.generation_config.suppress_tokens, [1, 2]
+    try:
+        with pytest.raises(LogitsError, match="NaN"):
+            engine(damaged).extend([request(BAD, f"add {POISON}")])
+    finally:
+        damaged.generation_config.suppress_tokens = configured
 
 
 def test_nobody_looks_at_or_weighs_what_is_no_number(damaged: Qwen3ForCausalLM) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,8 +22,9 @@ from safethink.refusals import REFUSAL
 from safethink.runtime.row import open_row
 from safethink.servers.completions import InPlace
 from safethink.thinking.format import Thought
-from safethink.thinking.opening import open_prompt
+from safethink.thinking.opening import open_prompt, prefill_tokens
 from safethink.tokens import FIRST_SOFT_ID, Tokens
+from tests.support import tiny_sentencepiece
 
 QWEN: Final = Regex(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -109,3 +112,54 @@ def test_the_place_at_which_a_text_parts_is_right_behind_a_token_that_opens_ever
     ids = (0, *encode("Hmm?\n\n"), *bytewise)
     with pytest.raises(ServerError, match="encodes to other tokens from 'W"):
         InPlace(tokenizer(bos=True)).text(ids)
+
+
+@cache
+def gpt2_like() -> PreTrainedTokenizerFast:
+    """A byte-level BPE that has two line breaks as one token, and splits them in front of a word."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["[eos]"],
+        show_progress=False,
+    )
+    backend.train_from_iterator(["First step.\n\n", "So it is.\n\n\n", "a\n \n"] * 40, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=TEMPLATE, eos_token="[eos]")
+
+
+SPLITTERS: Final = {
+    "gpt2": gpt2_like,
+    "qwen": tokenizer,
+    "normalizer": partial(tiny_sentencepiece.tokenizer, "normalizer"),
+    "metaspace": partial(tiny_sentencepiece.tokenizer, "first"),
+}
+STEPS = st.lists(st.text("ab1 .:", min_size=1, max_size=6).filter(lambda step: step.strip()), min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize("splitter", SPLITTERS)
+@given(steps=STEPS, end=st.sampled_from(["", ".", ":"]), breaks=st.sampled_from(["\n\n", "\n", "\n\n\n", "\n \n"]))
+def test_a_prefill_has_the_ids_of_the_whole_text_that_goes_on_behind_it(
+    splitter: str, steps: list[str], end: str, breaks: str
+) -> None:
+    thought = Thought(ThoughtConfig(family="think"), SPLITTERS[splitter]())
+    text = "\n\n".join(steps) + end + breaks
+    prefilled = prefill_tokens(thought, Prompt.from_text("Add 3.").replace(prefill=text)).ids
+    assert thought.encoder.said(prefilled) == text
+    for word in ("So", "And", "first"):
+        assert thought.encoder.inside(text + word)[: len(prefilled)] == prefilled
+
+
+def test_a_blank_line_that_ends_a_text_is_one_token_and_that_of_a_prefill_two() -> None:
+    thought = Thought(ThoughtConfig(family="think"), gpt2_like())
+    prefilled = prefill_tokens(thought, Prompt.from_text("Add 3.").replace(prefill="First step.\n\n")).ids
+    assert [thought.decode([token_id]) for token_id in prefilled[-2:]] == ["\n", "\n"]
+    assert thought.decode(thought.encoder.text("First step.\n\n")[-1:]) == "\n\n"
+
+
+def test_a_prefill_that_stops_within_a_line_is_encoded_as_it_stands() -> None:
+    thought = Thought(ThoughtConfig(family="think"), gpt2_like())
+    prefilled = prefill_tokens(thought, Prompt.from_text("Add 3.").replace(prefill="First st")).ids
+    assert prefilled == thought.encoder.text("First st")

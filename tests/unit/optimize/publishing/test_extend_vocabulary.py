@@ -13,7 +13,7 @@ from torch.nn import Module
 from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from optimize.cli import PROGRAM
-from optimize.publishing.extend_vocabulary import extend_vocabulary
+from optimize.publishing.extend_vocabulary import extend, extend_vocabulary
 from safethink import prefix as prefixes
 from safethink.config import AlwaysConfig, LimitsConfig, SamplingConfig
 from safethink.defenses.effects import Until
@@ -30,7 +30,7 @@ from safethink.prefix import Identity, Prefix, PrefixArtifact
 from safethink.prompts import Message, Prompt
 from safethink.thinking.chat import ChatEncoder
 from safethink.thinking.opening import open_prompt
-from tests.support import chat_reasoner, tiny_reasoner
+from tests.support import architectures, chat_reasoner, tiny_reasoner
 from tests.unit.prefix.test_soft_artifacts import THOUGHT, noise, scaled_model
 
 PROMPTS = [Prompt.from_text("zz " * (1 + 5 * index % 7) + str(index), id=str(index)) for index in range(6)]
@@ -183,3 +183,13 @@ def test_the_card_tells_vllm_what_must_not_be_said(tmp_path):
     card = (tmp_path / "extended" / "README.md").read_text()
     bias = ", ".join(f"{token}: -100" for ids in hard.token_ids for token in ids)
     assert f"logit_bias={{{bias}}}" in card
+
+
+@pytest.mark.parametrize("make_model", [architectures.gemma3n, architectures.gemma4])
+def test_a_reasoner_whose_layers_look_tokens_up_is_refused_by_name_and_left_as_it_was(make_model: Any) -> None:
+    model, tokenizer = make_model(), tiny_reasoner.tokenizer()
+    before = len(tokenizer), len(model.get_input_embeddings().weight)
+    soft = PrefixArtifact(name="soft", prefixes=(Prefix(text="x"),)).with_rows([torch.zeros(2, 32)], ["wait"])
+    with pytest.raises(ConfigError, match=f"{type(model).__name__} takes no rows as tokens"):
+        extend(CausalLM(model, tokenizer), soft, "extended")
+    assert before == (len(tokenizer), len(model.get_input_embeddings().weight))

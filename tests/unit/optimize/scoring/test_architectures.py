@@ -184,9 +184,10 @@ def test_positions_that_turn_otherwise_in_longer_texts_are_not_mixed(lengths, at
     assert Scorer(model, [Example(tuple(range(3, 53)), (5,))]).attention == "shared", "it is asked for other texts anew"
 
 
-def test_layers_that_look_tokens_up_for_themselves_take_no_rows(examples, candidates):
+@pytest.mark.parametrize("make_model", [architectures.gemma4, architectures.gemma3n])
+def test_layers_that_look_tokens_up_for_themselves_take_no_rows(examples, candidates, make_model):
     """Gemma 4 would look for a token that has such an embedding; Gemma 3n would leave that part out in silence."""
-    scorer = Scorer(architectures.gemma4(), examples)
+    scorer = Scorer(make_model(), examples)
     rows = torch.zeros(LENGTH, 32, dtype=torch.float64)
     for ask in (
         lambda: scorer.gradient(candidates[0]),
@@ -194,5 +195,5 @@ def test_layers_that_look_tokens_up_for_themselves_take_no_rows(examples, candid
         lambda: scorer.soft_losses(rows),
         lambda: scorer.soft_divergence(rows),
     ):
-        with pytest.raises(ConfigError, match=r"Gemma4ForCausalLM .* look tokens up .* search\.method"):
+        with pytest.raises(ConfigError, match=r"Gemma\w+ForCausalLM takes neither .* search\.method"):
             ask()
