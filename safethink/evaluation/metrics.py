@@ -45,7 +45,7 @@ def _one(record: Record) -> float:
     return 1.0
 
 
-def _recovered(record: Record) -> float:
+def _recovered(record: Record) -> bool:
     return record.outcome in ("refusal", "helpful")
 
 
