@@ -97,7 +97,7 @@ def printed(summary: Summary, wide: bool = False) -> str:
         + ("." if wide else ", --wide prints all columns."),
         *(["The prefix on trial was learned on another reasoner."] if summary.prefix.transferred else []),
         *([said] if said else []),
-        *([] if summary.overlaps is None else summary.overlaps.lines()),
+        *(list[str]() if summary.overlaps is None else summary.overlaps.lines()),
     ]
     shown = "\n".join(line.rstrip() for line in page.getvalue().splitlines()).strip("\n")
     return "\n".join([shown, "", *(fill(note, NARROW) for note in notes)])
