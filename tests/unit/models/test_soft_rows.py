@@ -48,7 +48,9 @@ class Aside(nn.Module):
 
     def __init__(self, model: PreTrainedModel, strength: float) -> None:
         super().__init__()
-        self.head, self.strength = model.get_output_embeddings(), strength
+        head = model.get_output_embeddings()
+        assert head is not None
+        self.head, self.strength = head, strength
         self.seen: torch.Tensor | None = None
         model.register_forward_pre_hook(self.note, with_kwargs=True)
 
