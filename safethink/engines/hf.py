@@ -20,6 +20,7 @@ from safethink.engines.decoding import Decoder
 from safethink.engines.reader import RowReader
 from safethink.engines.sampling import Sampling, can_choose, no_choice
 from safethink.engines.stopping import Stopper
+from safethink.engines.truncation import highest
 from safethink.errors import CacheFullError
 from safethink.kv_cache import ReadRequest
 from safethink.models.hashes import model_hash
@@ -256,16 +257,17 @@ def _view(logits: Float[Tensor, " vocab"], top_k: int, hidden: tuple[float, ...]
 
     H = log Z - sum_v e^{l_v} l_v / Z,    l_v a logit less the highest, Z = sum_v e^{l_v}
     """
-    top = logits.topk(min(top_k, len(logits)))
+    values, ids = highest(logits[None], min(max(1, top_k), len(logits)))
+    top = values[0].topk(min(top_k, len(logits)))
     scores = logits.double()
-    highest = scores.max()
-    masses = scores.sub_(highest).exp()
+    peak = scores.max()
+    masses = scores.sub_(peak).exp()
     total = masses.sum()
     # A token that is banned weighs nothing; -inf times nothing would be no number.
     entropy = total.log() - masses.dot(scores.clamp_(min=UNDERFLOW)) / total
     return View(
-        token_ids=tuple(top.indices.tolist()),
-        log_probabilities=tuple((top.values.double() - highest - total.log()).tolist()),
+        token_ids=tuple(ids[0, top.indices].tolist()),
+        log_probabilities=tuple((top.values.double() - peak - total.log()).tolist()),
         entropy=float(entropy),
         hidden=hidden,
     )

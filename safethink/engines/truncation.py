@@ -25,7 +25,7 @@ NUM_BINS: Final = 64 * BINS_PER_NAT
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truncated:
-    """What truncation keeps of each row of a batch.
+    """The tokens that truncation keeps of each row of a batch, by their masses.
 
     Attributes:
         masses: of tokens in the order of the vocabulary, in any unit; 0 for those that are cut off.
@@ -65,26 +65,40 @@ def truncate_to_highest(
 ) -> Truncated:
     """Cut off what top-k and nucleus sampling leave out, by sorting little more than the `top_k` highest logits.
 
-    Below the k-th highest of the maxima of blocks of tokens there is none of the k highest.
-
     Args:
         logits: at least `top_k` in each row.
         temperature: above 0.
         top_k: number of tokens kept, at least one.
         top_p: mass of the nucleus among them; 1 for all.
     """
+    values, ids = highest(logits, top_k)
+    return replace(truncate(values.double() / temperature, top_k, top_p), ids=ids)
+
+
+def highest(
+    logits: Float[Tensor, "batch vocab"], top_k: int
+) -> tuple[Float[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
+    """A few logits of each row, the `top_k` highest and all equal ones among them, and their tokens.
+
+    They stand in the order of the vocabulary, with -inf behind them. Below the k-th highest of the maxima of blocks of
+    tokens there is none of the k highest.
+
+    Args:
+        logits: at least `top_k` in each row.
+        top_k: at least one.
+    """
     size = max(1, min(BLOCK, logits.shape[-1] // (8 * top_k)))
     blocks = logits[:, : logits.shape[-1] // size * size].unflatten(-1, (-1, size))
     bound = blocks.amax(-1).topk(top_k).values[:, -1:]
-    # A rounded quotient may make equal what is not.
+    # What is unequal may be equal once it is divided by a temperature and rounded.
     bound -= 4 * torch.finfo(bound.dtype).eps * bound.abs()
     rows, tokens = (logits >= bound).nonzero(as_tuple=True)
     counts = torch.bincount(rows, minlength=len(logits))
     places = torch.arange(len(tokens), device=tokens.device) - (counts.cumsum(0) - counts)[rows]
     shape = len(logits), max(top_k, int(counts.max()))
-    scores, ids = logits.new_full(shape, -torch.inf, dtype=torch.float64), tokens.new_zeros(shape)
-    scores[rows, places], ids[rows, places] = logits[rows, tokens].double() / temperature, tokens
-    return replace(truncate(scores, top_k, top_p), ids=ids)
+    values, ids = logits.new_full(shape, -torch.inf), tokens.new_zeros(shape)
+    values[rows, places], ids[rows, places] = logits[rows, tokens], tokens
+    return values, ids
 
 
 def truncate_to_nucleus(logits: Float[Tensor, "1 vocab"], temperature: float, top_p: float) -> Truncated:
