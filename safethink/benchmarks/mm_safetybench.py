@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safethink.benchmarks import Loaded, rows
 from safethink.config import MmSafetyBenchConfig
-from safethink.config.benchmarks import stem
+from safethink.config.published import stem
 from safethink.errors import ConfigError
 from safethink.prompts import Prompt
 

@@ -16,7 +16,7 @@ from safethink.benchmarks import datasets_library, layouts
 from safethink.benchmarks.text_files import Place, Placed, csv_rows, is_json_list, json_rows, read_text
 from safethink.config import PublishedSection
 from safethink.errors import ConfigError, MissingFileError
-from safethink.prompts import Message, Prompt, PromptKind, is_unicode
+from safethink.prompts import AnswerKind, Message, Prompt, PromptKind, is_unicode
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -86,6 +86,8 @@ class Row:
         references: Sequence[str] = (),
         clusters: Mapping[str, str] | None = None,
         system: str | None = None,
+        answer_kind: AnswerKind | None = None,
+        choices: Sequence[str] = (),
     ) -> Prompt:
         """The prompt that this row describes: a single user turn, behind a system turn where there is one.
 
@@ -104,6 +106,8 @@ class Row:
             category=category or None,
             references=tuple(references),
             clusters=dict(clusters or {}),
+            answer_kind=answer_kind,
+            choices=tuple(choices),
         )
 
     def _as_text(self, column: str, value: object) -> str | None:

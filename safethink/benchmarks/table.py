@@ -8,7 +8,7 @@ from string import Formatter
 from safethink.benchmarks import Loaded, rows
 from safethink.benchmarks.rows import Row
 from safethink.config import TableBenchmarkConfig
-from safethink.config.benchmarks import stem
+from safethink.config.published import stem
 from safethink.errors import ConfigError
 from safethink.prompts import Prompt, PromptKind
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
-from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from safethink.config.published import FileSection, PublishedSection, stem
 from safethink.config.section import Section
+from safethink.config.tasks import (
+    ArcConfig,
+    BoolQConfig,
+    GpqaConfig,
+    Gsm8kConfig,
+    Math500Config,
+    MultiArithConfig,
+    SvampConfig,
+)
 from safethink.prompts import PromptKind
 
 
@@ -29,41 +37,6 @@ class TestbedBenchmarkConfig(Section):
         return self.prompts
 
 
-class FileSection(Section):
-    """Settings of every benchmark that is read from a file."""
-
-    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"title", "sample", "sample_seed", "wrappers", "encoding"})
-
-    path: str
-    """The file."""
-    title: str | None = None
-    """Name in records and tables; None for the benchmark's own."""
-    sample: int | None = Field(default=None, ge=1)
-    """At most so many prompts, drawn evenly over kinds and categories; the file's order makes no difference. None takes
-    all."""
-    sample_seed: int = 0
-    """Seeds that drawing."""
-    wrappers: str | None = None
-    """Jailbreak templates to put around every prompt: a folder of PyRIT's YAML files, or a CSV with `[INSERT PROMPT
-    HERE]`. Each pair of prompt and wrapper is a prompt of its own; intervals are drawn over both."""
-    encoding: str = "utf-8"
-    """Of a text file, such as `mac_roman` or `cp1252`."""
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, given: str) -> str:
-        try:
-            codecs.lookup(given)
-        except LookupError as error:
-            raise ValueError("unknown encoding") from error
-        return given
-
-    @property
-    def name(self) -> str:
-        """The benchmark's name in records and tables."""
-        return self.title or stem(self.path)
-
-
 class JsonlBenchmarkConfig(FileSection):
     """Prompts of one's own: JSONL with `prompt` or `messages`, optional `split`, `group`, `category`, `label`."""
 
@@ -72,31 +45,6 @@ class JsonlBenchmarkConfig(FileSection):
     """Kind of the prompts where a line has no `label`."""
     split: str | None = None
     """Keep only lines of this split."""
-
-
-class PublishedSection(FileSection):
-    """Settings of every benchmark in its authors' layout, on this machine or on the hub."""
-
-    COLUMNS: ClassVar[tuple[frozenset[str], ...]] = ()
-    """Columns by which its layout is told, in each of the forms that it is published in."""
-    TITLE: ClassVar[str] = ""
-    """Name that its authors gave it."""
-    HUB_OPTIONS: ClassVar[dict[str, Any]] = {}
-    """Arguments of `datasets.load_dataset` that its card on the hub asks for."""
-
-    path: str
-    """A CSV, TSV, JSON, JSONL or Parquet file (text also with .gz), or `OWNER/NAME` on the hub."""
-    revision: str | None = None
-    """Commit of the hub's dataset."""
-    subset: str | None = None
-    """Configuration of the hub's dataset, where it has several."""
-    split: str | None = None
-    """Split of the hub's dataset; None takes its only one."""
-
-    @property
-    def name(self) -> str:
-        """The benchmark's name in records and tables."""
-        return self.title or str(getattr(self, "kind", ""))
 
 
 class AdvBenchConfig(PublishedSection):
@@ -294,12 +242,6 @@ class TableBenchmarkConfig(PublishedSection):
         return self
 
 
-def stem(path: str) -> str:
-    """Name of a file without what says its format."""
-    name = PurePath(path).name.removesuffix(".gz")
-    return PurePath(name).stem or path
-
-
 BenchmarkConfig = Annotated[
     TestbedBenchmarkConfig
     | JsonlBenchmarkConfig
@@ -314,6 +256,13 @@ BenchmarkConfig = Annotated[
     | WildJailbreakConfig
     | OrBenchConfig
     | JailbreakVConfig
-    | MmSafetyBenchConfig,
+    | MmSafetyBenchConfig
+    | Gsm8kConfig
+    | SvampConfig
+    | MultiArithConfig
+    | Math500Config
+    | ArcConfig
+    | BoolQConfig
+    | GpqaConfig,
     Field(discriminator="kind"),
 ]
