@@ -78,11 +78,14 @@ def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) ->
         summary: what it found.
 
     Raises:
-        ConfigError: it was not on `test`, or no row steers with the prefix on trial.
+        ConfigError: not on `test`, or on what the prefix was learned on; or no row steers with the prefix on trial.
     """
-    elsewhere = next((each for each in config.benchmarks if each.split != "test"), None)
+    elsewhere = next((each for each in config.benchmarks if not each.is_test), None)
     if elsewhere is not None:
         raise ConfigError(f"the evaluation is no test: benchmark {elsewhere.name!r} has the split {elsewhere.split!r}")
+    if summary.overlaps is not None and summary.overlaps.learned_on:
+        name, count = next(iter(summary.overlaps.learned_on.items()))
+        raise ConfigError(f"the evaluation is no test: the prefix was learned on {count} prompts of {name!r}")
     steered = row_on_trial(config)
     if steered is None:
         raise ConfigError("the evaluation says nothing of the prefix: no safethink row has the prefix on trial")

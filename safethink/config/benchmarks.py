@@ -36,6 +36,11 @@ class TestbedBenchmarkConfig(Section):
         """The benchmark's name in records and tables."""
         return self.prompts
 
+    @property
+    def is_test(self) -> bool:
+        """Whether nothing is learned or chosen on these prompts."""
+        return self.split == "test"
+
 
 class JsonlBenchmarkConfig(FileSection):
     """Prompts of one's own: JSONL with `prompt` or `messages`, optional `split`, `group`, `category`, `label`."""
@@ -45,6 +50,11 @@ class JsonlBenchmarkConfig(FileSection):
     """Kind of the prompts where a line has no `label`."""
     split: str | None = None
     """Keep only lines of this split."""
+
+    @property
+    def is_test(self) -> bool:
+        """Whether nothing is learned or chosen on these prompts."""
+        return self.split == "test"
 
 
 class AdvBenchConfig(PublishedSection):
@@ -230,6 +240,11 @@ class TableBenchmarkConfig(PublishedSection):
     def name(self) -> str:
         """The benchmark's name in records and tables."""
         return self.title or stem(self.path)
+
+    @property
+    def is_test(self) -> bool:
+        """Whether nothing is learned or chosen on these prompts."""
+        return self.split in (None, "test")
 
     @model_validator(mode="after")
     def _has_prompts_and_kinds(self) -> TableBenchmarkConfig:

@@ -70,6 +70,11 @@ class PublishedSection(FileSection):
         """The benchmark's name in records and tables."""
         return self.title or str(getattr(self, "kind", ""))
 
+    @property
+    def is_test(self) -> bool:
+        """Whether nothing is learned on these prompts; an artifact that was learned on them says so."""
+        return True
+
 
 def stem(path: str) -> str:
     """Name of a file without what says its format."""

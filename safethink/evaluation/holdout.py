@@ -34,7 +34,7 @@ def count_evaluation(config: EvalConfig, artifact: PrefixArtifact) -> int:
     keeps_log = os.path.isfile(log.parent / JSON_FILE) and config.prefix not in list_built_in()
     seen = _read(log) if keeps_log else set[str]()
     identity = blake2b(config.model_dump_json().encode(), digest_size=8).hexdigest()
-    if any(benchmark.split == "test" for benchmark in config.benchmarks) and identity not in seen:
+    if any(benchmark.is_test for benchmark in config.benchmarks) and identity not in seen:
         seen.add(identity)
         if keeps_log:
             _note(log, seen)

@@ -9,7 +9,8 @@ import pytest
 
 from optimize.publishing import holdout_metrics
 from safethink import prefix
-from safethink.config import EvalConfig, yaml_config
+from safethink.benchmarks.overlaps import Overlaps
+from safethink.config import AdvBenchConfig, EvalConfig, yaml_config
 from safethink.config.yaml_config import shipped_config
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
 from safethink.evaluation import folder
@@ -182,3 +183,13 @@ def test_a_run_that_is_not_finished_is_named(artifact: PrefixArtifact, run: Path
     (run / folder.SUMMARY).unlink()
     with pytest.raises(MissingFileError, match=r"no finished evaluation: it has no summary\.json"):
         holdout_metrics.report_run(tmp_path / "artifact", run)
+
+
+def test_what_a_prefix_was_learned_on_is_no_test(config: EvalConfig, artifact: PrefixArtifact) -> None:
+    published = (AdvBenchConfig(path="goals.csv"),)
+    seen = summary(config, artifact)
+    clean = Overlaps(prompts={"advbench": 9}, repeated={}, shared={}, learned_on={}, notes={})
+    asked = config.replace(benchmarks=published, judge="refusal")
+    assert holdout_metrics.with_test(artifact, asked, seen.replace(overlaps=clean)).metrics
+    with pytest.raises(ConfigError, match="the prefix was learned on 3 prompts of 'advbench'"):
+        holdout_metrics.with_test(artifact, asked, seen.replace(overlaps=clean.replace(learned_on={"advbench": 3})))
