@@ -80,7 +80,7 @@ FILES: Final = (
     Expected("gsm8k/test.jsonl", "gsm8k", 1319, **TASK),
     Expected("gsm8k/train.jsonl", "gsm8k", 7473, settings={"title": "gsm8k-train"}, **TASK),
     Expected("svamp/SVAMP.json", "svamp", 1000, **TASK),
-    Expected("multiarith/test.json", "multiarith", 600, **TASK),
+    Expected("multiarith/test.json", "multiarith", 600, repeated=20, **TASK),
     Expected("math500/test.jsonl", "math500", 500, **TASK),
     Expected("arc_easy/test.json", "arc", 2376, **TASK),
     Expected("boolq/test.json", "boolq", 3270, **TASK),
