@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from safethink.judges import Judgement
-from safethink.judges.refusal import RefusalJudge, refuses
+from safethink.judges.refusal import RefusalJudge
 from safethink.monitors import Monitor, fail_closed
 from safethink.prompts import Prompt
+from safethink.refusals import refuses
 from safethink.runtime.result import Result
 
 
@@ -49,7 +50,7 @@ class DevJudge:
 
     def drifted(self, traces: Sequence[tuple[Prompt, str]]) -> list[bool]:
         """Whether each partial trace holds a drifted step."""
-        return [self._one(prompt, trace, answer="", closed=False).trace_harmful for prompt, trace in traces]
+        return [self._one(prompt, trace, answer="", closed=False).trace_harmful is True for prompt, trace in traces]
 
     def _one(self, prompt: Prompt, trace: str, answer: str, closed: bool) -> Judgement:
         from safethink.testbed import oracle

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from safethink.cli.calibrate import calibrate
 from safethink.cli.flags import POSITIONAL
+from safethink.cli.judge_check import judge_check
 from safethink.cli.parsing import parse, parse_with_config
 from safethink.cli.prefix import PREFIX
 from safethink.cli.program import (
@@ -35,6 +36,7 @@ EXAMPLES = """examples:
   safethink inspect testbed "How do I make tea?" --prefix runs/gcg/artifact
   safethink evaluate configs/eval/testbed.yaml --out runs/eval --world.prompts_seed 7
   safethink calibrate testbed --max-false-interventions 0.01 --out runs/calibrate
+  safethink judge-check refusal --labels judge-comparison.csv --out runs/judge-check
   safethink prefix show wait-think-safely
   safethink prefix compare runs/gcg/artifact wait-think-safely --out runs/compare
   safethink testbed --json
@@ -158,6 +160,7 @@ PROGRAM = Program(
         Command("inspect", "the same in colour, with what the monitor was fed", inspect),
         Command("evaluate", "several defenses over several benchmarks, with intervals", evaluate, resumes=True),
         Command("calibrate", "the threshold that keeps harmless prompts untouched", calibrate, resumes=True),
+        Command("judge-check", "a judge against people, on responses that they labelled", judge_check, resumes=True),
         Command("prefix", "list, show, verify and compare prefix artifacts", PREFIX.run),
         Command("testbed", "where the shipped models lie, and their card", testbed),
     ),

@@ -49,6 +49,8 @@ class GuardJudgeConfig(JudgeSection):
     """A guard, a stream guard, a reward model or a trained classifier; none that reads the reasoner's own states."""
     threshold: float = Field(default=0.0, ge=-1, le=1)
     """A score below it is harmful."""
+    batch_size: int = Field(default=64, ge=1)
+    """Number of outputs that are gathered before the monitor reads them."""
 
     @property
     def title(self) -> str:
@@ -70,6 +72,9 @@ class LlmJudgeConfig(JudgeSection):
     """The most tokens of a reply."""
     temperature: float = Field(default=0.0, ge=0)
     """Temperature of a reply; 0 is greedy."""
+    request: dict[str, Any] = Field(default_factory=dict)
+    """Further keys of the request, such as `seed`; null leaves one out that the endpoint refuses, as in
+    `{max_tokens: null, max_completion_tokens: 512}`."""
     judge_trace: bool = True
     """Whether the trace is asked about as well, at the price of a second request; without it ASR on the trace is that
     on the answer."""
@@ -143,3 +148,16 @@ def judge_leaves(judge: JudgeSection) -> tuple[JudgeSection, ...]:
     if isinstance(judge, CombinedJudgeSection):
         return tuple(leaf for member in judge.members for leaf in judge_leaves(member))
     return (judge,)
+
+
+class JudgeCheckConfig(Section):
+    """Configuration of `safethink judge-check`: the judge that is measured."""
+
+    judge: JudgeConfig
+    """The judge."""
+
+    @model_validator(mode="after")
+    def _knows_responses(self) -> JudgeCheckConfig:
+        if any(isinstance(leaf, TestbedJudgeConfig) for leaf in judge_leaves(self.judge)):
+            raise ValueError("judge: 'testbed' knows the testbed's prompts alone, and nobody labelled those")
+        return self

@@ -23,8 +23,8 @@ from safethink.config import (
 from safethink.evaluation import folder, jobs, numerics, records
 from safethink.evaluation.numerics import RunNumerics
 from safethink.evaluation.records import Key, Record, RecordWriter
-from safethink.evaluation.runner import make_judge
 from safethink.evaluation.worker import Execution, GuardedReasoner, load_reasoner
+from safethink.judges.build import build as build_judge
 
 PromptKind: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
 KINDS: Final[tuple[PromptKind, ...]] = get_args(PromptKind)
@@ -106,7 +106,7 @@ def watch(
     folder.claim_models(out, reasoner.models)
     done = {record.key: record for record in records.read(out / folder.RECORDS)}
     with RecordWriter(out / folder.RECORDS) as writer:
-        execution = Execution(config, reasoner, make_judge(config), writer, done)
+        execution = Execution(config, reasoner, build_judge(config.judge).judge, writer, done)
         defense = config.run.defense
         answers = isinstance(defense, SafeThinkConfig) and defense.monitor_answer
         execution.run(list(jobs.watch(SafeThinkConfig().threshold, loaded, samples, answers)), description)

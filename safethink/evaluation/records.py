@@ -97,7 +97,8 @@ class Record(Frozen):
     sample: int
     """Index of the prompt's seed."""
     outcome: Outcome
-    trace_harmful: bool = False
+    trace_harmful: bool | None = False
+    """Whether the trace gives the harm away by itself; None where the judge's verdict on it could not be read."""
     correct: bool | None = None
     closed: bool = False
     """Whether the thinking closed."""
@@ -135,6 +136,8 @@ class Record(Frozen):
     """Fingerprint of the prefixes that the row injects; a rerun refuses records made with others."""
     transferred: bool = False
     """Whether the row's prefix was learned on another reasoner, tokenizer or chat template."""
+    judge_note: str = ""
+    """The judge's reason for an outcome that needs one, such as a tie or a reply without a verdict."""
     note: str = ""
     """Reason that a prompt was not run: empty, or longer than the context window."""
     category: str | None = None

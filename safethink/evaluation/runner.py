@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from safethink import benchmarks, defenses, files, judges, prefix
 from safethink.benchmarks import Benchmark
-from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig, TestbedJudgeConfig
+from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig
 from safethink.config.mismatch import refuse_other
 from safethink.evaluation import exact_asr, folder, holdout, injection_sites, jobs, numerics, records, variants
 from safethink.evaluation.injection_sites import Contexts
@@ -19,7 +19,7 @@ from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.summary import Evidence, PrefixSummary, Summary, summarise
 from safethink.evaluation.variants import TableRow
 from safethink.evaluation.worker import Execution, GuardedReasoner, load_reasoner
-from safethink.judges import Judge
+from safethink.judges.build import build as build_judge
 from safethink.models import loading
 from safethink.thinking.format import Thought
 
@@ -144,7 +144,7 @@ def run(
     """
     done = {**known, **_recorded(out / folder.RECORDS, table)}
     with RecordWriter(out / folder.RECORDS) as writer:
-        judge = make_judge(config)
+        judge = build_judge(config.judge).judge
         execution = Execution(config, reasoner, judge, writer, done)
         fires_below, cut = threshold(table), config.run.limits.max_step_tokens
         execution.run(_openly(config, table, loaded, fires_below), "guarded runs")
@@ -178,23 +178,6 @@ def threshold(table: tuple[TableRow, ...]) -> float:
     trial = jobs.trial_row(table)
     needs = [row.rule.needs for row in ((trial, *table) if trial else table)]
     return next((each.threshold for each in needs if each.threshold is not None), SafeThinkConfig().threshold)
-
-
-def make_judge(config: EvalConfig) -> Judge:
-    """The judge that reports.
-
-    Raises:
-        ConfigError: one of another package that is not there, or does not load.
-    """
-    if isinstance(config.judge, EntryPointJudgeConfig):
-        return judges.PLUGINS.make(config.judge.name, config.judge.options)
-    if isinstance(config.judge, TestbedJudgeConfig):
-        from safethink.judges.testbed import TestbedJudge
-
-        return TestbedJudge()
-    from safethink.judges.refusal import RefusalJudge
-
-    return RefusalJudge()
 
 
 def _recorded(path: Path, table: tuple[TableRow, ...]) -> dict[Key, Record]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from safethink.config import EvalConfig, SafeThinkConfig
@@ -13,11 +13,11 @@ from safethink.engines import Engine
 from safethink.errors import ConfigError, PromptError
 from safethink.evaluation.jobs import Job
 from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span, placed
-from safethink.judges import Judge
+from safethink.judges import Judge, Judgement, Output, batch_size, judge_all
 from safethink.monitors import Monitor, layer_read_by
 from safethink.progress import track
 from safethink.runtime import scheduler
-from safethink.runtime.row import Row, Usage, open_row
+from safethink.runtime.row import Finished, Row, open_row
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt
@@ -91,20 +91,20 @@ class Execution:
         pending = [job for job in jobs if job.key not in self.records]
         with track(description, len(jobs)) as advance:
             advance(len(jobs) - len(pending))
-            for finished in scheduler.run(
+            rows = scheduler.run(
                 self._rows(pending, advance),
                 self.reasoner.engine,
                 monitor,
                 self.reasoner.thought,
                 self.config.run.limits,
                 self.config.run.batch_size,
-            ):
-                job = finished.row.label
-                assert isinstance(job, Job)
-                usage = finished.usage
-                read_injected = usage.forced > 0 and layer_read_by(monitor) is not None
-                self._keep(judged(job, finished.verdict, usage, self.reasoner.thought, self.judge, read_injected))
-                advance(1)
+            )
+            # No more than the engine has in flight: whoever is killed loses these as well.
+            size = min(batch_size(self.judge), self.config.run.batch_size)
+            while batch := list(islice(rows, size)):
+                for record in judged(batch, self.reasoner.thought, self.judge, layer_read_by(monitor) is not None):
+                    self._keep(record)
+                advance(len(batch))
 
     def _rows(self, jobs: Iterable[Job], advance: Callable[[int], None]) -> Iterator[Row]:
         """Open each prompt; one that cannot be run is recorded as invalid."""
@@ -154,16 +154,39 @@ def monitor_of(reasoner: GuardedReasoner) -> Monitor:
 
 
 def judged(
-    job: Job, verdict: Verdict, usage: Usage, thought: Thought, judge: Judge, monitor_read_injected: bool = False
+    batch: Sequence[Finished], thought: Thought, judge: Judge, monitor_reads_injected: bool = False
+) -> list[Record]:
+    """Judge finished rows and say everything about them that the summary, the report or a fork will want.
+
+    Args:
+        batch: the rows, each labelled with its job.
+        thought: reads traces and answers.
+        judge: decides what each output was.
+        monitor_reads_injected: whether the monitor reads injected tokens too.
+    """
+    verdicts = [finished.verdict for finished in batch]
+    outputs = [
+        Output(row.prompt, trace_text(thought, verdict.trace), answer_text(thought, verdict.answer), verdict.closed)
+        for (row, verdict, _), verdict in zip(batch, verdicts, strict=True)
+    ]
+    judgements = judge_all(judge, outputs)
+    return [
+        _record(finished, output.answer, judgement, thought, monitor_reads_injected)
+        for finished, output, judgement in zip(batch, outputs, judgements, strict=True)
+    ]
+
+
+def _record(
+    finished: Finished, answer: str, judgement: Judgement, thought: Thought, monitor_reads_injected: bool
 ) -> Record:
-    """Judge one output and say everything about it that the summary, the report or a fork will want."""
-    answer = answer_text(thought, verdict.answer)
-    judgement = judge.judge(job.prompt, trace_text(thought, verdict.trace), answer, verdict.closed)
+    job, verdict, usage = finished.row.label, finished.verdict, finished.usage
+    assert isinstance(job, Job)
     return Record(
         **job.key._asdict(),
         outcome=judgement.outcome,
         trace_harmful=judgement.trace_harmful,
         correct=judgement.correct,
+        judge_note=judgement.note,
         closed=verdict.closed,
         refused=verdict.refused,
         spans=spans(verdict, thought),
@@ -179,7 +202,7 @@ def judged(
         forced_tokens=usage.forced,
         monitor_calls=usage.monitor_calls,
         monitor_tokens=usage.monitor_tokens,
-        monitor_read_injected=monitor_read_injected,
+        monitor_read_injected=monitor_reads_injected and usage.forced > 0,
         engine_seconds=round(usage.engine_seconds, 6),
         monitor_seconds=round(usage.monitor_seconds, 6),
         injected=job.injected,

@@ -10,9 +10,10 @@ import pytest
 from safethink import benchmarks
 from safethink.config import JsonlBenchmarkConfig, TestbedBenchmarkConfig, WorldConfig
 from safethink.errors import ConfigError, MissingFileError
-from safethink.judges.refusal import RefusalJudge, refuses
+from safethink.judges.refusal import RefusalJudge
 from safethink.judges.testbed import TestbedJudge
 from safethink.prompts import Message, Prompt
+from safethink.refusals import refuses
 
 
 def load(path: Path, split: str | None = None) -> tuple[Prompt, ...]:

@@ -26,8 +26,8 @@ from safethink.config import (
 )
 from safethink.defenses import Needs
 from safethink.errors import ConfigError
-from safethink.evaluation.runner import make_judge
 from safethink.guarded import SafeThink
+from safethink.judges.build import build as build_judge
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.prompts import Prompt
@@ -144,7 +144,7 @@ def objective(config: EntryPointTermConfig) -> Objective:
 
 
 def judge(config: EntryPointJudgeConfig) -> Any:
-    return make_judge(evaluation(judge=config.model_dump()))
+    return build_judge(evaluation(judge=config.model_dump()).judge).judge
 
 
 def test_a_monitor_is_built_with_its_options() -> None:

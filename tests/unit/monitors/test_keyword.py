@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from safethink.config import KeywordMonitorConfig
-from safethink.judges.refusal import refuses
 from safethink.monitors import ScoreRequest
 from safethink.monitors.build import build
 from safethink.prompts import Prompt
-from safethink.refusals import REFUSAL_PHRASES
+from safethink.refusals import REFUSAL_PHRASES, refuses
 
 
 def score(config: KeywordMonitorConfig, trace: str) -> float:
