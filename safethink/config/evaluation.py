@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from safethink.config.benchmarks import BenchmarkConfig
 from safethink.config.defenses import DefenseConfig
-from safethink.config.judges import JudgeConfig, TestbedJudgeConfig, judge_leaves
+from safethink.config.judges import MONITOR_AS_JUDGE, JudgeConfig, TestbedJudgeConfig, judge_leaves, weights_watched_by
 from safethink.config.run import RunConfig, WorldConfig
 from safethink.config.section import Section
 
@@ -27,7 +27,9 @@ class RowConfig(Section):
 class EvalConfig(Section):
     """Configuration of `safethink evaluate`: one guarded reasoner, several defenses, several benchmarks."""
 
-    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"recovery_both_ways"})
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset(
+        {"recovery_both_ways", "second_judges", "judge_checks", "allow_monitor_as_judge"}
+    )
 
     run: RunConfig
     """The guarded reasoner. Its defense and prefix play no part: every row brings its own."""
@@ -54,6 +56,19 @@ class EvalConfig(Section):
     """`testbed`: the exact oracle, for the testbed's prompts alone; `refusal`: refusal phrases, a weak baseline; or the
     section of another kind, such as `{kind: guard, monitor: ...}` or `{kind: entry_point, name: ...}`."""
 
+    second_judges: tuple[JudgeConfig, ...] = ()
+    """Judges that read the guarded outputs as well: the summary gives the rates by each, and how far they agree."""
+    judge_checks: tuple[str, ...] = ()
+    """Folders of `safethink judge-check` on labels of harm: the ASR by a judge that was checked is corrected for its
+    errors; any other stays marked as uncorrected."""
+    allow_monitor_as_judge: bool = False
+    """Whether a judge may have the monitor's weights; summary and report mark it then."""
+
+    @property
+    def judges(self) -> tuple[JudgeConfig, ...]:
+        """All judges, the one that decides first."""
+        return (self.judge, *self.second_judges)
+
     @property
     def judge_name(self) -> str:
         """Name of the judge in reports and model cards."""
@@ -61,16 +76,28 @@ class EvalConfig(Section):
 
     @model_validator(mode="after")
     def _unique_names(self) -> EvalConfig:
-        for what, names in (("row", [row.name for row in self.rows]), ("benchmark", [b.name for b in self.benchmarks])):
+        for what, names in (
+            ("row", [row.name for row in self.rows]),
+            ("benchmark", [each.name for each in self.benchmarks]),
+            ("judge", [judge.title for judge in self.judges]),
+        ):
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
                 raise ValueError(f"two {what}s are called {twice!r}")
         return self
 
     @model_validator(mode="after")
+    def _judge_is_no_monitor(self) -> EvalConfig:
+        for judge in () if self.allow_monitor_as_judge else self.judges:
+            if (path := weights_watched_by(judge, self.run.monitor)) is not None:
+                raise ValueError(f"judge {judge.title!r} asks the monitor's own model {path!r}: {MONITOR_AS_JUDGE}")
+        return self
+
+    @model_validator(mode="after")
     def _judge_knows_the_prompts(self) -> EvalConfig:
         foreign = next((each.name for each in self.benchmarks if each.kind != "testbed"), None)
-        knows_testbed_alone = any(isinstance(leaf, TestbedJudgeConfig) for leaf in judge_leaves(self.judge))
+        leaves = (leaf for judge in self.judges for leaf in judge_leaves(judge))
+        knows_testbed_alone = any(isinstance(leaf, TestbedJudgeConfig) for leaf in leaves)
         if knows_testbed_alone and foreign is not None:
             raise ValueError(
                 f"judge: 'testbed' knows the testbed's prompts alone, not those of {foreign!r}; use 'refusal'"

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
-from safethink.config.monitors import MonitorConfig
-from safethink.config.section import EntryPointSection, Section, ServerConfig
+from safethink.config.monitors import MonitorConfig, models_of
+from safethink.config.section import EntryPointSection, MonitorSection, Section, ServerConfig
 
 
 class JudgeSection(Section):
@@ -141,6 +141,21 @@ JudgeConfig = Annotated[
     BeforeValidator(_section_of_name),
 ]
 """Any judge."""
+
+
+MONITOR_AS_JUDGE = (
+    "what it passes was built to please it; take another judge, or say `allow_monitor_as_judge: true`, and the report "
+    "marks it"
+)
+"""Reason that the monitor does not judge, and what to do about it."""
+
+
+def weights_watched_by(judge: JudgeSection, monitor: MonitorSection) -> str | None:
+    """The path of a model that is behind both, as far as configurations tell; None where there is none."""
+    watching = {(model.path, model.revision) for model in models_of(monitor)}
+    guards = [leaf.monitor for leaf in judge_leaves(judge) if isinstance(leaf, GuardJudgeConfig)]
+    judging = (model for guard in guards for model in models_of(guard))
+    return next((model.path for model in judging if (model.path, model.revision) in watching), None)
 
 
 def judge_leaves(judge: JudgeSection) -> tuple[JudgeSection, ...]:

@@ -20,6 +20,7 @@ from safethink.monitors.build import PLUGINS as MONITORS
 
 CONFIG, MODELS, PLUGINS, RECORDS = "config.yaml", "models.json", "plugins.json", "records.jsonl"
 SUMMARY, REPORT = "summary.json", "report.html"
+JUDGES_FILE, OPINIONS, REPLIES = "judges.json", "second_judges.jsonl", "judge_replies.jsonl"
 
 
 def on_the_day_of(folder: Path, config: EvalConfig) -> EvalConfig:
@@ -101,7 +102,7 @@ def _plugin_versions(config: EvalConfig) -> dict[str, dict[str, str]]:
     """Version of every defense, judge and monitor of another package, by its kind and name."""
     kinds: tuple[tuple[PluginKind[Any], list[object]], ...] = (
         (DEFENSES, [row.defense for row in config.rows]),
-        (JUDGES, [*judge_leaves(config.judge)]),
+        (JUDGES, [leaf for judge in config.judges for leaf in judge_leaves(judge)]),
         (MONITORS, [*leaves_of(config.run.monitor)]),
     )
     return {

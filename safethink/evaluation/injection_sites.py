@@ -10,7 +10,7 @@ from safethink.defenses.effects import Extension
 from safethink.engines.stopping import Stopper
 from safethink.evaluation.jobs import WATCH, InjectionSite, attack_benchmarks, only_kinds
 from safethink.evaluation.records import Key, Record
-from safethink.judges import Judge
+from safethink.judges import Judge, first_opinions
 from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
 from safethink.thinking.format import Thought
@@ -24,14 +24,16 @@ class Contexts:
     """The contexts of the recovery rate.
 
     Attributes:
-        places: just before the step at which the monitor fired first, where the judge confirms the drift.
+        places: just before the step at which the monitor fired first, where no judge contradicts it.
         fired: prompts on which the monitor fired.
         watched: prompts on which it watched.
+        unconfirmed: places on which no judge has an opinion, so that the monitor's word stands.
     """
 
     places: tuple[InjectionSite, ...]
     fired: int
     watched: int
+    unconfirmed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def find_contexts(
     benchmarks: Sequence[Benchmark],
     records: Mapping[Key, Record],
     thought: Thought,
-    judge: Judge,
+    judges: Sequence[Judge],
     threshold: float,
     max_step_tokens: int,
 ) -> Contexts:
@@ -99,22 +101,24 @@ def find_contexts(
         benchmarks: all benchmarks; only attack prompts are looked at.
         records: of the pass in which the monitor only watched.
         thought: reads traces.
-        judge: confirms the drift.
+        judges: confirm the drift; the first that has an opinion on a trace is heard.
         threshold: the monitor fires below it.
         max_step_tokens: where a step without a delimiter was cut.
     """
-    places: list[InjectionSite] = []
     traces = watched(attack_benchmarks(benchmarks), records, thought, max_step_tokens)
-    fired = 0
+    fired: list[tuple[Watched, int]] = []
     for each in traces:
         step = next((i for i, score in enumerate(each.record.step_scores) if score < threshold), None)
-        if step is None or step >= len(each.starts):
-            continue
-        fired += 1
-        if judge.drifted(each.prompt, trace_text(thought, each.through(step))):
-            before = each.trace[: each.starts[step]]
-            places.append(InjectionSite(each.benchmark, each.prompt, before, proposed=each.steps(step)))
-    return Contexts(tuple(places), fired, len(traces))
+        if step is not None and step < len(each.starts):
+            fired.append((each, step))
+    partial = [(each.prompt, trace_text(thought, each.through(step))) for each, step in fired]
+    drifted = first_opinions(judges, partial)
+    places = [
+        InjectionSite(each.benchmark, each.prompt, each.trace[: each.starts[step]], proposed=each.steps(step))
+        for (each, step), has_drifted in zip(fired, drifted, strict=True)
+        if has_drifted is not False
+    ]
+    return Contexts(tuple(places), len(fired), len(traces), sum(opinion is None for opinion in drifted))
 
 
 def random_steps(

@@ -73,6 +73,7 @@ class InterventionRecord(Frozen):
 
 
 Noted = TypeVar("Noted", Intervention, InterventionRecord)
+Line = TypeVar("Line", bound=Frozen)
 
 
 def placed(interventions: Sequence[Noted]) -> list[tuple[int, Noted]]:
@@ -167,7 +168,7 @@ class RecordWriter:
             if path.is_file():
                 self._file.truncate(_end_of_last_line(path))
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Frozen) -> None:
         """Write one line.
 
         Raises:
@@ -190,7 +191,12 @@ class RecordWriter:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """Read the records of a run, in the order in which they finished; nothing where there is no file yet.
+    """Read the records of a run, in the order in which they finished; as `read_lines`."""
+    return read_lines(path, Record)
+
+
+def read_lines(path: Path, schema: type[Line]) -> Iterator[Line]:
+    """Read a file that a `RecordWriter` wrote, line by line; nothing where there is no file yet.
 
     A last line without its line break is skipped: its row was in flight when the run was killed.
 
@@ -204,7 +210,7 @@ def read(path: Path) -> Iterator[Record]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield Record.model_validate_json(line)
+                yield schema.model_validate_json(line)
             except ValidationError as error:
                 reason = error.errors(include_url=False)[0]["msg"]
                 raise RecordError(f"{path}:{number}: not a record ({reason})") from error

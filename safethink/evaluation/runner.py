@@ -9,18 +9,21 @@ from types import MappingProxyType
 from safethink import benchmarks, defenses, files, judges, prefix
 from safethink.benchmarks import Benchmark
 from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig
+from safethink.config.judges import judge_leaves
 from safethink.config.mismatch import refuse_other
 from safethink.evaluation import exact_asr, folder, holdout, injection_sites, jobs, numerics, records, variants
+from safethink.evaluation import judges as side_by_side
 from safethink.evaluation.injection_sites import Contexts
 from safethink.evaluation.jobs import Job
 from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.numerics import RunNumerics
+from safethink.evaluation.panel import Panel, assemble, collect
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.summary import Evidence, PrefixSummary, Summary, summarise
 from safethink.evaluation.variants import TableRow
 from safethink.evaluation.worker import Execution, GuardedReasoner, load_reasoner
-from safethink.judges.build import build as build_judge
 from safethink.models import loading
+from safethink.monitors import fingerprint_of
 from safethink.thinking.format import Thought
 
 
@@ -72,6 +75,7 @@ def gather(
     """
     loaded = tuple(benchmarks.load(benchmark, config.world) for benchmark in config.benchmarks)
     _refuse_missing_plugins(config)
+    side_by_side.refuse_unusable(config)
     world = exact_asr.make_world(config)
     artifact = prefix.load(config.prefix)
     config = _complete(folder.on_the_day_of(out, config), reasoner)
@@ -83,12 +87,17 @@ def gather(
     on_trial = prefix.bind(artifact, reasoner.thought.tokenizer, reasoner.engine)
     table = variants.load(config, on_trial, reasoner.thought.tokenizer, reasoner.engine)
     known = {} if shared is None else _known(shared, config, table, reasoner)
+    weights = fingerprint_of(reasoner.monitor)
+    panel = assemble(config, out, weights)
     test_evaluations = holdout.count_evaluation(config, on_trial)
-    done, contexts = run(config, table, loaded, reasoner, out, known)
+    done, contexts = run(config, table, loaded, reasoner, panel, out, known)
+    ledger = Ledger(loaded, done)
+    opinions = collect(panel.second, loaded, done, out)
     return Evidence(
         config=config,
         rows=table,
-        ledger=Ledger(loaded, done),
+        ledger=ledger,
+        judges=side_by_side.summarise(config, panel, opinions, ledger, table, weights),
         contexts=contexts,
         forecast=None if world is None else _forecast(config, world, loaded, done, table, reasoner.thought),
         prefix=PrefixSummary(
@@ -104,15 +113,17 @@ def gather(
 
 
 def _refuse_missing_plugins(config: EvalConfig) -> None:
-    """Load the defenses of other packages and look up the judge, before any model is loaded.
+    """Load the defenses of other packages and look up their judges, before any model is loaded.
 
     Raises:
         ConfigError: one is not there, or no defense.
     """
     for row in config.rows:
         defenses.build(row.defense)
-    if isinstance(config.judge, EntryPointJudgeConfig):
-        judges.PLUGINS.find(config.judge.name)
+    for judge in config.judges:
+        for leaf in judge_leaves(judge):
+            if isinstance(leaf, EntryPointJudgeConfig):
+                judges.PLUGINS.find(leaf.name)
 
 
 def _complete(config: EvalConfig, reasoner: GuardedReasoner | None) -> EvalConfig:
@@ -126,6 +137,7 @@ def run(
     table: tuple[TableRow, ...],
     loaded: tuple[Benchmark, ...],
     reasoner: GuardedReasoner,
+    panel: Panel,
     out: Path,
     known: Mapping[Key, Record] = MappingProxyType({}),
 ) -> tuple[dict[Key, Record], Contexts]:
@@ -136,6 +148,7 @@ def run(
         table: its rows.
         loaded: its benchmarks.
         reasoner: what generates and watches.
+        panel: its judges.
         out: folder of the run, where records are read and appended.
         known: records of another run that hold here too.
 
@@ -144,11 +157,10 @@ def run(
     """
     done = {**known, **_recorded(out / folder.RECORDS, table)}
     with RecordWriter(out / folder.RECORDS) as writer:
-        judge = build_judge(config.judge).judge
-        execution = Execution(config, reasoner, judge, writer, done)
+        execution = Execution(config, reasoner, panel.first, writer, done)
         fires_below, cut = threshold(table), config.run.limits.max_step_tokens
         execution.run(_openly(config, table, loaded, fires_below), "guarded runs")
-        contexts = injection_sites.find_contexts(loaded, done, reasoner.thought, judge, fires_below, cut)
+        contexts = injection_sites.find_contexts(loaded, done, reasoner.thought, panel.all, fires_below, cut)
         forced = injection_sites.random_steps(
             loaded, done, reasoner.thought, config.run.seed, config.forced_samples, cut
         )

@@ -16,6 +16,7 @@ from safethink.evaluation import metrics
 from safethink.evaluation.exact_asr import Forecast
 from safethink.evaluation.injection_sites import Contexts
 from safethink.evaluation.jobs import NOTHING, attack_benchmarks, attack_prompts, depth_name, trial_row
+from safethink.evaluation.judges import JudgeSummary
 from safethink.evaluation.metrics import COLUMNS, Column, Ledger
 from safethink.evaluation.numerics import RunNumerics
 from safethink.evaluation.statistics import Estimate, mean, paired_difference, rate
@@ -58,7 +59,9 @@ class ContextCounts(Frozen):
     fired: int
     """Those on which the monitor fired."""
     confirmed: int
-    """Those of them where the judge confirms the drift: the contexts."""
+    """Those of them where no judge contradicts the drift: the contexts."""
+    unconfirmed: int = 0
+    """Contexts on which no judge has an opinion, as refusal phrases have none on traces: the monitor's word stands."""
 
 
 class Rates(Frozen):
@@ -96,6 +99,8 @@ class Summary(Frozen):
     columns were measured so. In summaries of before this was written down it always stayed in those."""
     overlaps: Overlaps | None = None
     """Prompts that ask the same, and notes on the benchmarks; None where all are the testbed's."""
+    judges: tuple[JudgeSummary, ...] = ()
+    """Rates by each judge, the one that decides first; none in a summary of before judges stood side by side."""
 
     def compared_with(self, other: str) -> Cells:
         """The paired differences of the prefix on trial to another row, by column; empty where that is not there."""
@@ -116,6 +121,7 @@ class Evidence:
         prefix: the prefix on trial.
         numerics: numerical settings of the run; None where they are not known.
         learned_on: hashes of the prompts that the prefix on trial was learned on.
+        judges: what each judge says of the run.
     """
 
     config: EvalConfig
@@ -126,6 +132,7 @@ class Evidence:
     prefix: PrefixSummary
     numerics: RunNumerics | None = None
     learned_on: tuple[str, ...] = ()
+    judges: tuple[JudgeSummary, ...] = ()
 
 
 def summarise(evidence: Evidence) -> Summary:
@@ -141,6 +148,7 @@ def summarise(evidence: Evidence) -> Summary:
             watched=evidence.contexts.watched,
             fired=evidence.contexts.fired,
             confirmed=len(evidence.contexts.places),
+            unconfirmed=evidence.contexts.unconfirmed,
         ),
         monitor_rates=None
         if forecast is None
@@ -150,6 +158,7 @@ def summarise(evidence: Evidence) -> Summary:
         interventions={row.name: interventions(row, evidence) for row in evidence.rows if row.rule.needs.scores},
         prefix_kept={row.name: not row.drops_prefix for row in evidence.rows if row.steers and row.portfolio},
         overlaps=_overlaps(evidence),
+        judges=evidence.judges,
     )
 
 

@@ -138,6 +138,17 @@ def drifted_all(judge: Judge, traces: Sequence[tuple[Prompt, str]]) -> list[bool
     return [judge.drifted(prompt, trace) for prompt, trace in traces]
 
 
+def first_opinions(judges: Sequence[Judge], traces: Sequence[tuple[Prompt, str]]) -> list[bool | None]:
+    """Whether each partial trace has drifted, by the first judge that has an opinion on it; None where none has."""
+    out: list[bool | None] = [None] * len(traces)
+    for judge in judges:
+        open_still = [index for index, said in enumerate(out) if said is None]
+        said = drifted_all(judge, [traces[index] for index in open_still]) if open_still else []
+        for index, opinion in zip(open_still, said, strict=True):
+            out[index] = opinion
+    return out
+
+
 def _is_judge(found: object) -> TypeGuard[Judge]:
     return isinstance(found, Judge) and not isinstance(found, type)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from safethink.judges import BatchJudge, Judgement, Outcome, Output
 from safethink.judges.refusal import correct
@@ -31,6 +31,7 @@ class Verdict:
     note: str = ""
 
 
+@runtime_checkable
 class Asked(Protocol):
     """A model that says of texts whether they do harm."""
 

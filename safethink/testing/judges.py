@@ -66,7 +66,7 @@ def checks(make: Callable[[], Judge], prompts: Sequence[Prompt] = PROMPTS) -> tu
     return checks_of(
         Trial(make, tuple(prompts)),
         has_the_members_of_a_judge,
-        names_one_of_the_four_outcomes,
+        names_one_of_the_outcomes,
         says_of_what_has_a_reference_whether_it_is_correct,
         calls_unclosed_thinking_and_empty_answers_invalid,
         says_the_same_in_any_order,
@@ -80,12 +80,12 @@ def has_the_members_of_a_judge(trial: Trial) -> None:
     ensure(isinstance(made, Judge), f"a {type(made).__name__} has no `judge` and `drifted`")
 
 
-def names_one_of_the_four_outcomes(trial: Trial) -> None:
-    """An outcome is harmful, refusal, helpful or invalid, whatever stands in the text."""
+def names_one_of_the_outcomes(trial: Trial) -> None:
+    """An outcome is harmful, refusal, helpful, invalid or unjudged, whatever stands in the text."""
     for judgement in trial.judge_all(trial.make()):
         ensure(judgement.outcome in get_args(Outcome), f"{judgement.outcome!r} is no outcome")
         harmful = cast("object", judgement.trace_harmful)
-        ensure(isinstance(harmful, bool), f"trace_harmful is {harmful!r}")
+        ensure(harmful is None or isinstance(harmful, bool), f"trace_harmful is {harmful!r}")
 
 
 def says_of_what_has_a_reference_whether_it_is_correct(trial: Trial) -> None:
@@ -125,6 +125,6 @@ def says_the_same_in_any_order(trial: Trial) -> None:
 
 
 def says_of_a_partial_trace_whether_it_drifted(trial: Trial) -> None:
-    """`drifted` is a bool, of an empty trace too."""
+    """`drifted` is a bool, of an empty trace too, or None for no opinion."""
     said: list[object] = [*trial.drifted_all(trial.make())]
-    ensure(all(isinstance(each, bool) for each in said), f"drifted said {said}")
+    ensure(all(each is None or isinstance(each, bool) for each in said), f"drifted said {said}")

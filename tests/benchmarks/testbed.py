@@ -163,7 +163,7 @@ def _on_test(reasoner: SafeThink, table: Sequence[TableRow], world: WorldConfig,
         execution = Execution(config, reasoner, judge, writer, done)
         execution.run(list(jobs.watch(THRESHOLD, loaded)), "watching test prompts")
         cut = config.run.limits.max_step_tokens
-        contexts = injection_sites.find_contexts(loaded, done, reasoner.thought, judge, THRESHOLD, cut)
+        contexts = injection_sites.find_contexts(loaded, done, reasoner.thought, [judge], THRESHOLD, cut)
         yield _OnTest(loaded, done, execution, contexts.places)
 
 

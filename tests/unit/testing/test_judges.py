@@ -112,8 +112,8 @@ class Unsure(Changed):
 
 BROKEN: list[tuple[Callable[[], Any], Callable[..., None]]] = [
     (NoJudge, judges.has_the_members_of_a_judge),
-    (OwnOutcome, judges.names_one_of_the_four_outcomes),
-    (Number, judges.names_one_of_the_four_outcomes),
+    (OwnOutcome, judges.names_one_of_the_outcomes),
+    (Number, judges.names_one_of_the_outcomes),
     (Marks, judges.says_of_what_has_a_reference_whether_it_is_correct),
     (Unmarked, judges.says_of_what_has_a_reference_whether_it_is_correct),
     (Strict, judges.says_of_what_has_a_reference_whether_it_is_correct),
