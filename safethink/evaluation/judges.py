@@ -169,3 +169,57 @@ def _why_not(name: str, check: judge_check.JudgeCheck | None, rates: ErrorRates 
     if rates is None or not rates.harmful or not rates.harmless:
         return "its judge-check has no labelled attacks of both kinds"
     return "" if rates.is_informative else "its judge-check finds it no better than chance"
+
+
+def table(judges: Sequence[JudgeSummary]) -> list[str]:
+    """ASR on the answer by every judge, a line per row of the table, in Markdown; none where one judge says it all."""
+    if len(judges) < 2 and not any(judge.correction for judge in judges):
+        return []
+    headings = [heading for judge in judges for heading in (judge.name, *(["corrected"] if judge.correction else []))]
+    lines = [f"| ASR answer by | {' | '.join(headings)} |", "|---|" + "---:|" * len(headings)]
+    for row in judges[0].rows:
+        cells = [
+            cell(judge.rows[row][name])
+            for judge in judges
+            for name in ("asr_answer", *(["asr_corrected"] if judge.correction else []))
+        ]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return lines
+
+
+def notes(judges: Sequence[JudgeSummary], unconfirmed: int = 0) -> list[str]:
+    """Sentences without which the rates mislead.
+
+    Args:
+        judges: the judges, the one that decides first.
+        unconfirmed: contexts of the recovery rate on which no judge has an opinion.
+    """
+    out: list[str] = []
+    for judge in judges:
+        if judge.is_monitor:
+            out.append(f"Judge {judge.name} has the weights of the monitor: what passes one passes the other.")
+        if judge.unjudged:
+            why = "; ".join(f"{count} × {note}" for note, count in judge.notes.items())
+            out.append(
+                f"Judge {judge.name} gave no verdict on {judge.unjudged} of {judge.n} outputs; in no rate: {why}."
+            )
+        if judge.agreement is not None and judge.agreement.accuracy is not None:
+            kappa = judge.agreement.kappa
+            beyond = "" if kappa is None else f", kappa {kappa.value:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
+            out.append(
+                f"{judge.name} agrees with {judges[0].name} on {judge.agreement.accuracy.value:.0%} of attack outputs"
+                f"{beyond}, n = {judge.agreement.n}."
+            )
+        if judge.uncorrected and any(each.correction for each in judges):
+            out.append(f"The ASR by {judge.name} is uncorrected: {judge.uncorrected}.")
+    if unconfirmed:
+        out.append(
+            f"No judge has an opinion on {unconfirmed} of the traces behind the recovery rate: that they drifted is "
+            "the monitor's word alone. A judge that reads traces, as one of `second_judges`, would confirm it."
+        )
+    return out
+
+
+def cell(estimate: Estimate | None) -> str:
+    """An estimate with its interval, as tables of judges print it."""
+    return "–" if estimate is None else f"{estimate.value:.2f} ({estimate.low:.2f}–{estimate.high:.2f})"

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from safethink import benchmarks, files
 from safethink.config import EvalConfig, RowConfig
 from safethink.defenses.effects import InterventionOutcome
-from safethink.evaluation import figures, folder, records, table, traces
+from safethink.evaluation import figures, folder, judges, records, table, traces
 from safethink.evaluation.figures import SearchStep
 from safethink.evaluation.metrics import COLUMNS, NAMES
 from safethink.evaluation.records import Key, Record
@@ -114,6 +114,9 @@ def render(
             is_testbed=is_testbed(config.run.reasoner.path),
             config=config,
             summary=summary,
+            judge_table=judges.table(summary.judges),
+            judge_notes=judges.notes(summary.judges, summary.contexts.unconfirmed),
+            judge_cell=judges.cell,
             trial=trial,
             random_rows=[row.name for row in config.rows if (row.prefix or "").split(":")[0] == RANDOM],
             headline=headline(summary, trial, baseline_name(config)),

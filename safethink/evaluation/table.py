@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from safethink.evaluation import judges
 from safethink.evaluation.metrics import NAMES, OPTIONAL
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary
@@ -100,7 +101,9 @@ def printed(summary: Summary, wide: bool = False) -> str:
         *(list[str]() if summary.overlaps is None else summary.overlaps.lines()),
     ]
     shown = "\n".join(line.rstrip() for line in page.getvalue().splitlines()).strip("\n")
-    return "\n".join([shown, "", *(fill(note, NARROW) for note in notes)])
+    notes += judges.notes(summary.judges, summary.contexts.unconfirmed)
+    beside = judges.table(summary.judges)
+    return "\n".join([shown, *beside, "", *(fill(note, NARROW) for note in notes)])
 
 
 def table(summary: Summary, names: Sequence[str] = DECISIVE) -> Table:
