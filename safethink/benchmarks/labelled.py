@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, cast
 
-from safethink.benchmarks.rows import local_rows
+from safethink.benchmarks.rows import FileFormat, local_rows
 from safethink.benchmarks.text_files import Place, Placed, read_bytes
 from safethink.errors import ConfigError
 from safethink.prompts import PromptKind
@@ -104,7 +104,7 @@ def load(path: Path) -> LabelledFile:
     """
     encoding = _encoding(path)
     oddities = [] if encoding == "utf-8" else [f"read as {encoding}, in which it is published"]
-    found = _by_behavior(list(local_rows(path, encoding, comment="#")))
+    found = _by_behavior(list(local_rows(path, encoding, FileFormat(comment="#"))))
     rows = [(place, {key: _word(value) for key, value in row.items()}) for place, row in found]
     layout = _layout_of(path, list(rows[0][1]) if rows else [])
     read: list[LabelledResponse] = []

@@ -48,10 +48,13 @@ def agreement(said: Sequence[bool], labels: Sequence[bool], units: Sequence[str]
         seed: seeds the bootstrap.
     """
     yes, true = np.asarray(said, dtype=bool), np.asarray(labels, dtype=bool)
-    seen = Observations.of((yes == true).tolist(), units)
+    seen = Observations.of((yes == true).astype(float).tolist(), units)
 
     def share(hits: Bool[ndarray, " n"], among: Bool[ndarray, " n"]) -> Measure:
-        return rate(Observations.of((hits & among).tolist(), units, denominators=among.tolist()), seed)
+        return rate(
+            Observations.of((hits & among).astype(float).tolist(), units, denominators=among.astype(float).tolist()),
+            seed,
+        )
 
     both_labels = bool(true.any() and not true.all())
     return Agreement(

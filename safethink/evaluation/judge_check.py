@@ -13,9 +13,10 @@ from safethink.benchmarks import labelled
 from safethink.benchmarks.labelled import MAJORITY, LabelledFile, LabelledResponse, Question
 from safethink.config import JudgeCheckConfig, yaml_config
 from safethink.config.mismatch import refuse_other
-from safethink.errors import ConfigError, MissingFileError, RecordError
+from safethink.errors import ConfigError, MissingFileError
 from safethink.evaluation.agreement import Agreement, agreement
 from safethink.evaluation.correction import ErrorRates
+from safethink.evaluation.records import RecordWriter, read_lines
 from safethink.files import json_hash
 from safethink.frozen import Frozen
 from safethink.judges import Output, batch_size, judge_all
@@ -194,10 +195,10 @@ def _claim(out: Path, config: JudgeCheckConfig, judge: BuiltJudge) -> None:
 
 def _judged(judge: BuiltJudge, rows: Rows, question: Question, path: Path) -> dict[str, _Verdict]:
     """A verdict on every response, by its hash; those on file are not asked for again."""
-    known = _recorded(path)
+    known = {verdict.response: verdict for verdict in read_lines(path, _Verdict)}
     pending = [*{_hash(row): row for row in rows if _hash(row) not in known}.items()]
     size = max(batch_size(judge.judge), 64)
-    with track("judging", len(rows)) as advance, files.writing(path), path.open("ab", buffering=0) as file:
+    with track("judging", len(rows)) as advance, RecordWriter(path) as writer:
         advance(len(rows) - len(pending))
         for start in range(0, len(pending), size):
             batch = pending[start : start + size]
@@ -205,24 +206,9 @@ def _judged(judge: BuiltJudge, rows: Rows, question: Question, path: Path) -> di
             for (key, _), judgement in zip(batch, judgements, strict=True):
                 said = None if judgement.outcome == "unjudged" else judgement.outcome == question
                 known[key] = _Verdict(response=key, said=said, note=judgement.note)
-                file.write(known[key].model_dump_json(exclude_defaults=True).encode() + b"\n")
+                writer.append(known[key])
             advance(len(batch))
     return known
-
-
-def _recorded(path: Path) -> dict[str, _Verdict]:
-    """The verdicts on file; a last line that was cut short is dropped, there and here."""
-    if not path.is_file():
-        return {}
-    whole = path.read_bytes()
-    kept = whole[: whole.rfind(b"\n") + 1]
-    if len(kept) < len(whole):
-        files.write_bytes(path, kept)
-    try:
-        verdicts = [_Verdict.model_validate_json(line) for line in kept.splitlines()]
-    except ValidationError as error:
-        raise RecordError(f"{path}: a line is no verdict") from error
-    return {verdict.response: verdict for verdict in verdicts}
 
 
 def _output(row: LabelledResponse) -> Output:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from safethink.errors import RecordError
-from safethink.files import writing
+from safethink.files import write_bytes, writing
 from safethink.frozen import Frozen
 
 
@@ -32,21 +31,20 @@ class Replies:
         Raises:
             RecordError: another line is damaged, or the file cannot be read or written.
         """
+        self._path = path
         self._known: dict[str, Reply] = {}
-        self._file = None
-        if path is None:
+        if path is None or not path.is_file():
             return
-        with writing(path):
-            whole = path.read_bytes() if path.is_file() else b""
-            whole = whole[: whole.rfind(b"\n") + 1]
-            for number, line in enumerate(whole.splitlines(), start=1):
-                try:
-                    reply = Reply.model_validate_json(line)
-                except ValidationError as error:
-                    raise RecordError(f"{path}:{number}: not a judge's reply") from error
-                self._known[reply.asked] = reply
-            self._file = path.open("ab", buffering=0)
-            self._file.truncate(len(whole))
+        whole = path.read_bytes()
+        kept = whole[: whole.rfind(b"\n") + 1]
+        for number, line in enumerate(kept.splitlines(), start=1):
+            try:
+                reply = Reply.model_validate_json(line)
+            except ValidationError as error:
+                raise RecordError(f"{path}:{number}: not a judge's reply") from error
+            self._known[reply.asked] = reply
+        if len(kept) < len(whole):
+            write_bytes(path, kept)
 
     def get(self, asked: str) -> Reply | None:
         """The reply to a request; None where it was never asked."""
@@ -59,7 +57,7 @@ class Replies:
             RecordError: it could not be written.
         """
         self._known[reply.asked] = reply
-        if self._file is not None:
-            line = json.dumps(reply.model_dump(exclude_defaults=True), ensure_ascii=False).encode() + b"\n"
-            with writing(Path(str(self._file.name))):
-                self._file.write(line)
+        if self._path is not None:
+            line = reply.model_dump_json(exclude_defaults=True).encode() + b"\n"
+            with writing(self._path), self._path.open("ab") as file:
+                file.write(line)
