@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from safethink.evaluation.judge_check import JudgeCheck
     from safethink.evaluation.statistics import Estimate
 
-NAME_WIDTH: Final = 22
+NAME_WIDTH: Final = 30
 
 
 class JudgeCheckFlags(RunFlags):

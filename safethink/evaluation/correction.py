@@ -85,7 +85,7 @@ def corrected(harmful: Observations, judged: Observations, rates: ErrorRates, se
         return np.divide(p * read, total, out=np.full_like(p, np.nan), where=total > 0)
 
     def _smeared(q: Float[ndarray, " resamples"]) -> Float[ndarray, " resamples"]:
-        """Where every resample says the same, as at 0 and 1, the posterior of a rate over the clusters instead."""
+        """The posterior of a rate over the clusters in place of resamples that all say the same, as at 0 and 1."""
         if not np.all(q == q[0]):
             return q
         clusters = count_clusters(harmful)

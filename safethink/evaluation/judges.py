@@ -28,7 +28,7 @@ COLUMNS: Final = ("asr_answer", "asr_trace", "over_refusal")
 
 
 class JudgeSummary(Frozen):
-    """What one judge says of a run."""
+    """Rates of a run by one judge."""
 
     name: str
     """The judge's name."""

@@ -141,7 +141,7 @@ class AskedLlm:
 
 
 def conversation(prompt: Prompt) -> str:
-    """What was asked, as the rubric quotes it: a single turn as it is, several with their speakers."""
+    """The prompt as the rubric quotes it: a single turn as it is, several with their speakers."""
     if len(prompt.messages) == 1:
         return prompt.text
     return "\n\n".join(f"{message.role}: {message.content}" for message in prompt.messages)

@@ -13,7 +13,14 @@ from optimize.monitors.config import TrainMonitorConfig
 from optimize.reasoners.config import ReasonerTrainingConfig
 from optimize.study.config import StudyConfig
 from safethink import prefix
-from safethink.config import CombinationSection, EvalConfig, GuardMonitorConfig, RunConfig, yaml_config
+from safethink.config import (
+    CombinationSection,
+    EvalConfig,
+    GuardMonitorConfig,
+    JudgeCheckConfig,
+    RunConfig,
+    yaml_config,
+)
 from safethink.config.yaml_config import configs_folder, shipped_config, shipped_names
 from safethink.errors import MissingFileError
 from safethink.models.shipped import ADAPTERS
@@ -27,6 +34,7 @@ Config = (
     | StudyConfig
     | TrainMonitorConfig
     | ReasonerTrainingConfig
+    | JudgeCheckConfig
 )
 
 SCHEMAS: dict[str, type[Config]] = {
@@ -34,6 +42,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "run": RunConfig,
     "contexts": CollectConfig,
     "eval": EvalConfig,
+    "judge": JudgeCheckConfig,
     "monitor": TrainMonitorConfig,
     "reasoner": ReasonerTrainingConfig,
     "search": SearchConfig,
@@ -46,6 +55,9 @@ def test_every_shipped_config_loads(name: str) -> None:
     config = yaml_config.load(SCHEMAS[name.partition("/")[0]], shipped_config(name))
     if isinstance(config, AblationConfig):
         assert all(cell.config.run.prefix for cell in expand(config))
+    if isinstance(config, JudgeCheckConfig):
+        assert config.judge.title
+        return
     if isinstance(config, ReasonerTrainingConfig):
         assert "/" in config.base.path
         return
