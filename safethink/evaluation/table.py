@@ -99,9 +99,9 @@ def printed(summary: Summary, wide: bool = False) -> str:
         *(["The prefix on trial was learned on another reasoner."] if summary.prefix.transferred else []),
         *([said] if said else []),
         *(list[str]() if summary.overlaps is None else summary.overlaps.lines()),
+        *judges.notes(summary.judges, summary.contexts.unconfirmed),
     ]
     shown = "\n".join(line.rstrip() for line in page.getvalue().splitlines()).strip("\n")
-    notes += judges.notes(summary.judges, summary.contexts.unconfirmed)
     beside = judges.table(summary.judges)
     return "\n".join([shown, *beside, "", *(fill(note, NARROW) for note in notes)])
 
