@@ -61,6 +61,7 @@ bench: $(INSTALLED)
 DATA ?= ../shared/data
 bench-data: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.published_data $(DATA)
+	$(BIN)/python -m tests.benchmarks.published_answers $(DATA)
 
 # Resolves all extras together, for every platform. Versions that still fit stay; `make lock UPGRADE=--upgrade` moves them.
 # pyproject.toml's [tool.uv] says around which versions, and keeps torch's local tag and CUDA packages out.

@@ -15,6 +15,8 @@ from safethink.judges.answers.places import sentences, stated
 from safethink.judges.answers.words import plain
 
 _MATH: Final = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_AMOUNT: Final = re.compile(r"[-+]?\\?\$?\d[\d.,]*(?:\s[A-Za-z]{2,}.*)?")
+"""A number with words behind it, not one within a formula."""
 _REASON: Final = re.compile(r",?\s\b(?:because|since|as|so|where|when|which)\b")
 _SPELLED: Final = "sqrt|pi|infty|theta|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp"
 _REWRITTEN: Final = tuple(
@@ -83,7 +85,7 @@ def _says(said: str, reference: str) -> bool:
     return (
         formula is None
         and numbers.whole(reference) is not None
-        and "\\" not in said
+        and _AMOUNT.fullmatch(said) is not None
         and (numbers.states(f"The answer is {said}", reference))
     )
 

@@ -124,6 +124,14 @@ def test_a_formula_is_found_where_it_stands(answer: str, reference: str) -> None
     assert answers.is_right(answer, (reference,), "latex")
 
 
+@pytest.mark.parametrize(
+    ("said", "reference"), [("x^8 + x + 1", "8"), ("5x + 1", "5"), ("3 + y", "3"), ("(8, 2)", "8")]
+)
+def test_a_number_within_a_formula_is_not_the_answer(said: str, reference: str) -> None:
+    assert not answers.is_right(f"\\boxed{{{said}}}", (reference,), "latex")
+    assert not answers.is_right(f"The answer is {said}.", (reference,), "latex")
+
+
 SUMS = st.recursive(
     st.integers(-50, 50).map(str) | st.sampled_from(["x", "y", "\\pi", "\\sqrt{2}"]),
     lambda part: (
