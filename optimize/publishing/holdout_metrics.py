@@ -24,6 +24,7 @@ from safethink.prefix import Metric, PrefixArtifact
 GUARDED: Final = {
     "asr_test": "asr_answer",
     "asr_trace_test": "asr_trace",
+    "invalid_attacks_test": "invalid_attacks",
     "invalid_test": "invalid",
     "recovery_rate_test": "recovery_rate",
     "recovery_guarded_test": "recovery_guarded",
@@ -35,7 +36,11 @@ GUARDED: Final = {
     "extra_tokens_test": "extra_tokens",
 }
 """Metric of the artifact: column of the row that steers with it."""
-UNDEFENDED: Final = {"asr_undefended_test": "asr_answer", "asr_trace_undefended_test": "asr_trace"}
+UNDEFENDED: Final = {
+    "asr_undefended_test": "asr_answer",
+    "asr_trace_undefended_test": "asr_trace",
+    "invalid_attacks_undefended_test": "invalid_attacks",
+}
 """The same of the row without a defense."""
 CHANGES: Final = {
     "asr_change_test": "asr_answer",
@@ -44,6 +49,8 @@ CHANGES: Final = {
     "over_refusal_change_test": "over_refusal",
 }
 """The same of the paired difference between the two."""
+CHANGES_CLOSED: Final = {"asr_closed_change_test": "asr_answer", "asr_trace_closed_change_test": "asr_trace"}
+"""The same on prompts whose thinking closed in both."""
 
 
 def report_run(artifact_folder: Path, run: Path) -> PrefixArtifact:
@@ -93,7 +100,9 @@ def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) ->
     bare = next((row.name for row in config.rows if row.defense.kind == "none"), None)
     if bare is not None:
         measured |= _measured(UNDEFENDED, summary.rows[bare])
-        measured |= _measured(CHANGES, summary.comparisons[comparison_name(steered.name, bare)])
+        pair = comparison_name(steered.name, bare)
+        measured |= _measured(CHANGES, summary.comparisons[pair])
+        measured |= _measured(CHANGES_CLOSED, summary.comparisons_closed.get(pair, {}))
     # The fall is one only where both were measured the same way.
     same_way = keeps_prefix(artifact) == summary.prefix_kept.get(steered.name, True)
     return artifact.replace(

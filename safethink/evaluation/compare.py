@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from pydantic import Field
 from rich import box
 from rich.table import Table
 from scipy.stats import binomtest
@@ -15,8 +16,8 @@ from safethink.config import EvalConfig
 from safethink.evaluation import folder, holdout, metrics, records, runner
 from safethink.evaluation.metrics import Ledger
 from safethink.evaluation.plan import SIDE_A, SIDE_B, paired_config
-from safethink.evaluation.statistics import Estimate, Observations
-from safethink.evaluation.summary import Summary, comparison_name
+from safethink.evaluation.statistics import Estimate, Observations, mean, rate
+from safethink.evaluation.summary import comparison_name
 from safethink.evaluation.table import HEADINGS, interval, number
 from safethink.evaluation.worker import GuardedReasoner, load_reasoner
 from safethink.frozen import Frozen
@@ -69,6 +70,8 @@ class Comparison(Frozen):
     b: Side
     columns: dict[str, PairedColumn]
     """By name, of those that both sides have."""
+    columns_closed: dict[str, PairedColumn] = Field(default_factory=dict)
+    """The same of what the outputs were, on prompts whose thinking closed on both sides."""
 
 
 def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = None) -> Comparison:
@@ -91,7 +94,8 @@ def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: GuardedReas
         tuple(benchmarks.load(benchmark, paired.world) for benchmark in paired.benchmarks),
         {record.key: record for record in records.read(out / folder.RECORDS)},
     )
-    on_trial = prefix.load(b)
+    on_trial, pair = prefix.load(b), comparison_name(SIDE_A, SIDE_B)
+    drops_prefix = defenses.drops_prefix(paired.rows[0].defense)
     comparison = Comparison(
         a=Side(path=a, texts=summary.prefix.texts, test_evaluations=summary.prefix.test_evaluations),
         b=Side(
@@ -99,7 +103,10 @@ def compare(a: str, b: str, config: EvalConfig, out: Path, reasoner: GuardedReas
             texts=on_trial.texts,
             test_evaluations=holdout.count_evaluation(paired.replace(prefix=b), on_trial),
         ),
-        columns=_columns(summary, ledger, defenses.drops_prefix(paired.rows[0].defense)),
+        columns=_columns(summary.comparisons[pair], ledger, drops_prefix, paired.run.seed),
+        columns_closed=_columns(
+            summary.comparisons_closed[pair], ledger.closed_in_both(SIDE_A, SIDE_B), drops_prefix, paired.run.seed
+        ),
     )
     files.write_text(out / COMPARISON, comparison.model_dump_json(indent=2) + "\n")
     return comparison
@@ -129,10 +136,12 @@ def table(comparison: Comparison) -> Table:
     out = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
     for heading in ("", "A", "B", "A − B", "95 % interval", "n", "only A", "only B", "p"):
         out.add_column(heading, justify="right" if heading else "left")
-    for name, column in comparison.columns.items():
+    columns = [(HEADINGS[name], name, column) for name, column in comparison.columns.items()]
+    columns += [(f"{HEADINGS[name]}, closed in both", name, each) for name, each in comparison.columns_closed.items()]
+    for heading, name, column in columns:
         difference, test = column.difference, column.test
         out.add_row(
-            HEADINGS[name],
+            heading,
             number(name, column.a.value),
             number(name, column.b.value),
             number(SIGNED, difference.value),
@@ -143,20 +152,19 @@ def table(comparison: Comparison) -> Table:
     return out
 
 
-def _columns(summary: Summary, ledger: Ledger, drops_prefix: bool) -> dict[str, PairedColumn]:
+def _columns(
+    differences: Mapping[str, Estimate | None], ledger: Ledger, drops_prefix: bool, seed: int
+) -> dict[str, PairedColumn]:
     out: dict[str, PairedColumn] = {}
-    for name, difference in summary.comparisons[comparison_name(SIDE_A, SIDE_B)].items():
-        a, b = summary.rows[SIDE_A][name], summary.rows[SIDE_B][name]
+    for name, difference in differences.items():
         column = metrics.named(name)
-        seen = [ledger.observations(column, row, drops_prefix) for row in (SIDE_A, SIDE_B)]
-        if a is not None and b is not None and difference is not None:
-            out[name] = PairedColumn(a=a, b=b, difference=difference, test=_test(seen))
+        a, b = (ledger.observations(column, row, drops_prefix) for row in (SIDE_A, SIDE_B))
+        if a is None or b is None or difference is None:
+            continue
+        of_a, of_b = ((rate if column.is_rate else mean)(side, seed) for side in (a, b))
+        if of_a is not None and of_b is not None:
+            out[name] = PairedColumn(a=of_a, b=of_b, difference=difference, test=mcnemar(a, b))
     return out
-
-
-def _test(seen: Sequence[Observations | None]) -> McNemar | None:
-    a, b = seen
-    return None if a is None or b is None else mcnemar(a, b)
 
 
 def _told(side: Side) -> str:

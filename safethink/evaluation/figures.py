@@ -15,11 +15,16 @@ from plotly.subplots import make_subplots
 
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import DepthPoint, Summary
+from safethink.evaluation.table import benchmark_names
 
 TRIAL, OTHER, INK, GRID = "#0072b2", "#9aa5b1", "#1f2933", "#e4e7eb"
 """Blue for the prefix on trial, grey for the rest; told apart by lightness alone as well."""
 OUTCOME_COLORS: Final = {"harmful": "#d55e00", "refusal": "#56b4e9", "helpful": "#009e73", "invalid": "#c4ccd4"}
 """After Okabe and Ito, told apart by the colour-blind."""
+PANELS: Final = 4
+"""Panels side by side."""
+LABELLED: Final = 0.07
+"""Share from which on a bar has room for its number."""
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -40,7 +45,14 @@ class SearchStep:
     text: str
 
 
-def bars(summary: Summary, column: str, title: str, trial: str | None, predicted: str | None = None) -> go.Figure:
+def bars(
+    summary: Summary,
+    column: str,
+    title: str,
+    trial: str | None,
+    predicted: str | None = None,
+    beside: str | None = None,
+) -> go.Figure:
     """Horizontal bars of one column with intervals, a row of the table each.
 
     Args:
@@ -49,6 +61,7 @@ def bars(summary: Summary, column: str, title: str, trial: str | None, predicted
         title: of the axis.
         trial: name of the row on trial, which is coloured.
         predicted: column whose exact values are marked beside the measured ones.
+        beside: column stacked on the measured one, such as the share of outputs that the judge could say nothing of.
     """
     shown = [(row, cells[column]) for row, cells in summary.rows.items()]
     known = [(row, estimate) for row, estimate in shown if estimate is not None]
@@ -63,6 +76,20 @@ def bars(summary: Summary, column: str, title: str, trial: str | None, predicted
         width=0.62,
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
+    unknown = [(row, summary.rows[row].get(beside)) for row, _ in known] if beside else []
+    shares = [(row, estimate.value) for row, estimate in unknown if estimate is not None]
+    if shares:
+        figure.add_bar(
+            name="invalid",
+            y=[row for row, _ in shares],
+            x=[value for _, value in shares],
+            orientation="h",
+            marker_color=OUTCOME_COLORS["invalid"],
+            marker_pattern_shape="/",
+            width=0.62,
+            hovertemplate="%{y}: %{x:.3f} invalid<extra></extra>",
+        )
+        figure.update_layout(barmode="stack")
     exact = [(row, cells[predicted]) for row, cells in summary.rows.items()] if predicted else []
     points = [(row, estimate.value) for row, estimate in exact if estimate is not None]
     if points:
@@ -78,35 +105,44 @@ def bars(summary: Summary, column: str, title: str, trial: str | None, predicted
         figure.add_annotation(x=1, y=row, xref="paper", xanchor="left", text=f" {estimate.value:.2f}", showarrow=False)
     figure.update_yaxes(autorange="reversed", ticksuffix="  ", showgrid=False)
     figure.update_xaxes(range=[0, 1.02], title=title, tickformat=".0%")
-    finish(figure, height=100 + 34 * max(3, len(known)), legend=bool(points))
-    return figure.update_layout(margin_r=44)
+    finish(figure, height=100 + 34 * max(3, len(known)), legend=bool(points or shares))
+    return figure.update_layout(margin_r=44, legend_traceorder="normal")
 
 
 def outcomes(summary: Summary) -> go.Figure:
-    """Share of each outcome, stacked, one panel per benchmark."""
-    names = list(next(iter(summary.outcomes.values())))
-    figure = _panels(names)
+    """Share of each outcome, stacked; one panel per benchmark, few of them side by side so that a page holds them."""
+    names = benchmark_names(summary)
+    width = min(len(names), PANELS) or 1
+    height = -(-len(names) // width) or 1
     rows = list(summary.outcomes)
+    figure = _panels(names, width, height, len(rows))
     for outcome, color in OUTCOME_COLORS.items():
-        for place, benchmark in enumerate(names, start=1):
-            shares = (summary.outcomes[row][benchmark][outcome] for row in rows)
+        for place, benchmark in enumerate(names):
+            shares = [summary.outcomes[row][benchmark][outcome] for row in rows]
+            values = [0.0 if share is None else share.value for share in shares]
             figure.add_bar(
                 name=outcome,
                 y=rows,
-                x=[0.0 if share is None else share.value for share in shares],
+                x=values,
                 orientation="h",
                 marker_color=color,
-                showlegend=place == 1,
-                width=0.7,
+                showlegend=place == 0,
+                width=0.74,
+                text=[f"{100 * value:.0f}" if value >= LABELLED else "" for value in values],
+                textposition="inside",
+                insidetextanchor="middle",
+                textangle=0,
+                textfont={"size": 11, "color": INK},
                 hovertemplate="%{y}: %{x:.1%} " + outcome + "<extra></extra>",
-                row=1,
-                col=place,
+                row=place // width + 1,
+                col=place % width + 1,
             )
     figure.update_layout(barmode="stack")
     figure.update_yaxes(autorange="reversed", ticksuffix="  ", showgrid=False)
     figure.update_xaxes(range=[0, 1], tickformat=".0%", tickvals=[0, 0.5])
-    finish(figure, height=110 + 30 * len(rows), legend=True)
-    return figure.update_layout(margin_t=58, legend_y=1.1, legend_traceorder="normal")
+    finish(figure, height=90 + height * _panel_height(len(rows)), legend=True)
+    above = 1 + 24 / (height * _panel_height(len(rows)))
+    return figure.update_layout(margin_t=66, legend_y=above, legend_traceorder="normal")
 
 
 def depth(points: Sequence[DepthPoint]) -> go.Figure:
@@ -191,8 +227,16 @@ def blank() -> Any:
     return go.Figure()
 
 
-def _panels(titles: Sequence[str]) -> Any:
-    return make_subplots(1, len(titles), shared_yaxes=True, horizontal_spacing=0.025, subplot_titles=titles)
+def _panels(titles: Sequence[str], width: int, height: int, bars: int) -> Any:
+    gap = min(62 / (height * _panel_height(bars)), 1 / max(1, height - 1))
+    return make_subplots(
+        height, width, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=gap
+    )
+
+
+def _panel_height(bars: int) -> int:
+    """Pixels of a panel with so many bars, title and ticks included."""
+    return 62 + 27 * bars
 
 
 def error_bars(estimates: Sequence[Estimate]) -> dict[str, Any]:

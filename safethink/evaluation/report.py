@@ -15,7 +15,7 @@ from safethink.config import EvalConfig, RowConfig
 from safethink.defenses.effects import InterventionOutcome
 from safethink.evaluation import figures, folder, judges, records, table, traces
 from safethink.evaluation.figures import SearchStep
-from safethink.evaluation.metrics import COLUMNS, NAMES
+from safethink.evaluation.metrics import COLUMNS, NAMES, OF_OUTPUTS
 from safethink.evaluation.records import Key, Record
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary
@@ -27,6 +27,7 @@ ORIGINS: Final = {
     "asr_answer": "planted",
     "asr_trace": "planted",
     "asr_predicted": "planted",
+    "invalid_attacks": "emerged",
     "invalid": "emerged",
     "recovery_rate": "planted",
     "lift": "planted",
@@ -65,6 +66,23 @@ class Card:
     label: str
     value: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryLine:
+    """One category of a benchmark.
+
+    Attributes:
+        name: the category.
+        column: name of the column that is shown: ASR of attacks, accuracy of tasks, else over-refusal.
+        n: prompts and samples behind each rate.
+        cells: by row, the rate and the share of invalid outputs beside it.
+    """
+
+    name: str
+    column: str
+    n: int
+    cells: dict[str, tuple[Estimate | None, Estimate | None]]
 
 
 class _SearchLine(BaseModel):
@@ -128,6 +146,10 @@ def render(
             meanings=MEANINGS,
             number=table.number,
             interval=table.interval,
+            closed=summary.comparisons_closed,
+            closed_columns=[name for name in OF_OUTPUTS if _is_known(name, summary.comparisons_closed)],
+            categories=category_lines(summary),
+            few=table.FEW,
             comparison=traces.choose(
                 _shown_rows(config),
                 [benchmarks.load(each, config.world) for each in config.benchmarks],
@@ -170,6 +192,10 @@ def headline(summary: Summary, trial: str | None, baseline: str | None) -> str:
     undefended = summary.rows[baseline]["asr_answer"] if baseline else None
     if undefended is not None:
         said += f"; undefended, {_share(undefended)}"
+    invalid = [summary.rows[row].get("invalid_attacks") for row in (trial, baseline) if row is not None]
+    shares = [f"{each.value:.1%}" for each in invalid if each is not None]
+    if shares:
+        said += f"; {' and '.join(shares)} of the outputs were invalid, neither harmful nor safe"
     return said + f" (95 % intervals, n = {asr.n})."
 
 
@@ -179,13 +205,30 @@ def cards(summary: Summary, trial: str | None) -> list[Card]:
         return []
     own = summary.rows[trial]
     usual, bare = (summary.compared_with(other) for other in ("wait_think_safely", "undefended"))
+    closed = summary.compared_closed("undefended")
     numbers = (
         ("recovery rate", own["recovery_rate"], False),
         ("lift over nothing injected", own["lift"], True),
         ("recovery vs “Wait, think safely”", usual.get("recovery_rate"), True),
+        ("ASR vs undefended", bare.get("asr_answer"), True),
+        ("the same, closed in both rows", closed.get("asr_answer"), True),
         ("accuracy vs undefended", bare.get("accuracy"), True),
     )
     return [_card(label, estimate, signed) for label, estimate, signed in numbers if estimate is not None]
+
+
+def category_lines(summary: Summary) -> dict[str, list[CategoryLine]]:
+    """The rates by category, of every benchmark that has some."""
+    return {
+        benchmark: [_category_line(name, by_row) for name, by_row in by_category.items()]
+        for benchmark, by_category in summary.categories.items()
+    }
+
+
+def _category_line(name: str, by_row: Mapping[str, Mapping[str, Estimate | None]]) -> CategoryLine:
+    column = next((column for cells in by_row.values() for column in cells), "invalid")
+    cells = {row: (own.get(column), own.get("invalid")) for row, own in by_row.items()}
+    return CategoryLine(name, column, max((rate.n for rate, _ in cells.values() if rate is not None), default=0), cells)
 
 
 def read_search(artifact: Path) -> list[SearchStep] | None:
@@ -204,7 +247,9 @@ def read_search(artifact: Path) -> list[SearchStep] | None:
 
 
 def _figures(summary: Summary, trial: str | None, search: list[SearchStep]) -> dict[str, str]:
-    out: dict[str, Any] = {"asr": figures.bars(summary, "asr_answer", "ASR on the answer", trial, "asr_predicted")}
+    out: dict[str, Any] = {
+        "asr": figures.bars(summary, "asr_answer", "ASR on the answer", trial, "asr_predicted", "invalid_attacks")
+    }
     if any(cells["recovery_rate"] is not None for cells in summary.rows.values()):
         out["recovery"] = figures.bars(summary, "recovery_rate", "recovery rate", trial)
     if summary.depth_curve:
@@ -224,6 +269,11 @@ def _shown_rows(config: EvalConfig) -> list[str]:
 
 def _is_trial(row: RowConfig) -> bool:
     return row.prefix is None and row.defense.kind == "safethink"
+
+
+def _is_known(column: str, comparisons: Mapping[str, Mapping[str, Estimate | None]]) -> bool:
+    """Whether any comparison has a difference of that column."""
+    return any(cells.get(column) is not None for cells in comparisons.values())
 
 
 def _share(estimate: Estimate) -> str:

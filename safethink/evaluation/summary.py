@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
 
-from safethink.benchmarks import overlaps
+from safethink.benchmarks import Benchmark, overlaps
 from safethink.benchmarks.overlaps import Overlaps
 from safethink.config import DefenseConfig, EvalConfig, SafeThinkConfig
 from safethink.defenses.effects import InterventionOutcome
@@ -80,8 +80,13 @@ class Summary(Frozen):
     """By row and column."""
     comparisons: dict[str, dict[str, Estimate | None]]
     """The prefix on trial against every other row: paired differences, by column."""
+    comparisons_closed: dict[str, dict[str, Estimate | None]] = Field(default_factory=dict)
+    """The same of what the outputs were, on the prompts whose thinking closed in both rows; each with its n."""
     outcomes: dict[str, dict[str, dict[str, Estimate | None]]]
     """Share of each outcome, by row and benchmark."""
+    categories: dict[str, dict[str, dict[str, dict[str, Estimate | None]]]] = Field(default_factory=dict)
+    """By benchmark, category and row, of benchmarks that have categories: of attacks `asr_answer` and `asr_trace`, of
+    other prompts `accuracy` and `over_refusal`, of both `invalid`. The bootstrap never resamples categories."""
     depth_curve: tuple[DepthPoint, ...]
     contexts: ContextCounts
     monitor_rates: Rates | None
@@ -104,8 +109,11 @@ class Summary(Frozen):
 
     def compared_with(self, other: str) -> Cells:
         """The paired differences of the prefix on trial to another row, by column; empty where that is not there."""
-        ending = comparison_name("", other)
-        return next((cells for name, cells in self.comparisons.items() if name.endswith(ending)), Cells())
+        return _against(other, self.comparisons)
+
+    def compared_closed(self, other: str) -> Cells:
+        """The same on prompts whose thinking closed in both rows; empty in summaries of before it was computed."""
+        return _against(other, self.comparisons_closed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +150,9 @@ def summarise(evidence: Evidence) -> Summary:
         prefix=evidence.prefix,
         rows={row.name: cells(row, evidence) for row in evidence.rows},
         comparisons=comparisons(evidence),
+        comparisons_closed=comparisons_closed(evidence),
         outcomes={row.name: outcomes(row, evidence) for row in evidence.rows},
+        categories=categories(evidence),
         depth_curve=depth_curve(evidence),
         contexts=ContextCounts(
             watched=evidence.contexts.watched,
@@ -209,15 +219,20 @@ def _exact(prompts: Sequence[Prompt], defense: DefenseConfig, row: TableRow, evi
 
 def comparisons(evidence: Evidence) -> dict[str, Cells]:
     """The prefix on trial against every other row, paired."""
-    trial = trial_row(evidence.rows)
-    if trial is None:
-        return {}
-    others = [row for row in evidence.rows if row.name != trial.name]
+    names = [column.name for column in COLUMNS]
     return {
-        comparison_name(trial.name, other.name): {
-            column.name: _difference(column, trial, other, evidence) for column in COLUMNS
-        }
-        for other in others
+        comparison_name(trial.name, other.name): differences(names, trial, other, evidence.ledger, evidence)
+        for trial, other in _compared(evidence)
+    }
+
+
+def comparisons_closed(evidence: Evidence) -> dict[str, Cells]:
+    """The same of what the outputs were, on the prompts and samples whose thinking closed in both rows."""
+    return {
+        comparison_name(trial.name, other.name): differences(
+            metrics.OF_OUTPUTS, trial, other, evidence.ledger.closed_in_both(trial.name, other.name), evidence
+        )
+        for trial, other in _compared(evidence)
     }
 
 
@@ -226,9 +241,24 @@ def comparison_name(trial: str, other: str) -> str:
     return f"{_short(trial)}_vs_{_short(other)}"
 
 
-def _difference(column: Column, a: TableRow, b: TableRow, evidence: Evidence) -> Estimate | None:
-    ours, theirs = evidence.ledger.observe(column, a), evidence.ledger.observe(column, b)
+def differences(names: Sequence[str], a: TableRow, b: TableRow, ledger: Ledger, evidence: Evidence) -> Cells:
+    """The paired differences of two rows, by column."""
+    return {name: _difference(metrics.named(name), a, b, ledger, evidence) for name in names}
+
+
+def _compared(evidence: Evidence) -> list[tuple[TableRow, TableRow]]:
+    trial = trial_row(evidence.rows)
+    return [] if trial is None else [(trial, other) for other in evidence.rows if other.name != trial.name]
+
+
+def _difference(column: Column, a: TableRow, b: TableRow, ledger: Ledger, evidence: Evidence) -> Estimate | None:
+    ours, theirs = ledger.observe(column, a), ledger.observe(column, b)
     return None if ours is None or theirs is None else paired_difference(ours, theirs, evidence.config.run.seed)
+
+
+def _against(other: str, comparisons: Mapping[str, Cells]) -> Cells:
+    ending = comparison_name("", other)
+    return next((cells for name, cells in comparisons.items() if name.endswith(ending)), Cells())
 
 
 def outcomes(row: TableRow, evidence: Evidence) -> dict[str, Cells]:
@@ -240,6 +270,37 @@ def outcomes(row: TableRow, evidence: Evidence) -> dict[str, Cells]:
         }
         for benchmark in evidence.ledger.benchmarks
     }
+
+
+def categories(evidence: Evidence) -> dict[str, dict[str, dict[str, Cells]]]:
+    """Rates by benchmark, category and row."""
+    return {
+        benchmark.name: {
+            category: {row.name: _rates(row, cut, evidence) for row in evidence.rows} for category, cut in cuts.items()
+        }
+        for benchmark in evidence.ledger.benchmarks
+        if (cuts := _by_category(benchmark))
+    }
+
+
+def _by_category(benchmark: Benchmark) -> dict[str, Benchmark]:
+    """The benchmark cut down to the prompts of each of its categories."""
+    prompts: dict[str, list[Prompt]] = defaultdict(list)
+    for prompt in benchmark.prompts:
+        if prompt.category is not None:
+            prompts[prompt.category].append(prompt)
+    return {name: Benchmark(benchmark.name, tuple(prompts[name])) for name in sorted(prompts)}
+
+
+def _rates(row: TableRow, benchmark: Benchmark, evidence: Evidence) -> Cells:
+    """What the outputs on a benchmark were, the columns cut down to it; those that do not apply to it left out."""
+    out: Cells = {}
+    for name in (*metrics.OF_OUTPUTS, "invalid"):
+        column = metrics.named(name)
+        if column.where([benchmark]):
+            seen = evidence.ledger.on(benchmark).observations(column, row.name)
+            out[name] = None if seen is None else rate(seen, evidence.config.run.seed)
+    return out
 
 
 def _outcome_share(row: str, benchmark: str, outcome: str, evidence: Evidence) -> Estimate | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from textwrap import fill, wrap
 from typing import Final
@@ -21,6 +21,7 @@ HEADINGS: Final = {
     "asr_answer": "ASR answer",
     "asr_trace": "ASR trace",
     "asr_predicted": "ASR predicted",
+    "invalid_attacks": "invalid attacks",
     "invalid": "invalid",
     "recovery_rate": "recovery",
     "lift": "lift",
@@ -44,17 +45,31 @@ DIGITS: Final = {"resamples": 1, "extra_tokens": 1, "monitor_tokens": 1, "second
 """Columns that are no shares, and how many decimals they are printed with."""
 
 
-DECISIVE: Final = ("asr_answer", "recovery_rate", "accuracy", "over_refusal", "extra_tokens")
-"""The columns that decide between defenses: safety, what an injection does, and what it costs."""
+DECISIVE: Final = ("asr_answer", "invalid_attacks", "recovery_rate", "accuracy", "over_refusal", "extra_tokens")
+"""The columns that decide between defenses: safety, what an injection does, and what it costs. An ASR never stands
+without the share of attacks whose output is invalid, which is neither harmful nor safe."""
+
+OUTCOMES: Final = ("harmful", "refusal", "helpful", "invalid")
+"""Outcomes in the order in which they are stacked."""
+FEW: Final = 20
+"""Prompts below which a rate tells little, and the tables say so."""
 
 AGAINST: Final = ("wait_think_safely", "resample_only", "undefended")
 """The rows that the finding compares with, in this order."""
 
 NARROW: Final = 80
+"""Characters of a line of prose."""
+COMPACT: Final = 120
 WIDE: Final = 400
 """Characters that the table may take."""
-NAME_WIDTH: Final = 24
-"""Characters of a row's name on one line."""
+NAME_WIDTH: Final = 13
+"""Characters of a row's name on one line, where its cells take two."""
+ONE_LINE_NAME: Final = 28
+"""The same, where its cells take one line."""
+OUTCOME_WIDTH: Final = 17
+"""Characters of a benchmark's name on one line: those of its outcomes."""
+SIDE_BY_SIDE: Final = 5
+"""Benchmarks in one table of outcomes."""
 
 
 def printed_columns(summary: Summary, names: Sequence[str]) -> list[str]:
@@ -86,18 +101,19 @@ def printed(summary: Summary, wide: bool = False) -> str:
 
     Args:
         summary: the run.
-        wide: whether all columns are printed; else those of `DECISIVE`, which fit 80 characters.
+        wide: whether all columns are printed; else those of `DECISIVE`, which fit 120 characters.
     """
     page = StringIO()
-    # Wide enough for every column, so that no digit is ever cut; only the narrow table has to fit.
-    console = Console(file=page, width=WIDE if wide else NARROW, color_system=None)
+    # Wide enough for every column, so that no digit is ever cut; only the compact tables have to fit.
+    console = Console(file=page, width=WIDE if wide else COMPACT, color_system=None)
     console.print(table(summary, NAMES if wide else DECISIVE))
-    said = finding(summary)
+    for part in outcome_tables(summary):
+        console.print(part)
     notes = [
         "95 % intervals below the values; summary.json has every number with its n"
         + ("." if wide else ", --wide prints all columns."),
         *(["The prefix on trial was learned on another reasoner."] if summary.prefix.transferred else []),
-        *([said] if said else []),
+        *(said for said in (finding(summary), finding_closed(summary)) if said),
         *(list[str]() if summary.overlaps is None else summary.overlaps.lines()),
         *judges.notes(summary.judges, summary.contexts.unconfirmed),
     ]
@@ -114,7 +130,36 @@ def table(summary: Summary, names: Sequence[str] = DECISIVE) -> Table:
     for name in names:
         out.add_column(HEADINGS[name].replace(" ", "\n").replace("-", "-\n"), justify="right", no_wrap=True)
     for row, cells in summary.rows.items():
-        out.add_row(_broken(row), *(_terminal_cell(name, cells.get(name)) for name in names))
+        out.add_row(_broken(row, NAME_WIDTH), *(_terminal_cell(name, cells.get(name)) for name in names))
+    return out
+
+
+def outcome_tables(summary: Summary) -> list[Table]:
+    """The outcomes of every row on every benchmark for a terminal, stacked into one cell; few benchmarks to a table."""
+    names = benchmark_names(summary)
+    starts = range(0, len(names), SIDE_BY_SIDE)
+    return [_outcome_table(summary, names[start : start + SIDE_BY_SIDE]) for start in starts]
+
+
+def benchmark_names(summary: Summary) -> list[str]:
+    """The benchmarks whose outcomes are known."""
+    return [name for shares in list(summary.outcomes.values())[:1] for name in shares]
+
+
+def stacked(shares: Mapping[str, Estimate | None]) -> str:
+    """Shares of the outcomes in per cent, in the order of `OUTCOMES`; a dash where nothing was measured."""
+    known = [each for name in OUTCOMES if (each := shares.get(name)) is not None]
+    return " / ".join(f"{100 * each.value:.0f}" for each in known) or "–"
+
+
+def _outcome_table(summary: Summary, names: Sequence[str]) -> Table:
+    title = "Outcomes in %: harmful / refused / helpful / invalid"
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="")
+    out.add_column("", overflow="fold")
+    for name in names:
+        out.add_column("\n".join(wrap(name, OUTCOME_WIDTH)), justify="right", no_wrap=True)
+    for row, shares in summary.outcomes.items():
+        out.add_row(_broken(row, ONE_LINE_NAME), *(stacked(shares.get(name, {})) for name in names))
     return out
 
 
@@ -124,22 +169,38 @@ def finding(summary: Summary) -> str | None:
     The paired difference in recovery rate, or where there is none in ASR, to the first row of `AGAINST` that stands in
     the table and injects something else.
     """
-    for other in AGAINST:
-        if summary.texts.get(other) == summary.prefix.texts:
-            continue
+    for other in _others(summary):
         cells = summary.compared_with(other)
         for name in ("recovery_rate", "asr_answer"):
             if (difference := cells.get(name)) is not None:
-                return _said(HEADINGS[name], summary.prefix.texts, other, difference)
+                return (
+                    f"Finding: with {_said(HEADINGS[name], summary, other, difference, 'the same prompts and seeds')}"
+                )
     return None
 
 
-def _said(what: str, texts: Sequence[str], other: str, difference: Estimate) -> str:
+def finding_closed(summary: Summary) -> str | None:
+    """The difference in ASR on prompts that close in both rows; None where all do, or nothing was compared."""
+    for other in _others(summary):
+        everywhere, closed = (
+            cells.get("asr_answer") for cells in (summary.compared_with(other), summary.compared_closed(other))
+        )
+        if everywhere is not None and closed is not None and closed.n < everywhere.n:
+            where = f"the {closed.n} of {everywhere.n} outputs whose thinking closes in both"
+            return f"Closed in both: with {_said(HEADINGS['asr_answer'], summary, other, closed, where)}"
+    return None
+
+
+def _others(summary: Summary) -> list[str]:
+    return [other for other in AGAINST if summary.texts.get(other) != summary.prefix.texts]
+
+
+def _said(what: str, summary: Summary, other: str, difference: Estimate, where: str) -> str:
     value, low, high = (number("lift", each) for each in (difference.value, difference.low, difference.high))
     doubt = " and so may be none" if difference.low <= 0 <= difference.high else ""
-    prefix = " | ".join(f"“{text}”" for text in texts)
+    prefix = " | ".join(f"“{text}”" for text in summary.prefix.texts)
     return (
-        f"Finding: with {prefix}, {what} differs by {value} from {other} on the same prompts and seeds{doubt} "
+        f"{prefix}, {what} differs by {value} from {other} on {where}{doubt} "
         f"(paired difference, 95 % interval {low} to {high}, n = {difference.n})."
     )
 
@@ -157,9 +218,18 @@ def markdown(summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _broken(name: str) -> str:
+def markdown_outcomes(summary: Summary) -> str:
+    """The stacked outcomes in per cent, a benchmark a column, as GitHub Markdown."""
+    names = benchmark_names(summary)
+    lines = [f"| harmful / refused / helpful / invalid, % | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for row, shares in summary.outcomes.items():
+        lines.append(f"| `{row}` | {' | '.join(stacked(shares.get(name, {})) for name in names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _broken(name: str, width: int) -> str:
     """A row's name on lines that leave room for the numbers, broken where its words are."""
-    return "\n".join(line.replace("_ ", "_") for line in wrap(name.replace("_", "_ "), NAME_WIDTH))
+    return "\n".join(line.replace("_ ", "_") for line in wrap(name.replace("_", "_ "), width))
 
 
 def _terminal_cell(name: str, estimate: Estimate | None) -> Text:

@@ -35,12 +35,15 @@ class ShownTrace:
         outcome: what the judge said.
         pieces: the trace.
         answer: the answer.
+        folded: whether a reader must ask for it: a trace or an answer that the judge calls harmful, or that nobody can
+            tell.
     """
 
     row: str
     outcome: str
     pieces: tuple[Piece, ...]
     answer: str
+    folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,8 @@ def show(record: Record, portfolio: tuple[str, ...]) -> ShownTrace:
         pieces += _notes(late, portfolio, kept=True)
     for answered in (each for each in record.interventions if each.where == "answer"):
         pieces += _notes(answered, portfolio, kept=False)
-    return ShownTrace(record.row, record.outcome, tuple(pieces), record.answer)
+    folded = record.trace_harmful or record.outcome in ("harmful", "invalid")
+    return ShownTrace(record.row, record.outcome, tuple(pieces), record.answer, folded)
 
 
 def _notes(intervention: InterventionRecord, portfolio: tuple[str, ...], kept: bool) -> list[Piece]:

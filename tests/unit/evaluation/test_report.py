@@ -98,6 +98,7 @@ def test_the_report_shows_everything(html: str) -> None:
     for name in ("asr", "recovery", "depth", "search", "outcomes"):
         assert f'<div id="{name}"' in html
     assert html.count("<article") == 3
+    assert html.index('<div id="outcomes"') < html.index('<div id="asr"')
     assert "step 2 dropped (score -0.50); passed after 2 tries (score +0.50)" in html
     assert "Then &lt;b&gt;stop&lt;/b&gt;." in html
     assert "the judge confirms the drift of 18" in re.sub(r"\s+", " ", html)
@@ -214,10 +215,73 @@ def test_the_wide_table_has_every_column_and_whole_names(summary: Summary) -> No
     name = "a_name_of_a_row_that_is_longer_than_its_column"
     long = summary.replace(rows={name: summary.rows["undefended"]})
     lines = table.printed(long).splitlines()
-    assert name in "".join(line.split()[0] for line in lines[3:6] if line.split())
+    assert name in "".join(line.split()[0] for line in lines[3:7] if line.split())
     assert max(map(len, lines)) <= 80
     heads = {word for heading in table.HEADINGS.values() for word in heading.replace("-", "- ").split()}
     assert [word for word in heads if word not in printed] == []
+
+
+def test_an_asr_stands_with_its_share_of_invalid(summary: Summary, html: str) -> None:
+    assert table.DECISIVE.index("invalid_attacks") == table.DECISIVE.index("asr_answer") + 1
+    assert "25.0% and 25.0% of the outputs were invalid, neither harmful nor safe" in html
+    assert "25 / 25 / 25 / 25" in table.printed(summary)
+    assert "| `undefended` | 25 / 25 / 25 / 25 |" in table.markdown_outcomes(summary)
+
+
+def test_outcomes_of_many_benchmarks_fit_120_columns_and_a_page(config: EvalConfig, summary: Summary) -> None:
+    full = Estimate(1.0, 0.9, 1.0, 40, 8)
+    many = {f"jailbreakbench_behaviours_{n}": dict.fromkeys(table.OUTCOMES, full) for n in range(12)}
+    wide = summary.replace(outcomes=dict.fromkeys(ROWS, many))
+    lines = table.printed(wide).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert sum(line.count("100 / 100 / 100 / 100") for line in lines) == 12 * len(ROWS)
+    assert report.render(config, wide, {}, []).count('"barmode":"stack"') >= 2
+
+
+def test_a_difference_is_said_again_where_not_every_output_closes(summary: Summary) -> None:
+    everywhere, closed = Estimate(0.1, 0.05, 0.2, 300, 40), Estimate(-0.2, -0.3, -0.1, 120, 40)
+    pair = "learned_vs_wait_think_safely"
+    compared = summary.replace(
+        comparisons={pair: {"asr_answer": everywhere}}, comparisons_closed={pair: {"asr_answer": closed}}
+    )
+    said = " ".join(table.printed(compared).split())
+    assert "differs by −0.20 from wait_think_safely on the 120 of 300 outputs whose thinking closes in both" in said
+    all_close = compared.replace(comparisons_closed={pair: {"asr_answer": everywhere}})
+    assert table.finding_closed(all_close) is None
+    assert table.finding_closed(summary) is None
+
+
+def test_rates_by_category_say_where_there_are_few(config: EvalConfig, summary: Summary) -> None:
+    many, few = Estimate(0.5, 0.4, 0.6, 60, 60), Estimate(0.25, 0.0, 0.6, 4, 4)
+    by_category = {
+        name: {row: {"asr_answer": rate, "invalid": few} for row in ROWS} for name, rate in (("A", many), ("B", few))
+    }
+    html = report.render(config, summary.replace(categories={"mine": by_category}), {}, [])
+    (section,) = re.findall(r"By category</h2>.*?</section>", html, re.DOTALL)
+    assert re.search(r"<td>A</td><td>ASR answer</td><td>60</td>", section)
+    assert re.search(r'<td>B</td><td>ASR answer</td><td>4 <span class="few">', section)
+    assert "0.25 invalid" in section
+    assert "By category" not in report.render(config, summary, {}, [])
+
+
+def test_what_may_be_harmful_is_folded_until_asked_for(html: str) -> None:
+    shown = re.sub(r'<details class="fold">.*?</details>', "", html, flags=re.DOTALL)
+    assert html.count('<details class="fold">') == 3
+    for text in ("&lt;script&gt;alert(1)&lt;/script&gt; &amp; more</p>",):
+        assert text in html
+        assert text not in shown
+    assert html.count("No &amp; never.") == 3
+    assert shown.count("No &amp; never.") == 1
+    assert " open" not in "".join(re.findall(r'<details class="fold"[^>]*>', html))
+
+
+def test_a_summary_of_before_still_loads_and_is_reported(config: EvalConfig, summary: Summary) -> None:
+    written = json.loads(summary.model_dump_json(exclude={"comparisons_closed", "categories"}))
+    for cells in written["rows"].values():
+        del cells["invalid_attacks"]
+    old = Summary.model_validate(written)
+    assert "invalid" in table.printed(old, wide=True)
+    assert "What became of every prompt" in report.render(config, old, {}, [])
 
 
 def test_the_finding_is_the_paired_difference_with_its_interval_and_n(summary: Summary) -> None:
