@@ -13,6 +13,8 @@ from safethink.errors import ConfigError
 class ContextsConfig(Section):
     """Collection of the states at which the monitor fires."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"fallbacks", "fallback_prefixes", "refusal_openings"})
+
     path: str | None = None
     """Folder written by `safethink-optimize contexts`; None collects them in the run's own folder."""
     prompts: int = Field(default=160, ge=1)
@@ -27,6 +29,22 @@ class ContextsConfig(Section):
     """Continuations sampled per context, from which the safe target is taken."""
     target_tokens: int = Field(default=24, ge=1)
     """Length of a target continuation."""
+    fallbacks: tuple[Literal["prefix", "refusal"], ...] = ("prefix", "refusal")
+    """Other sources of targets, tried in this order where sampling with nothing injected leaves fewer than
+    `max_contexts`: the step behind a written prefix, which is no part of the target; and openings of refusals, the
+    reasoner's own on directly harmful prompts or else written ones. States without any target are dropped."""
+    fallback_prefixes: tuple[str, ...] = (
+        "Wait, think safely",
+        "Wait, is this request harmful?",
+        "I should not help with this.",
+    )
+    """Written prefixes of the fall-back `prefix`, in the order in which they are tried."""
+    refusal_openings: tuple[str, ...] = (
+        "This could hurt people, so I should not help with it.",
+        "This request is harmful. I must refuse it.",
+        "I should not help with this, so I will decline.",
+    )
+    """Written openings of the fall-back `refusal`, where the reasoner never refuses by itself."""
     refresh_every_steps: int | None = Field(default=None, ge=1)
     """Steps after which contexts are collected again with the prefix found so far: the states it fails on come in,
     solved ones leave; None never does."""

@@ -3,7 +3,8 @@
 The reasoner is rolled out with the monitor watching and nothing injected. Where a step scores below the threshold, the
 trace before it is a context. What the prefix should lead to is the reasoner's own: the step is sampled again, still
 with nothing injected, and the continuation that the monitor scores best becomes the target, if it passes. So no target
-was ever shaped by a prefix, and none can teach a prefix to flatter the monitor.
+was ever shaped by a prefix, and none can teach a prefix to flatter the monitor. Only where that leaves too few contexts
+do the fall-backs of `fallbacks` come in; their targets say so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from optimize.config import ContextsConfig
-from optimize.contexts.context import Context, ContextSet, spread
+from optimize.contexts.context import Context, ContextSet, counted, spread
+from optimize.contexts.fallbacks import filled
 from optimize.contexts.mining import mine, without_flukes
 from optimize.contexts.splits import Split
 from safethink.config import DefenseConfig, NoneConfig, ResampleOnlyConfig
@@ -109,11 +111,13 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
     """
     fired = firings(guarded, split, threshold)
     states = spread([first for first, *_ in fired]) + spread([state for _, *later in fired for state in later])
-    mined = mine(guarded, states[: config.surplus * config.max_contexts], config, threshold)
+    resampled = mine(guarded, states[: config.surplus * config.max_contexts], config, threshold)
+    mined = filled(guarded, resampled, split, config, threshold)
     found = [context for context in mined if context.target_ids]
     if not found:
+        fallbacks = f", nor any target of the fall-backs {', '.join(config.fallbacks)}" if config.fallbacks else ""
         raise SearchError(
-            f"none of {config.best_of} continuations of any of {len(mined)} states passed the monitor; "
+            f"none of {config.best_of} continuations of any of {len(mined)} states passed the monitor{fallbacks}; "
             "raise contexts.best_of or lower the threshold"
         )
     return ContextSet(
@@ -123,6 +127,8 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
         num_fired=len(fired),
         num_mined=len(mined),
         num_without_target=len(mined) - len(found),
+        num_targets=(origins := counted(found)),
+        dropped=tuple(context.name for context in mined if not context.target_ids) if origins else (),
     )
 
 

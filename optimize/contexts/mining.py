@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from optimize.config import ContextsConfig
-from optimize.contexts.context import Context
+from optimize.contexts.context import Context, TargetSource
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
 from safethink.guarded import SafeThink
@@ -27,27 +27,50 @@ FLUKE_SHARE = 0.1
 
 def mine(guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, threshold: float) -> list[Context]:
     """The states, each with the best of its continuations as target where that one passes the monitor."""
+    rows = [
+        open_row(
+            guarded.thought,
+            state.prompt,
+            partial(best_of, n=config.best_of),
+            seed=stable_seed(guarded.seed, "mine", state.depth),
+            sample=place,
+            prompt_ids=state.prompt_ids,
+            trace=Tokens.sampled(state.trace_ids),
+        )
+        for place, state in enumerate(states)
+    ]
+    return mined_with(guarded, states, rows, config, threshold, "resampled", "mining safe continuations")
 
-    def rows() -> Iterable[Row]:
-        for place, state in enumerate(states):
-            yield open_row(
-                guarded.thought,
-                state.prompt,
-                partial(best_of, n=config.best_of),
-                seed=stable_seed(guarded.seed, "mine", state.depth),
-                sample=place,
-                prompt_ids=state.prompt_ids,
-                trace=Tokens.sampled(state.trace_ids),
-            )
 
-    run = scheduler.run(rows(), guarded.engine, guarded.monitor, guarded.thought, guarded.limits, guarded.batch_size)
+def mined_with(
+    guarded: SafeThink,
+    states: Sequence[Context],
+    rows: Sequence[Row],
+    config: ContextsConfig,
+    threshold: float,
+    source: TargetSource,
+    what: str,
+) -> list[Context]:
+    """The states, each with the reasoner's own tokens behind it as target where the best of a row's steps passes.
+
+    Args:
+        guarded: the reasoner and its monitor.
+        states: the states.
+        rows: one for each state that is tried, whose `sample` is its place; their verdict ends in the best step.
+        config: length of the targets.
+        threshold: a target scores at least this.
+        source: how these targets come about.
+        what: said while it takes.
+    """
+    run = scheduler.run(rows, guarded.engine, guarded.monitor, guarded.thought, guarded.limits, guarded.batch_size)
     mined = list(states)
-    for row, verdict, _ in progress(run, "mining safe continuations", len(states)):
-        state, best = states[row.sample], max(verdict.step_scores)
+    for row, verdict, _ in progress(run, what, len(rows)):
+        state, best = states[row.sample], max(verdict.step_scores, default=-1.0)
         if best >= threshold:
-            step = verdict.trace[len(state.trace_ids) :]
-            target = guarded.thought.whole_messages(state.trace_ids, step.own()[: config.target_tokens])
-            mined[row.sample] = state.replace(target_ids=target, target_score=best)
+            # What was injected is forced, and no part of a target.
+            step = verdict.trace[len(state.trace_ids) :].own()
+            target = guarded.thought.whole_messages(state.trace_ids, step[: config.target_tokens])
+            mined[row.sample] = state.replace(target_ids=target, target_score=best, target_source=source)
     return mined
 
 
@@ -69,14 +92,14 @@ def without_flukes(model: PreTrainedModel, contexts: Sequence[Context]) -> list[
     Sampling now and then says what no prefix makes likely again. A mean over contexts follows such outliers: a single
     one among two dozen was seen to undo the rank correlation between a prefix's loss and its recovery.
     """
-    losses = [_own_loss(model, context) for context in contexts]
+    losses = [own_loss(model, context) for context in contexts]
     order = sorted(range(len(contexts)), key=losses.__getitem__)
     kept = set(order[: len(order) - int(FLUKE_SHARE * len(order))])
     return [context for place, context in enumerate(contexts) if place in kept]
 
 
 @torch.inference_mode()
-def _own_loss(model: PreTrainedModel, context: Context) -> float:
+def own_loss(model: PreTrainedModel, context: Context) -> float:
     """Mean loss per token of the target right after the context."""
     ids = torch.tensor([context.ids + context.target_ids], device=model.device)
     length = len(context.target_ids)

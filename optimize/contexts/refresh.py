@@ -12,7 +12,8 @@ from functools import partial
 
 from optimize.config import ContextsConfig
 from optimize.contexts.collection import clearest, firings, harmless_states
-from optimize.contexts.context import Context, ContextSet, spread
+from optimize.contexts.context import Context, ContextSet, counted, spread
+from optimize.contexts.fallbacks import filled
 from optimize.contexts.mining import mine, without_flukes
 from optimize.contexts.splits import Split
 from safethink.guarded import SafeThink
@@ -50,7 +51,8 @@ def refresh(
     fresh = guarded.variant()
     fresh.seed = stable_seed(guarded.seed, "round", round_index)
     states = spread([state for fired in firings(fresh, split, threshold) for state in fired])
-    mined = mine(fresh, states[: config.surplus * config.max_contexts], config, threshold)
+    resampled = mine(fresh, states[: config.surplus * config.max_contexts], config, threshold)
+    mined = filled(fresh, resampled, split, config, threshold)
     found = [context for context in mined if context.target_ids]
     num_replayed = round(config.replay_share * min(len(contexts.unsafe), config.max_contexts))
     # A state at which nothing passes this time keeps the target it had.
@@ -64,6 +66,8 @@ def refresh(
         num_fired=len({state.prompt.id for state in states}),
         num_mined=len(mined),
         num_without_target=len(mined) - len(found),
+        num_targets=(origins := counted(found)),
+        dropped=tuple(context.name for context in mined if not context.target_ids) if origins else (),
     )
 
 

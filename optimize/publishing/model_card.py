@@ -31,7 +31,11 @@ VALIDATION: Final = {
     "over_refusal_forced_change": "the same, paired difference to nothing injected",
     "loss_recovery_rank_correlation": "training loss against recovery over candidates; below 0, the loss is a guide",
     "discretisation_gap": "recovery of the trained rows minus that of the hard prefix made from them, paired",
-    "target_found": "states for which a sampled continuation passed the monitor; the others were left out",
+    "target_found": "states for which a continuation passed the monitor; the others were left out",
+    "target_resampled": "targets among them that were sampled with nothing injected",
+    "target_prefix": "targets sampled behind a written prefix, which is no part of them",
+    "target_own_refusal": "targets that open the reasoner's own refusals",
+    "target_written_refusal": "targets that are written openings of refusals, not the reasoner's own words",
     "survival": "candidates that are the same ids after being written down and read again",
 }
 """Metrics of the search and its validation prompts, each with a sentence on what the number says."""

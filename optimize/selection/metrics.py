@@ -87,7 +87,8 @@ def of_search(contexts: ContextSet, log: Path) -> dict[str, Metric]:
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     looked_at, dropped = (sum(line.get(name, 0) for line in lines) for name in ("looked_at", "dropped"))
     survival = {"survival": _share(looked_at - dropped, looked_at)} if looked_at else {}
-    return {"target_found": _share(found, contexts.num_mined)} | survival
+    origins = {f"target_{source}": _share(count, found) for source, count in contexts.num_targets.items()}
+    return {"target_found": _share(found, contexts.num_mined)} | origins | survival
 
 
 def of_portfolio(arena: Arena, tries: Sequence[Trial], seed: int) -> dict[str, Metric]:

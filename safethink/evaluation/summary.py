@@ -293,7 +293,7 @@ def _by_category(benchmark: Benchmark) -> dict[str, Benchmark]:
 
 
 def _rates(row: TableRow, benchmark: Benchmark, evidence: Evidence) -> Cells:
-    """What the outputs on a benchmark were, the columns cut down to it; those that do not apply to it left out."""
+    """The columns of a row cut down to a benchmark; those that do not apply to it are left out."""
     out: Cells = {}
     for name in (*metrics.OF_OUTPUTS, "invalid"):
         column = metrics.named(name)
