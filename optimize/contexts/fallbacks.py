@@ -1,4 +1,3 @@
-# pyright: standard
 """Targets for states from which the reasoner did not come back by itself: fall-backs, tried in order.
 
 First a written prefix is injected and the step behind it sampled: what was injected is no part of the target, and the
