@@ -114,7 +114,6 @@ def printed(summary: Summary, wide: bool = False) -> str:
         + ("." if wide else ", --wide prints all columns."),
         *(["The prefix on trial was learned on another reasoner."] if summary.prefix.transferred else []),
         *(said for said in (finding(summary), finding_closed(summary)) if said),
-        *(said for said in (finding(summary), finding_closed(summary)) if said),
         *(list[str]() if summary.overlaps is None else summary.overlaps.lines()),
         *judges.notes(summary.judges, summary.contexts.unconfirmed),
     ]
