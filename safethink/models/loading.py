@@ -103,6 +103,8 @@ def _loaded(
         hint = f"; for the weights of {in_gguf[0]} set reasoner.gguf_file" if in_gguf else ""
         raise MissingFileError(f"no model in the folder {checkpoint.path!r}: it has no {wanted}{hint}")
     with installed(), found("model", checkpoint.path):
+        # The configuration first: where there is no model, that says so.
+        checkpoint.config()
         tokenizer = checkpoint.tokenizer()
         model = checkpoint.model(
             attn_implementation=attn_implementation, **placed(dtype, place, device_map, quantization)

@@ -125,7 +125,7 @@ def test_a_base_for_what_is_no_adapter_is_refused(base: str) -> None:
         ({"base_model_name_or_path": "/not/here"}, "was trained on '/not/here', which is not here: set reasoner.base"),
         (
             {"base_model_name_or_path": "owner/nothing"},
-            r"no base tokenizer \(reasoner.base\) of .* at 'owner/nothing'",
+            r"no base model \(reasoner.base\) of .* at 'owner/nothing'",
         ),
     ],
 )

@@ -50,7 +50,7 @@ def test_its_chat_template_is_the_one_that_it_was_trained_in() -> None:
 
 def test_without_its_base_it_says_what_is_missing(tmp_path: Path) -> None:
     missing = str(tmp_path / "base")
-    with pytest.raises(MissingFileError, match=r"no base tokenizer \(reasoner.base\) of the adapter 'smollm2-"):
+    with pytest.raises(MissingFileError, match=r"no base model \(reasoner.base\) of the adapter 'smollm2-"):
         load(ReasonerConfig(path="smollm2-reasoner", base=missing))
 
 
