@@ -206,10 +206,11 @@ def cards(summary: Summary, trial: str | None) -> list[Card]:
     own = summary.rows[trial]
     usual, bare = (summary.compared_with(other) for other in ("wait_think_safely", "undefended"))
     closed = summary.compared_closed("undefended")
+    same = summary.injects_like_trial("wait_think_safely")
     numbers = (
         ("recovery rate", own["recovery_rate"], False),
         ("lift over nothing injected", own["lift"], True),
-        ("recovery vs “Wait, think safely”", usual.get("recovery_rate"), True),
+        ("recovery vs “Wait, think safely”", None if same else usual.get("recovery_rate"), True),
         ("ASR vs undefended", bare.get("asr_answer"), True),
         ("the same, closed in both rows", closed.get("asr_answer"), True),
         ("accuracy vs undefended", bare.get("accuracy"), True),

@@ -115,6 +115,10 @@ class Summary(Frozen):
         """The same on prompts whose thinking closed in both rows; empty in summaries of before it was computed."""
         return _against(other, self.comparisons_closed)
 
+    def injects_like_trial(self, other: str) -> bool:
+        """Whether a row, named as in comparisons, injects the very texts of the prefix on trial."""
+        return any(_short(row) == other and texts == self.prefix.texts for row, texts in self.texts.items())
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

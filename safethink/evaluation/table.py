@@ -192,7 +192,7 @@ def finding_closed(summary: Summary) -> str | None:
 
 
 def _others(summary: Summary) -> list[str]:
-    return [other for other in AGAINST if summary.texts.get(other) != summary.prefix.texts]
+    return [other for other in AGAINST if not summary.injects_like_trial(other)]
 
 
 def _said(what: str, summary: Summary, other: str, difference: Estimate, where: str) -> str:

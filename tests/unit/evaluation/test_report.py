@@ -292,8 +292,16 @@ def test_the_finding_is_the_paired_difference_with_its_interval_and_n(summary: S
     assert "may be none" not in said
     assert "may be none" in str(table.finding(with_comparison(summary, Estimate(0.1, -0.2, 0.4, 9, 9))))
     assert table.finding(summary.replace(comparisons={})) is None
-    same = summary.replace(texts=dict.fromkeys(table.AGAINST, summary.prefix.texts))
-    assert table.finding(with_comparison(same, Estimate(0.0, -0.1, 0.1, 9, 9))) is None
+
+
+@pytest.mark.parametrize("start", ["", "safethink_"])
+def test_a_prefix_is_not_compared_with_itself(summary: Summary, start: str) -> None:
+    rows = (f"{start}{other}" for other in table.AGAINST)
+    same = with_comparison(summary, Estimate(0.0, -0.1, 0.1, 9, 9)).replace(
+        texts=dict.fromkeys(rows, summary.prefix.texts)
+    )
+    assert table.finding(same) is None
+    assert not any("Wait" in card.label for card in report.cards(same, "safethink_learned"))
 
 
 def with_comparison(summary: Summary, difference: Estimate) -> Summary:
