@@ -53,8 +53,9 @@ def test_an_artifact_loads_and_binds(name: str) -> None:
 
 
 def told_alike(cells: dict[str, Any]) -> dict[str, Any]:
-    """Columns that mean what they meant: recovery and forcing left the prefix in, whatever the defense did."""
-    other = ("recovery", "lift", "empty_resamples")
+    """Columns that were there and mean what they meant: recovery and forcing left the prefix in, whatever the defense
+    did."""
+    other = ("recovery", "lift", "empty_resamples", "invalid_attacks")
     return {name: cell for name, cell in cells.items() if not name.startswith(other) and not name.endswith("_forced")}
 
 
