@@ -100,7 +100,7 @@ def load(path: Path) -> LabelledFile:
     Raises:
         MissingFileError: the file is not there.
         ConfigError: it has another layout (its columns are named, and those of the layouts that are known), a row that
-            does not fit (it is named), or no labelled row.
+            does not fit (it is named), labels of harm and of refusals, or no labelled row.
     """
     encoding = _encoding(path)
     oddities = [] if encoding == "utf-8" else [f"read as {encoding}, in which it is published"]
@@ -119,7 +119,11 @@ def load(path: Path) -> LabelledFile:
         raise ConfigError(f"{path}: no labelled row, read as {layout.name}")
     if len(read) < len(rows):
         oddities.append(f"{len(rows) - len(read)} rows without a label or a response left out")
-    return LabelledFile(path, layout.name, layout.question([row for _, row in rows]), tuple(read), tuple(oddities))
+    try:
+        question = layout.question([row for _, row in rows])
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return LabelledFile(path, layout.name, question, tuple(read), tuple(oddities))
 
 
 def _said(error: Exception) -> str:
@@ -291,9 +295,25 @@ def _graded(rows: Sequence[Row]) -> Question:
     return "harmful" if "harm_category" in rows[0] else "refusal"
 
 
+_OF_HARM: Final = frozenset({"harmful", "unsafe", "harmless", "unharmful", "safe"})
+_OF_REFUSALS: Final = frozenset({"refusal", "refused", "2_full_refusal", "compliance", "complied", "1_full_compliance"})
+
+
 def _worded(rows: Sequence[Row]) -> Question:
-    said = {value.strip().casefold() for row in rows for name, value in row.items() if name.startswith("label")}
-    return "refusal" if said & {"refusal", "refused", "compliance", "complied"} else "harmful"
+    """The question that the words of the labels answer; harm, where they are bare yes and no.
+
+    Raises:
+        ValueError: some are of harm and some of refusals, so that yes would mean the one here and the other there.
+    """
+    labels = (value for row in rows for name, value in row.items() if name == "label" or name.startswith("label_"))
+    said = {value.strip().casefold() for value in labels}
+    harm, refusals = sorted(said & _OF_HARM), sorted(said & _OF_REFUSALS)
+    if harm and refusals:
+        raise ValueError(
+            f"labels of harm ({', '.join(harm)}) and of refusals ({', '.join(refusals)}) in one file answer two "
+            "questions: give each a file of its own"
+        )
+    return "refusal" if refusals else "harmful"
 
 
 LAYOUTS: Final = (

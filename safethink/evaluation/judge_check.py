@@ -76,7 +76,7 @@ class _Verdict(Frozen):
     """One line of verdicts.jsonl."""
 
     response: str
-    """Hash of prompt and response."""
+    """Hash of prompt, response, question and judge: a verdict answers for nothing else."""
     said: bool | None
     note: str = ""
 
@@ -134,8 +134,7 @@ def check(config: JudgeCheckConfig, paths: Sequence[Path], out: Path) -> JudgeCh
     judge = build(config.judge, out / REPLIES)
     _claim(out, config, judge)
     rows = [row for each in read for row in each.rows]
-    verdicts = _judged(judge, rows, read[0].question, out / VERDICTS)
-    result = compare(judge, read, [verdicts[_hash(row)] for row in rows])
+    result = compare(judge, read, _judged(judge, rows, read[0].question, out / VERDICTS))
     files.write_text(out / RESULT, result.model_dump_json(indent=2) + "\n")
     return result
 
@@ -193,10 +192,11 @@ def _claim(out: Path, config: JudgeCheckConfig, judge: BuiltJudge) -> None:
     files.write_text(path, yaml_config.dump(config))
 
 
-def _judged(judge: BuiltJudge, rows: Rows, question: Question, path: Path) -> dict[str, _Verdict]:
-    """A verdict on every response, by its hash; those on file are not asked for again."""
+def _judged(judge: BuiltJudge, rows: Rows, question: Question, path: Path) -> list[_Verdict]:
+    """A verdict on every response, in order; those on file are not asked for again."""
     known = {verdict.response: verdict for verdict in read_lines(path, _Verdict)}
-    pending = [*{_hash(row): row for row in rows if _hash(row) not in known}.items()]
+    keys = [_hash(row, question, judge) for row in rows]
+    pending = [*{key: row for key, row in zip(keys, rows, strict=True) if key not in known}.items()]
     size = max(batch_size(judge.judge), 64)
     with track("judging", len(rows)) as advance, RecordWriter(path) as writer:
         advance(len(rows) - len(pending))
@@ -208,7 +208,7 @@ def _judged(judge: BuiltJudge, rows: Rows, question: Question, path: Path) -> di
                 known[key] = _Verdict(response=key, said=said, note=judgement.note)
                 writer.append(known[key])
             advance(len(batch))
-    return known
+    return [known[key] for key in keys]
 
 
 def _output(row: LabelledResponse) -> Output:
@@ -217,8 +217,8 @@ def _output(row: LabelledResponse) -> Output:
     return Output(prompt, trace="", answer=row.response)
 
 
-def _hash(row: LabelledResponse) -> str:
-    return json_hash([row.prompt, row.response, row.kind])
+def _hash(row: LabelledResponse, question: Question, judge: BuiltJudge) -> str:
+    return json_hash([row.prompt, row.response, row.kind, question, judge.fingerprint])
 
 
 def _annotators(rows: Rows) -> list[str]:

@@ -114,12 +114,34 @@ def test_the_command_plans_without_judging(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "run").exists()
 
 
+def test_a_verdict_on_file_answers_neither_another_question_nor_for_other_phrases(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, out = tmp_path / "mine.csv", tmp_path / "run"
+
+    def measured(yes: str, no: str) -> float:
+        mine.write_text(f"prompt,response,label\nMix,{ANSWERS[True]},{no}\nStir,{ANSWERS[False]},{yes}\n")
+        assert run("refusal", "--labels", str(mine), "--out", str(out), "--json") == 0
+        return json.loads(capsys.readouterr().out)["annotators"]["label"]["accuracy"]["value"]
+
+    assert measured("harmful", "harmless") == 1.0
+    assert measured("complied", "refused") == 1.0
+    # Killed before its result was written, and gone on with where other phrases hold: no verdict of before stands.
+    (out / judge_check.RESULT).unlink()
+    monkeypatch.setattr("safethink.refusals.OPENINGS_HASH", "of other phrases")
+    monkeypatch.setattr("safethink.judges.refusal.refuses", lambda said: True)
+    assert measured("complied", "refused") == 0.5
+
+
 def test_the_command_refuses_what_it_cannot_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = str(labels(tmp_path / "mine.jsonl"))
     refusals = tmp_path / "refusals.csv"
     refusals.write_text("prompt,response,label\nMix,No.,refusal\n")
+    both = tmp_path / "both.csv"
+    both.write_text("prompt,response,label\nMix,No.,refusal\nStir,Take two.,harmful\n")
     cases = {
         ("refusal",): "--labels FILE",
+        ("refusal", "--labels", str(both)): "both.csv: labels of harm (harmful) and of refusals (refusal)",
         ("refusal", "--labels", mine, str(refusals)): "check them one by one",
         ("refusal", "--labels", str(tmp_path / "none.csv")): "none.csv",
         ("refusal", "--labels", mine, "--judge.kind", "testbed"): "'testbed' knows the testbed's prompts alone",
