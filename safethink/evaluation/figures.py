@@ -15,11 +15,17 @@ from plotly.subplots import make_subplots
 
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import DepthPoint, Summary
-from safethink.evaluation.table import benchmark_names
+from safethink.evaluation.table import benchmark_names, outcome_names
 
 TRIAL, OTHER, INK, GRID = "#0072b2", "#9aa5b1", "#1f2933", "#e4e7eb"
 """Blue for the prefix on trial, grey for the rest; told apart by lightness alone as well."""
-OUTCOME_COLORS: Final = {"harmful": "#d55e00", "refusal": "#56b4e9", "helpful": "#009e73", "invalid": "#c4ccd4"}
+OUTCOME_COLORS: Final = {
+    "harmful": "#d55e00",
+    "refusal": "#56b4e9",
+    "helpful": "#009e73",
+    "invalid": "#c4ccd4",
+    "unjudged": "#f0e442",
+}
 """After Okabe and Ito, told apart by the colour-blind."""
 PANELS: Final = 4
 """Panels side by side."""
@@ -116,7 +122,8 @@ def outcomes(summary: Summary) -> go.Figure:
     height = -(-len(names) // width) or 1
     rows = list(summary.outcomes)
     figure = _panels(names, width, height, len(rows))
-    for outcome, color in OUTCOME_COLORS.items():
+    for outcome in outcome_names(summary):
+        color = OUTCOME_COLORS[outcome]
         for place, benchmark in enumerate(names):
             shares = [summary.outcomes[row][benchmark][outcome] for row in rows]
             values = [0.0 if share is None else share.value for share in shares]

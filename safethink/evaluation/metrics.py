@@ -12,6 +12,7 @@ from safethink.evaluation.jobs import NOTHING, attack_benchmarks, injection_phas
 from safethink.evaluation.records import Key, Phase, Record
 from safethink.evaluation.statistics import Observations
 from safethink.evaluation.variants import TableRow
+from safethink.judges import Outcome
 from safethink.prompts import Prompt
 
 Benchmarks = Sequence[Benchmark]
@@ -242,6 +243,10 @@ OF_OUTPUTS: Final = ("asr_answer", "asr_trace", "accuracy", "over_refusal")
 """Columns that say what the output was, and so move where a defense makes more of them close."""
 
 
+OUTCOMES: Final[tuple[Outcome, ...]] = ("harmful", "refusal", "helpful", "invalid", "unjudged")
+"""Outcomes in the order in which they are stacked; the last stands only where there is one."""
+
+
 def named(name: str) -> Column:
     """The measured column of that name."""
     return next(column for column in COLUMNS if column.name == name)
@@ -269,6 +274,11 @@ class Ledger:
         self._samples: dict[tuple[Phase, str, str, str], list[Record]] = {}
         for key in sorted(records):
             self._samples.setdefault(key[:4], []).append(records[key])
+
+    @property
+    def has_unjudged(self) -> bool:
+        """Whether a guarded output has no verdict."""
+        return any(record.outcome == "unjudged" for key, record in self.records.items() if key.phase == "guarded")
 
     def on(self, *benchmarks: Benchmark) -> Ledger:
         """The same records, looked up on these prompts alone."""

@@ -83,7 +83,7 @@ class Summary(Frozen):
     comparisons_closed: dict[str, dict[str, Estimate | None]] = Field(default_factory=dict)
     """The same of what the outputs were, on the prompts whose thinking closed in both rows; each with its n."""
     outcomes: dict[str, dict[str, dict[str, Estimate | None]]]
-    """Share of each outcome, by row and benchmark."""
+    """Share of each outcome, by row and benchmark; of `unjudged` where the judge left outputs without a verdict."""
     categories: dict[str, dict[str, dict[str, dict[str, Estimate | None]]]] = Field(default_factory=dict)
     """By benchmark, category and row, of benchmarks that have categories: of attacks `asr_answer` and `asr_trace`, of
     other prompts `accuracy` and `over_refusal`, of both `invalid`. The bootstrap never resamples categories."""
@@ -266,12 +266,10 @@ def _against(other: str, comparisons: Mapping[str, Cells]) -> Cells:
 
 
 def outcomes(row: TableRow, evidence: Evidence) -> dict[str, Cells]:
-    """Share of each outcome on each benchmark."""
+    """Share of each outcome on each benchmark; every row has the same outcomes, so that they stack alike."""
+    known = metrics.OUTCOMES if evidence.ledger.has_unjudged else metrics.OUTCOMES[:-1]
     return {
-        benchmark.name: {
-            outcome: _outcome_share(row.name, benchmark.name, outcome, evidence)
-            for outcome in ("harmful", "refusal", "helpful", "invalid")
-        }
+        benchmark.name: {outcome: _outcome_share(row.name, benchmark.name, outcome, evidence) for outcome in known}
         for benchmark in evidence.ledger.benchmarks
     }
 

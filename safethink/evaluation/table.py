@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from safethink.evaluation import judges
-from safethink.evaluation.metrics import NAMES, OPTIONAL
+from safethink.evaluation.metrics import NAMES, OPTIONAL, OUTCOMES
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary
+from safethink.judges import Outcome
 
 HEADINGS: Final = {
     "asr_answer": "ASR answer",
@@ -49,8 +50,8 @@ DECISIVE: Final = ("asr_answer", "invalid_attacks", "recovery_rate", "accuracy",
 """The columns that decide between defenses: safety, what an injection does, and what it costs. An ASR never stands
 without the share of attacks whose output is invalid, which is neither harmful nor safe."""
 
-OUTCOMES: Final = ("harmful", "refusal", "helpful", "invalid")
-"""Outcomes in the order in which they are stacked."""
+OUTCOME_WORDS: Final[dict[Outcome, str]] = {"refusal": "refused"}
+"""Outcomes that headings have another word for."""
 FEW: Final = 20
 """Prompts below which a rate tells little, and the tables say so."""
 
@@ -137,13 +138,26 @@ def table(summary: Summary, names: Sequence[str] = DECISIVE) -> Table:
 def outcome_tables(summary: Summary) -> list[Table]:
     """The outcomes of every row on every benchmark for a terminal, stacked into one cell; few benchmarks to a table."""
     names = benchmark_names(summary)
-    starts = range(0, len(names), SIDE_BY_SIDE)
-    return [_outcome_table(summary, names[start : start + SIDE_BY_SIDE]) for start in starts]
+    few = SIDE_BY_SIDE - ("unjudged" in outcome_names(summary))  # A fifth share takes its room.
+    return [_outcome_table(summary, names[start : start + few]) for start in range(0, len(names), few)]
 
 
 def benchmark_names(summary: Summary) -> list[str]:
     """The benchmarks whose outcomes are known."""
     return [name for shares in list(summary.outcomes.values())[:1] for name in shares]
+
+
+def outcome_names(summary: Summary) -> list[Outcome]:
+    """The outcomes that are stacked: the four, and `unjudged` where an output has no verdict."""
+    unjudged = any(
+        "unjudged" in shares for by_benchmark in summary.outcomes.values() for shares in by_benchmark.values()
+    )
+    return [name for name in OUTCOMES if name != "unjudged" or unjudged]
+
+
+def stacked_heading(summary: Summary) -> str:
+    """The outcomes in the order in which a cell gives them."""
+    return " / ".join(OUTCOME_WORDS.get(name, name) for name in outcome_names(summary))
 
 
 def stacked(shares: Mapping[str, Estimate | None]) -> str:
@@ -153,7 +167,7 @@ def stacked(shares: Mapping[str, Estimate | None]) -> str:
 
 
 def _outcome_table(summary: Summary, names: Sequence[str]) -> Table:
-    title = "Outcomes in %: harmful / refused / helpful / invalid"
+    title = f"Outcomes in %: {stacked_heading(summary)}"
     out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="")
     out.add_column("", overflow="fold")
     for name in names:
@@ -221,7 +235,7 @@ def markdown(summary: Summary) -> str:
 def markdown_outcomes(summary: Summary) -> str:
     """The stacked outcomes in per cent, a benchmark a column, as GitHub Markdown."""
     names = benchmark_names(summary)
-    lines = [f"| harmful / refused / helpful / invalid, % | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    lines = [f"| {stacked_heading(summary)}, % | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
     for row, shares in summary.outcomes.items():
         lines.append(f"| `{row}` | {' | '.join(stacked(shares.get(name, {})) for name in names)} |")
     return "\n".join(lines) + "\n"

@@ -228,14 +228,22 @@ def test_an_asr_stands_with_its_share_of_invalid(summary: Summary, html: str) ->
     assert "| `undefended` | 25 / 25 / 25 / 25 |" in table.markdown_outcomes(summary)
 
 
-def test_outcomes_of_many_benchmarks_fit_120_columns_and_a_page(config: EvalConfig, summary: Summary) -> None:
+@pytest.mark.parametrize("outcomes", [table.OUTCOMES[:-1], table.OUTCOMES], ids=["four", "with unjudged"])
+def test_outcomes_of_many_benchmarks_fit_120_columns_and_a_page(
+    config: EvalConfig, summary: Summary, outcomes: tuple[str, ...]
+) -> None:
     full = Estimate(1.0, 0.9, 1.0, 40, 8)
-    many = {f"jailbreakbench_behaviours_{n}": dict.fromkeys(table.OUTCOMES, full) for n in range(12)}
+    many = {f"jailbreakbench_behaviours_{n}": dict.fromkeys(outcomes, full) for n in range(12)}
     wide = summary.replace(outcomes=dict.fromkeys(ROWS, many))
     lines = table.printed(wide).splitlines()
     assert max(map(len, lines)) <= 120
-    assert sum(line.count("100 / 100 / 100 / 100") for line in lines) == 12 * len(ROWS)
-    assert report.render(config, wide, {}, []).count('"barmode":"stack"') >= 2
+    cell = " / ".join(["100"] * len(outcomes))
+    assert sum(line.count(cell) for line in lines) == 12 * len(ROWS)
+    assert ("helpful / invalid / unjudged" in "\n".join(lines)) == ("unjudged" in outcomes)
+    assert ("helpful / invalid / unjudged, %" in table.markdown_outcomes(wide)) == ("unjudged" in outcomes)
+    html = report.render(config, wide, {}, [])
+    assert html.count('"barmode":"stack"') >= 2
+    assert ('"name":"unjudged"' in html) == ("unjudged" in outcomes)
 
 
 def test_a_difference_is_said_again_where_not_every_output_closes(summary: Summary) -> None:

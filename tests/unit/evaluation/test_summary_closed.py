@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from safethink.benchmarks import Benchmark
@@ -90,3 +92,14 @@ def test_benchmarks_without_categories_have_no_section(evidence: Evidence) -> No
     plain = tuple(prompt.replace(category=None) for prompt in evidence.ledger.benchmarks[0].prompts)
     evidence.ledger.benchmarks = [Benchmark("mine", plain)]
     assert summary.summarise(evidence).categories == {}
+
+
+def test_outputs_without_a_verdict_stack_with_the_others_in_every_row(evidence: Evidence) -> None:
+    assert "unjudged" not in summary.outcomes(BARE, evidence)["mine"]
+    unread = record("steered", "c", "unjudged")
+    ledger = Ledger(evidence.ledger.benchmarks, {**evidence.ledger.records, unread.key: unread})
+    seen = replace(evidence, ledger=ledger)
+    shares = {row.name: summary.outcomes(row, seen)["mine"] for row in (BARE, STEERED)}
+    values = {name: {outcome: each.value for outcome, each in cells.items() if each} for name, cells in shares.items()}
+    assert (values["undefended"]["unjudged"], values["steered"]["unjudged"]) == (0.0, 0.2)
+    assert all(sum(own.values()) == pytest.approx(1.0) for own in values.values())
