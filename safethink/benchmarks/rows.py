@@ -209,6 +209,8 @@ def local_rows(path: Path, encoding: str = "utf-8", file: FileFormat = AS_NAMED)
             return json_rows(path, encoding)
         case "parquet":
             return _numbered(str(path), datasets_library.of_parquet(path))
+        case None if path.is_dir():
+            raise ConfigError(f"{path} is a folder; give one of its files")
         case None:
             raise ConfigError(f"{path}: unknown kind of file; its name ends in one of {', '.join(layouts.SUFFIXES)}")
 
@@ -261,12 +263,15 @@ def told_by_name(config: PublishedSection, key: str, parts: Sequence[str]) -> st
         parts: words for the parts, one of which either must hold.
 
     Raises:
-        ConfigError: neither does.
+        ConfigError: neither does, or they contradict each other.
     """
-    told = str(getattr(config, key) or Path(config.path).name).casefold()
-    found = [part for part in parts if part in told]
+    setting, name = (str(said or "").casefold() for said in (getattr(config, key), Path(config.path).name))
+    by_setting, by_name = ([part for part in parts if part in said] for said in (setting, name))
+    found = by_setting if setting else by_name
     if len(found) != 1:
         raise ConfigError(f"{config.path}: no column says which part it is; add `{key}:`, for {' or '.join(parts)}")
+    if len(by_name) == 1 and by_name != found:
+        raise ConfigError(f"{config.path}: `{key}: {setting}`, but the file is named as its {by_name[0]} part")
     return found[0]
 
 

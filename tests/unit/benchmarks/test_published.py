@@ -233,6 +233,18 @@ def test_the_part_is_asked_for_where_nothing_says_it(tmp_path: Path) -> None:
     assert load("jailbreakbench", tmp_path / "mine.csv", split="benign").prompts[0].kind == "borderline"
 
 
+def test_a_part_that_contradicts_the_name_of_the_file_is_refused(tmp_path: Path) -> None:
+    benign = as_csv(tmp_path / "benign-behaviors.csv", [JBB])
+    with pytest.raises(ConfigError, match="`split: harmful`, but the file is named as its benign part"):
+        load("jailbreakbench", benign, split="harmful")
+    assert load("jailbreakbench", benign, split="benign").prompts[0].kind == "borderline"
+
+
+def test_a_folder_in_place_of_a_file_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder; give one of its files"):
+        load("advbench", tmp_path)
+
+
 def test_multimodal_behaviours_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ask about pictures"):
         load("harmbench", as_csv(tmp_path / "m.csv", [behavior("a", "standard") | {"ImageFileName": "a.png"}]))
