@@ -42,7 +42,7 @@ class Overlap(Frozen):
 
 
 def prompt_hash(prompt: Prompt) -> str:
-    """SHA-256 of the last user turn, letter case and blanks aside: the same prompt in another file has it too."""
+    """SHA-256 of the last user turn, letter case and blanks aside: manifests name prompts by it, as they always did."""
     return hashlib.sha256(" ".join(prompt.text.casefold().split()).encode()).hexdigest()
 
 
@@ -57,13 +57,13 @@ def overlaps(prompts: Iterable[Prompt], benchmarks: Mapping[str, str]) -> dict[s
         MissingFileError: a file is not there.
         ConfigError: a line is no prompt; it is named.
     """
-    used = {prompt_hash(prompt) for prompt in prompts}
+    used = {prompt.words_hash for prompt in prompts}
     return {name: _overlap(used, Path(path)) for name, path in benchmarks.items()}
 
 
 def _overlap(used: set[str], path: Path) -> Overlap:
     prompts = jsonl.load(JsonlBenchmarkConfig(path=str(path), prompts="jailbreak"))
-    hashes = {prompt_hash(prompt) for prompt in prompts}
+    hashes = {prompt.words_hash for prompt in prompts}
     return Overlap(shared=len(hashes & used), total=len(hashes))
 
 

@@ -14,7 +14,7 @@ from safethink.config import JsonlBenchmarkConfig, TestbedBenchmarkConfig, World
 from safethink.config.yaml_config import did_you_mean
 from safethink.errors import ConfigError
 from safethink.files import json_hash
-from safethink.prompts import Prompt, normalised
+from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def refuse_shared(path: Path) -> None:
     _refuse_unclear(path, rows)
     first: dict[str, NamedRow] = {}
     for row in rows:
-        before = first.setdefault(_asks(row.prompt), row)
+        before = first.setdefault(row.prompt.words_hash, row)
         if before.split != row.split:
             where = f"stands in {row.split!r}, not {before.split!r}"
             raise ConfigError(f"{path}:{row.line}: asks what line {before.line} asks, and {where}")
@@ -168,9 +168,9 @@ def _refuse_unclear(path: Path, rows: Sequence[NamedRow]) -> None:
 
 def _unseen(path: Path, rows: Sequence[NamedRow], held_out: set[str]) -> list[NamedRow]:
     """Rows that ask nothing that is held out; the others are counted aloud."""
-    unseen = [row for row in rows if _asks(row.prompt) not in held_out]
+    unseen = [row for row in rows if row.prompt.words_hash not in held_out]
     if len(unseen) < len(rows):
-        first = next(row.line for row in rows if _asks(row.prompt) in held_out)
+        first = next(row.line for row in rows if row.prompt.words_hash in held_out)
         what = f"split {rows[0].split!r}" if rows[0].split else "lines without a split"
         count = len(rows) - len(unseen)
         logger.warning("%s: %d of the %s ask what is held out, line %d first: left out", path, count, what, first)
@@ -178,12 +178,7 @@ def _unseen(path: Path, rows: Sequence[NamedRow], held_out: set[str]) -> list[Na
 
 
 def _words(rows: Sequence[NamedRow]) -> set[str]:
-    return {_asks(row.prompt) for row in rows}
-
-
-def _asks(prompt: Prompt) -> str:
-    """All that the user says, however it is spelt; a system prompt or prefill around it makes no other question."""
-    return normalised("\n".join(message.content for message in prompt.messages if message.role == "user"))
+    return {row.prompt.words_hash for row in rows}
 
 
 def _families(prompts: Sequence[Prompt]) -> dict[str, str]:
@@ -197,7 +192,7 @@ def _families(prompts: Sequence[Prompt]) -> dict[str, str]:
 
     asked: dict[str, str] = {}
     for prompt in prompts:
-        one, other = sorted((root(_group(prompt)), root(asked.setdefault(_asks(prompt), _group(prompt)))))
+        one, other = sorted((root(_group(prompt)), root(asked.setdefault(prompt.words_hash, _group(prompt)))))
         first[other] = one
     return {group: root(group) for group in first}
 

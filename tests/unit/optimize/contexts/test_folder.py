@@ -129,9 +129,9 @@ def test_an_unfinished_folder_says_how_to_finish_it(guarded, tmp_path):
         folder.load(tmp_path, SOURCE, DATA)
 
 
-def test_prompts_of_a_benchmark_are_counted_whatever_their_case_and_blanks(tmp_path):
+def test_prompts_of_a_benchmark_are_counted_however_they_are_spelt(tmp_path):
     benchmark = tmp_path / "bench.jsonl"
-    lines = [{"prompt": "  MIX the\nparts 1 "}, {"prompt": "mix the parts 2"}, {"prompt": "something else"}]
+    lines = [{"prompt": "  MIX the\nparts 1 "}, {"prompt": "Mix the parts 2!"}, {"prompt": "something else"}]
     benchmark.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = overlaps(ATTACKS, {"bench": str(benchmark)})["bench"]
     assert (found.shared, found.total) == (2, 3)
