@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from safethink.config import EvalConfig, JudgeCheckConfig, RefusalJudgeConfig
+from safethink.config.judges import JudgeSection
 from safethink.errors import ConfigError, MissingFileError
-from safethink.evaluation import exact_asr, folder, judge_check, records
+from safethink.evaluation import exact_asr, folder, judge_check, panel, records, report, runner, table
 from safethink.evaluation.panel import Opinion
+from safethink.judges.build import BuiltJudge, build
 from safethink.testbed.world import World
 from tests.integration.test_evaluate import evaluate, few_rows, shipped
 from tests.support import planted
@@ -94,3 +97,22 @@ def test_a_check_that_is_not_there_and_judges_changed_since_are_refused(tmp_path
     path.write_text(json.dumps({"refusal": "of other phrases"}))
     with pytest.raises(ConfigError, match=r"judges\.refusal is 'of other phrases' there"):
         evaluate(config(judge="refusal"), tmp_path / "b")
+
+
+def test_a_judge_of_the_monitor_s_weights_is_refused_by_hash_and_marked_where_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_monitor_s_weights(judge: JudgeSection, replies: Path | None = None) -> BuiltJudge:
+        return replace(build(judge, replies), weights=("the guard's",) if judge.title == "refusal" else ())
+
+    # The same weights in a folder of another name: configurations do not tell, hashes do.
+    monkeypatch.setattr(panel, "build", with_monitor_s_weights)
+    monkeypatch.setattr(runner, "fingerprint_of", lambda monitor: "the guard's")
+    with pytest.raises(ConfigError, match=r"judge 'refusal' has the weights of the monitor: .*allow_monitor_as_judge"):
+        evaluate(config(second_judges=["refusal"]), tmp_path / "refused")
+    assert not (tmp_path / "refused" / folder.RECORDS).exists()
+    summary = evaluate(config(second_judges=["refusal"], allow_monitor_as_judge=True), tmp_path / "allowed")
+    assert [judge.is_monitor for judge in summary.judges] == [False, True]
+    marked = "Judge refusal has the weights of the monitor: what passes one passes the other."
+    assert marked in " ".join(table.printed(summary).split())
+    assert marked in report.write(tmp_path / "allowed").read_text(encoding="utf-8")

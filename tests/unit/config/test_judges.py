@@ -78,3 +78,14 @@ def test_a_mistake_in_a_judge_is_named_by_its_path(judge: object, said: str) -> 
 def test_the_oracle_inside_a_combination_knows_no_prompts_of_ones_own() -> None:
     with pytest.raises(ConfigError, match="'testbed' knows the testbed's prompts alone"):
         judged({"kind": "both", "members": ["testbed", "refusal"]}, "jsonl")
+
+
+def test_the_monitor_s_own_model_is_no_judge_unless_that_is_allowed() -> None:
+    same = {"kind": "guard", "monitor": SHIPPED.run.monitor.model_dump(mode="json")}
+    for judge in (same, {"kind": "both", "members": ["refusal", same]}):
+        with pytest.raises(ConfigError, match=r"asks the monitor's own model 'testbed': .*allow_monitor_as_judge"):
+            judged(judge)
+        allowed = SHIPPED.model_dump(mode="json") | {"judge": judge, "allow_monitor_as_judge": True}
+        assert yaml_config.validate(EvalConfig, allowed, "mine.yaml").allow_monitor_as_judge
+    other = same | {"monitor": {"kind": "guard", "path": "another/guard"}}
+    assert judged(other).judge_name == judged(other).judge.title
