@@ -8,22 +8,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from safethink.config import NoneConfig, ReasonerConfig, RunConfig
 from safethink.defenses.effects import Until
 from safethink.engines import Engine, ExtendRequest
-from safethink.errors import SafeThinkError
+from safethink.errors import MissingFileError, SafeThinkError
 from safethink.guarded import SafeThink
+from safethink.models.adapters import WEIGHTS_FILES as ADAPTER_WEIGHTS
+from safethink.models.adapters import Adapter
+from safethink.models.shipped import located
 from safethink.progress import track
 from safethink.prompts import Prompt
-from safethink.testbed import locate
 from safethink.testbed.origin import is_testbed
 from safethink.thinking.opening import open_prompt
 
+_WEIGHTS: Final = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 PROBE_TOKENS: Final = 20
 """Tokens that a probe decodes of each row."""
 ALONE_S: Final = 10.0
@@ -66,20 +71,33 @@ def speed(run: RunConfig, probe: bool, testbed: Speed = TESTBED) -> Speed:
         return testbed
     if not probe:
         return Speed(None, None, "not known, and not tried")
-    if run.reasoner.server is None and not _has_weights(run.reasoner):
-        return Speed(None, None, f"not known: the weights of {run.reasoner.path} are not on this machine")
+    if run.reasoner.server is None and (missing := _missing(run.reasoner)) is not None:
+        return Speed(None, None, f"not known: the weights of {missing} are not on this machine")
     # What else a run says makes no difference, and the cells of a grid ask for the same again and again.
     kept = {name: getattr(run, name) for name in ("reasoner", "thought", "sampling", "batch_size")}
     return _tried(RunConfig(defense=NoneConfig(), **kept).model_dump_json())
 
 
-def _has_weights(reasoner: ReasonerConfig) -> bool:
-    """Whether loading the reasoner would download nothing; a folder says itself what it lacks."""
-    path = str(locate(reasoner.path))
-    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-    return os.path.isdir(path) or any(
-        isinstance(try_to_load_from_cache(path, name, revision=reasoner.revision), str) for name in names
-    )
+def _missing(reasoner: ReasonerConfig) -> str | None:
+    """The model whose weights would be downloaded, an adapter's base included; None where loading says what lacks."""
+    weights = (reasoner.gguf_file,) if reasoner.gguf_file is not None else _WEIGHTS
+    try:
+        folder = _folder(located(reasoner.path), (*weights, *ADAPTER_WEIGHTS), reasoner.revision)
+        adapter = None if folder is None else Adapter.at(folder)
+        if adapter is None:
+            return reasoner.path if folder is None else None
+        base, revision = adapter.located(reasoner.base)
+        return base if _folder(located(base), weights, revision) is None else None
+    except (MissingFileError, HFValidationError):
+        return None
+
+
+def _folder(path: str, names: Sequence[str], revision: str | None) -> str | None:
+    """The folder on this machine, the hub's cache included, that is `path` or has one of the files."""
+    if os.path.isdir(path):
+        return path
+    cached = (try_to_load_from_cache(path, name, revision=revision) for name in names)
+    return next((str(Path(file).parent) for file in cached if isinstance(file, str)), None)
 
 
 @lru_cache(maxsize=8)

@@ -25,7 +25,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from safethink.errors import ConfigError, MissingFileError
 
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json")
-_WEIGHTS_FILES: Final = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS_FILES: Final = ("adapter_model.safetensors", "adapter_model.bin")
+"""The update, in either format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,9 @@ class Adapter:
                 from peft.utils.save_and_load import load_peft_weights
         except ImportError as error:
             raise ConfigError("an adapter needs peft: pip install 'safethink[adapters]'") from error
-        weights = next(filter(None, (_beside(self.path, name, self.revision) for name in _WEIGHTS_FILES)), None)
+        weights = next(filter(None, (_beside(self.path, name, self.revision) for name in WEIGHTS_FILES)), None)
         if weights is None:
-            raise MissingFileError(f"the adapter {self.path!r} has no weights: there is no {_WEIGHTS_FILES[0]}")
+            raise MissingFileError(f"the adapter {self.path!r} has no weights: there is no {WEIGHTS_FILES[0]}")
         where = f"the adapter {self.path!r} does not fit its base {model.name_or_path!r}"
         # Of the hub this is the snapshot of the commit, which peft would ask the hub for again.
         folder = str(Path(weights).parent)

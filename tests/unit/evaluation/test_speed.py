@@ -55,6 +55,21 @@ def test_a_reasoner_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     assert speed(a_run(tmp_path), probe=True).source.startswith(f"not known: no model in the folder '{tmp_path}'")
 
 
+def test_a_path_that_is_no_folder_and_no_repository_is_named() -> None:
+    tried = speed(a_run("/no/such/reasoner"), probe=True)
+    assert tried.decoded_per_s is None
+    assert tried.source.startswith("not known: no model at '/no/such/reasoner'")
+
+
+def test_an_adapter_is_here_only_where_its_base_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "try_to_load_from_cache", lambda *args, **kwargs: None)
+    monkeypatch.setattr(module, "_tried", lambda run_json: Speed(1.0, 1.0, "tried"))
+    named = speed(a_run("smollm2-reasoner"), probe=True)
+    assert named.source == "not known: the weights of HuggingFaceTB/SmolLM2-135M-Instruct are not on this machine"
+    with_base = RunConfig(reasoner=ReasonerConfig(path="smollm2-reasoner", base=str(folder)))
+    assert speed(with_base, probe=True).source == "tried"
+
+
 def test_a_time_is_known_only_where_what_it_takes_is() -> None:
     assert Speed(10.0, None, "a guess").seconds(100) == 10
     assert Speed(10.0, None, "a guess").seconds(100, read=5) is None
