@@ -151,7 +151,11 @@ def changed(config: BaseModel, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def explain(schema: type[BaseModel], error: ValidationError, mark: str = "") -> str:
     """Say on one line what is wrong and where; `mark` goes before every path, such as `--` before flags."""
-    mistakes = [f"{mark if detail['loc'] else ''}{_mistake(schema, detail)}" for detail in error.errors()]
+    details = error.errors()
+    # A list whose members are wrong is no shorter than it stands there, as pydantic says of what is left of it.
+    wrong = {detail["loc"][:end] for detail in details for end in range(len(detail["loc"]))}
+    found = (detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in wrong)
+    mistakes = [f"{mark if detail['loc'] else ''}{_mistake(schema, detail)}" for detail in found]
     count = f"{len(mistakes)} mistakes: " if len(mistakes) > 1 else ""
     return count + "; ".join(mistakes)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from pydantic import Field
+
 from safethink import benchmarks
 from safethink.benchmarks import Benchmark
-from safethink.config import EvalConfig, RowConfig, SafeThinkConfig
+from safethink.config import EvalConfig, LlmJudgeConfig, RowConfig, SafeThinkConfig
+from safethink.config.judges import judge_leaves
 from safethink.evaluation.jobs import attack_benchmarks, only_kinds
 from safethink.evaluation.speed import speed
 from safethink.frozen import Frozen
@@ -32,6 +35,9 @@ class Plan(Frozen):
     """Source of the speed that the time is estimated from."""
     memory_gib: float | None
     """Weights, keys and values of full batches; None where a model is not on this machine."""
+    judge_requests: dict[str, int] = Field(default_factory=dict)
+    """Number of requests to each large model that judges, by its name, at most: one per answer, one per trace that it
+    reads, and one per drift to confirm. Empty where none judges."""
 
     @property
     def total(self) -> int:
@@ -75,7 +81,20 @@ def plan(config: EvalConfig, probe: bool = False) -> Plan:
         seconds=pace.seconds(tokens),
         timed_by=pace.source,
         memory_gib=decoding_gib(config.run),
+        judge_requests=_judge_requests(config, generations, _count(attacks)),
     )
+
+
+def _judge_requests(config: EvalConfig, generations: dict[str, int], drifts: int) -> dict[str, int]:
+    """The judge that decides reads every generation, further ones the guarded; any may be asked about every drift."""
+    out: dict[str, int] = {}
+    for place, judge in enumerate(config.judges):
+        outputs = generations["guarded"] if place else sum(generations.values())
+        for leaf in judge_leaves(judge):
+            if isinstance(leaf, LlmJudgeConfig):
+                requests = outputs * (2 if leaf.judge_trace else 1) + drifts
+                out[leaf.title] = out.get(leaf.title, 0) + requests
+    return out
 
 
 def row_on_trial(config: EvalConfig) -> RowConfig | None:

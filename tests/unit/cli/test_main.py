@@ -150,7 +150,7 @@ def test_an_edited_artifact_does_not_verify(capsys, run_yaml: Path, tmp_path: Pa
     ("argv", "said"),
     [
         (["generat"], "no command 'generat', did you mean 'generate'?"),
-        (["frobnicate"], "choose one of generate, inspect, evaluate, calibrate, prefix, testbed"),
+        (["frobnicate"], "choose one of generate, inspect, evaluate, calibrate, judge-check, prefix, testbed"),
         (["prefix", "lst"], "no command 'lst', did you mean 'list'?"),
         (["generate"], "safethink generate takes a YAML file"),
         (["generate", "--json"], "safethink generate takes a YAML file"),

@@ -18,6 +18,7 @@ from safethink.config import (
 )
 from safethink.config.judges import judge_leaves
 from safethink.errors import ConfigError
+from safethink.evaluation.plan import plan
 
 SHIPPED = yaml_config.load(EvalConfig, yaml_config.shipped_config("testbed", "eval"))
 
@@ -89,3 +90,26 @@ def test_the_monitor_s_own_model_is_no_judge_unless_that_is_allowed() -> None:
         assert yaml_config.validate(EvalConfig, allowed, "mine.yaml").allow_monitor_as_judge
     other = same | {"monitor": {"kind": "guard", "path": "another/guard"}}
     assert judged(other).judge_name == judged(other).judge.title
+
+
+def test_a_wrong_member_is_one_mistake_and_leaves_no_list_too_short() -> None:
+    with pytest.raises(ConfigError) as said:
+        judged({"kind": "both", "members": ["refusal", "refusl"]})
+    assert "mistakes" not in str(said.value)
+    assert "judge.members.1.kind: 'refusl' is not one of" in str(said.value)
+
+
+def test_a_plan_counts_the_requests_to_large_models_that_judge() -> None:
+    llm = {"kind": "llm", "server": {"urls": ["http://localhost:1/v1"], "model": "m"}}
+    values = SHIPPED.model_dump(mode="json") | {
+        "benchmarks": [{"kind": "testbed", "prompts": "jailbreak", "n": 5}],
+        "judge": {"kind": "both", "members": ["refusal", llm | {"judge_trace": False}]},
+        "second_judges": [llm | {"rubric": "strongreject"}, "refusal"],
+    }
+    config = yaml_config.validate(EvalConfig, values, "mine.yaml")
+    planned = plan(config)
+    assert planned.judge_requests == {
+        "m by harmfulness": planned.total + 5,
+        "m by strongreject": 2 * planned.generations["guarded"] + 5,
+    }
+    assert plan(SHIPPED).judge_requests == {}
