@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from safethink.errors import ConfigError, PromptError
 from safethink.prompts import Message
-from safethink.thinking.control_tokens import any_of, control_tokens, without
+from safethink.thinking.control_tokens import any_of, control_tokens, further_on, without
 from safethink.thinking.holes import EncodedChat, Stretches, content_for, hole, holes_in, tail_of, with_contents
 from safethink.tokens import EXTENSION_TOKEN, num_shared
 
@@ -74,6 +74,7 @@ class ChatEncoder:
         self.control = frozenset(self._control_ids)
         self._control_pattern = any_of(control)
         self._plain = without(control, tokenizer)
+        self._further = further_on(self._plain)
         self._masks = {token["content"].strip(): chr(_FIRST_MASK + index) for index, token in enumerate(control)}
         self._unmasking = str.maketrans({mask: text for text, mask in self._masks.items()})
         self._rendered: dict[tuple[object, ...], str] = {}
@@ -86,6 +87,12 @@ class ChatEncoder:
 
     def _encode(self, text: str) -> Encoding:
         return self._plain.encode(text, add_special_tokens=False)
+
+    def _encode_stretch(self, text: str, is_first: bool) -> Encoding:
+        """Encode the text up to a control token, or between two, as the tokenizer does within a chat."""
+        if is_first or self._further is self._plain:
+            return self.encode(text)
+        return self._further.encode(text, add_special_tokens=False)
 
     def text(self, text: str) -> tuple[int, ...]:
         """Encode `text` as text: control strings in it are spelled out, never control tokens."""
@@ -267,7 +274,7 @@ class ChatEncoder:
             # The template wrote it anew, or it holds the reasoner's own tags: no content then, but the template's.
             start, core = until, ""
         behind = rendered[start + len(core) :]
-        builder = Stretches(self.encode, 1)
+        builder = Stretches(self._encode_stretch, 1)
         self._add_template(builder, rendered[:start])
         builder.add_content(0, core.translate(self._unmasking))
         self._add_template(builder, behind + _suffix(suffix, behind))
@@ -287,7 +294,7 @@ class ChatEncoder:
         return re.sub(either, mask, content)
 
     def _filled(self, template: str, contents: Sequence[str], names: Sequence[str]) -> EncodedChat:
-        builder = Stretches(self.encode, len(contents))
+        builder = Stretches(self._encode_stretch, len(contents))
         end = 0
         for found in holes_in(template):
             self._add_template(builder, template[end : found.start()])

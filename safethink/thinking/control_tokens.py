@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypedDict
+from collections.abc import Iterable
+from typing import Any, TypedDict, cast
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from safethink.errors import ConfigError
@@ -91,6 +92,27 @@ def without(control: list[AddedTokenState], tokenizer: PreTrainedTokenizerFast) 
         if plain.token_to_id(token["content"]) != token["id"]:
             raise ConfigError(f"the tokenizer's added token {token['content']!r} cannot be told from control tokens")
     return plain
+
+
+def further_on(plain: Tokenizer) -> Tokenizer:
+    """The tokenizer for what stands behind a control token; `plain` itself where that is encoded as at the start.
+
+    SentencePiece's Metaspace under its scheme `first` puts a blank in front of the first text of all, and of no other.
+    """
+    if not any(stage.prepend_scheme == "first" for stage in _metaspaces(plain)):
+        return plain
+    further = Tokenizer.from_str(plain.to_str())
+    for stage in _metaspaces(further):
+        if stage.prepend_scheme == "first":
+            stage.prepend_scheme = "never"
+    return further
+
+
+def _metaspaces(backend: Tokenizer) -> list[pre_tokenizers.Metaspace]:
+    whole = backend.pre_tokenizer
+    # A sequence has no `__iter__`, but is read by index until it ends.
+    stages = list(cast("Iterable[object]", whole)) if isinstance(whole, pre_tokenizers.Sequence) else [whole]
+    return [stage for stage in stages if isinstance(stage, pre_tokenizers.Metaspace)]
 
 
 def _merged(merge: str | list[str]) -> tuple[str, str, str]:

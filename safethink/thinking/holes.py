@@ -64,11 +64,11 @@ class Stretches:
         spans: for each content, its positions in `ids`; None for one that was not added.
     """
 
-    def __init__(self, encode: Callable[[str], Encoding], num_messages: int) -> None:
+    def __init__(self, encode: Callable[[str, bool], Encoding], num_messages: int) -> None:
         """Gather nothing yet.
 
         Args:
-            encode: encodes text as text.
+            encode: encodes a stretch as text; told whether it is the first of all, with no control token before it.
             num_messages: how many contents there will be.
         """
         self.ids: list[int] = []
@@ -93,7 +93,7 @@ class Stretches:
 
     def flush(self) -> None:
         """Encode the stretch so far."""
-        encoding = self._encode(self._stretch)
+        encoding = self._encode(self._stretch, not self.ids)
         offsets = encoding.offsets if self._contents else []
         for index, start, stop in self._contents:
             before = bisect_right(offsets, start, key=lambda token: token[1])

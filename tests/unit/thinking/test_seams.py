@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache, partial
 from typing import Any, Final
 
@@ -163,3 +164,25 @@ def test_a_prefill_that_stops_within_a_line_is_encoded_as_it_stands() -> None:
     thought = Thought(ThoughtConfig(family="think"), gpt2_like())
     prefilled = prefill_tokens(thought, Prompt.from_text("Add 3.").replace(prefill="First st")).ids
     assert prefilled == thought.encoder.text("First st")
+
+
+@pytest.mark.parametrize("rule", ["normalizer", "first", "always"])
+@pytest.mark.parametrize("behind_bos", ["", " ", "\n", "</s>", "<think>"])
+@pytest.mark.parametrize("bos", ["{{ bos_token }}", ""])
+def test_an_opened_chat_has_the_ids_of_its_template(rule: tiny_sentencepiece.Rule, behind_bos: str, bos: str) -> None:
+    splitter = deepcopy(tiny_sentencepiece.tokenizer(rule))
+    splitter.chat_template = bos + behind_bos + tiny_sentencepiece.CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
+    thought = Thought(ThoughtConfig(family="think"), splitter)
+    turns: list[dict[str, str]] = [{"role": "user", "content": " Add 3. So is it.\n\nAnd 4"}]
+    opened = splitter.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert open_prompt(thought, Prompt.from_text(turns[0]["content"])) == tuple(opened)
+
+
+def test_a_later_text_of_a_chat_has_no_blank_in_front_by_a_rule_within_a_sequence() -> None:
+    splitter = deepcopy(tiny_sentencepiece.tokenizer("first"))
+    backend = splitter.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pre_tokenizers.Digits()])
+    splitter.chat_template = tiny_sentencepiece.CHAT_TEMPLATE
+    turns = [{"role": "user", "content": "Add 34."}]
+    opened = splitter.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert open_prompt(Thought(ThoughtConfig(family="think"), splitter), Prompt.from_text("Add 34.")) == tuple(opened)
