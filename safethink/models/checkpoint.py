@@ -6,6 +6,7 @@ A checkpoint is a model, an adapter on its base, or a GGUF file, whose weights a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from safethink.config import ReasonerConfig
 from safethink.errors import ConfigError, MissingFileError, SafeThinkError, require
 from safethink.models.adapters import Adapter
 from safethink.models.shipped import located
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,8 @@ class Checkpoint:
             options["quantization_config"] = GgufConfig(gguf_file=self.gguf_file, dequantize=True)
         model = self._read("model", AutoModelForCausalLM, adapter, **options)
         if self.gguf_file is not None:
+            precision = str(model.dtype).removeprefix("torch.")
+            logger.warning("the weights of %s are dequantised to %s", self.gguf_file, precision)
             _forget_rounding(model)
         return model if adapter is None else adapter.put_on(model)
 

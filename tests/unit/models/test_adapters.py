@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import constants
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from safethink.config import ReasonerConfig, RunConfig, yaml_config
 from safethink.errors import ConfigError, MissingFileError
@@ -195,6 +196,16 @@ def test_a_gguf_file_needs_its_extra(base: str, monkeypatch: pytest.MonkeyPatch)
     Path(base, "model.gguf").touch()
     with pytest.raises(ConfigError, match=r"needs gguf: pip install 'safethink\[gguf\]'"):
         load(ReasonerConfig(path=base, gguf_file="model.gguf"))
+
+
+def test_a_gguf_file_is_said_to_be_dequantised(
+    base: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    monkeypatch.setattr("safethink.models.checkpoint.require", lambda *names: None)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *args, **options: model)
+    assert Checkpoint(base, gguf_file="small.Q4_1.gguf").model() is model
+    assert "the weights of small.Q4_1.gguf are dequantised to bfloat16" in caplog.text
 
 
 def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
