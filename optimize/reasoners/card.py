@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from optimize.reasoners.config import ReasonerEvaluationConfig, ReasonerTrainingConfig
 from optimize.reasoners.evaluation import Measured
-from optimize.reasoners.rows import Row
+from optimize.reasoners.rows import REASON, Row
 from safethink.prefix import Metric
 
 KINDS = {
@@ -38,7 +38,7 @@ def card(
         minutes: what the training took.
         sets: what was measured.
     """
-    counts = Counter(row.kind for row in rows)
+    counts = Counter[str](row.kind for row in rows)
     taught = "\n".join(f"- {counts[kind]} {words}" for kind, words in KINDS.items() if counts[kind])
     training = config.training
     tail = losses[-10:]
@@ -64,7 +64,7 @@ reasoner: {{path: {config.name}}}
 {taught}
 
 No row shows how a correction works: no step holds a corrective phrase, and no row refuses after it has begun to comply.
-So what an injected phrase does to this reasoner was not taught.
+{_taught_of_harm(counts)}
 
 LoRA of rank {training.rank} on {", ".join(training.targets)} of the layers from {training.first_layer} on.
 Learning rate {training.learning_rate:g}, {len(losses)} steps of {training.batch_size} rows, seed {config.seed};
@@ -76,6 +76,16 @@ Hash of the base's weights, rounded to bfloat16: `{base_sha256}`.
 
 {_table(sets, config.evaluation) if sets else "Nothing yet: give `evaluation.benchmarks`."}
 """
+
+
+def _taught_of_harm(counts: Counter[str]) -> str:
+    """The bounds of the rule that no row shows a correction."""
+    if not counts["refusal"]:
+        return "So what an injected phrase does to this reasoner was not taught."
+    return f"""\
+So that an injected phrase turns a trace back was not taught. What was taught is that talk of harm precedes a refusal:
+in every row that refuses, the second step says why and opens with "{REASON}". Phrases that speak of harm may profit
+from it; compare them with others with that in mind."""
 
 
 def _table(sets: Sequence[Measured], settings: ReasonerEvaluationConfig) -> str:

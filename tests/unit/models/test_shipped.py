@@ -9,6 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from optimize.reasoners.encoding import CHAT_TEMPLATE
+from optimize.reasoners.rows import REASON
 from safethink.config import ReasonerConfig
 from safethink.errors import MissingFileError
 from safethink.models.adapters import Adapter
@@ -40,6 +41,8 @@ def test_its_card_says_what_it_is_and_what_was_measured() -> None:
     card = Path(located("smollm2-reasoner"), "README.md").read_text()
     assert "nothing of large models" in card
     assert "| strongreject | 80 |" in card
+    assert "figures are slightly selected" in card
+    assert f'opens with "{REASON}"' in card
 
 
 def test_its_chat_template_is_the_one_that_it_was_trained_in() -> None:
