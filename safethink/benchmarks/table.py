@@ -62,10 +62,14 @@ def _text(row: Row, config: TableBenchmarkConfig) -> str:
 def _kind(row: Row, config: TableBenchmarkConfig) -> PromptKind | None:
     """The kind of a row; None for one that is left out."""
     label = None if config.fields.label is None else row.maybe(config.fields.label)
-    if not label:
+    if not label and "" not in config.labels:
         if config.prompts is None:
-            raise ConfigError(f"{row.place}: no label; give `prompts`, the kind of such rows")
+            raise ConfigError(
+                f'{row.place}: no label; give `prompts`, the kind of such rows, or leave them out by `"": null` among '
+                "`labels`"
+            )
         return config.prompts
+    label = label or ""
     if label not in config.labels:
         raise ConfigError(f"{row.place}: the label {label!r} is not one of `labels`: {', '.join(config.labels)}")
     return config.labels[label]

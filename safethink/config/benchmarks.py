@@ -228,7 +228,8 @@ class TableBenchmarkConfig(PublishedSection):
     prompts: PromptKind | None = None
     """Kind of the prompts where no label says it."""
     labels: dict[str, PromptKind | None] = Field(default_factory=dict[str, PromptKind | None])
-    """Kind by label, such as `{safe: borderline, unsafe: harmful}`; null leaves rows of a label out."""
+    """Kind by label, such as `{safe: borderline, unsafe: harmful}`; null leaves rows of a label out, and `""` is
+    the label of rows without one."""
     format: Literal["csv", "tsv", "json", "parquet"] | None = None
     """Format, where the file's name does not end in it; `json` reads lines too."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)

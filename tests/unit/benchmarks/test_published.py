@@ -287,3 +287,14 @@ def test_every_kind_has_a_loader_of_its_name(section: type) -> None:
 def test_a_dataset_that_the_hub_does_not_give_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HubError, match="nobody/nothing: no such file, and the hub does not give it"):
         load("advbench", Path("nobody/nothing"))
+
+
+def test_rows_without_a_label_are_left_out_where_that_is_said(tmp_path: Path) -> None:
+    path = as_csv(tmp_path / "own.csv", [{"ask": "How?", "bad": "1"}, {"ask": "What?", "bad": ""}])
+    fields, labels = {"prompt": "ask", "label": "bad"}, {"1": "harmful"}
+    with pytest.raises(ConfigError, match=r'no label; give `prompts`.* or leave them out by `"": null` among `labels`'):
+        load("table", path, fields=fields, labels=labels)
+    left = load("table", path, fields=fields, labels={**labels, "": None}).prompts
+    assert [each.text for each in left] == ["How?"]
+    both = load("table", path, fields=fields, labels=labels, prompts="harmless").prompts
+    assert [each.kind for each in both] == ["harmful", "harmless"]
