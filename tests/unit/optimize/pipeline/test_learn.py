@@ -228,12 +228,12 @@ def test_contexts_on_policy_change_with_every_round(rounds_folder):
 def test_a_run_killed_between_rounds_continues_to_the_same_result(rounds_folder, tmp_path, monkeypatch, calls):
     original, left = rounds.refresh, calls
 
-    def mortal(*args):
+    def mortal(*args, **kwargs):
         nonlocal left
         left -= 1
         if left < 0:
             raise Killed
-        return original(*args)
+        return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(rounds, "refresh", mortal)
