@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -22,11 +21,8 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
@@ -34,6 +30,7 @@ from optimize.monitors import quality
 from optimize.monitors.config import RewardTrainingConfig, TrainMonitorConfig
 from optimize.monitors.steps import LabelledSplit, SplitName, Step
 from optimize.selection.metrics import of_estimate
+from optimize.trainer import StepProgress, last_complete
 from safethink.errors import ConfigError, MissingFileError, SearchError
 from safethink.evaluation.statistics import Observations, rate
 from safethink.files import atomic_write, write_text
@@ -240,29 +237,9 @@ def _fit(
     # It prints tables where there is no bar.
     trainer.remove_callback(PrinterCallback)
     with track("training the reward model", num_batches) as advance:
-        trainer.add_callback(_Steps(advance))
-        trainer.train(resume_from_checkpoint=_last_complete(checkpoints))
+        trainer.add_callback(StepProgress(advance))
+        trainer.train(resume_from_checkpoint=last_complete(checkpoints))
     model.eval()
-
-
-def _last_complete(checkpoints: Path) -> str | None:
-    """The checkpoint to go on from; one that a killed run left half-written, without its last file, is deleted."""
-    for folder in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if not (folder / TRAINER_STATE_NAME).is_file():
-            shutil.rmtree(folder)
-    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-
-
-class _Steps(TrainerCallback):
-    """Shows the steps go by, those of an earlier run too."""
-
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self._advance, self._shown = advance, 0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A step is done."""
-        self._advance(state.global_step - self._shown)
-        self._shown = state.global_step
 
 
 def _measure(

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,15 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from optimize.reasoners.config import LoraTrainingConfig
 from optimize.reasoners.encoding import IGNORED, Example
+from optimize.trainer import StepProgress, last_complete
 from safethink.errors import ConfigError, SearchError
 from safethink.models.adapters import quiet_peft
 from safethink.progress import track
@@ -133,7 +132,7 @@ def train(
     # It prints tables where there is no bar.
     trainer.remove_callback(PrinterCallback)
     with quiet_peft(), track("training the reasoner", num_steps) as advance:
-        trainer.add_callback(_Steps(advance))
+        trainer.add_callback(StepProgress(advance))
         checkpoint = last_complete(checkpoints)
         state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
         if checkpoint is not None and state is not None and state.global_step >= num_steps:
@@ -168,23 +167,3 @@ def _arguments(config: LoraTrainingConfig, num_steps: int, seed: int, checkpoint
         report_to="none",
         disable_tqdm=True,
     )
-
-
-def last_complete(checkpoints: Path) -> str | None:
-    """The checkpoint to go on from; one that a killed run left half-written, without its last file, is deleted."""
-    for folder in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if not (folder / TRAINER_STATE_NAME).is_file():
-            shutil.rmtree(folder)
-    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-
-
-class _Steps(TrainerCallback):
-    """Shows the steps go by, those of an earlier run too."""
-
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self._advance, self._shown = advance, 0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A step is done."""
-        self._advance(state.global_step - self._shown)
-        self._shown = state.global_step

@@ -125,7 +125,7 @@ def _sorted(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Truncat
 def _invert(
     masses: Float64[Tensor, "batch tokens"], uniform: Float64[Tensor, " batch"]
 ) -> tuple[Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
-    """Where each row's cumulative distribution passes `uniform`, and whether rounding leaves no doubt of that.
+    """The token at which each row's cumulative distribution passes `uniform`; True where rounding leaves no doubt.
 
     The masses are overwritten.
     """

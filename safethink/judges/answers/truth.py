@@ -21,7 +21,7 @@ def states(answer: str, reference: str) -> bool:
 
 
 def final(answer: str) -> bool | None:
-    """What is announced as the answer, else what the text opens with, else its last word of the kind."""
+    """The truth value that is announced as the answer, else the one the text opens with, else the last in it."""
     text = _BOTH.sub(" ", answer)
     for said in stated(text):
         announced = next(_said(said), None)

@@ -12,6 +12,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from optimize.reasoners import training
 from optimize.reasoners.config import LoraTrainingConfig
 from optimize.reasoners.encoding import Example
+from optimize.trainer import last_complete
 from safethink.errors import ConfigError, SearchError
 from tests.support import tiny_reasoner
 
@@ -48,7 +49,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_by_the_same_losses(
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_Steps", lambda advance: Killed())
+        patch.setattr(training, "StepProgress", lambda advance: Killed())
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "killed")
     resumed, resumed_losses = train(tmp_path / "killed")
@@ -72,7 +73,7 @@ def test_stopped_early_it_has_taken_the_first_steps_of_the_same_training(tmp_pat
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     half = tmp_path / "checkpoint-7"
     half.mkdir()
-    assert training.last_complete(tmp_path) is None
+    assert last_complete(tmp_path) is None
     assert not half.exists()
 
 
