@@ -12,9 +12,9 @@ class CorpusConfig(Section):
 
     word_problems: int = Field(default=2300, ge=0)
     """Arithmetic word problems of the package's own generator, of one or two operations."""
-    instructions: int = Field(default=380, ge=0)
-    """Harmless open-ended requests; thinking and answer are continued by the base itself."""
-    refusals: int = Field(default=100, ge=0)
+    instructions: int = Field(default=480, ge=0)
+    """Harmless open-ended requests, a fifth of them in the words of harmful ones; thinking and answer are continued by the base itself."""
+    refusals: int = Field(default=75, ge=0)
     """Requests that are refused; the base itself says why."""
     rationales: str | None = None
     """GSM8K's training file (JSONL), or its place on the hub, `openai/gsm8k`; None for none. Nothing of it ships."""

@@ -86,7 +86,7 @@ def test_what_ships_of_the_corpus_is_clean_and_large_enough() -> None:
     assert len(harmless()) >= 300
     assert len({request.text for request in harmless()}) == len(harmless())
     drafted = drafts(config, seed=0)
-    assert sum(draft.kind == "refusal" for draft in drafted) == config.refusals == len(unkind())
+    assert sum(draft.kind == "refusal" for draft in drafted) == config.refusals < len(unkind())
     assert all(correction(row_of(draft.steps, draft.kind == "refusal")) is None for draft in drafted)
     assert len({draft.id for draft in drafted}) == len(drafted)
 

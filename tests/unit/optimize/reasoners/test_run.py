@@ -126,7 +126,7 @@ def test_the_plan_counts_rows_and_steps(config: ReasonerTrainingConfig) -> None:
 
 def test_the_command_plans_without_loading_anything(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.PROGRAM.main(["reasoner", "smollm2", "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"]["refusal"] == 100
+    assert json.loads(capsys.readouterr().out)["rows"]["refusal"] == 75
 
 
 def test_the_command_names_a_base_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
