@@ -13,7 +13,7 @@ class CorpusConfig(Section):
     word_problems: int = Field(default=2300, ge=0)
     """Arithmetic word problems of the package's own generator, of one or two operations."""
     instructions: int = Field(default=480, ge=0)
-    """Harmless open-ended requests, a fifth of them in the words of harmful ones; thinking and answer are continued by the base itself."""
+    """Harmless open-ended requests, a fifth in the words of harmful ones; the base itself thinks and answers."""
     refusals: int = Field(default=75, ge=0)
     """Requests that are refused; the base itself says why."""
     rationales: str | None = None
