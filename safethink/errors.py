@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 
@@ -79,3 +81,52 @@ def require(extra: str, *modules: str) -> None:
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise ConfigError(f"this command needs {' and '.join(missing)}: pip install 'safethink[{extra}]'")
+
+
+def not_found(path: str, error: BaseException, here: str = "folder", there: str = "repository") -> str:
+    """Reason that a model or a data set could not be read, in one line.
+
+    A name that is nowhere is said to be nowhere; of anything else the first line of `error` says it.
+
+    Args:
+        path: what was to be read: on this machine, or `OWNER/NAME` on the hub.
+        error: of the library that tried.
+        here: what it would be on this machine.
+        there: what it would be on the hub.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import validate_repo_id
+
+    lines = str(error).strip().splitlines()
+    said = lines[0] if lines else type(error).__name__
+    causes = tuple(_causes(error))
+    if os.path.exists(path) or any(isinstance(cause, GatedRepoError) for cause in causes):
+        return said
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return f"no such {here}"
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return f"no such {here}, and no such {there} on the hub, or no right to it (HF_TOKEN)"
+    kept = (repo_folder_name(repo_id=path, repo_type=kind) for kind in ("model", "dataset"))
+    if any(os.path.isdir(os.path.join(constants.HF_HUB_CACHE, name)) for name in kept):
+        return said
+    if any(isinstance(cause, ConnectionError | LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in causes):
+        why = "offline" if constants.HF_HUB_OFFLINE else "which cannot be reached"
+        return f"no such {here}, and no such {there} on the hub ({why})"
+    return said
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

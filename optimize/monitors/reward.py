@@ -31,10 +31,10 @@ from optimize.monitors.config import RewardTrainingConfig, TrainMonitorConfig
 from optimize.monitors.steps import LabelledSplit, SplitName, Step
 from optimize.selection.metrics import of_estimate
 from optimize.trainer import StepProgress, last_complete
-from safethink.errors import ConfigError, MissingFileError, SearchError
+from safethink.errors import ConfigError, SearchError
 from safethink.evaluation.statistics import Observations, rate
 from safethink.files import atomic_write, write_text
-from safethink.models.loading import context_window, pick_device
+from safethink.models.loading import context_window, found, pick_device
 from safethink.prefix.artifact import Metric
 from safethink.progress import progress, track
 from safethink.prompts import Message, Prompt
@@ -178,13 +178,11 @@ class _Reader:
 
 def _load(config: RewardTrainingConfig, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     path = str(folders().guard) if config.base == "testbed" else config.base
-    try:
+    with found("model", path):
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
         model = AutoModelForSequenceClassification.from_pretrained(
             path, revision=config.revision, num_labels=1, dtype=torch.float32
         )
-    except (OSError, ValueError) as error:
-        raise MissingFileError(f"no model at {config.base!r}: {str(error).strip().splitlines()[0]}") from error
     if not tokenizer.chat_template:
         raise ConfigError(f"monitor.base: {config.base!r} has no chat template")
     if tokenizer.pad_token is None:

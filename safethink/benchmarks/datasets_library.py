@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from safethink.config import PublishedSection
-from safethink.errors import ConfigError, HubError, require
+from safethink.errors import ConfigError, HubError, not_found, require
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,7 +53,7 @@ def of_hub(config: PublishedSection) -> Iterable[Mapping[str, object]]:
                 config.path, config.subset, split=config.split, revision=config.revision, **config.HUB_OPTIONS
             )
         except (DatasetsError, OSError, ValueError) as error:
-            raise HubError(f"{at}: no such file, and the hub does not give it: {_first_line(error)}") from error
+            raise HubError(f"{at}: {not_found(config.path, error, 'file', 'data set')}") from error
     if isinstance(found, DatasetDict):
         if len(found) > 1:
             raise ConfigError(f"{at}: several splits; add `split:` with one of {', '.join(map(str, found))}")

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from shutil import get_terminal_size
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -202,12 +203,17 @@ def run_or_plan(
 
 
 def quiet_libraries() -> None:
-    """Silence the progress bars and notices of transformers and the hub; a command shows its own progress."""
+    """Silence the progress bars and notices of transformers, what it imports, and the hub.
+
+    A command shows its own progress.
+    """
     from transformers.utils import logging
 
     quiet_hub()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # peft and trl import it, and it speaks of kernels that nothing asks for.
+    getLogger("bitsandbytes").setLevel(ERROR)
 
 
 def quiet_hub() -> None:

@@ -142,7 +142,8 @@ def _beside(path: str, name: str, revision: str | None) -> str | None:
 def quiet_peft() -> Generator[None, None, None]:
     """Silence what peft says of transformers' names of today and of layers without an update, which is told here.
 
-    And what bitsandbytes, which peft imports, says of kernels that nothing asks for.
+    And of a base without a configuration, which a GGUF file has inside; and what bitsandbytes, which peft imports, says
+    of kernels that nothing asks for.
     """
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
@@ -150,6 +151,7 @@ def quiet_peft() -> Generator[None, None, None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Could not find a config file", category=UserWarning)
         try:
             yield
         finally:

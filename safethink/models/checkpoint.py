@@ -22,12 +22,14 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 
 from safethink.config import ReasonerConfig
-from safethink.errors import ConfigError, MissingFileError, SafeThinkError, require
+from safethink.errors import ConfigError, MissingFileError, SafeThinkError, not_found, require
 from safethink.models.adapters import Adapter
 from safethink.models.shipped import located
+from safethink.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +101,8 @@ class Checkpoint:
         adapter = self._adapter()
         if self.gguf_file is not None:
             options["quantization_config"] = GgufConfig(gguf_file=self.gguf_file, dequantize=True)
-        model = self._read("model", AutoModelForCausalLM, adapter, **options)
+        with shown_dequantising(self.gguf_file):
+            model = self._read("model", AutoModelForCausalLM, adapter, **options)
         if self.gguf_file is not None:
             precision = str(model.dtype).removeprefix("torch.")
             logger.warning("the weights of %s are dequantised to %s", self.gguf_file, precision)
@@ -114,13 +117,27 @@ class Checkpoint:
 
     def _read(self, what: str, reader: Any, adapter: Adapter | None, **options: Any) -> Any:
         """Read something of the model, or of an adapter's base, by a class of transformers."""
-        path, revision = (located(self.path), self.revision) if adapter is None else adapter.located(self.base)
+        path, revision = (self.path, self.revision) if adapter is None else adapter.located(self.base)
         if self.gguf_file is not None:
             require("gguf", "gguf")
             options["gguf_file"] = self.gguf_file
         named = what if adapter is None else f"base {what} (reasoner.base) of the adapter {self.path!r}"
-        with found(named, path):
-            return reader.from_pretrained(path, revision=revision, trust_remote_code=self.trust_remote_code, **options)
+        with found(named, path, self.gguf_file):
+            return reader.from_pretrained(
+                located(path), revision=revision, trust_remote_code=self.trust_remote_code, **options
+            )
+
+
+@contextmanager
+def shown_dequantising(gguf_file: str | None) -> Generator[None, None, None]:
+    """Show the dequantising of a GGUF file as all long work is shown; transformers draws a bar of its own unasked."""
+    reader: Any = modeling_gguf_pytorch_utils
+    theirs = reader.tqdm
+    reader.tqdm = lambda tensors, **_: progress(tensors, f"dequantising {gguf_file}")
+    try:
+        yield
+    finally:
+        reader.tqdm = theirs
 
 
 def _forget_rounding(model: PreTrainedModel) -> None:
@@ -133,15 +150,32 @@ def _forget_rounding(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def found(what: str, path: str | Path) -> Generator[None, None, None]:
-    """Turn transformers' loading errors about `path` into one line.
+def found(what: str, path: str | Path, gguf_file: str | None = None) -> Generator[None, None, None]:
+    """Turn the errors of loading `path` by transformers into one line.
+
+    Args:
+        what: what is loaded.
+        path: folder or hub id.
+        gguf_file: name of the file that it is loaded from; None where it is a model's own.
 
     Raises:
-        MissingFileError: whatever it says; what is said here is raised as it is.
+        MissingFileError: whatever transformers says; an error of this package is raised as it is.
     """
     try:
         yield
     except SafeThinkError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        raise MissingFileError(f"no {what} at {str(path)!r}: {str(error).strip().splitlines()[0]}") from error
+        raise MissingFileError(f"no {what} {_reason(str(path), error, gguf_file)}") from error
+
+
+def _reason(path: str, error: Exception, gguf_file: str | None) -> str:
+    """The place that nothing can be loaded from, and why."""
+    folder, wanted = Path(located(path)), gguf_file or "config.json"
+    if not folder.is_dir() or (folder / wanted).is_file():
+        return f"at {path!r}: {not_found(path, error)}"
+    if (folder / "adapter_config.json").is_file():
+        return f"at {path!r}: it is an adapter, not a whole model"
+    in_gguf = sorted(each.name for each in folder.glob("*.gguf"))
+    hint = f"; for the weights of {in_gguf[0]} set reasoner.gguf_file" if in_gguf else ""
+    return f"in the folder {path!r}: it has no {wanted}{hint}"

@@ -9,10 +9,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safethink.config import ReasonerConfig, RunConfig
-from safethink.errors import MissingFileError
 from safethink.models.checkpoint import Checkpoint, found
 from safethink.models.placement import compile_forward, installed, pick_device, placed, put
-from safethink.models.shipped import located
 from safethink.thinking.format import Thought
 from safethink.thinking.opening import refuse_contradiction
 
@@ -95,13 +93,6 @@ def _loaded(
 ) -> CausalLM:
     """A checkpoint's model, placed and ready to be run, and its tokenizer."""
     place = pick_device(device)
-    path = Path(located(checkpoint.path))
-    files = ("config.json", "adapter_config.json", checkpoint.gguf_file or "config.json")
-    if path.is_dir() and not any((path / name).is_file() for name in files):
-        wanted = "config.json" if checkpoint.gguf_file is None else checkpoint.gguf_file
-        in_gguf = sorted(each.name for each in path.glob("*.gguf"))
-        hint = f"; for the weights of {in_gguf[0]} set reasoner.gguf_file" if in_gguf else ""
-        raise MissingFileError(f"no model in the folder {checkpoint.path!r}: it has no {wanted}{hint}")
     with installed(), found("model", checkpoint.path):
         # The configuration first: where there is no model, that says so.
         checkpoint.config()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from logging import getLogger
 from pathlib import Path
 from subprocess import PIPE
 
@@ -13,8 +14,10 @@ import yaml
 
 from safethink import prefix
 from safethink.cli.main import PROGRAM
-from safethink.cli.program import GOES_ON, INTERRUPTED, PIPE_CLOSED, Command, Program
+from safethink.cli.program import GOES_ON, INTERRUPTED, PIPE_CLOSED, Command, Program, quiet_libraries
 from tests.support import chat_reasoner, tiny_guard
+
+NOWHERE = "no such folder, and no such repository on the hub (offline)"
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +180,13 @@ def test_mistakes_are_one_line_and_status_2(capsys, argv: list[str], said: str) 
     [
         ({"defense": {"kind": "safethink", "treshold": 0}}, "defense.treshold: unknown key, did you mean 'threshold'?"),
         ({"seed": "many"}, "seed: input should be a valid integer"),
-        ({"reasoner": {"path": "nowhere/reasoner"}}, "no model at 'nowhere/reasoner'"),
-        ({"monitor": {"kind": "guard", "path": "nowhere/guard"}}, "no model at 'nowhere/guard'"),
+        ({"reasoner": {"path": "nowhere/reasoner"}}, f"no model at 'nowhere/reasoner': {NOWHERE}"),
+        ({"reasoner": {"path": "a/deep/folder"}}, "no model at 'a/deep/folder': no such folder"),
+        (
+            {"reasoner": {"path": "smollm2-reasoner", "base": "nowhere/base"}},
+            f"no base model (reasoner.base) of the adapter 'smollm2-reasoner' at 'nowhere/base': {NOWHERE}",
+        ),
+        ({"monitor": {"kind": "guard", "path": "nowhere/guard"}}, f"no model at 'nowhere/guard': {NOWHERE}"),
         ({"reasoner": {"path": "nowhere/reasoner", "device": "toaster"}}, "no such device: 'toaster'"),
         ({"prefix": "wait-think-safly"}, "no prefix 'wait-think-safly'"),
         ({"defense": {"kind": "safethink", "threshold": 1.5}}, "defense.threshold: input should be less than"),
@@ -187,8 +195,8 @@ def test_mistakes_are_one_line_and_status_2(capsys, argv: list[str], said: str) 
         ({"monitor": {"kind": "entry_point", "name": "nobody"}}, "no monitor 'nobody' among the entry points"),
         ({"monitor": {"kind": "min", "members": []}}, "monitor: a combination needs members"),
         ({"monitor": {"kind": "guard", "template": "{prompt}"}}, "monitor: the template needs the hole {trace}"),
-        ({"monitor": {"kind": "reward", "path": "nowhere/reward"}}, "no model at 'nowhere/reward'"),
-        ({"monitor": {"kind": "stream", "path": "nowhere/stream"}}, "no model at 'nowhere/stream'"),
+        ({"monitor": {"kind": "reward", "path": "nowhere/reward"}}, f"no model at 'nowhere/reward': {NOWHERE}"),
+        ({"monitor": {"kind": "stream", "path": "nowhere/stream"}}, f"no model at 'nowhere/stream': {NOWHERE}"),
     ],
 )
 def test_a_file_that_cannot_be_run(
@@ -303,3 +311,9 @@ def test_evaluate_dry_run_prints_the_resolved_config_and_what_it_takes(capsys) -
     assert (resolved["world"]["prompts_seed"], resolved["prefix"]) == (4, "text:a")
     assert planned["generations"]["guarded"] > 0
     assert json.loads(run(capsys, "evaluate", "testbed", "--dry-run", "--json")[1])["tokens"] == planned["tokens"]
+
+
+def test_libraries_that_speak_of_kernels_nobody_asks_for_are_silenced(caplog: pytest.LogCaptureFixture) -> None:
+    quiet_libraries()
+    getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load a kernel")
+    assert caplog.records == []

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
 
 from safethink.config import ReasonerConfig, RunConfig, yaml_config
 from safethink.errors import ConfigError, MissingFileError
 from safethink.models.adapters import quiet_peft
-from safethink.models.checkpoint import Checkpoint
+from safethink.models.checkpoint import Checkpoint, shown_dequantising
 from safethink.models.hashes import model_hash
 from safethink.models.loading import complete, load
 from safethink.models.placement import footprint
@@ -114,6 +115,17 @@ def test_keys_that_are_left_out_are_not_written_down() -> None:
     assert "base:" not in written
 
 
+def test_an_adapter_in_the_place_of_a_base_is_named(adapter: str) -> None:
+    named = rf"no base model \(reasoner.base\) of the adapter '{adapter}' at '{adapter}': it is an adapter, not a whole"
+    with pytest.raises(MissingFileError, match=named):
+        load(ReasonerConfig(path=adapter, base=adapter))
+    with pytest.raises(MissingFileError, match="at 'smollm2-reasoner': it is an adapter, not a whole model"):
+        load(ReasonerConfig(path=adapter, base="smollm2-reasoner"))
+    edit(adapter, base_model_name_or_path=adapter)
+    with pytest.raises(MissingFileError, match="it is an adapter, not a whole model"):
+        load(ReasonerConfig(path=adapter))
+
+
 def test_a_base_for_what_is_no_adapter_is_refused(base: str) -> None:
     with pytest.raises(ConfigError, match=r"reasoner.base is for an adapter, and .* has no adapter_config.json"):
         load(ReasonerConfig(path=base, base=base))
@@ -208,9 +220,19 @@ def test_a_gguf_file_is_said_to_be_dequantised(
     assert "the weights of small.Q4_1.gguf are dequantised to bfloat16" in caplog.text
 
 
-def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_dequantising_is_shown_as_all_long_work_is(capfd: pytest.CaptureFixture[str]) -> None:
+    reader: Any = modeling_gguf_pytorch_utils
+    with shown_dequantising("small.Q4_1.gguf"):
+        read = list(reader.tqdm([1, 2], desc="Converting and de-quantizing GGUF tensors..."))
+    assert read == [1, 2]
+    assert capfd.readouterr().err == "dequantising small.Q4_1.gguf: 2/2 (0 s)\n"
+
+
+def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path, adapter: str, base: str) -> None:
     with pytest.raises(MissingFileError, match=r"it has no model\.gguf"):
         load(ReasonerConfig(path=str(tmp_path), gguf_file="model.gguf"))
+    with pytest.raises(MissingFileError, match=rf"no base model .* in the folder '{base}': it has no model\.gguf"):
+        load(ReasonerConfig(path=adapter, base=base, gguf_file="model.gguf"))
 
 
 def test_a_folder_with_a_gguf_file_alone_says_how_it_is_read(tmp_path: Path) -> None:
@@ -238,6 +260,16 @@ def put(served: StubHub, repo_id: str, folder: str) -> str:
     """Publish a folder; returns the commit."""
     repository = served.repositories.setdefault(repo_id, Repository(False, []))
     return repository.commit("publish", {file.name: file.read_bytes() for file in Path(folder).iterdir()}).oid
+
+
+def test_what_the_hub_does_not_have_is_said_to_be_nowhere(online: StubHub) -> None:
+    with pytest.raises(MissingFileError, match=r"no such folder, and no such repository on the hub, or no right to it"):
+        load(ReasonerConfig(path="ada/nothing"))
+    put_without_model = Repository(False, [])
+    put_without_model.commit("publish", {"README.md": b"empty"})
+    online.repositories["ada/empty"] = put_without_model
+    with pytest.raises(MissingFileError, match=r"no model at 'ada/empty': (?!no such folder).*config.json"):
+        load(ReasonerConfig(path="ada/empty"))
 
 
 def test_on_the_hub_an_adapter_finds_its_base_at_the_commit_that_it_names(
