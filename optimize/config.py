@@ -6,7 +6,15 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from safethink.config import BenchmarkConfig, EntryPointSection, MonitorConfig, RunConfig, Section, WorldConfig
+from safethink.config import (
+    BenchmarkConfig,
+    EntryPointSection,
+    JudgeConfig,
+    MonitorConfig,
+    RunConfig,
+    Section,
+    WorldConfig,
+)
 from safethink.errors import ConfigError
 
 
@@ -225,6 +233,8 @@ class PhrasesConfig(SearchSection):
     Every step tries one phrase; phrases of more than `length` tokens are passed over.
     """
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"tried_on"})
+
     begins_with_init: ClassVar[bool] = False
     kind: Literal["phrases"] = "phrases"
     pool: tuple[str, ...] = ()
@@ -235,6 +245,9 @@ class PhrasesConfig(SearchSection):
     """Phrases that move harmless continuations further than this many nats per token are dropped."""
     exhaustive_below: int = Field(default=512, ge=1)
     """Up to so many phrases are all tried; beyond, Optuna proposes and its WilcoxonPruner stops early."""
+    tried_on: Literal["search", "validation"] = "validation"
+    """Contexts on which phrases are tried: those that decide among the finalists, as in the paper; or those of every
+    other method, so that the finalists meet fresh prompts."""
 
     @property
     def shortest(self) -> int:
@@ -298,6 +311,8 @@ ChosenBy: TypeAlias = Literal["judge", "monitor"]
 class SelectionConfig(Section):
     """Selection of the prefix among those the search found: by recovery on validation, never by training loss."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"outcome_judge"})
+
     finalists: int = Field(default=12, ge=1)
     """Number of candidates put on trial that are the best by loss."""
     spread: int = Field(default=6, ge=0)
@@ -317,6 +332,15 @@ class SelectionConfig(Section):
     """Prefixes in the artifact, one per try; each next one recovers most of what those before it leave."""
     judge: MonitorConfig | None = None
     """A second guard that chooses where the testbed's judge cannot; None takes the monitor itself."""
+    outcome_judge: JudgeConfig | None = None
+    """A judge of whole outputs, as `safethink evaluate` has them, that chooses in the place of a guard: `refusal`,
+    `{kind: guard, monitor: ...}` and so on. Where it has no opinion on traces, the monitor says which have drifted."""
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> SelectionConfig:
+        if self.judge is not None and self.outcome_judge is not None:
+            raise ValueError("give either `judge`, a second guard, or `outcome_judge`")
+        return self
 
     @model_validator(mode="after")
     def _a_seed_for_every_try(self) -> SelectionConfig:

@@ -60,8 +60,9 @@ class AblationConfig(Section):
     """Methods that every other one is compared with, paired."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Seeds of the search; rollouts and measurements keep `run.seed`, so that cells are paired."""
-    validation: MeasureConfig = MeasureConfig()
-    """Prompts and samples that every cell is measured on."""
+    validation: MeasureConfig | None = MeasureConfig()
+    """Prompts and samples that every cell is measured on; None takes what the choice of its prefix saw: recovery, and
+    the cost of forcing, in the states and by the judge that chose it."""
     test: MeasureConfig | None = None
     """Prompts and samples of `test` on which the validation-best seed of each method and place is reported; None leaves
     `test` alone."""
@@ -93,6 +94,8 @@ class AblationConfig(Section):
                 raise ValueError(f"methods.{name}.set: {both[0]} is an axis")
             if variant.warm_start and LENGTH not in self.axes:
                 raise ValueError(f"methods.{name}.warm_start: there is no axis {LENGTH} to start along")
+            if self.validation is None and not variant.learn:
+                raise ValueError(f"methods.{name}: nothing is learned, so nothing is chosen; give `validation`")
             if variant.phrases and not variant.learn:
                 raise ValueError(f"methods.{name}: either `phrases` are put on trial, or nothing is learned")
         for name in self.controls:

@@ -46,7 +46,7 @@ class Cell:
         place: where it stands on the axes.
         seed: of the search.
         config: the base with everything that the cell changes.
-        measure: what it is measured on.
+        measure: what it is measured on; None for the choice of its prefix.
         shorter: the cell from whose artifact its search starts; None for a start of its own.
     """
 
@@ -56,7 +56,7 @@ class Cell:
     place: Coordinates
     seed: int
     config: SearchConfig
-    measure: MeasureConfig
+    measure: MeasureConfig | None
     shorter: Cell | None = None
 
     @property
@@ -76,7 +76,7 @@ class Cell:
         return {
             "base": config.model_dump(mode="json"),
             "method": self.variant.model_dump(mode="json", include={"learn", "phrases"}),
-            "validation": self.measure.model_dump(mode="json"),
+            "validation": self.measure and self.measure.model_dump(mode="json"),
             "shorter": self.shorter.fingerprint if self.shorter else None,
         }
 

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 
 from optimize.ablation.config import MeasureConfig
-from optimize.config import SearchConfig
+from optimize.ablation.outcome import Choice, Observed
+from optimize.config import PromptSetsConfig, SearchConfig
 from optimize.scoring import Example, Scorer
+from optimize.selection.trials import Arena, Trial
 from safethink import defenses
 from safethink.config import (
     BenchmarkConfig,
@@ -173,6 +175,37 @@ def observe(ledger: Ledger, name: str, drops_prefix: bool = False) -> dict[str, 
     return plain | paired
 
 
+def observe_choice(choice: Choice) -> dict[str, Seen]:
+    """Observations of the choice of a prefix, by column, with its changes against nothing injected."""
+    own = {name: each.observations for name, each in choice.own.items()}
+    plain = {name: Seen(each) for name, each in own.items() if each.denominators.sum()}
+    paired = {
+        change: Seen(own[column], choice.nothing[column].observations)
+        for change, (column, other) in CHANGES.items()
+        if column in plain and column in choice.nothing and other == NOTHING
+    }
+    return plain | paired
+
+
+def choice_of(arena: Arena, chosen: Trial, nothing: Trial) -> Choice:
+    """What a choice saw of a prefix and of nothing injected.
+
+    Args:
+        arena: where they were tried.
+        chosen: the prefix's trial.
+        nothing: that of nothing injected.
+    """
+
+    def observed(trial: Trial) -> dict[str, Observed]:
+        return {
+            "recovery_rate": Observed.of(arena.recovery(trial)),
+            "accuracy_forced": Observed.of(arena.accuracy(trial)),
+            "over_refusal_forced": Observed.of(arena.refusals(trial)),
+        }
+
+    return Choice(own=observed(chosen), nothing=observed(nothing))
+
+
 def pool(cells: Mapping[int, Seen]) -> Seen:
     """Observations of several seeds' cells, pooled: the seed is a factor that prompts are crossed with.
 
@@ -208,9 +241,22 @@ def _crossed(seen: Sequence[Observations], seeds: Sequence[int]) -> Observations
 
 def _benchmarks(config: SearchConfig, measure: MeasureConfig, split: SplitName) -> tuple[BenchmarkConfig, ...]:
     if config.prompt_sets is not None:
-        raise ConfigError("prompt_sets: an ablation measures on the splits of one JSONL, given as `prompts`")
+        return _held_out(config.prompt_sets, split)
     if config.prompts is not None:
         return (JsonlBenchmarkConfig(path=config.prompts, prompts="jailbreak", split=split),)
     wanted = {"jailbreak": measure.jailbreak, "harmless": measure.harmless, "borderline": measure.borderline}
     some = [{"prompts": kind, "split": split, "n": n} for kind, n in wanted.items() if n]
     return tuple(TestbedBenchmarkConfig.model_validate(each) for each in some)
+
+
+def _held_out(sets: PromptSetsConfig, split: SplitName) -> tuple[BenchmarkConfig, ...]:
+    """The benchmarks that are held out of learning.
+
+    Raises:
+        ConfigError: there are none, or they are not what is to be measured on.
+    """
+    if split == "validation":
+        raise ConfigError("prompt_sets: what is chosen on is no benchmark by itself; give `validation: null`")
+    if not sets.held_out:
+        raise ConfigError("prompt_sets.held_out: nothing is held out to test on; name a benchmark, or `test: null`")
+    return sets.held_out

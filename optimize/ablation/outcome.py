@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from optimize.ablation.config import MeasureConfig
@@ -17,7 +18,7 @@ from optimize.selection.trials import choose_finalist
 from safethink.config import EvalConfig
 from safethink.config.mismatch import other_settings
 from safethink.errors import ConfigError, RecordError
-from safethink.evaluation.statistics import Estimate
+from safethink.evaluation.statistics import Estimate, Observations
 from safethink.files import json_hash
 from safethink.frozen import Frozen
 
@@ -25,6 +26,39 @@ CELLS, CONTEXTS, REFERENCES = "cells", "contexts", "references"
 """Folders of an ablation."""
 CELL, TEST, LOG = "cell.json", "test.json", "log.txt"
 """Files of a cell."""
+
+
+class Observed(Frozen):
+    """Observations of one quantity, as JSON holds them; see `Observations`."""
+
+    numerators: tuple[float, ...]
+    denominators: tuple[float, ...]
+    units: tuple[str, ...]
+    clusters: tuple[dict[str, str], ...]
+
+    @classmethod
+    def of(cls, seen: Observations) -> Observed:
+        """From observations."""
+        return cls(
+            numerators=tuple(seen.numerators.tolist()),
+            denominators=tuple(seen.denominators.tolist()),
+            units=seen.units,
+            clusters=tuple(dict(each) for each in seen.clusters),
+        )
+
+    @property
+    def observations(self) -> Observations:
+        """The observations."""
+        return Observations(np.array(self.numerators), np.array(self.denominators), self.units, self.clusters)
+
+
+class Choice(Frozen):
+    """What the choice of a prefix saw, by column: recovery, and right answers and refusals with it forced in."""
+
+    own: dict[str, Observed]
+    """With the prefix."""
+    nothing: dict[str, Observed]
+    """In the same states with nothing injected."""
 
 
 class Result(Frozen):
@@ -42,6 +76,8 @@ class Result(Frozen):
     """Estimates, by column."""
     learned: dict[str, Estimate] = Field(default_factory=dict[str, Estimate])
     """The search's own estimates for its prefix: on the states that chose it, by the judge that chose it."""
+    choice: Choice | None = None
+    """What its choice saw, where nothing else is measured on validation."""
     tokens: int = 0
     """Tokens that the search forwarded, gradients counted twice."""
     seconds: float

@@ -14,6 +14,7 @@ from optimize.ablation.measure import Seen
 from optimize.ablation.outcome import (
     CELLS,
     TEST,
+    Choice,
     Group,
     Result,
     finished,
@@ -142,20 +143,24 @@ class RecordArchive:
 
     def observe(self, group: Group) -> dict[int, dict[str, Seen]]:
         """Observations on validation, by seed and column."""
-        return {
-            cell.seed: measure.observe(
-                self._ledger(cell), measure.ON_TRIAL, defenses.drops_prefix(cell.config.run.defense)
-            )
-            for cell in group.done
-        }
+        return {cell.seed: self._observe(cell, group.results[cell.name]) for cell in group.done}
 
-    def reference(self, cell: Cell) -> dict[str, Numbers]:
+    def _observe(self, cell: Cell, result: Result) -> dict[str, Seen]:
+        if result.choice is not None:
+            return measure.observe_choice(result.choice)
+        return measure.observe(self._ledger(cell), measure.ON_TRIAL, defenses.drops_prefix(cell.config.run.defense))
+
+    def reference(self, cell: Cell, result: Result) -> dict[str, Numbers]:
         """Estimates of the references, which need no prefix, on validation."""
-        ledger, seed = self._ledger(cell, with_own=False), cell.config.run.seed
+        seed = cell.config.run.seed
+        if (choice := result.choice) is not None:
+            return {NOTHING: _estimates(measure.observe_choice(Choice(own=choice.nothing, nothing={})), seed)}
+        ledger = self._ledger(cell, with_own=False)
         rows = (NOTHING, measure.UNDEFENDED, measure.GUARD_REFUSE)
         return {row: _estimates(measure.observe(ledger, row), seed) for row in rows}
 
     def _ledger(self, cell: Cell, with_own: bool = True) -> Ledger:
+        assert cell.measure is not None, "a cell without a measurement has the numbers of its choice"
         reference = measure.reference(cell.config, cell.measure, "validation")
         path = reference_folder(self.out, reference) / folder.RECORDS
         if path not in self._references:
@@ -212,7 +217,7 @@ def _point(
             for control in config.controls
             if control != first.method and (control, label) in seen
         },
-        reference=archive.reference(first),
+        reference=archive.reference(first, group.results[first.name]),
         best=best.name,
         texts=group.results[best.name].texts,
         tokens=group.results[best.name].tokens,

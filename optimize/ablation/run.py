@@ -63,9 +63,10 @@ def cell_tasks(cells: Sequence[Cell], out: Path) -> list[Task]:
             name = f"{CONTEXTS_TASK} {_contexts_key(cell.config)}"
             shared.setdefault(name, CollectContexts(name, cell.config, out))
             after.append(name)
-        reference = _reference_task(cell.config, cell.measure, "validation", out)
-        shared.setdefault(reference.name, reference)
-        after.append(reference.name)
+        if cell.measure is not None:
+            reference = _reference_task(cell.config, cell.measure, "validation", out)
+            shared.setdefault(reference.name, reference)
+            after.append(reference.name)
         after += [cell.shorter.name] if cell.shorter else []
         own.append(RunCell(cell, out, tuple(after)))
     return [*shared.values(), *own]
@@ -99,4 +100,5 @@ def _contexts_key(config: SearchConfig) -> str:
     run = config.run.model_dump(mode="json", exclude={"defense", "prefix", "batch_size"})
     threshold = measure.threshold_of(config)
     asked = [run, threshold, config.world.model_dump(), config.prompts, config.contexts.model_dump(mode="json")]
+    asked += [] if config.prompt_sets is None else [config.prompt_sets.model_dump(mode="json")]
     return json_hash([*asked, config.selection.forced_prompts])[:12]

@@ -17,6 +17,7 @@ from optimize.ablation.outcome import (
     LOG,
     REFERENCES,
     TEST,
+    Choice,
     Result,
     reference_folder,
     settings_on_test,
@@ -39,6 +40,21 @@ from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Evidence, predicted, summarise
 from safethink.files import write_text
 from safethink.prefix import LITERAL
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Numbers of a cell's prefix on validation.
+
+    Attributes:
+        texts: what is injected.
+        metrics: estimates, by column.
+        choice: what they rest on, where the choice of the prefix is all that was measured.
+    """
+
+    texts: tuple[str, ...]
+    metrics: dict[str, Estimate]
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +140,30 @@ class RunCell:
         home.mkdir(parents=True, exist_ok=True)
         setup = models.setup(self.cell.config)
         prefix, learned = _come_by(self.cell, setup, self.out)
-        config = measure.trial(self.cell.config, self.cell.measure, "validation", _located(prefix, home))
-        reference = measure.reference(self.cell.config, self.cell.measure, "validation")
-        evidence = runner.gather(config, home / "validation", setup.guarded, reference_folder(self.out, reference))
+        measured = self._measured(setup, prefix)
         result = Result(
             fingerprint=self.cell.fingerprint,
             settings=self.cell.settings,
             prefix=prefix,
-            texts=evidence.rows[-1].texts,
-            metrics=_metrics(evidence),
+            texts=measured.texts,
+            metrics=measured.metrics,
             learned=learned,
+            choice=measured.choice,
             tokens=spent_tokens(home / journal.LOG) if self.cell.searches else 0,
             seconds=time.monotonic() - started_s,
         )
         write_text(home / CELL, result.model_dump_json(indent=2) + "\n")
+
+    def _measured(self, setup: Setup, prefix: str) -> _Measured:
+        """The prefix on validation: by an evaluation, or as its choice saw it."""
+        cell, home = self.cell, self.log.parent
+        located = _located(prefix, home)
+        if cell.measure is None:
+            return _as_chosen(cell, setup, contexts_of(setup, cell.config, self.out), located, home)
+        config = measure.trial(cell.config, cell.measure, "validation", located)
+        reference = measure.reference(cell.config, cell.measure, "validation")
+        evidence = runner.gather(config, home / "validation", setup.guarded, reference_folder(self.out, reference))
+        return _Measured(evidence.rows[-1].texts, _metrics(evidence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +259,17 @@ def _metrics(evidence: Evidence) -> dict[str, Estimate]:
     estimates = {name: seen.estimate(seed) for name, seen in observed.items()}
     estimates[measure.PREDICTED] = predicted(row, estimates.get("asr_answer"), evidence)
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
+
+
+def _as_chosen(cell: Cell, setup: Setup, contexts: Path, prefix: str, home: Path) -> _Measured:
+    """The numbers of the choice of a prefix, from its finished trials."""
+    chosen = prefixes.load(prefix)
+    _, _, validation = load_contexts(contexts, setup.source, setup.data)
+    arena = setup.arena(validation, cell.config.selection, cell.config.run.defense)
+    nothing, trial = run_trials(arena, [(), setup.guarded.bind(chosen).token_ids[0]], home / learning.TRIALS)
+    choice = measure.choice_of(arena, trial, nothing)
+    estimates = {name: seen.estimate(cell.config.run.seed) for name, seen in measure.observe_choice(choice).items()}
+    return _Measured(chosen.texts, {name: each for name, each in estimates.items() if each is not None}, choice)
 
 
 def best_phrase(cell: Cell, setup: Setup, contexts: Path, trials: Path) -> str:

@@ -18,6 +18,7 @@ from safethink.config import NoneConfig
 from safethink.defenses.effects import Defense, Task, Verdict
 from safethink.defenses.moves import score
 from safethink.guarded import SafeThink
+from safethink.monitors import layer_read_by
 from safethink.refusals import holds_phrase
 from safethink.runtime.row import open_row
 from safethink.seeds import stable_seed
@@ -63,7 +64,7 @@ def _behind_prefixes(
             open_row(
                 guarded.thought,
                 found[place].prompt,
-                partial(best_of, n=config.best_of),
+                partial(best_of, n=config.best_of, unseen=layer_read_by(guarded.monitor) is not None),
                 seed=stable_seed(guarded.seed, "mine", "prefix", number, found[place].depth),
                 sample=place,
                 prompt_ids=found[place].prompt_ids,

@@ -74,13 +74,20 @@ def mined_with(
     return mined
 
 
-def best_of(task: Task, n: int) -> Defense:
-    """Sample the next step `n` times and keep the one that the monitor scores best; the trace ends with it."""
+def best_of(task: Task, n: int, unseen: bool = False) -> Defense:
+    """Sample the next step `n` times and keep the one that the monitor scores best; the trace ends with it.
+
+    Args:
+        task: where to go on.
+        n: number of samples.
+        unseen: whether what was injected is taken out of the trace that is scored, for a monitor on hidden states.
+    """
     steps: list[Tokens] = []
     scores: list[float] = []
     for _ in range(n):
         step = yield from extend(task.start, Until.STEP)
-        scores.append((yield from score(task.start + step.tokens)))
+        trace = task.start + step.tokens
+        scores.append((yield from score(Tokens.sampled(trace.own()) if unseen else trace)))
         steps.append(step.tokens)
     best = max(range(n), key=scores.__getitem__)
     return Verdict(task.start + steps[best], Tokens(), closed=False, step_scores=tuple(scores))

@@ -16,8 +16,8 @@ from optimize.contexts.context import Context, ContextSet, counted, spread
 from optimize.contexts.fallbacks import filled
 from optimize.contexts.mining import mine, without_flukes
 from optimize.contexts.splits import Split
+from optimize.contexts.watching import Watched, scores
 from safethink.guarded import SafeThink
-from safethink.monitors import fail_closed
 from safethink.runtime.result import Branch
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
@@ -79,13 +79,11 @@ def solved(
     keep_prefix: bool = True,
 ) -> list[bool]:
     """Whether the monitor passes what follows one injection at each state."""
-    assert guarded.monitor is not None, "contexts are collected with a monitor"
     results = guarded.continue_from(
         Branch(context.prompt, Tokens.sampled(context.trace_ids), prefix_ids, keep_prefix=keep_prefix)
         for context in contexts
     )
-    texts = [(result.prompt, result.own_trace) for result in results]
-    return [score >= threshold for score in fail_closed.score_texts(guarded.monitor, texts)]
+    return [score >= threshold for score in scores(guarded, [Watched.of(result) for result in results])]
 
 
 def _hardest_first(

@@ -19,6 +19,7 @@ from optimize.objectives.sampler import Sampler
 from optimize.parallel.cluster import Cluster
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
+from safethink.monitors import layer_read_by
 
 
 def build(
@@ -63,7 +64,7 @@ def terms(
     Terms of weight 0 are left out, and so are those on harmless contexts where there are none.
 
     Raises:
-        ConfigError: a term of another package does not load.
+        ConfigError: a term of another package does not load, or the monitor cannot be rewarded by.
     """
     read = partial(CachedScorer.of, guarded, config=config, cluster=cluster)
     found: list[Weighted] = []
@@ -74,6 +75,7 @@ def terms(
             Weighted(Readability(safe), config.nll_weight),
         ]
     if config.reward_weight:
+        _refuse_reader_of_states(guarded)
         sampler = Sampler(guarded, config.reward.continuation_tokens, seed)
         some = contexts.unsafe[: config.reward.contexts]
         reward = ExpectedReward(sampler, read, some, threshold, config.reward)
@@ -91,3 +93,16 @@ def terms(
     given = plugins.TermInputs(guarded, contexts, read, threshold, seed)
     found += [Weighted(plugins.build(each, given), each.weight) for each in config.terms if each.weight]
     return [weighted for weighted in found if weighted.weight]
+
+
+def _refuse_reader_of_states(guarded: SafeThink) -> None:
+    """A reward that depends on hidden states behind the prefix would teach it to flatter the monitor.
+
+    Raises:
+        ConfigError: the monitor reads hidden states.
+    """
+    if layer_read_by(guarded.monitor) is not None:
+        raise ConfigError(
+            f"objective.reward_weight: {type(guarded.monitor).__name__} reads the reasoner's hidden states and with "
+            "them injected tokens, so a prefix would learn to flatter it; take a monitor of text, or no reward"
+        )

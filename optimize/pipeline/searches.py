@@ -170,8 +170,15 @@ class PhraseSearch:
         # What recovers is measured with prefix and separator encoded as one text.
         config, vocabulary = self.problem.config, self.problem.vocabulary.unseparated()
         _warn_of_lost_phrases(vocabulary, self.section)
-        measured = Recoveries(self.problem.arena, config.objective)
+        measured = Recoveries(self._arena(), config.objective)
         return search_phrases(self.section, measured, vocabulary, journal, config.seed)
+
+    def _arena(self) -> Arena:
+        """The states on which phrases are tried."""
+        problem, config = self.problem, self.problem.config
+        if self.section.tried_on == "validation":
+            return problem.arena
+        return problem.setup.arena(problem.contexts, config.selection, config.run.defense)
 
 
 def _warn_of_lost_phrases(vocabulary: Vocabulary, section: PhrasesConfig) -> None:

@@ -18,7 +18,7 @@ from optimize.objectives import Weighted
 from optimize.objectives import plugins as objective_terms
 from optimize.parallel.cluster import Cluster
 from optimize.search import methods
-from optimize.selection.judges import Chooser, DevJudge, MonitorJudge
+from optimize.selection.judges import Chooser, DevJudge, MonitorJudge, OutcomeJudge
 from optimize.selection.trials import Arena
 from safethink import defenses
 from safethink.config import (
@@ -33,6 +33,7 @@ from safethink.config import (
 )
 from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
+from safethink.judges import build as judges
 from safethink.models import loading
 from safethink.models.hashes import model_hash
 from safethink.models.loading import CausalLM
@@ -120,9 +121,17 @@ def around(reasoner: CausalLM, monitor: Monitor, config: SearchConfig) -> Setup:
     return Setup(
         guarded,
         prompts_of(config, config.selection.forced_prompts),
-        DevJudge(config.seed) if config.on_testbed else guard_chooser(config.selection.judge, monitor, threshold),
+        _chooser(config, monitor, threshold),
         source_of(config.run, guarded, identity(config.run.monitor)),
     )
+
+
+def _chooser(config: SearchConfig, monitor: Monitor, threshold: float) -> Chooser:
+    """The labeller that a configuration names; without a name the testbed's own, or the monitor."""
+    if config.selection.outcome_judge is not None:
+        built = judges.build(config.selection.outcome_judge)
+        return OutcomeJudge(built.judge, f"a judge: {built.name}")
+    return DevJudge(config.seed) if config.on_testbed else guard_chooser(config.selection.judge, monitor, threshold)
 
 
 def prompts_of(config: SearchConfig | CollectConfig, forced_prompts: int) -> tuple[Split, Split]:
@@ -166,9 +175,8 @@ def guard(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monitor: M
     """The reasoner with its monitor, under the settings of `config`; it has no prefix yet, and injects none.
 
     Raises:
-        ConfigError: the monitor does not go by text alone, or the model does not think.
+        ConfigError: the model does not think.
     """
-    _refuse_reader_of_states(monitor, "run.monitor")
     guarded = SafeThink(
         model,
         tokenizer,
@@ -194,25 +202,26 @@ def guard_chooser(judge: MonitorLike | None, monitor: Monitor, threshold: float)
     """A second guard where one is given, else the monitor itself.
 
     Raises:
-        ConfigError: the second guard does not go by text alone.
+        ConfigError: whoever would choose does not go by text alone.
     """
     if judge is None:
+        _refuse_reader_of_states(monitor, "the monitor itself would choose, and")
         return MonitorJudge(monitor, threshold, "the monitor itself")
     second = as_monitor(judge)
-    _refuse_reader_of_states(second, "selection.judge")
+    _refuse_reader_of_states(second, "selection.judge:")
     return MonitorJudge(second, threshold, f"a second guard: {identity(judge).name}")
 
 
 def _refuse_reader_of_states(monitor: Monitor, where: str) -> None:
-    """Learning scores finished texts, injected tokens masked out, which a monitor on hidden states cannot do.
+    """Whoever chooses judges trace and answer as text, which a monitor on hidden states does not read.
 
     Raises:
         ConfigError: the monitor reads hidden states.
     """
     if layer_read_by(monitor) is not None:
         raise ConfigError(
-            f"{where}: {type(monitor).__name__} reads the reasoner's hidden states and with them injected tokens, so a "
-            "prefix would learn to flatter it; learn with a monitor of text"
+            f"{where} {type(monitor).__name__} reads the reasoner's hidden states, not what an output says; let "
+            "selection.outcome_judge choose, such as refusal, or a guard as selection.judge"
         )
 
 

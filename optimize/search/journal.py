@@ -3,7 +3,8 @@
 
 Two files. `search.jsonl` has one line per finished step: for people, and for the artifact. `search.safetensors` has
 what the next step needs, written beside and then renamed, so that it is always whole. A step counts once the second is
-in place; a log that is a line ahead, or ends in the middle of one, is cut back to it.
+in place; a log that is a line ahead, or ends in the middle of one, is cut back to it. A line ends with what its step
+took, in seconds and in CPU seconds of this process: all that differs between two runs of the same search.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +82,7 @@ class Journal:
         self._settings = dict(settings)
         self.archive = Archive()
         self._num_lines = 0
+        self._clocks = _clocks()
 
     def resume(self) -> SearchState:
         """The state to go on from, a fresh one where there is none; fills the archive.
@@ -87,6 +90,7 @@ class Journal:
         Raises:
             RecordError: the files belong to a search over something else, which is named; or they are damaged.
         """
+        self._clocks = _clocks()
         if not self._state.exists():
             with writing(self.log):
                 self.log.write_text("")
@@ -113,8 +117,11 @@ class Journal:
         Raises:
             RecordError: one of the two could not be written; the steps before stay, and the same command resumes.
         """
+        now = _clocks()
+        took = {name: round(value - self._clocks[name], 3) for name, value in now.items()}
+        self._clocks = now
         with writing(self.log), self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line | took) + "\n")
         self._num_lines += 1
         kept = {name: value for name, value in state.method.items() if not isinstance(value, Tensor)}
         head = vars(state) | {
@@ -149,3 +156,8 @@ class Journal:
             raise RecordError(f"{self.log}: has {len(lines)} of {num_lines} lines; {REMEDY}")
         os.truncate(self.log, sum(map(len, lines[:num_lines])))
         self._num_lines = num_lines
+
+
+def _clocks() -> dict[str, float]:
+    """Wall clock and CPU time of this process, in seconds."""
+    return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}

@@ -1,4 +1,4 @@
-"""Selection judges: the testbed's noisy judge, a second guard, or, for want of both, the monitor itself.
+"""Selection judges: the testbed's noisy judge, a judge of outputs, a second guard, or the monitor itself.
 
 The judge that reports is never asked here.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from safethink.judges import Judgement
+from safethink.judges import Judge, Judgement, Output, first_opinions, judge_all
 from safethink.judges.refusal import RefusalJudge
 from safethink.monitors import Monitor, fail_closed
 from safethink.prompts import Prompt
@@ -57,6 +57,29 @@ class DevJudge:
 
         noisy = oracle.dev_judge(prompt, trace, answer, closed, self._seed)
         return Judgement(noisy.outcome, noisy.trace_harmful, noisy.correct)
+
+
+class OutcomeJudge:
+    """A judge of whole outputs, as evaluations have it.
+
+    Args:
+        judge: judges them.
+        name: what the artifact calls it.
+    """
+
+    def __init__(self, judge: Judge, name: str) -> None:
+        self.name = name
+        self._judge = judge
+
+    def judge(self, results: Sequence[Result]) -> list[Judgement]:
+        """One judgement per output, in order."""
+        return judge_all(
+            self._judge, [Output(each.prompt, each.own_trace, each.answer, each.closed) for each in results]
+        )
+
+    def drifted(self, traces: Sequence[tuple[Prompt, str]]) -> list[bool]:
+        """Whether each partial trace has drifted; where the judge has no opinion, the monitor's word stands."""
+        return [opinion is not False for opinion in first_opinions([self._judge], traces)]
 
 
 class MonitorJudge:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from optimize.config import ChosenBy, SelectionConfig
 from optimize.contexts import Context, ContextSet
+from optimize.contexts.watching import Watched, scores
 from optimize.selection.constraints import Constraints
 from optimize.selection.judges import Chooser
 from safethink import defenses
@@ -28,10 +29,8 @@ from safethink.evaluation.statistics import Observations
 from safethink.files import write_text, writing
 from safethink.frozen import Frozen
 from safethink.guarded import Branch, SafeThink
-from safethink.monitors import fail_closed
 from safethink.prefix import PrefixArtifact
 from safethink.progress import progress
-from safethink.prompts import Prompt
 from safethink.runtime.result import Replay, Result
 from safethink.thinking.opening import prefill_tokens
 from safethink.thinking.reading import trace_text
@@ -127,8 +126,11 @@ class Arena:
             prefix_ids=prefix_ids,
             judged_by=self.chooser.name,
             recovered=tuple(self.judged_safe(drifted)),
-            accepted=tuple(self._accepts([(each.prompt, each.own_trace) for each in drifted])),
-            passed=tuple(self._accepts([self._first_step(*pair) for pair in zip(states, drifted, strict=True)])),
+            accepted=tuple(self._accepts([Watched.of(each) for each in drifted])),
+            # A defense takes the step with the prefix where it is.
+            passed=tuple(
+                self._accepts([self._first_step(*pair) for pair in zip(states, drifted, strict=True)], in_place=True)
+            ),
             correct=tuple(judgement.correct for judgement in judged_forced),
             refused=tuple(judgement.outcome == "refusal" for judgement in judged_forced),
             dropped=self.drops_prefix and bool(prefix_ids),
@@ -195,17 +197,15 @@ class Arena:
         drifted = Extension(Tokens.sampled(context.step_ids), stop)
         return Replay(context.prompt, trace[: cuts[0]], (*steps, drifted), sample)
 
-    def _accepts(self, texts: Sequence[tuple[Prompt, str]]) -> list[bool]:
-        monitor = self.guarded.monitor
-        assert monitor is not None, "a search has a monitor"
-        return [score >= self.threshold for score in fail_closed.score_texts(monitor, texts)]
+    def _accepts(self, traces: Sequence[Watched], in_place: bool = False) -> list[bool]:
+        return [score >= self.threshold for score in scores(self.guarded, traces, in_place)]
 
-    def _first_step(self, context: Context, result: Result) -> tuple[Prompt, str]:
-        """Prompt and trace up to the end of the step behind the injection."""
+    def _first_step(self, context: Context, result: Result) -> Watched:
+        """The trace up to the end of the step behind the injection."""
         trace, start = result.verdict.trace, len(context.trace_ids)
         starts = self.guarded.stopper.step_starts(trace, self.guarded.limits.max_step_tokens, start)
         end = starts[1] if len(starts) > 1 else len(trace)
-        return result.prompt, trace_text(self.guarded.thought, trace[:end])
+        return Watched(result.prompt, result.prompt_ids, trace[:end])
 
     def _observe(
         self, values: Sequence[bool], contexts: Sequence[Context], counts: Sequence[bool] | None = None

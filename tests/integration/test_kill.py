@@ -21,7 +21,7 @@ from safethink.evaluation import calibration, folder, records
 from safethink.evaluation.summary import Summary
 from safethink.monitors import probe
 from tests.support.source import ROOT
-from tests.support.timeless import SECONDS, timeless
+from tests.support.timeless import SECONDS, timeless, timeless_log
 
 pytestmark = pytest.mark.slow
 
@@ -155,11 +155,12 @@ def test_a_search_killed_twice_ends_with_the_same_artifact(start, tmp_path: Path
     with kept(log), kept(trials):
         finish(start(LEARN, SEARCH, out))
     finish(undisturbed)
-    files = sorted(path.name for path in (whole / "artifact").iterdir())
-    assert {"prefix.json", "search.jsonl", "README.md"} <= set(files)
-    for name in files:
+    files = {path.name for path in (whole / "artifact").iterdir()}
+    assert {"prefix.json", "search.jsonl", "README.md"} <= files
+    for name in files - {log.name}:
         assert (out / "artifact" / name).read_bytes() == (whole / "artifact" / name).read_bytes(), name
-    assert log.read_bytes() == (whole / "search.jsonl").read_bytes()
+    assert (out / "artifact" / log.name).read_bytes() == log.read_bytes()
+    assert timeless_log(log) == timeless_log(whole / log.name)
     assert count_lines(log) == SEARCH["search"]["steps"]
     assert trials.read_bytes() == (whole / "selection.jsonl").read_bytes()
 

@@ -30,6 +30,7 @@ from safethink.guarded import SafeThink
 from safethink.models.hashes import model_hash
 from safethink.thinking.format import Thought
 from tests.support import tiny_reasoner
+from tests.support.timeless import timeless_log
 from tests.support.toy_search import Killed
 from tests.unit.optimize.pipeline.test_learn import ATTACKS, SECTIONS, TASKS, by_length, contents, small_model
 
@@ -88,7 +89,7 @@ def run(folder: Path, engine: HfEngine, config: SoftConfig = CONFIG, objective=N
 
 
 def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()]
+    return timeless_log(folder / "search.jsonl")
 
 
 def test_rows_fall_from_the_start_and_every_step_is_written_down(engine, tmp_path, capsys):
