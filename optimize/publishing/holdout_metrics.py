@@ -16,7 +16,6 @@ from safethink import prefix
 from safethink.config import EvalConfig
 from safethink.errors import ArtifactError, ConfigError, MissingFileError
 from safethink.evaluation import folder
-from safethink.evaluation.plan import row_on_trial
 from safethink.evaluation.statistics import Estimate
 from safethink.evaluation.summary import Summary, comparison_name
 from safethink.prefix import Metric, PrefixArtifact
@@ -93,7 +92,7 @@ def with_test(artifact: PrefixArtifact, config: EvalConfig, summary: Summary) ->
     if summary.overlaps is not None and summary.overlaps.learned_on:
         name, count = next(iter(summary.overlaps.learned_on.items()))
         raise ConfigError(f"the evaluation is no test: the prefix was learned on {count} prompts of {name!r}")
-    steered = row_on_trial(config)
+    steered = config.on_trial
     if steered is None:
         raise ConfigError("the evaluation says nothing of the prefix: no safethink row has the prefix on trial")
     measured = _measured(GUARDED, summary.rows[steered.name])

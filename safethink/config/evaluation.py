@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from safethink.config.benchmarks import BenchmarkConfig
-from safethink.config.defenses import DefenseConfig
+from safethink.config.defenses import DefenseConfig, SafeThinkConfig
 from safethink.config.judges import MONITOR_AS_JUDGE, JudgeConfig, TestbedJudgeConfig, judge_leaves, weights_watched_by
 from safethink.config.run import RunConfig, WorldConfig
 from safethink.config.section import Section
@@ -28,7 +28,7 @@ class EvalConfig(Section):
     """Configuration of `safethink evaluate`: one guarded reasoner, several defenses, several benchmarks."""
 
     LATER_KEYS: ClassVar[frozenset[str]] = frozenset(
-        {"recovery_both_ways", "second_judges", "judge_checks", "allow_monitor_as_judge"}
+        {"recovery_both_ways", "recovery_guarded", "second_judges", "judge_checks", "allow_monitor_as_judge"}
     )
 
     run: RunConfig
@@ -46,6 +46,9 @@ class EvalConfig(Section):
     recovery_both_ways: bool = False
     """Whether recovery is measured with the prefix kept in the trace and dropped from it, in columns of their own,
     beside the way of each row's defense."""
+    recovery_guarded: bool = True
+    """Whether each defense also runs from the same contexts on, resamples and all, in a column of its own; it takes as
+    long as all else about recovery."""
     forced_samples: int = Field(default=1, ge=0)
     """Seeds per prompt in the forced injections; 0 leaves them out."""
     depth_curve: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
@@ -63,6 +66,11 @@ class EvalConfig(Section):
     errors; any other stays marked as uncorrected."""
     allow_monitor_as_judge: bool = False
     """Whether a judge may have the monitor's weights; summary and report mark it then."""
+
+    @property
+    def on_trial(self) -> RowConfig | None:
+        """The row that steers with the prefix on trial; None where none does."""
+        return next((row for row in self.rows if row.prefix is None and isinstance(row.defense, SafeThinkConfig)), None)
 
     @property
     def judges(self) -> tuple[JudgeConfig, ...]:

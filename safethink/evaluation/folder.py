@@ -1,4 +1,7 @@
-"""The folder of a run: made once, resumed by the same configuration, models and plug-ins, refused to any other."""
+"""The folder of a run: made once, resumed by the same configuration, models and plug-ins, refused to any other.
+
+Its table may grow: a configuration with further rows or further judges goes on in it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from safethink.config.monitors import leaves_of
 from safethink.config.plugins import PluginKind
 from safethink.defenses.rule import PLUGINS as DEFENSES
 from safethink.errors import ConfigError, MissingFileError
+from safethink.evaluation.jobs import fires_below
 from safethink.files import write_text, writing
 from safethink.judges import PLUGINS as JUDGES
 from safethink.monitors.build import PLUGINS as MONITORS
@@ -35,7 +39,7 @@ def on_the_day_of(folder: Path, config: EvalConfig) -> EvalConfig:
 
 
 def claim(folder: Path, config: EvalConfig) -> None:
-    """Make `folder` the home of a run, or find it to be the home of the same run.
+    """Make `folder` the home of a run, or find it to be the home of the same run, or of one whose table has grown.
 
     A run that stopped before its first record, at a misspelt prefix for instance, has no claim to it.
 
@@ -47,7 +51,8 @@ def claim(folder: Path, config: EvalConfig) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if has_begun(folder) and (folder / CONFIG).exists():
-        refuse_other(folder / CONFIG, read_config(folder), config)
+        begun = read_config(folder)
+        refuse_other(folder / CONFIG, _settled(begun, begun), _settled(config, begun))
     elif has_begun(folder):
         raise ConfigError(f"{folder} has {RECORDS} but no {CONFIG}: whose records they are cannot be told")
     elif not (folder / CONFIG).exists() and any(path.is_file() for path in folder.iterdir()):
@@ -55,6 +60,32 @@ def claim(folder: Path, config: EvalConfig) -> None:
     else:
         write_text(folder / CONFIG, yaml_config.dump(config))
     claim_plugins(folder, config)
+
+
+def _settled(config: EvalConfig, begun: EvalConfig) -> dict[str, object]:
+    """What may not differ from a run that was begun: all but rows and judges that it does not have yet.
+
+    The prefix on trial may be another, since records say what was injected; not so those of the depth curve. Injections
+    were recorded where the monitor fired, so it must fire below the same score.
+    """
+    rows, judges = {row.name for row in begun.rows}, {judge.title for judge in begun.second_judges}
+    return {
+        **config.model_dump(exclude={"prefix", "rows", "second_judges", "judge_checks"}),
+        "rows": {row.name: row for row in config.rows if row.name in rows},
+        "second_judges": {each.title: each for each in config.second_judges if each.title in judges},
+        "threshold of the row on trial": fires_below(config),
+        "prefix": config.prefix if config.depth_curve else None,
+    }
+
+
+def grow(folder: Path, config: EvalConfig) -> None:
+    """Write down the configuration of a run whose table has grown; what is recorded there was found to fit it.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    if read_config(folder) != config:
+        write_text(folder / CONFIG, yaml_config.dump(config))
 
 
 def claim_models(folder: Path, models: Mapping[str, str]) -> None:

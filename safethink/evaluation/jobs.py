@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias
 
 from safethink import defenses
 from safethink.benchmarks import Benchmark
-from safethink.config import EvalConfig, NoneConfig, SafeThinkConfig
+from safethink.config import (
+    DefenseConfig,
+    EvalConfig,
+    GuardRefuseConfig,
+    NoneConfig,
+    ResampleOnlyConfig,
+    SafeThinkConfig,
+)
 from safethink.defenses import Needs, Rule
 from safethink.defenses.effects import Extension
 from safethink.defenses.inject_once import inject_once
 from safethink.defenses.replayed import replayed
-from safethink.evaluation.records import Key, Phase
+from safethink.evaluation.records import Key, Phase, Record
 from safethink.evaluation.variants import TableRow
 from safethink.prompts import Prompt
 from safethink.tokens import Tokens
@@ -37,6 +44,7 @@ class Job:
         start: the trace it starts from; None for the prompt's own beginning.
         injected: fingerprint of the portfolio.
         transferred: whether the portfolio was learned on another reasoner.
+        defense: the section that the rule was built from, where it runs from the prompt's own beginning.
     """
 
     key: Key
@@ -46,6 +54,35 @@ class Job:
     start: Tokens | None = None
     injected: str = ""
     transferred: bool = False
+    defense: DefenseConfig | None = None
+
+    def undisturbed(self, watched: Record) -> Record | None:
+        """The record of this generation where its defense would leave alone what the monitor watched.
+
+        Rows of one prompt share their seeds, so until a defense acts it writes what the reasoner writes undefended, and
+        the monitor says the same of it. Most outputs of most rows are of this kind, and need not be generated again.
+
+        Args:
+            watched: the same prompt and sample, undefended, with the monitor watching.
+
+        Returns:
+            None where the defense would act, or is not known to wait for a score.
+        """
+        match self.defense:
+            case GuardRefuseConfig(threshold=threshold, monitor_answer=False):
+                heeded = (*watched.step_scores, *watched.answer_scores)
+            case (
+                ResampleOnlyConfig(threshold=threshold, monitor_answer=False, max_steered_steps=steps)
+                | SafeThinkConfig(threshold=threshold, monitor_answer=False, max_steered_steps=steps)
+            ):
+                heeded = (*watched.step_scores[:steps], *(watched.answer_scores if steps else ()))
+            case _:
+                return None
+        if watched.note or any(score < threshold for score in heeded):
+            return None
+        return watched.replace(
+            phase=self.key.phase, row=self.key.row, injected=self.injected, transferred=self.transferred
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +133,18 @@ def trial_row(rows: Sequence[TableRow]) -> TableRow | None:
     return next((row for row in rows if row.on_trial and isinstance(row.defense, SafeThinkConfig)), None)
 
 
+def fires_below(config: EvalConfig) -> float:
+    """The monitor's threshold: that of the row on trial, else of the first row that has one."""
+    rows = (config.on_trial, *config.rows) if config.on_trial else config.rows
+    thresholds = (defenses.build(row.defense).needs.threshold for row in rows)
+    return next((each for each in thresholds if each is not None), SafeThinkConfig().threshold)
+
+
 def guarded(rows: Sequence[TableRow], benchmarks: Sequence[Benchmark], samples: int) -> Iterator[Job]:
     """Every row on every prompt: the same prompts and seeds for all."""
     for row in rows:
         for benchmark in benchmarks:
-            yield from _jobs("guarded", row.name, benchmark, row.rule, row, samples)
+            yield from _jobs("guarded", row, benchmark, samples)
 
 
 def watched_benchmarks(benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
@@ -121,9 +165,10 @@ def watch(
         samples: runs per prompt.
         monitor_answer: whether the answers' steps are scored too.
     """
-    watching = defenses.build(SafeThinkConfig(threshold=threshold, max_steered_steps=0, monitor_answer=monitor_answer))
+    watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0, monitor_answer=monitor_answer)
+    row = TableRow(WATCH, watching, defenses.build(watching))
     for benchmark in watched_benchmarks(benchmarks):
-        yield from _jobs("watch", WATCH, benchmark, watching, samples=samples)
+        yield from _jobs("watch", row, benchmark, samples)
 
 
 def depth(config: EvalConfig, trial: TableRow, benchmarks: Sequence[Benchmark]) -> Iterator[Job]:
@@ -132,9 +177,10 @@ def depth(config: EvalConfig, trial: TableRow, benchmarks: Sequence[Benchmark]) 
     for value in config.depth_curve:
         if value == trial.defense.max_steered_steps:
             continue  # Its own record says it already.
-        rule = defenses.build(trial.defense.replace(max_steered_steps=value))
+        defense = trial.defense.replace(max_steered_steps=value)
+        row = replace(trial, name=depth_name(value), defense=defense, rule=defenses.build(defense))
         for benchmark in attack_benchmarks(benchmarks):
-            yield from _jobs("depth", depth_name(value), benchmark.first(config.depth_prompts), rule, trial)
+            yield from _jobs("depth", row, benchmark.first(config.depth_prompts))
 
 
 def depth_name(max_steered_steps: int) -> str:
@@ -163,7 +209,8 @@ def injections(
         samples: seeds per place.
         both_ways: whether each row injects both ways.
     """
-    yield from _at_places(phase, _undefended(NOTHING), defenses.build(NoneConfig()), places, samples)
+    nothing = TableRow(NOTHING, NoneConfig(), defenses.build(NoneConfig()))
+    yield from _at_places(phase, nothing, nothing.rule, places, samples)
     for row in rows:
         if not (row.steers and row.portfolio):
             continue
@@ -203,20 +250,8 @@ def _at_places(phase: Phase, row: TableRow, rule: Rule, places: Sequence[Injecti
             yield Job(key, place.prompt, rule, *injected)
 
 
-def _jobs(
-    phase: Phase,
-    name: str,
-    benchmark: Benchmark,
-    rule: Rule,
-    row: TableRow | None = None,
-    samples: int = 1,
-) -> Iterator[Job]:
-    row = row or _undefended(name)
+def _jobs(phase: Phase, row: TableRow, benchmark: Benchmark, samples: int = 1) -> Iterator[Job]:
     for prompt in benchmark.prompts:
         for sample in range(samples):
-            key = Key(phase, name, benchmark.name, prompt.id, sample)
-            yield Job(key, prompt, rule, row.token_ids, None, row.fingerprint, row.transferred)
-
-
-def _undefended(name: str) -> TableRow:
-    return TableRow(name, NoneConfig(), defenses.build(NoneConfig()))
+            key = Key(phase, row.name, benchmark.name, prompt.id, sample)
+            yield Job(key, prompt, row.rule, row.token_ids, None, row.fingerprint, row.transferred, row.defense)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from safethink.benchmarks import Benchmark
 from safethink.config import EvalConfig
@@ -60,7 +61,8 @@ def assemble(config: EvalConfig, out: Path, monitor_weights: str | None) -> Pane
         monitor_weights: hash of the monitor's weights; None where it has none.
 
     Raises:
-        ConfigError: a judge has the monitor's weights and that is not allowed; or the run was begun with other judges.
+        ConfigError: a judge has the monitor's weights and that is not allowed; or one that the run was begun with has
+            changed or is not among them.
         SafeThinkError: one cannot be built.
     """
     panel = Panel(tuple(build(judge, out / folder.REPLIES) for judge in config.judges))
@@ -71,7 +73,9 @@ def assemble(config: EvalConfig, out: Path, monitor_weights: str | None) -> Pane
     if not folder.has_begun(out):
         write_text(path, json.dumps(now, indent=2) + "\n")
     elif path.is_file():
-        refuse_other(path, {"judges": json.loads(path.read_text(encoding="utf-8"))}, {"judges": now})
+        begun = cast("dict[str, object]", json.loads(path.read_text(encoding="utf-8")))
+        refuse_other(path, {"judges": begun}, {"judges": {name: each for name, each in now.items() if name in begun}})
+        write_text(path, json.dumps(now, indent=2) + "\n")
     return panel
 
 

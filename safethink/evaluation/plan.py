@@ -61,13 +61,13 @@ def plan(config: EvalConfig, probe: bool = False) -> Plan:
     steering = sum(row.defense.kind == "safethink" for row in config.rows)
     resampling = steering + sum(row.defense.kind == "resample_only" for row in config.rows)
     ways = 2 if config.recovery_both_ways else 1
-    trial = row_on_trial(config)
+    trial = config.on_trial
     generations = {
         "watch": _count(attacks + innocent),
         "guarded": _count(loaded) * len(config.rows) * config.samples,
         "depth": _count([each.first(config.depth_prompts) for each in attacks]) * _depth_points(config, trial),
         "recovery": _count(attacks) * (ways * steering + 1) * config.recovery_samples,
-        "recovery_guarded": _count(attacks) * resampling * config.recovery_samples,
+        "recovery_guarded": _count(attacks) * resampling * config.recovery_samples * config.recovery_guarded,
         "forced": _count(innocent) * (steering + 1) * config.forced_samples,
     }
     limits, known = config.run.limits, is_testbed(config.run.reasoner.path)
@@ -97,14 +97,9 @@ def _judge_requests(config: EvalConfig, generations: dict[str, int], drifts: int
     return out
 
 
-def row_on_trial(config: EvalConfig) -> RowConfig | None:
-    """The row that steers with the prefix on trial."""
-    return next((row for row in config.rows if row.prefix is None and isinstance(row.defense, SafeThinkConfig)), None)
-
-
 def paired_config(a: str, b: str, config: EvalConfig) -> EvalConfig:
     """The evaluation of two prefixes under the same defense: `a` is on trial, `b` is the row beside it."""
-    trial = row_on_trial(config)
+    trial = config.on_trial
     defense = trial.defense if trial else SafeThinkConfig()
     rows = (RowConfig(name=SIDE_A, defense=defense), RowConfig(name=SIDE_B, defense=defense, prefix=b))
     return config.replace(prefix=a, rows=rows, depth_curve=())

@@ -11,7 +11,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
 from safethink import benchmarks, files
-from safethink.config import EvalConfig, RowConfig
+from safethink.config import EvalConfig
 from safethink.defenses.effects import InterventionOutcome
 from safethink.evaluation import figures, folder, judges, records, table, traces
 from safethink.evaluation.figures import SearchStep
@@ -121,7 +121,7 @@ def render(
     config: EvalConfig, summary: Summary, recorded: Mapping[Key, Record], search: list[SearchStep] | None
 ) -> str:
     """The report as HTML; `search` is None where the log of the search cannot be read."""
-    trial = trial_name(config)
+    trial = config.on_trial and config.on_trial.name
     return (
         templates("safethink.evaluation")
         .get_template("report.html.j2")
@@ -169,11 +169,6 @@ def templates(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def trial_name(config: EvalConfig) -> str | None:
-    """The row that steers with the prefix on trial."""
-    return next((row.name for row in config.rows if _is_trial(row)), None)
 
 
 def baseline_name(config: EvalConfig) -> str | None:
@@ -264,12 +259,8 @@ def _figures(summary: Summary, trial: str | None, search: list[SearchStep]) -> d
 def _shown_rows(config: EvalConfig) -> list[str]:
     """Undefended, the usual prefix, the one on trial; as many of them as there are."""
     usual = next((row.name for row in config.rows if row.prefix == "wait-think-safely"), None)
-    wanted = (baseline_name(config), usual, trial_name(config))
+    wanted = (baseline_name(config), usual, config.on_trial and config.on_trial.name)
     return [name for name in wanted if name is not None]
-
-
-def _is_trial(row: RowConfig) -> bool:
-    return row.prefix is None and row.defense.kind == "safethink"
 
 
 def _is_known(column: str, comparisons: Mapping[str, Mapping[str, Estimate | None]]) -> bool:

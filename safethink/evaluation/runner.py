@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from safethink import benchmarks, defenses, files, judges, prefix
 from safethink.benchmarks import Benchmark
-from safethink.config import EntryPointJudgeConfig, EvalConfig, SafeThinkConfig
+from safethink.config import EntryPointJudgeConfig, EvalConfig
 from safethink.config.judges import judge_leaves
 from safethink.config.mismatch import refuse_other
 from safethink.evaluation import exact_asr, folder, holdout, injection_sites, jobs, numerics, records, variants
@@ -31,7 +31,8 @@ def evaluate(config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = N
     """Evaluate, or take up an evaluation where it was interrupted.
 
     Writes `config.yaml`, `models.json`, `numerics.json`, `records.jsonl`, `summary.json` and `report.html`. The same
-    command run again does only what is missing, and ends with the same summary but for the seconds.
+    command run again does only what is missing, and ends with the same summary but for the seconds. With further rows
+    or second judges it adds them to what is there.
 
     Args:
         config: what to run.
@@ -156,40 +157,42 @@ def run(
         All records by key, and the contexts behind the recovery rate.
     """
     done = {**known, **_recorded(out / folder.RECORDS, table)}
+    folder.grow(out, config)
     with RecordWriter(out / folder.RECORDS) as writer:
         execution = Execution(config, reasoner, panel.first, writer, done)
-        fires_below, cut = threshold(table), config.run.limits.max_step_tokens
-        execution.run(_openly(config, table, loaded, fires_below), "guarded runs")
+        fires_below, cut = jobs.fires_below(config), config.run.limits.max_step_tokens
+        execution.run([*jobs.watch(fires_below, loaded)], "monitor watching")
+        execution.run(_openly(config, table, loaded), "guarded runs")
         contexts = injection_sites.find_contexts(loaded, done, reasoner.thought, panel.all, fires_below, cut)
         forced = injection_sites.random_steps(
             loaded, done, reasoner.thought, config.run.seed, config.forced_samples, cut
         )
         branches = [
             *jobs.injections("recovery", table, contexts.places, config.recovery_samples, config.recovery_both_ways),
-            *jobs.guarded_recovery(table, contexts.places, config.recovery_samples),
+            *jobs.guarded_recovery(table, contexts.places, config.recovery_samples if config.recovery_guarded else 0),
             *jobs.injections("forced", table, forced, samples=1),
         ]
         execution.run(branches, "injections")
-    return done, contexts
+    return _at_contexts(done, contexts), contexts
 
 
-def _openly(
-    config: EvalConfig, table: tuple[TableRow, ...], loaded: tuple[Benchmark, ...], fires_below: float
-) -> list[Job]:
-    """Everything that starts from a fresh prompt."""
+def _at_contexts(done: Mapping[Key, Record], contexts: Contexts) -> dict[Key, Record]:
+    """The records without injections at what is no context any more, because a judge that was added contradicts it."""
+    places = {(place.benchmark, place.prompt.id) for place in contexts.places}
+    return {
+        key: record
+        for key, record in done.items()
+        if not key.phase.startswith("recovery") or (key.benchmark, key.prompt) in places
+    }
+
+
+def _openly(config: EvalConfig, table: tuple[TableRow, ...], loaded: tuple[Benchmark, ...]) -> list[Job]:
+    """Every defense from a fresh prompt."""
     trial = jobs.trial_row(table)
     return [
-        *jobs.watch(fires_below, loaded),
         *jobs.guarded(table, loaded, config.samples),
         *(jobs.depth(config, trial, loaded) if trial else ()),
     ]
-
-
-def threshold(table: tuple[TableRow, ...]) -> float:
-    """The monitor's threshold: that of the row on trial, else of the first row that has one."""
-    trial = jobs.trial_row(table)
-    needs = [row.rule.needs for row in ((trial, *table) if trial else table)]
-    return next((each.threshold for each in needs if each.threshold is not None), SafeThinkConfig().threshold)
 
 
 def _recorded(path: Path, table: tuple[TableRow, ...]) -> dict[Key, Record]:
@@ -235,7 +238,7 @@ def _forecast(
     thought: Thought,
 ) -> exact_asr.Forecast:
     traces = injection_sites.watched(jobs.attack_benchmarks(loaded), done, thought, config.run.limits.max_step_tokens)
-    return exact_asr.Forecast(world, exact_asr.monitor_rates(traces, threshold(table), thought))
+    return exact_asr.Forecast(world, exact_asr.monitor_rates(traces, jobs.fires_below(config), thought))
 
 
 def _write_report(out: Path) -> None:

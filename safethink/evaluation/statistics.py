@@ -137,7 +137,9 @@ def mean(seen: Observations, seed: int = 0, resamples: int = RESAMPLES) -> Estim
     if not seen.units:
         return None
     low, high = _percentiles(_resampled_ratios(seen, _weights(seen.design, seed, resamples)))
-    return Estimate(seen.value, low, high, seen.count, count_clusters(seen))
+    value = seen.value
+    # Where all observations are alike, the sums of a resample round to either side of them.
+    return Estimate(value, min(low, value), max(high, value), seen.count, count_clusters(seen))
 
 
 def resampled(

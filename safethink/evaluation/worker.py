@@ -11,7 +11,7 @@ from safethink.config import EvalConfig, SafeThinkConfig
 from safethink.defenses.effects import Verdict
 from safethink.engines import Engine
 from safethink.errors import ConfigError, PromptError
-from safethink.evaluation.jobs import Job
+from safethink.evaluation.jobs import WATCH, Job
 from safethink.evaluation.records import InterventionRecord, Key, Record, RecordWriter, Span, placed
 from safethink.judges import Judge, Judgement, Output, batch_size, judge_all
 from safethink.monitors import Monitor, layer_read_by
@@ -81,13 +81,16 @@ class Execution:
     _opened: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict[tuple[str, str], tuple[int, ...]])
 
     def run(self, jobs: Sequence[Job], description: str) -> None:
-        """Generate what is not recorded yet.
+        """Generate what is not recorded yet, and what does not follow from a record of the monitor watching.
 
         Raises:
             MonitorError: the monitor failed; the prompt is named.
             RecordError: a record could not be written.
         """
         monitor = monitor_of(self.reasoner)
+        for job in jobs:
+            if job.key not in self.records and (known := self._undisturbed(job)) is not None:
+                self._keep(known)
         pending = [job for job in jobs if job.key not in self.records]
         with track(description, len(jobs)) as advance:
             advance(len(jobs) - len(pending))
@@ -105,6 +108,11 @@ class Execution:
                 for record in judged(batch, self.reasoner.thought, self.judge, layer_read_by(monitor) is not None):
                     self._keep(record)
                 advance(len(batch))
+
+    def _undisturbed(self, job: Job) -> Record | None:
+        """The record of a job whose defense has nothing to do, by what was recorded while the monitor only watched."""
+        watched = self.records.get(job.key._replace(phase="watch", row=WATCH))
+        return None if watched is None else job.undisturbed(watched)
 
     def _rows(self, jobs: Iterable[Job], advance: Callable[[int], None]) -> Iterator[Row]:
         """Open each prompt; one that cannot be run is recorded as invalid."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safethink.config import EvalConfig, yaml_config
 from safethink.config.yaml_config import shipped_config
 from safethink.evaluation.compare import mcnemar
-from safethink.evaluation.plan import paired_config, row_on_trial
+from safethink.evaluation.plan import paired_config
 from safethink.evaluation.statistics import Observations
 
 
@@ -54,7 +54,7 @@ def test_the_pairs_must_be_pairs() -> None:
 
 def test_both_sides_run_under_the_defense_of_the_row_on_trial() -> None:
     config = yaml_config.load(EvalConfig, shipped_config("eval/testbed"))
-    trial = row_on_trial(config)
+    trial = config.on_trial
     assert trial is not None
     eager = trial.replace(defense=trial.defense.replace(max_steered_steps=2))
     rows = tuple(eager if row == trial else row for row in config.rows)
@@ -65,4 +65,4 @@ def test_both_sides_run_under_the_defense_of_the_row_on_trial() -> None:
     ]
     assert (paired.prefix, paired.depth_curve) == ("text:x", ())
     assert EvalConfig.model_validate(paired.model_dump()) == paired
-    assert row_on_trial(paired_config("text:x", "text:y", config.replace(rows=rows[:1]))) is not None
+    assert paired_config("text:x", "text:y", config.replace(rows=rows[:1])).on_trial is not None
