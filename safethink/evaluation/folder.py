@@ -63,28 +63,30 @@ def claim(folder: Path, config: EvalConfig) -> None:
 
 
 def _settled(config: EvalConfig, begun: EvalConfig) -> dict[str, object]:
-    """What may not differ from a run that was begun: all but rows and judges that it does not have yet.
+    """The settings that may not differ from a run that was begun: all but rows and judges that it does not have yet.
 
-    The prefix on trial may be another, since records say what was injected; not so those of the depth curve. Injections
-    were recorded where the monitor fired, so it must fire below the same score.
+    The prefix on trial may be another, since records say what was injected; not so those of the depth curve.
     """
     rows, judges = {row.name for row in begun.rows}, {judge.title for judge in begun.second_judges}
     return {
         **config.model_dump(exclude={"prefix", "rows", "second_judges", "judge_checks"}),
         "rows": {row.name: row for row in config.rows if row.name in rows},
         "second_judges": {each.title: each for each in config.second_judges if each.title in judges},
-        "threshold of the row on trial": fires_below(config),
         "prefix": config.prefix if config.depth_curve else None,
     }
 
 
 def grow(folder: Path, config: EvalConfig) -> None:
-    """Write down the configuration of a run whose table has grown; what is recorded there was found to fit it.
+    """Write down the configuration of a run whose table has grown, and whose records were found to fit it.
 
     Raises:
+        ConfigError: injections are recorded where the monitor fired, and it would fire elsewhere.
         RecordError: the file cannot be written.
     """
-    if read_config(folder) != config:
+    begun = read_config(folder)
+    if begun != config:
+        told = "threshold of the row on trial"
+        refuse_other(folder / CONFIG, {told: fires_below(begun)}, {told: fires_below(config)})
         write_text(folder / CONFIG, yaml_config.dump(config))
 
 
