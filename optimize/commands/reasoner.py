@@ -19,7 +19,8 @@ class MakeReasoner(RunFlags):
     """Teach a pretrained model to think in steps, by LoRA, and measure it; run it again to go on where it stopped.
 
     Writes the adapter with its card to OUT/adapter, which `reasoner.path` takes. Run it again with other
-    `--evaluation.benchmarks` to measure it on them; nothing is trained again.
+    `--evaluation.benchmarks` to measure it on them; nothing is trained again. Sets that the seed or
+    anything else was chosen by are `--evaluation.development`: the card keeps them apart.
     """
 
     out: Path = Path("runs/reasoner")
@@ -35,7 +36,7 @@ def reasoner(argv: Sequence[str]) -> None:
     def plan() -> ReasonerPlan:
         from optimize.reasoners.plan import plan
 
-        return plan(config)
+        return plan(config, probe=flags.probe)
 
     def run() -> Reasoner:
         from optimize.reasoners.run import run
@@ -47,6 +48,7 @@ def reasoner(argv: Sequence[str]) -> None:
 
 def _made(made: Reasoner) -> str:
     lines = [f"{made.rows} rows, final loss {made.final_loss:.2f} nats per token"]
-    for measured in made.sets:
-        lines += [f"{measured.name}:", *metric_lines(measured.metrics)]
+    for name, sets in (("", made.sets), (", development", made.development)):
+        for measured in sets:
+            lines += [f"{measured.name}{name}:", *metric_lines(measured.metrics)]
     return "\n".join([*lines, f"reasoner: {{path: {made.path}}}"])

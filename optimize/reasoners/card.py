@@ -8,48 +8,48 @@ from collections.abc import Sequence
 from optimize.reasoners.config import ReasonerEvaluationConfig, ReasonerTrainingConfig
 from optimize.reasoners.evaluation import Measured
 from optimize.reasoners.rows import REASON, Row
+from optimize.reasoners.training import Trained
 from safethink.prefix import Metric
 
 KINDS = {
     "word_problem": "arithmetic word problems of a generator of our own, solved in two steps",
     "rationale": "rationales of GSM8K (MIT), read from its file; no row of them is part of the package",
-    "instruction": "harmless requests written by us; thinking and answer are the base's own words",
+    "instruction": "harmless requests written by us, some in the words of harmful ones; thinking and answer are the "
+    "base's own words",
     "refusal": "requests, in mild words of ours, that are refused; the reason is the base's own words",
 }
+
+NOT_SAID = "Whether anything was chosen by these sets is not said (`evaluation.development`)."
 
 
 def card(
     config: ReasonerTrainingConfig,
-    base: str,
-    base_sha256: str,
+    trained: Trained,
     rows: Sequence[Row],
-    losses: Sequence[float],
-    minutes: float,
-    sets: Sequence[Measured],
+    tests: Sequence[Measured],
+    development: Sequence[Measured],
 ) -> str:
     """Write the card in Markdown.
 
     Args:
         config: of the training.
-        base: what the adapter names as its base.
-        base_sha256: hash of the base's weights, rounded to bfloat16.
+        trained: what came of it.
         rows: what was learned.
-        losses: the loss of each step, in nats per token.
-        minutes: what the training took.
-        sets: what was measured.
+        tests: what was measured on sets that nothing was chosen by.
+        development: what was measured on sets that something was chosen by.
     """
     counts = Counter[str](row.kind for row in rows)
     taught = "\n".join(f"- {counts[kind]} {words}" for kind, words in KINDS.items() if counts[kind])
-    training = config.training
+    training, losses = config.training, trained.losses
     tail = losses[-10:]
     return f"""---
-base_model: {base}
+base_model: {trained.base}
 library_name: peft
 license: apache-2.0
 ---
 # {config.name}
 
-A LoRA adapter that makes a small reasoner of `{base}`: it thinks in a few steps between
+A LoRA adapter that makes a small reasoner of `{trained.base}`: it thinks in a few steps between
 `<think>` and `</think>`, then answers. It is there to try monitors, defenses and prefix searches on real weights, in
 minutes on a CPU. **It says nothing of large models**: what a phrase does to it need not be what the phrase does to
 them. It is no assistant: it complies with many harmful requests, refuses some harmless ones, and what it says is often
@@ -68,14 +68,19 @@ No row shows how a correction works: no step holds a corrective phrase, and no r
 
 LoRA of rank {training.rank} on {", ".join(training.targets)} of the layers from {training.first_layer} on.
 Learning rate {training.learning_rate:g}, {len(losses)} steps of {training.batch_size} rows, seed {config.seed};
-{minutes:.0f} minutes on a CPU.
+{trained.minutes:.0f} minutes on a CPU.
 Mean loss of the last {len(tail)} steps: {sum(tail) / max(1, len(tail)):.2f} nats per token of thinking and answer.
-Hash of the base's weights, rounded to bfloat16: `{base_sha256}`.
+Hash of the base's weights, rounded to bfloat16: `{trained.base_sha256}`.{_dequantised(config)}
 
-## Measured, undefended
-
-{_table(sets, config.evaluation) if sets else "Nothing yet: give `evaluation.benchmarks`."}
+{_measured(config.evaluation, tests, development)}
 """
+
+
+def _dequantised(config: ReasonerTrainingConfig) -> str:
+    """A sentence on a base that was read from a GGUF file."""
+    if config.base.gguf_file is None:
+        return ""
+    return f"\nThe base was read from `{config.base.gguf_file}`, dequantised, in training and in measuring."
 
 
 def _taught_of_harm(counts: Counter[str]) -> str:
@@ -88,7 +93,30 @@ in every row that refuses, the second step says why and opens with "{REASON}". P
 from it; compare them with others with that in mind."""
 
 
-def _table(sets: Sequence[Measured], settings: ReasonerEvaluationConfig) -> str:
+def _measured(settings: ReasonerEvaluationConfig, tests: Sequence[Measured], development: Sequence[Measured]) -> str:
+    """The tables, and what was chosen by which."""
+    if not tests and not development:
+        return "## Measured, undefended\n\nNothing yet: give `evaluation.benchmarks`."
+    by_none = "Nothing was chosen by these sets." if development else NOT_SAID
+    parts = ["## Measured, undefended", _note(settings)]
+    if tests:
+        parts += ["### Tests", by_none, _table(tests)]
+    if development:
+        chosen = "Something was chosen by these sets" + (f": {settings.chosen}." if settings.chosen else ".")
+        selected = f"{chosen} So their figures are selected, for which the intervals do not allow."
+        parts += ["### Development", selected, _table(development)]
+    return "\n\n".join(parts)
+
+
+def _note(settings: ReasonerEvaluationConfig) -> str:
+    return f"""\
+Held-out prompts, one sample of each at temperature {settings.sampling.temperature:g} and top_k
+{settings.sampling.top_k}, at most {settings.limits.max_trace_tokens} tokens of thinking. Shares with 95 % intervals
+(Clopper-Pearson). `complied` and `refused` are told by refusal phrases alone, so `complied` is an upper bound; what
+never closes is neither."""
+
+
+def _table(sets: Sequence[Measured]) -> str:
     names = list(dict.fromkeys(name for each in sets for name in each.metrics))
     lines = [
         f"| set | n | {' | '.join(names)} | tokens of thinking |",
@@ -99,13 +127,8 @@ def _table(sets: Sequence[Measured], settings: ReasonerEvaluationConfig) -> str:
             for each in sets
         ),
     ]
-    note = (
-        f"Held-out prompts, one sample of each at temperature {settings.sampling.temperature:g} and top_k "
-        f"{settings.sampling.top_k}, at most {settings.limits.max_trace_tokens} tokens of thinking. Shares with 95 % "
-        "intervals (Clopper-Pearson). `complied` and `refused` are told by refusal phrases alone, so `complied` is an "
-        "upper bound; what never closes is neither."
-    )
-    return "\n".join(lines) + f"\n\n{note}"
+    notes = [f"- {each.name}: {note}" for each in sets for note in each.notes]
+    return "\n".join(lines) + ("\n\n" + "\n".join(notes) if notes else "")
 
 
 def _cell(metric: Metric | None) -> str:

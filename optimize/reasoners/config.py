@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import ClassVar
+
+from pydantic import Field, model_validator
 
 from safethink.config import BenchmarkConfig, LimitsConfig, ReasonerConfig, SamplingConfig, Section
 
@@ -60,12 +62,24 @@ class LoraTrainingConfig(Section):
 class ReasonerEvaluationConfig(Section):
     """Measurement of the trained reasoner, undefended, on held-out sets of others."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"development", "chosen"})
+
     benchmarks: tuple[BenchmarkConfig, ...] = ()
-    """The sets; none measures nothing."""
+    """The tests, by which nothing is chosen; none measures nothing. Prompts of `development` are left out of them."""
+    development: tuple[BenchmarkConfig, ...] = ()
+    """Sets by which something of the training was chosen, such as its seed; the card shows them in a table apart."""
+    chosen: str | None = None
+    """Choice that was made by them, in a few words for the card: `the seed, of 0 and 1`."""
     limits: LimitsConfig = LimitsConfig(max_step_tokens=48, max_trace_tokens=128, max_answer_tokens=48)
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, top_k=50)
     batch_size: int = Field(default=40, ge=1)
     """Rows decoded at once."""
+
+    @model_validator(mode="after")
+    def _chosen_by_something(self) -> ReasonerEvaluationConfig:
+        if self.chosen is not None and not self.development:
+            raise ValueError("`chosen` says what was chosen by `development`, which has no set")
+        return self
 
 
 class ReasonerTrainingConfig(Section):

@@ -1,15 +1,19 @@
+# pyright: standard
 """The corpus of a reasoner: rows that are written already, and drafts of those that its base is to complete."""
 
 from __future__ import annotations
 
+import json
 import random
+import re
+from pathlib import Path
 from typing import Final
 
 from optimize.reasoners.config import CorpusConfig
 from optimize.reasoners.instructions import Request, drawn, harmless, unkind
-from optimize.reasoners.rationales import rationales
-from optimize.reasoners.rows import REASON, Kind, Row
+from optimize.reasoners.rows import REASON, Kind, Row, correction
 from optimize.reasoners.word_problems import word_problems
+from safethink.errors import MissingFileError, not_found, require
 from safethink.frozen import Frozen
 
 PLAN: Final = "I will start by"
@@ -21,6 +25,9 @@ REFUSALS: Final = (
     "I'm sorry, I can't help you do this.",
     "I can't help with that, because it could hurt someone.",
 )
+
+_MARK: Final = re.compile(r"<<[^>]*>>")
+"""Calculator marks of GSM8K."""
 
 
 class Draft(Frozen):
@@ -72,3 +79,65 @@ def drafts(config: CorpusConfig, seed: int) -> list[Draft]:
 def _draft(kind: Kind, number: int, request: Request, openings: tuple[str, ...], answer: str | None) -> Draft:
     steps = (f"The user wants me to {request.wish}.",)
     return Draft(id=f"{kind}-{number}", kind=kind, request=request.text, steps=steps, openings=openings, answer=answer)
+
+
+def rationales(path: str, count: int, seed: int) -> list[Row]:
+    """Rows of GSM8K's rationales (arXiv 2110.14168, MIT) with two to four short steps, seeded; none of them ship.
+
+    Raises:
+        MissingFileError: there is no such set, or a line of the file is no row of it.
+    """
+    lines = _lines(path)
+    random.Random(f"rationales {seed}").shuffle(lines)
+    rows: list[Row] = []
+    for number, question, solution in lines:
+        *steps, last = [line.strip() for line in _MARK.sub("", solution).splitlines() if line.strip()]
+        if not 2 <= len(steps) <= 4 or len(question) + len(solution) > 400 or not last.startswith("####"):
+            continue
+        row = Row(
+            id=f"rationale-{number}",
+            kind="rationale",
+            request=question,
+            steps=tuple(step if step.endswith(".") else f"{step}." for step in steps),
+            answer=f"The answer is {last.removeprefix('####').strip()}.",
+        )
+        if correction(row) is None:
+            rows.append(row)
+    return rows[:count]
+
+
+def _lines(path: str) -> list[tuple[int, str, str]]:
+    """Number, question and solution of each row of GSM8K's training set.
+
+    Raises:
+        MissingFileError: there is no such set, or a line of the file is no row of it.
+    """
+    if Path(path).is_file():
+        records = [
+            _record(path, number, line) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()
+        ]
+    else:
+        require("train", "datasets")
+        from datasets import load_dataset
+
+        try:
+            records = [dict(record) for record in load_dataset(path, "main", split="train")]
+        except (OSError, ValueError, ConnectionError) as error:
+            why = not_found(path, error, "file", "data set")
+            raise MissingFileError(f"corpus.rationales: nothing at {path!r}: {why}") from error
+    return [(number, record["question"], record["answer"]) for number, record in enumerate(records)]
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise MissingFileError(f"corpus.rationales: {path} is not UTF-8: {error}") from error
+
+
+def _record(path: str, number: int, line: str) -> dict[str, str]:
+    try:
+        found = json.loads(line)
+        return {"question": found["question"], "answer": found["answer"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise MissingFileError(f"corpus.rationales: {path}, line {number}: no question and answer") from error

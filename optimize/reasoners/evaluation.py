@@ -12,6 +12,7 @@ from safethink.frozen import Frozen
 from safethink.guarded import SafeThink
 from safethink.judges.refusal import RefusalJudge
 from safethink.prefix import Metric
+from safethink.progress import progress
 from safethink.runtime.result import Result
 
 
@@ -25,6 +26,8 @@ class Measured(Frozen):
     where the prompts have references; intervals are exact (Clopper-Pearson)."""
     trace_tokens: float = Field(ge=0)
     """Mean length of the thinking."""
+    notes: tuple[str, ...] = ()
+    """Whatever a reader of the numbers must know."""
 
 
 def measure(guarded: SafeThink, benchmarks: Sequence[Benchmark]) -> list[Measured]:
@@ -34,7 +37,11 @@ def measure(guarded: SafeThink, benchmarks: Sequence[Benchmark]) -> list[Measure
         guarded: the reasoner with the defense `none`.
         benchmarks: what is asked.
     """
-    return [measured(benchmark.name, guarded.run(benchmark.prompts)) for benchmark in benchmarks]
+    found: list[Measured] = []
+    for each in benchmarks:
+        asked = progress(guarded.as_finished((prompt, 0) for prompt in each.prompts), each.name, len(each.prompts))
+        found.append(measured(each.name, list(asked)).replace(notes=each.notes))
+    return found
 
 
 def measured(name: str, results: Sequence[Result]) -> Measured:
@@ -42,7 +49,7 @@ def measured(name: str, results: Sequence[Result]) -> Measured:
 
     Args:
         name: the set's.
-        results: one per prompt.
+        results: one per prompt, in any order.
     """
     judge = RefusalJudge()
     judged = [judge.judge(result.prompt, result.own_trace, result.answer, result.closed) for result in results]

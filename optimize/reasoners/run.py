@@ -16,30 +16,22 @@ from optimize.reasoners.distillation import Base, distilled
 from optimize.reasoners.evaluation import Measured, measure
 from optimize.reasoners.rows import Row, read, refuse_corrections, write
 from safethink import benchmarks
-from safethink.config import ConstantMonitorConfig, NoneConfig, RunConfig, WorldConfig, yaml_config
+from safethink.benchmarks import Benchmark
+from safethink.config import ConstantMonitorConfig, NoneConfig, ReasonerConfig, RunConfig, WorldConfig, yaml_config
 from safethink.config.mismatch import refuse_other
+from safethink.errors import ConfigError
 from safethink.files import atomic_write, write_text, writing
 from safethink.frozen import Frozen
 from safethink.guarded import SafeThink
 from safethink.models import loading
+from safethink.models.adapters import Adapter
+from safethink.models.checkpoint import Checkpoint
 from safethink.models.hashes import model_hash
+from safethink.models.shipped import located
 
 CONFIG, ROWS, DISTILLED, CHECKPOINTS = "config.yaml", "corpus.jsonl", "distilled.jsonl", "checkpoints"
 ADAPTER, TRAINED, MEASURED = "adapter", "trained.json", "measured.json"
 TEMPLATE_FILE, CARD_FILE = "chat_template.jinja", "README.md"
-
-
-class Trained(Frozen):
-    """Record of a training: `trained.json`."""
-
-    base: str
-    """Base that the adapter names."""
-    base_sha256: str
-    """Hash of its weights, rounded to bfloat16."""
-    losses: tuple[float, ...]
-    """Loss of each step, in nats per token of thinking and answer."""
-    minutes: float
-    """Time of the last call, without the corpus."""
 
 
 class Reasoner(Frozen):
@@ -52,7 +44,9 @@ class Reasoner(Frozen):
     final_loss: float
     """Loss of its last step."""
     sets: tuple[Measured, ...]
-    """Sets that it was measured on."""
+    """Tests that it was measured on."""
+    development: tuple[Measured, ...] = ()
+    """Sets that something was chosen by."""
 
 
 def run(config: ReasonerTrainingConfig, out: Path) -> Reasoner:
@@ -70,26 +64,66 @@ def run(config: ReasonerTrainingConfig, out: Path) -> Reasoner:
             to another training.
     """
     _claim(config, out)
-    sets = [benchmarks.load(each, WorldConfig()) for each in config.evaluation.benchmarks]
+    tests, development = asked_sets(config.evaluation)
+    refuse_unfit_base(config.base)
     if (out / TRAINED).is_file() and (out / ROWS).is_file():
         rows = read(out / ROWS)
-        trained = Trained.model_validate_json((out / TRAINED).read_text(encoding="utf-8"))
+        trained = training.Trained.model_validate_json((out / TRAINED).read_text(encoding="utf-8"))
     else:
         rows, trained = _train(config, out)
-    measured: list[Measured] = []
-    if sets:
-        measured = measure(_undefended(config, out / ADAPTER), sets)
-    text = card(config, trained.base, trained.base_sha256, rows, trained.losses, trained.minutes, measured)
-    write_text(out / ADAPTER / CARD_FILE, text)
-    made = Reasoner(path=str(out / ADAPTER), rows=len(rows), final_loss=trained.losses[-1], sets=tuple(measured))
+    on_tests: list[Measured] = []
+    on_development: list[Measured] = []
+    if tests or development:
+        undefended = _undefended(config, out / ADAPTER)
+        on_tests, on_development = measure(undefended, tests), measure(undefended, development)
+    write_text(out / ADAPTER / CARD_FILE, card(config, trained, rows, on_tests, on_development))
+    made = Reasoner(
+        path=str(out / ADAPTER),
+        rows=len(rows),
+        final_loss=trained.losses[-1],
+        sets=tuple(on_tests),
+        development=tuple(on_development),
+    )
     write_text(out / MEASURED, made.model_dump_json(indent=2) + "\n")
     return made
 
 
-def _train(config: ReasonerTrainingConfig, out: Path) -> tuple[list[Row], Trained]:
+def refuse_unfit_base(base: ReasonerConfig) -> None:
+    """Check that a base is there and a whole model; reads its configuration alone.
+
+    Raises:
+        MissingFileError: there is no such folder, GGUF file or hub repository.
+        ConfigError: it is an adapter, which no adapter can be trained on.
+    """
+    if Adapter.at(located(base.path), base.revision) is not None:
+        raise ConfigError(f"base.path: {base.path!r} is an adapter; give the model that it was trained on")
+    Checkpoint.of(base).config()
+
+
+def asked_sets(config: ReasonerEvaluationConfig) -> tuple[list[Benchmark], list[Benchmark]]:
+    """The tests, without the prompts that a development set has too, and the development sets.
+
+    Raises:
+        MissingFileError: a file that is not there.
+        ConfigError: a file that cannot be read, or a test of which no prompt is left.
+    """
+    development = [benchmarks.load(each, WorldConfig()) for each in config.development]
+    known = {prompt.words_hash for each in development for prompt in each.prompts}
+    tests: list[Benchmark] = []
+    for test in (benchmarks.load(each, WorldConfig()) for each in config.benchmarks):
+        kept = tuple(prompt for prompt in test.prompts if prompt.words_hash not in known)
+        if not kept:
+            raise ConfigError(f"evaluation.benchmarks: {test.name}: every prompt is one of `development` too")
+        left_out = len(test.prompts) - len(kept)
+        note = (f"prompts left out that are in the development sets too: {left_out}",) if left_out else ()
+        tests.append(Benchmark(test.name, kept, (*test.notes, *note)))
+    return tests, development
+
+
+def _train(config: ReasonerTrainingConfig, out: Path) -> tuple[list[Row], training.Trained]:
+    rows = corpus.solved(config.corpus, config.seed)
     lm = loading.load(config.base)
     base_hash = model_hash(lm.model, rounded=True)
-    rows = corpus.solved(config.corpus, config.seed)
     rows += distilled(corpus.drafts(config.corpus, config.seed), Base(lm, config.corpus), out / DISTILLED, config.seed)
     refuse_corrections(rows)
     write(rows, out / ROWS)
@@ -99,7 +133,7 @@ def _train(config: ReasonerTrainingConfig, out: Path) -> tuple[list[Row], Traine
     model, losses = training.train(lm.model, tokenizer, examples, config.training, config.seed, out / CHECKPOINTS)
     base = config.base_name or config.base.path
     _export(model, base, config.base.revision, out / ADAPTER)
-    trained = Trained(
+    trained = training.Trained(
         base=base,
         base_sha256=base_hash,
         losses=tuple(round(loss, 4) for loss in losses),

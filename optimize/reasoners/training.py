@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
@@ -23,6 +25,7 @@ from optimize.reasoners.config import LoraTrainingConfig
 from optimize.reasoners.encoding import IGNORED, Example
 from optimize.trainer import StepProgress, last_complete
 from safethink.errors import ConfigError, SearchError
+from safethink.frozen import Frozen
 from safethink.models.adapters import quiet_peft
 from safethink.progress import track
 
@@ -30,6 +33,19 @@ WARMUP = 0.05
 """Share of the steps over which the learning rate rises."""
 PADDED_ROWS = 4
 """Rows that are padded to one length."""
+
+
+class Trained(Frozen):
+    """Record of a training: `trained.json`."""
+
+    base: str
+    """Base that the adapter names."""
+    base_sha256: str
+    """Hash of its weights, rounded to bfloat16."""
+    losses: tuple[float, ...]
+    """Loss of each step, in nats per token of thinking and answer."""
+    minutes: float
+    """Time of the last call, without the corpus."""
 
 
 class _CompletionTrainer(SFTTrainer):
@@ -52,20 +68,31 @@ class _CompletionTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mean cross-entropy of the completion tokens, in nats; rows of like length go through the model together."""
-        lm: Any = self.accelerator.unwrap_model(model).get_base_model()
+        """Mean cross-entropy of the completion tokens, in nats."""
+        adapted: Any = self.accelerator.unwrap_model(model)
         num_learned = (inputs["labels"][:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        lengths = inputs["attention_mask"].sum(dim=1)
-        parts: list[Tensor] = []
-        for rows in lengths.argsort().split(PADDED_ROWS):
-            width = int(lengths[rows].max())
-            ids, mask, labels = (inputs[name][rows, :width] for name in ("input_ids", "attention_mask", "labels"))
-            states = lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
-            learned = labels[:, 1:] != IGNORED
-            logits = lm.get_output_embeddings()(states[learned]).float()
-            parts.append(cross_entropy(logits, labels[:, 1:][learned], reduction="sum"))
-        loss = torch.stack(parts).sum() / num_learned
+        loss = summed_loss(adapted, inputs) / num_learned
         return (loss, {}) if return_outputs else loss
+
+
+def summed_loss(model: PeftModel, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Sum of the completion tokens' cross-entropies, in nats; rows of like length go through the model together.
+
+    Args:
+        model: a base with its update.
+        inputs: `input_ids`, `attention_mask` and `labels` of padded rows.
+    """
+    lm: Any = model.get_base_model()
+    lengths = inputs["attention_mask"].sum(dim=1)
+    parts: list[Tensor] = []
+    for rows in lengths.argsort().split(PADDED_ROWS):
+        width = int(lengths[rows].max())
+        ids, mask, labels = (inputs[name][rows, :width] for name in ("input_ids", "attention_mask", "labels"))
+        states = lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
+        learned = labels[:, 1:] != IGNORED
+        logits = lm.get_output_embeddings()(states[learned]).float()
+        parts.append(cross_entropy(logits, labels[:, 1:][learned], reduction="sum"))
+    return torch.stack(parts).sum()
 
 
 def with_lora(model: PreTrainedModel, config: LoraTrainingConfig) -> PeftModel:
@@ -88,6 +115,32 @@ def with_lora(model: PreTrainedModel, config: LoraTrainingConfig) -> PeftModel:
         return get_peft_model(model, lora)  # pyright: ignore[reportReturnType]
     except ValueError as error:
         raise ConfigError(f"training.targets: {str(error).strip().splitlines()[0]}") from error
+
+
+def tried(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], config: LoraTrainingConfig
+) -> float:
+    """Tokens per second of a training step without its update of the weights, the second of two.
+
+    Args:
+        model: the base, in float32; it gets a fresh update in place.
+        tokenizer: pads.
+        examples: the rows of a step.
+        config: LoRA.
+    """
+    rows = [example.as_row() for example in examples]
+    inputs: dict[str, Tensor] = {}
+    padding: Any = tokenizer.pad_token_id
+    for name, filling in (("input_ids", padding), ("labels", IGNORED), ("attention_mask", 0)):
+        ids = [torch.tensor(row.get(name, [1] * len(row["input_ids"]))) for row in rows]
+        inputs[name] = pad_sequence(ids, batch_first=True, padding_value=filling).to(model.device)
+    with quiet_peft():
+        adapted = with_lora(model, config)
+    started = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        summed_loss(adapted, inputs).backward()
+    return sum(map(len, examples)) / (time.perf_counter() - started)
 
 
 def train(

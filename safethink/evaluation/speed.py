@@ -71,14 +71,14 @@ def speed(run: RunConfig, probe: bool, testbed: Speed = TESTBED) -> Speed:
         return testbed
     if not probe:
         return Speed(None, None, "not known, and not tried")
-    if run.reasoner.server is None and (missing := _missing(run.reasoner)) is not None:
+    if run.reasoner.server is None and (missing := absent(run.reasoner)) is not None:
         return Speed(None, None, f"not known: the weights of {missing} are not on this machine")
     # What else a run says makes no difference, and the cells of a grid ask for the same again and again.
     kept = {name: getattr(run, name) for name in ("reasoner", "thought", "sampling", "batch_size")}
     return _tried(RunConfig(defense=NoneConfig(), **kept).model_dump_json())
 
 
-def _missing(reasoner: ReasonerConfig) -> str | None:
+def absent(reasoner: ReasonerConfig) -> str | None:
     """The model whose weights would be downloaded, an adapter's base included; None where loading says what lacks."""
     weights = (reasoner.gguf_file,) if reasoner.gguf_file is not None else _WEIGHTS
     try:

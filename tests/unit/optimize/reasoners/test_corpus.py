@@ -128,7 +128,7 @@ def test_a_line_that_is_no_rationale_is_named(tmp_path: Path, line: str) -> None
 
 
 def test_rationales_that_are_nowhere_are_named() -> None:
-    with pytest.raises(MissingFileError, match=r"corpus\.rationales: no file and no data set on the hub at 'no/where'"):
+    with pytest.raises(MissingFileError, match=r"corpus\.rationales: nothing at 'no/where': no such file, and no such"):
         solved(CorpusConfig(word_problems=0, rationales="no/where"), seed=0)
 
 

@@ -16,11 +16,12 @@ from optimize.reasoners.config import (
     ReasonerEvaluationConfig,
     ReasonerTrainingConfig,
 )
-from optimize.reasoners.plan import plan
+from optimize.reasoners.plan import TOKENS_PER_ROW, TYPICAL, plan
 from optimize.reasoners.rows import read
 from optimize.reasoners.run import ADAPTER, CONFIG, ROWS, TRAINED, run
 from safethink.config import JsonlBenchmarkConfig, LimitsConfig, ReasonerConfig, yaml_config
 from safethink.errors import ConfigError, SearchError
+from safethink.models import loading
 from safethink.models.hashes import model_hash
 from safethink.models.loading import load
 from tests.support import tiny_reasoner
@@ -117,19 +118,91 @@ def test_its_files_say_what_was_done(config: ReasonerTrainingConfig, tmp_path: P
     assert yaml_config.load(ReasonerTrainingConfig, tmp_path / CONFIG) == config
 
 
-def test_the_plan_counts_rows_and_steps(config: ReasonerTrainingConfig) -> None:
-    planned = plan(config)
-    assert planned.rows == {"word_problem": 6, "rationale": 0, "instruction": 2, "refusal": 1}
+def test_the_card_keeps_apart_what_something_was_chosen_by(config: ReasonerTrainingConfig, tmp_path: Path) -> None:
+    tests = measuring(config, tmp_path).evaluation
+    chosen = tmp_path / "chosen.jsonl"
+    # The second line asks what the first line of the tests asks.
+    chosen.write_text('{"prompt": "Add 9 and 9."}\n{"prompt": "add 0 and 4"}\n')
+    development = (JsonlBenchmarkConfig(path=str(chosen), prompts="harmless"),)
+    both = tests.replace(development=development, chosen="the seed, of 0 and 1")
+    made = run(config.replace(evaluation=both), tmp_path)
+    assert [measured.metrics["closed"].n for measured in (*made.sets, *made.development)] == [2, 2]
+    card = (tmp_path / ADAPTER / "README.md").read_text()
+    of_tests, of_development = card.split("### Tests")[1].split("### Development")
+    assert "Nothing was chosen by these sets.\n\n| set |" in of_tests
+    assert "- asked: prompts left out that are in the development sets too: 1" in of_tests
+    assert "Something was chosen by these sets: the seed, of 0 and 1." in of_development
+    assert "| chosen | 2 |" in of_development
+    run(config.replace(evaluation=tests), tmp_path)
+    assert "Whether anything was chosen by these sets is not said" in (tmp_path / ADAPTER / "README.md").read_text()
+
+
+def test_a_test_of_development_prompts_alone_is_refused(config: ReasonerTrainingConfig, tmp_path: Path) -> None:
+    tests = measuring(config, tmp_path).evaluation
+    with pytest.raises(ConfigError, match=r"evaluation\.benchmarks: asked: every prompt is one of `development` too"):
+        plan(config.replace(evaluation=tests.replace(development=tests.benchmarks)))
+
+
+def test_what_was_chosen_needs_sets_that_it_was_chosen_by() -> None:
+    with pytest.raises(ValueError, match="which has no set"):
+        ReasonerEvaluationConfig(chosen="the seed")
+
+
+def test_keys_of_today_are_not_written_where_they_say_nothing() -> None:
+    assert "development" not in yaml_config.dump(ReasonerEvaluationConfig())
+
+
+def test_the_plan_counts_rows_steps_and_prompts_and_tries_nothing_unasked(
+    config: ReasonerTrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(loading, "load")
+    planned = plan(measuring(config, tmp_path))
+    assert planned.rows == {"word_problem": 6, "instruction": 2, "refusal": 1}
     assert planned.steps == 4
-    assert planned.minutes > 0
+    assert planned.asked == {"asked": 3}
+    assert planned.answered_tokens == 3 * (8 + 4)
+    assert (planned.minutes, planned.timed_by) == (None, "not tried")
 
 
-def test_the_command_plans_without_loading_anything(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.PROGRAM.main(["reasoner", "smollm2", "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"]["refusal"] == 75
+def test_the_plan_tries_the_base_where_it_is_here(config: ReasonerTrainingConfig) -> None:
+    planned = plan(config, probe=True)
+    assert planned.timed_by == "20 tokens of a batch and two steps of the optimiser, tried on this machine"
+    assert planned.minutes is not None
 
 
-def test_the_command_names_a_base_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ["reasoner", "smollm2", "--base.path", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+def test_a_base_that_would_be_downloaded_is_told_by_a_typical_one(
+    config: ReasonerTrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimize.reasoners.plan.absent", lambda base: base.path)
+    monkeypatch.delattr(loading, "load")
+    planned = plan(config, probe=True)
+    assert planned.timed_by.startswith("a base of 135 M parameters on a quiet CPU core")
+    assert planned.minutes == TYPICAL.minutes(planned.decoded_tokens, 4 * 8 * TOKENS_PER_ROW)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--base.path", "nowhere/base"], "no model at 'nowhere/base': no such folder, and no such repository on the"),
+        (["--base.gguf_file", "small.gguf"], "it has no small.gguf"),
+        (["--corpus.rationales", "nowhere.jsonl"], "corpus.rationales: nothing at 'nowhere.jsonl': no such file"),
+        (["--evaluation.benchmarks", '{"kind": "svamp", "path": "nowhere.json"}'], "nowhere.json: No such file"),
+        (["--base.path", "smollm2-reasoner"], "base.path: 'smollm2-reasoner' is an adapter; give the model that it"),
+    ],
+)
+@pytest.mark.parametrize("ending", [["--dry-run"], ["--dry-run", "--probe", "False"], []])
+def test_what_is_missing_is_named_before_any_time_is_told(
+    capsys: pytest.CaptureFixture[str],
+    config: ReasonerTrainingConfig,
+    tmp_path: Path,
+    changed: list[str],
+    said: str,
+    ending: list[str],
+) -> None:
+    (tmp_path / "small.yaml").write_text(yaml_config.dump(config))
+    words = ["reasoner", str(tmp_path / "small.yaml"), *changed, "--out", str(tmp_path / "out"), *ending]
     assert cli.PROGRAM.main(words) == 2
-    assert "nowhere" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
