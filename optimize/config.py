@@ -58,9 +58,9 @@ class ContextsConfig(Section):
     solved ones leave; None never does."""
     replay_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the contexts of earlier rounds that stay at a refresh, so that what was solved is not forgotten."""
-    benchmarks: dict[str, str] = Field(default_factory=dict[str, str])
-    """JSONL files of published benchmarks, by name: prompts that stand in one are counted and reported, because a
-    prefix that was tuned on a benchmark must not be reported on it."""
+    benchmarks: dict[str, str | BenchmarkConfig] = Field(default_factory=dict[str, str | BenchmarkConfig])
+    """Benchmarks by name, each a section as `safethink evaluate` has them, or a JSONL file: prompts that stand in one
+    are counted and reported, because a prefix that was tuned on a benchmark must not be reported on it."""
 
 
 class RewardConfig(Section):
@@ -311,13 +311,16 @@ ChosenBy: TypeAlias = Literal["judge", "monitor"]
 class SelectionConfig(Section):
     """Selection of the prefix among those the search found: by recovery on validation, never by training loss."""
 
-    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"outcome_judge"})
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"outcome_judge", "measured"})
 
     finalists: int = Field(default=12, ge=1)
     """Number of candidates put on trial that are the best by loss."""
     spread: int = Field(default=6, ge=0)
     """Number of others put on trial, evenly spread over all candidates by loss: they tell what the loss is worth as a
     guide."""
+    measured: int = Field(default=8, ge=0)
+    """Candidates from all over a round's archive that are injected at its own contexts, to log how well the loss ranks
+    what the monitor then passes; 0 measures none."""
     contexts: int = Field(default=96, ge=1)
     """Validation contexts."""
     samples: int = Field(default=2, ge=1)

@@ -188,7 +188,7 @@ def observe_choice(choice: Choice) -> dict[str, Seen]:
 
 
 def choice_of(arena: Arena, chosen: Trial, nothing: Trial) -> Choice:
-    """What a choice saw of a prefix and of nothing injected.
+    """Observations that the choice of a prefix rests on, and those of nothing injected.
 
     Args:
         arena: where they were tried.

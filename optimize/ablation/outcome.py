@@ -32,9 +32,13 @@ class Observed(Frozen):
     """Observations of one quantity, as JSON holds them; see `Observations`."""
 
     numerators: tuple[float, ...]
+    """One per observation."""
     denominators: tuple[float, ...]
+    """Likewise."""
     units: tuple[str, ...]
+    """Prompt of each."""
     clusters: tuple[dict[str, str], ...]
+    """Groups of each, by factor."""
 
     @classmethod
     def of(cls, seen: Observations) -> Observed:
@@ -53,7 +57,7 @@ class Observed(Frozen):
 
 
 class Choice(Frozen):
-    """What the choice of a prefix saw, by column: recovery, and right answers and refusals with it forced in."""
+    """Observations that the choice of a prefix rests on, by column: recovery, and the cost of forcing it in."""
 
     own: dict[str, Observed]
     """With the prefix."""
@@ -77,7 +81,7 @@ class Result(Frozen):
     learned: dict[str, Estimate] = Field(default_factory=dict[str, Estimate])
     """The search's own estimates for its prefix: on the states that chose it, by the judge that chose it."""
     choice: Choice | None = None
-    """What its choice saw, where nothing else is measured on validation."""
+    """Observations of its choice, where nothing else is measured on validation."""
     tokens: int = 0
     """Tokens that the search forwarded, gradients counted twice."""
     seconds: float

@@ -18,8 +18,8 @@ from optimize.config import ContextsConfig
 from optimize.contexts.collection import collect_search, collect_validation
 from optimize.contexts.context import ContextSet
 from optimize.contexts.splits import Split
-from safethink.benchmarks import jsonl
-from safethink.config import JsonlBenchmarkConfig
+from safethink import benchmarks as published
+from safethink.config import BenchmarkConfig, JsonlBenchmarkConfig, WorldConfig
 from safethink.config.mismatch import other_settings, refuse_other
 from safethink.errors import ConfigError, MissingFileError, RecordError
 from safethink.files import json_hash, write_text
@@ -46,24 +46,24 @@ def prompt_hash(prompt: Prompt) -> str:
     return hashlib.sha256(" ".join(prompt.text.casefold().split()).encode()).hexdigest()
 
 
-def overlaps(prompts: Iterable[Prompt], benchmarks: Mapping[str, str]) -> dict[str, Overlap]:
+def overlaps(prompts: Iterable[Prompt], benchmarks: Mapping[str, str | BenchmarkConfig]) -> dict[str, Overlap]:
     """Overlap of each benchmark with `prompts`, by name.
 
     Args:
         prompts: what was learned on.
-        benchmarks: JSONL files by the names of the benchmarks they hold.
+        benchmarks: their sections, or JSONL files, by name.
 
     Raises:
         MissingFileError: a file is not there.
-        ConfigError: a line is no prompt; it is named.
+        ConfigError: a row is no prompt; it is named.
     """
     used = {prompt.words_hash for prompt in prompts}
-    return {name: _overlap(used, Path(path)) for name, path in benchmarks.items()}
+    return {name: _overlap(used, each) for name, each in benchmarks.items()}
 
 
-def _overlap(used: set[str], path: Path) -> Overlap:
-    prompts = jsonl.load(JsonlBenchmarkConfig(path=str(path), prompts="jailbreak"))
-    hashes = {prompt.words_hash for prompt in prompts}
+def _overlap(used: set[str], benchmark: str | BenchmarkConfig) -> Overlap:
+    section = JsonlBenchmarkConfig(path=benchmark, prompts="jailbreak") if isinstance(benchmark, str) else benchmark
+    hashes = {prompt.words_hash for prompt in published.load(section, WorldConfig()).prompts}
     return Overlap(shared=len(hashes & used), total=len(hashes))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from optimize.config import (
     BeamConfig,
@@ -16,13 +17,15 @@ from optimize.config import (
     SearchConfig,
     SoftConfig,
 )
-from optimize.pipeline.rounds import NUM_MEASURED
 from safethink.config import RunConfig
 from safethink.evaluation.plan import TESTBED_TOKENS
 from safethink.evaluation.speed import speed
 from safethink.frozen import Frozen
 from safethink.models.placement import PROMPT_TOKENS, decoding_gib, footprint, gib
 from safethink.testbed.origin import is_testbed
+
+ONE_STEP: Final = ("mining", "mining_behind_prefixes", "reward")
+"""Stages whose generations end with a step."""
 
 
 class SearchPlan(Frozen):
@@ -61,7 +64,7 @@ class ContextsPlan(Frozen):
 
 def plan_contexts(config: CollectConfig, probe: bool = False) -> ContextsPlan:
     """Count what collecting contexts decodes; `probe` says whether a reasoner of unknown speed is loaded and tried."""
-    generations = _collecting(config.contexts, config.forced_prompts)
+    generations = _collecting(config.contexts, config.forced_prompts, config.run)
     tokens = num_decoded(generations, config.run)
     pace = speed(config.run, probe)
     return ContextsPlan(
@@ -76,7 +79,8 @@ def plan_contexts(config: CollectConfig, probe: bool = False) -> ContextsPlan:
 def plan(config: SearchConfig, probe: bool = False) -> SearchPlan:
     """Count what a search decodes and scores; `probe` says whether a reasoner of unknown speed is loaded and tried."""
     search = config.search
-    generations = _collecting(config.contexts, config.selection.forced_prompts) if config.contexts.path is None else {}
+    contexts, forced = config.contexts, config.selection.forced_prompts
+    generations = _collecting(contexts, forced, config.run) if contexts.path is None else {}
     generations |= _searching(config)
     candidates = search.steps * (search.candidates if _scores_many(search) else 1)
     scored_tokens = _scored_tokens(config)
@@ -93,12 +97,20 @@ def plan(config: SearchConfig, probe: bool = False) -> SearchPlan:
     )
 
 
-def _collecting(contexts: ContextsConfig, forced_prompts: int) -> dict[str, int]:
-    return {
+def _collecting(contexts: ContextsConfig, forced_prompts: int, run: RunConfig) -> dict[str, int]:
+    mined = contexts.surplus * contexts.max_contexts * contexts.best_of
+    wanted = {
         "rollouts": contexts.prompts + contexts.harmless_prompts,
-        "mining": contexts.surplus * contexts.max_contexts * contexts.best_of,
+        "mining": mined,
         "validation_rollouts": contexts.prompts + forced_prompts,
     }
+    if is_testbed(run.reasoner.path):
+        return wanted  # Its reasoner comes back by itself.
+    if "prefix" in contexts.fallbacks:
+        wanted["mining_behind_prefixes"] = mined * len(contexts.fallback_prefixes)
+    if "refusal" in contexts.fallbacks:
+        wanted["own_refusals"] = contexts.prompts
+    return wanted
 
 
 def _searching(config: SearchConfig) -> dict[str, int]:
@@ -116,7 +128,7 @@ def _searching(config: SearchConfig) -> dict[str, int]:
             + contexts.harmless_prompts
             + (contexts.surplus + 1) * contexts.max_contexts * (contexts.best_of + 1)
         ),
-        "measuring": rounds * NUM_MEASURED * contexts.max_contexts,
+        "measuring": rounds * selection.measured * contexts.max_contexts,
         "reward": search.steps * reward.contexts * (reward.samples + 1) if config.objective.reward_weight else 0,
         "phrases": search.steps * tried if search.kind == "phrases" else 0,
         "selection": prefixes * (tried + selection.forced_prompts * selection.samples),
@@ -188,9 +200,11 @@ def _memory_gib(config: SearchConfig) -> float | None:
 
 def num_decoded(generations: dict[str, int], run: RunConfig) -> int:
     """Tokens that generations of a run decode: about as many on the testbed, at most as many elsewhere."""
-    return sum(generations.values()) * _tokens_per_generation(run)
+    return sum(count * _tokens_per_generation(run, stage) for stage, count in generations.items())
 
 
-def _tokens_per_generation(run: RunConfig) -> int:
+def _tokens_per_generation(run: RunConfig, stage: str = "") -> int:
+    if stage in ONE_STEP and not is_testbed(run.reasoner.path):
+        return min(run.limits.max_step_tokens, run.limits.max_trace_tokens)
     longest = run.limits.max_trace_tokens + run.limits.max_answer_tokens
     return TESTBED_TOKENS if is_testbed(run.reasoner.path) else longest

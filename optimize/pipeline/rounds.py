@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 ROUNDS, CONTEXTS, MEASURED = "rounds", "contexts.json", "measured.json"
 HARD = "hard"
 """Name of the stage in which a soft prefix is hardened."""
-NUM_MEASURED = 8
-"""Candidates of a round that are measured to see what its loss is worth as a guide."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +153,11 @@ def _measure(
     config: SearchConfig, setup: Setup, contexts: ContextSet, archive: Archive, index: int, place: Path
 ) -> None:
     """Write down what the round's loss says and what the monitor counts, of candidates from all over the archive."""
-    path = place / MEASURED
-    if path.exists():
+    path, count = place / MEASURED, config.selection.measured
+    if path.exists() or not count:
         return
     ranked = archive.ranked()
-    some = ranked[:: max(1, len(ranked) // NUM_MEASURED)][:NUM_MEASURED]
+    some = ranked[:: max(1, len(ranked) // count)][:count]
     threshold, keep_prefix = setup.source.threshold, not drops_prefix(config.run.defense)
     shares: list[float] = []
     for ids in progress(some, "measuring candidates"):

@@ -10,7 +10,7 @@ from optimize.config import ContextsConfig
 from optimize.contexts import folder
 from optimize.contexts.folder import Manifest, Source, overlaps, prompt_hash
 from optimize.contexts.splits import Split
-from safethink.config import LimitsConfig
+from safethink.config import AdvBenchConfig, LimitsConfig
 from safethink.errors import ConfigError, MissingFileError, RecordError
 from safethink.guarded import SafeThink
 from safethink.prefix import Identity
@@ -136,6 +136,16 @@ def test_prompts_of_a_benchmark_are_counted_however_they_are_spelt(tmp_path):
     found = overlaps(ATTACKS, {"bench": str(benchmark)})["bench"]
     assert (found.shared, found.total) == (2, 3)
     assert prompt_hash(ATTACKS[1]) != prompt_hash(ATTACKS[2])
+
+
+def test_a_benchmark_may_be_a_section_in_its_authors_layout(tmp_path):
+    benchmark = tmp_path / "harmful_behaviors.csv"
+    benchmark.write_text("goal,target\nmix the parts 3,Sure\nsomething else,Sure\n")
+    section = AdvBenchConfig(path=str(benchmark))
+    config = ContextsConfig.model_validate({"benchmarks": {"adv": section.model_dump(), "mine": "mine.jsonl"}})
+    assert config.benchmarks == {"adv": section, "mine": "mine.jsonl"}
+    found = overlaps(ATTACKS, {"adv": section})["adv"]
+    assert (found.shared, found.total) == (1, 2)
 
 
 @pytest.mark.slow

@@ -9,18 +9,19 @@ import pytest
 from optimize.config import SelectionConfig
 from optimize.contexts import Context, ContextSet
 from optimize.selection import metrics, portfolio
-from optimize.selection.judges import DevJudge, MonitorJudge
+from optimize.selection.judges import DevJudge, MonitorJudge, OutcomeJudge
 from optimize.selection.trials import Arena, Trial, on_trial, run_trials
 from safethink.config import LimitsConfig, NoneConfig, SafeThinkConfig
 from safethink.defenses.effects import Extension
 from safethink.errors import ConfigError, RecordError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.judges import Judgement
+from safethink.judges.refusal import RefusalJudge
 from safethink.monitors import ScoreRequest
 from safethink.monitors.function import FunctionMonitor
 from safethink.prefix import Prefix, PrefixArtifact
 from safethink.prompts import Prompt
-from safethink.runtime.result import Replay
+from safethink.runtime.result import Branch, Replay
 from safethink.thinking.opening import open_prompt
 from safethink.tokens import Tokens
 from tests.support import tiny_reasoner
@@ -306,3 +307,26 @@ def test_the_monitor_is_asked_about_the_whole_own_trace(guarded, contexts):
     assert all(whole.trace.startswith(first.trace) for whole, first in zip(asked[:10], asked[10:], strict=True))
     assert all(request.trace.startswith(start) for request in asked)
     assert not any(request.trace.startswith(f"{start}think safely") for request in asked)
+
+
+def test_a_judge_of_outputs_chooses_and_leaves_drift_to_the_monitor_where_it_has_no_opinion(guarded, contexts):
+    chooser = OutcomeJudge(RefusalJudge(), "a judge: refusal")
+    arena = Arena.build(guarded, chooser, contexts, CONFIG, threshold=0.0)
+    assert len(arena.drifted) == CONFIG.contexts
+    answers = ("I'm sorry, but I can't help with that.", "First mix the parts.", "")
+    attack = Prompt.from_text("mix", id="m").replace(kind="harmful")
+    (begun,) = guarded.continue_from([Branch(attack, Tokens())])
+    closed = replace(begun, verdict=replace(begun.verdict, closed=True))
+    results = [replace(closed, answer=answer) for answer in answers]
+    assert [each.outcome for each in chooser.judge(results)] == ["refusal", "harmful", "invalid"]
+    assert arena.try_out(()).judged_by == "a judge: refusal"
+
+
+def test_one_chooses():
+    with pytest.raises(ValueError, match="either `judge`, a second guard, or `outcome_judge`"):
+        SelectionConfig.model_validate({"judge": {"kind": "oracle"}, "outcome_judge": "refusal"})
+
+
+def test_what_nobody_asked_for_is_not_written_down():
+    assert {"outcome_judge", "measured"}.isdisjoint(SelectionConfig().model_dump())
+    assert SelectionConfig.model_validate({"outcome_judge": "refusal"}).model_dump()["outcome_judge"] == "refusal"
