@@ -265,8 +265,13 @@ class RandomConfig(SearchSection):
 class UnigramConfig(SearchSection):
     """The best single tokens, concatenated: the control that a search over their order must beat."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"ranked_by"})
+
     begins_with_init: ClassVar[bool] = False
     kind: Literal["unigram"] = "unigram"
+    ranked_by: Literal["chance", "gradient"] = "chance"
+    """Order in which single tokens are scored: random, which is fair where a budget lasts for most of them; or by the
+    gradient at the best one so far, where a vocabulary is too large for that."""
 
 
 class SoftConfig(SearchSection):

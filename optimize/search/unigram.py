@@ -4,6 +4,9 @@
 Half of the budget goes to single tokens, each scored as a prefix of its own; the other half to sets of them, those
 first whose tokens cost least in sum. The tokens of a set stand in one order, the best one first: which order works, and
 which words help or spoil each other, is what a search has to find out.
+
+Of a large vocabulary a budget pays for few tokens. There the gradient at the best single token so far, at a random one
+to begin with, ranks those that were not scored yet by what they promise to first order.
 """
 
 from __future__ import annotations
@@ -30,28 +33,38 @@ class Unigram:
 
     Args:
         config: how long, how many.
-        objective: says what was spent.
+        objective: says what was spent, and ranks tokens by its gradient.
         vocabulary: what prefixes are made of.
         archive: what was tried so far.
     """
 
     def __init__(self, config: UnigramConfig, objective: Searchable, vocabulary: Alphabet, archive: Archive) -> None:
-        self._config, self._archive = config, archive
+        self._config, self._objective, self._archive = config, objective, archive
         self._allowed = vocabulary.allowed
         self._schedule = Schedule(config, objective)
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
-        """Single tokens in random order; once half of the budget is spent, sets of the best of them."""
+        """Single tokens; once half of the budget is spent, sets of the best of them."""
         untried = [(token,) for token in self._allowed if (token,) not in self._archive]
         if self._config.length == 1:
-            return _shuffled(untried, generator)
+            return self._ordered(untried, generator)
         ranked = [ids for ids in self._archive.ranked() if len(ids) == 1]
         if untried and (self._schedule.share < SHARE_OF_SINGLES or len(ranked) < self._config.length):
-            return _shuffled(untried, generator)
+            return self._ordered(untried, generator)
         sets = best_sets([self._archive.costs[ids] for ids in ranked], self._config.length)
         prefixes = (tuple(ranked[index][0] for index in chosen) for chosen in sets)
         fresh = (ids for ids in prefixes if ids not in self._archive)
-        return list(islice(fresh, SETS_PER_CANDIDATE * self._config.candidates)) or _shuffled(untried, generator)
+        return list(islice(fresh, SETS_PER_CANDIDATE * self._config.candidates)) or self._ordered(untried, generator)
+
+    def _ordered(self, singles: Sequence[Ids], generator: torch.Generator) -> list[Ids]:
+        """Single tokens in the order in which they are to be scored."""
+        if self._config.ranked_by == "chance" or not singles:
+            return _shuffled(singles, generator)
+        scored = [ids for ids in self._archive.ranked() if len(ids) == 1]
+        best = scored[0] if scored else _shuffled(singles, generator)[0]
+        tokens = torch.tensor(singles).squeeze(1)
+        change = self._objective.coordinate_gradient(torch.tensor(best), tokens)[0]
+        return [singles[index] for index in change.argsort(stable=True).tolist()]
 
     def observe(self, scored: Sequence[Scored]) -> None:
         """The archive keeps what tokens cost; only the budget is counted."""

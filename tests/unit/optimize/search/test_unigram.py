@@ -66,3 +66,14 @@ def test_the_first_set_needs_two_steps(tmp_path: Path) -> None:
         search(CONFIG.replace(steps=1), tmp_path)
     assert len((tmp_path / LOG).read_text().splitlines()) == 1
     assert len(search(CONFIG.replace(steps=2), tmp_path).ranked(3)) == 6
+
+
+def test_of_a_large_vocabulary_the_most_promising_tokens_come_first(tmp_path: Path) -> None:
+    toy = Toy()
+    search(CONFIG.replace(length=1, steps=2, candidates=5, ranked_by="gradient"), tmp_path, toy)
+    # The toy's gradient is exact for single tokens.
+    assert toy.scored == sorted(((token,) for token in ALLOWED), key=toy.total)[:10]
+
+
+def test_by_default_nothing_has_changed() -> None:
+    assert "ranked_by" not in CONFIG.model_dump()
