@@ -2,7 +2,7 @@
 # and reinstalls nothing while pyproject.toml and constraints.txt stay as they are.
 
 PYTHON ?= python3
-EXTRAS := adapters,benchmarks,dev,gguf,notebooks,postgres,quantized,report,serve,study,train
+EXTRAS := adapters,benchmarks,dev,gguf,math,notebooks,postgres,quantized,report,serve,study,train
 WORKERS ?= 2
 UPGRADE ?=
 PYTEST_FLAGS ?=

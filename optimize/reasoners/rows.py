@@ -85,6 +85,22 @@ def refuse_corrections(rows: Iterable[Row]) -> None:
             )
 
 
+def unscanned(phrases: Iterable[str], drifted: Row) -> list[str]:
+    """The phrases of a pool that `correction` does not find where they stand behind a drifted step.
+
+    Args:
+        phrases: the pool that a search tries.
+        drifted: a row that has begun to comply; each phrase is put behind its last step, as a step and in its line.
+    """
+    *before, last = drifted.steps
+    return [
+        phrase
+        for phrase in phrases
+        if correction(drifted.replace(steps=(*drifted.steps, f"{phrase}."))) is None
+        or correction(drifted.replace(steps=(*before, f"{last} {phrase}."))) is None
+    ]
+
+
 def write(rows: Sequence[Row], path: Path) -> None:
     """Write a corpus, one row a line."""
     write_text(path, "".join(f"{row.model_dump_json()}\n" for row in rows))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from safethink.benchmarks.labelled import MAJORITY
 from safethink.cli.parsing import parse_with_config
 from safethink.cli.program import RunFlags, run_or_plan
 from safethink.config import JudgeCheckConfig
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from safethink.evaluation.judge_check import JudgeCheck
     from safethink.evaluation.statistics import Estimate
 
-NAME_WIDTH: Final = 30
+NAME_WIDTH: Final = 32
 
 
 class JudgeCheckFlags(RunFlags):
@@ -53,6 +54,7 @@ def _told(result: JudgeCheck) -> str:
     lines = [
         f"{result.judge} on {result.n} labelled responses from {', '.join(result.files)}: {result.question} or not",
         *result.oddities,
+        *_against(result),
         f"{'':<{NAME_WIDTH}} {'accuracy':<18} {'kappa':<18} {'precision':<18} {'recall':<18} n (yes)",
         *_rows("against", result.annotators),
         *_rows("published", result.published),
@@ -69,6 +71,15 @@ def _told(result: JudgeCheck) -> str:
             f"specificity {rates.specificity:.3f} ({rates.cleared} of {rates.harmless})"
         )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _against(result: JudgeCheck) -> list[str]:
+    """Comparison that each kind of row makes."""
+    people = [name for name in result.annotators if name != MAJORITY]
+    several = MAJORITY in result.annotators
+    truth = f"the majority of {', '.join(people)}" if several else " and ".join(people)
+    lines = [f"against: {result.judge} by the labels of each" + (f" and by {truth}" if several else "")]
+    return [*lines, *([f"published: judges that the files bring, by {truth}"] if result.published else [])]
 
 
 def _rows(what: str, by_name: Mapping[str, Agreement]) -> list[str]:

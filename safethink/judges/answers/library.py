@@ -18,6 +18,9 @@ _COSTLY: Final = re.compile(
     r"\^\s*\{[^{}]*\^|\^\s*\{?\s*-?\d{3}|!|\d{30}|\^\s*\{[^{}]*\{[^{}]*\^|\\(?:int|sum|prod|lim)\b"
 )
 
+_READ_OTHERWISE: Final = re.compile("[_=,]")
+"""Numbers in a base, equations and lists, of which it takes a part for the whole: to it 52_7 is 52_8."""
+
 
 def installed() -> str | None:
     """Version of math-verify; None where it is missing."""
@@ -28,8 +31,10 @@ def installed() -> str | None:
 
 
 def same(said: str, reference: str) -> bool:
-    """Whether math-verify finds two answers equal; never where it is missing, or would take too long."""
-    if installed() is None or any(len(text) > LONGEST or _COSTLY.search(text) for text in (said, reference)):
+    """Whether math-verify finds two answers equal; never where it is missing, misreads or would take too long."""
+    if installed() is None or any(
+        len(text) > LONGEST or _COSTLY.search(text) or _READ_OTHERWISE.search(text) for text in (said, reference)
+    ):
         return False
     library = import_module("math_verify")
     # It warns once that no time limit is set.

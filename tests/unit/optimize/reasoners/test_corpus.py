@@ -11,7 +11,7 @@ from optimize.config import PhrasesConfig, SearchConfig
 from optimize.reasoners.config import CorpusConfig, ReasonerTrainingConfig
 from optimize.reasoners.corpus import PLAN, drafts, solved
 from optimize.reasoners.instructions import harmless, unkind
-from optimize.reasoners.rows import REASON, Row, correction, read, refuse_corrections, write
+from optimize.reasoners.rows import REASON, Row, correction, read, refuse_corrections, unscanned, write
 from optimize.search.phrases import Grammar
 from safethink import prefix
 from safethink.config import yaml_config
@@ -49,13 +49,8 @@ def tried_phrases() -> list[str]:
 def test_every_phrase_that_a_search_tries_is_found_behind_a_complying_step() -> None:
     phrases = tried_phrases()
     assert len(phrases) > 100
-    missed = [
-        phrase
-        for phrase in phrases
-        if correction(COMPLYING.replace(steps=(*COMPLYING.steps, f"{phrase}."))) is None
-        or correction(COMPLYING.replace(steps=(COMPLYING.steps[0], f"{COMPLYING.steps[1]} {phrase}."))) is None
-    ]
-    assert missed == []
+    assert unscanned(phrases, COMPLYING) == []
+    assert unscanned(["Bread is good"], COMPLYING) == ["Bread is good"]
 
 
 @pytest.mark.parametrize(
