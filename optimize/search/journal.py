@@ -158,6 +158,13 @@ class Journal:
         self._num_lines = num_lines
 
 
+def untimed(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log without the time that their steps took: what all runs of one search have in common."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    clocks = _clocks()
+    return [{key: value for key, value in line.items() if key not in clocks} for line in lines]
+
+
 def _clocks() -> dict[str, float]:
     """Wall clock and CPU time of this process, in seconds."""
     return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}

@@ -17,7 +17,7 @@ import torch
 from optimize.config import MethodConfig
 from optimize.objectives import Cost
 from optimize.search import driver
-from optimize.search.journal import Journal
+from optimize.search.journal import Journal, untimed
 from optimize.search.method import Alphabet, Ids, Method, Scored, Searchable
 from optimize.search.methods import MethodInputs, ReasonerAccess
 from safethink.testing.check import Check, checks_of, ensure
@@ -131,7 +131,7 @@ class Trial:
         objective, journal = self.objective(), Journal(folder, "conformance")
         watched = Watched(self.make(self.given(journal, objective)), num_steps)
         driver.search(objective, self.vocabulary, watched, self.config, journal, seed)
-        log = journal.log.read_text(encoding="utf-8").splitlines()
+        log = [json.dumps(line) for line in untimed(journal.log)]
         return Course(log, dict(journal.archive.costs), watched.proposals)
 
     def given(self, journal: Journal, objective: Searchable) -> MethodInputs:

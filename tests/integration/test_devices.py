@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from optimize.search.journal import untimed
 from tests.support.source import ROOT
-from tests.support.timeless import timeless_log
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def test_two_processes_choose_as_one_does(tmp_path):
     alone, shared = learn(tmp_path / "one", SEARCH), learn(tmp_path / "two", SEARCH, "--devices", "2")
     assert alone.returncode == 0, alone.stderr
     assert shared.returncode == 0, shared.stderr
-    logs = [timeless_log(tmp_path / name / "run" / "search.jsonl") for name in ("one", "two")]
+    logs = [untimed(tmp_path / name / "run" / "search.jsonl") for name in ("one", "two")]
     assert logs[0] == logs[1]
     prefixes = [yaml.safe_load((tmp_path / name / "run/artifact/prefix.json").read_text()) for name in ("one", "two")]
     assert prefixes[0]["prefixes"] == prefixes[1]["prefixes"]

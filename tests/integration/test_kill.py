@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
+from optimize.search.journal import untimed
 from safethink.errors import MissingFileError
 from safethink.evaluation import calibration, folder, records
 from safethink.evaluation.summary import Summary
 from safethink.monitors import probe
 from tests.support.source import ROOT
-from tests.support.timeless import SECONDS, timeless, timeless_log
+from tests.support.timeless import SECONDS, timeless
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +161,7 @@ def test_a_search_killed_twice_ends_with_the_same_artifact(start, tmp_path: Path
     for name in files - {log.name}:
         assert (out / "artifact" / name).read_bytes() == (whole / "artifact" / name).read_bytes(), name
     assert (out / "artifact" / log.name).read_bytes() == log.read_bytes()
-    assert timeless_log(log) == timeless_log(whole / log.name)
+    assert untimed(log) == untimed(whole / log.name)
     assert count_lines(log) == SEARCH["search"]["steps"]
     assert trials.read_bytes() == (whole / "selection.jsonl").read_bytes()
 

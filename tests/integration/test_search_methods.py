@@ -20,10 +20,9 @@ from optimize.config import (
 from optimize.contexts import folder
 from optimize.pipeline import learning, setup
 from optimize.pipeline.setup import Setup
-from optimize.search.journal import LOG, Journal
+from optimize.search.journal import LOG, Journal, untimed
 from safethink import prefix
 from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig
-from tests.support.timeless import timeless_log
 from tests.support.toy_search import Killed
 
 pytestmark = pytest.mark.slow
@@ -84,7 +83,7 @@ def test_a_method_learns_a_prefix_and_resumes(
     assert len(lines(out)) == 2
     artifact = learning.run(config(method, contexts), loaded, out)
     whole = learning.run(config(method, contexts), loaded, tmp_path / "whole")
-    assert timeless_log(out / LOG) == timeless_log(tmp_path / "whole" / LOG)
+    assert untimed(out / LOG) == untimed(tmp_path / "whole" / LOG)
     assert artifact == whole == prefix.load(out / "artifact", loaded.guarded.tokenizer)
     section = METHODS[method]
     assert all(section.shortest <= len(ids) <= section.length for ids in artifact.token_ids)

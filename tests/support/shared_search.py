@@ -26,7 +26,7 @@ from optimize.objectives import (
 from optimize.parallel.cluster import Cluster, launch
 from optimize.scoring import Example, Scorer, serve
 from optimize.search import driver, methods
-from optimize.search.journal import LOG, Journal
+from optimize.search.journal import LOG, Journal, untimed
 from tests.support import tiny_reasoner
 
 VOCABULARY, LENGTH = 64, 3
@@ -73,7 +73,7 @@ def run(model, cluster: Cluster) -> dict[str, object]:
         journal = Journal(Path(folder), "f")
         method = methods.build(settings, goal, Letters(), START, journal.archive)
         archive = driver.search(goal, Letters(), method, settings, journal, seed=0)
-        log = (Path(folder) / LOG).read_text()
+        log = untimed(Path(folder) / LOG)
     rows = model.get_input_embeddings()(torch.tensor(START)).detach().requires_grad_()
     loss = goal.soft_loss(rows)
     (gradient,) = torch.autograd.grad(loss, rows)

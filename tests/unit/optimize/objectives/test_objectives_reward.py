@@ -17,7 +17,7 @@ from optimize.objectives.protocols import embeddings_of
 from optimize.objectives.reward import SampledContext, Surrogate, leave_one_out
 from optimize.objectives.sampler import RememberingMonitor, Sampler
 from optimize.search import driver, methods
-from optimize.search.journal import Journal
+from optimize.search.journal import Journal, untimed
 from optimize.testing import terms
 from safethink.config import LimitsConfig
 from safethink.errors import MonitorError
@@ -317,7 +317,7 @@ def test_a_search_over_terms_that_remember_is_killed_and_resumed_to_the_same_log
     weights = ObjectiveConfig(reward_weight=1.0, benign_kl_weight=0.2, reward=CONFIG, racing=racing)
     states = ContextSet(unsafe=tuple(contexts), harmless=tuple(contexts[:2]), num_watched=3, num_fired=3)
 
-    def search(folder: Path, calls_left: float) -> bytes:
+    def search(folder: Path, calls_left: float) -> list[dict[str, object]]:
         objective = build(guarded, states, weights)
         cost = objective.cost
 
@@ -333,7 +333,7 @@ def test_a_search_over_terms_that_remember_is_killed_and_resumed_to_the_same_log
         journal = Journal(folder, "f")
         method = methods.build(settings, objective, Letters(range(80, 120)), PREFIX, journal.archive)
         driver.search(objective, Letters(range(80, 120)), method, settings, journal, seed=0)
-        return journal.log.read_bytes()
+        return untimed(journal.log)
 
     whole = search(tmp_path / "whole", math.inf)
     for calls in (1, 3):

@@ -27,11 +27,10 @@ from optimize.config import (
 )
 from optimize.objectives import Cost
 from optimize.search import driver
-from optimize.search.journal import LOG, STATE, Journal, SearchState
+from optimize.search.journal import LOG, STATE, Journal, SearchState, untimed
 from optimize.search.method import Archive, Ids, Scored, start_ids
 from safethink.errors import ConfigError, RecordError, SafeThinkError
 from tests.support import toy_search
-from tests.support.timeless import timeless_log
 from tests.support.toy_search import TOKENS_PER_CANDIDATE, Killed, Letters, Mortal, Toy, search
 
 SHARED = {"length": 3, "steps": 12, "candidates": 10}
@@ -73,7 +72,7 @@ def test_a_search_killed_anywhere_ends_the_same(config: MethodConfig, tmp_path: 
             with (folder / LOG).open("a") as log:
                 log.write(moments.choice(['{"step": 7}\n{"st', '{"st', ""]))
         archive = search(config, folder, vocabulary=Letters(dead=third_dies), start=(5, 6))
-        assert timeless_log(folder / LOG) == timeless_log(tmp_path / "whole" / LOG)
+        assert untimed(folder / LOG) == untimed(tmp_path / "whole" / LOG)
         assert archive == expected
     assert kills >= 6
 
@@ -91,7 +90,7 @@ def test_killed_between_the_log_and_the_state(config: MethodConfig, tmp_path: Pa
             search(config, tmp_path / "killed")
     assert len(lines(tmp_path / "killed")) == 1
     assert search(config, tmp_path / "killed") == expected
-    assert timeless_log(tmp_path / "killed" / LOG) == timeless_log(tmp_path / "whole" / LOG)
+    assert untimed(tmp_path / "killed" / LOG) == untimed(tmp_path / "whole" / LOG)
 
 
 @METHODS
@@ -144,7 +143,7 @@ def test_tokens_are_a_budget_and_a_resumed_search_has_no_more_of_them(config: Me
     with pytest.raises(Killed):
         search(limited, tmp_path / "killed", Mortal(3))
     search(limited, tmp_path / "killed")
-    assert timeless_log(tmp_path / "killed" / LOG) == timeless_log(tmp_path / "whole" / LOG)
+    assert untimed(tmp_path / "killed" / LOG) == untimed(tmp_path / "whole" / LOG)
 
 
 @METHODS
@@ -319,7 +318,7 @@ def test_an_objective_on_policy_follows_the_incumbent_and_resumes(tmp_path: Path
     with pytest.raises(Killed):
         search(config, tmp_path / "killed", Drifting(calls), Letters(dead=third_dies))
     assert search(config, tmp_path / "killed", Drifting(), Letters(dead=third_dies)) == expected
-    assert timeless_log(tmp_path / "killed" / LOG) == timeless_log(tmp_path / "whole" / LOG)
+    assert untimed(tmp_path / "killed" / LOG) == untimed(tmp_path / "whole" / LOG)
 
 
 def test_an_init_text_longer_than_the_prefix_is_refused() -> None:

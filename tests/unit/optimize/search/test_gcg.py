@@ -22,10 +22,9 @@ from optimize.objectives import (
 )
 from optimize.scoring import Example, Scorer
 from optimize.search import driver, methods
-from optimize.search.journal import LOG, Journal
+from optimize.search.journal import LOG, Journal, untimed
 from safethink.errors import RecordError
 from tests.support import tiny_reasoner
-from tests.support.timeless import timeless_log
 from tests.support.toy_search import Killed, Letters
 
 ALLOWED = tuple(range(3, 40))
@@ -173,7 +172,7 @@ def test_a_killed_search_continues_to_the_same_result(objective, tmp_path, calls
     with (killed / LOG).open("a") as log:
         log.write('{"restart": 7}\n{"rest')
     archive = search(objective, killed, config())
-    assert timeless_log(killed / LOG) == timeless_log(whole / LOG)
+    assert untimed(killed / LOG) == untimed(whole / LOG)
     assert archive == expected
 
 

@@ -13,11 +13,10 @@ import torch
 from torch.nn.functional import normalize
 
 from optimize.config import RandomConfig, RelaxedConfig
-from optimize.search.journal import LOG, Journal
+from optimize.search.journal import LOG, Journal, untimed
 from optimize.search.method import Archive, Ids, random_prefixes
 from optimize.search.relaxed import Hardened, Relaxed, harden
 from safethink.errors import SafeThinkError
-from tests.support.timeless import timeless_log
 from tests.support.toy_search import ALLOWED, NUM_IDS, Killed, Letters, Toy, Units, search
 
 CHEAPEST = (20, 4, 13)
@@ -198,7 +197,7 @@ def test_killed_hardening_ends_the_same(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         hardened(tmp_path / "killed", soft_rows(), MortalBowl(9))
     assert hardened(tmp_path / "killed", soft_rows()) == expected
-    assert timeless_log(tmp_path / "killed" / LOG) == timeless_log(tmp_path / "whole" / LOG)
+    assert untimed(tmp_path / "killed" / LOG) == untimed(tmp_path / "whole" / LOG)
 
 
 def test_tokens_that_cannot_be_written_down_are_no_hard_prefix(tmp_path: Path) -> None:

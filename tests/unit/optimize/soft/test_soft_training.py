@@ -14,7 +14,7 @@ from torch import Tensor
 import optimize
 from optimize.config import SoftConfig
 from optimize.pipeline import rounds
-from optimize.search.journal import Journal
+from optimize.search.journal import Journal, untimed
 from optimize.search.method import Archive
 from optimize.selection.trials import Arena
 from optimize.soft import training
@@ -30,7 +30,6 @@ from safethink.guarded import SafeThink
 from safethink.models.hashes import model_hash
 from safethink.thinking.format import Thought
 from tests.support import tiny_reasoner
-from tests.support.timeless import timeless_log
 from tests.support.toy_search import Killed
 from tests.unit.optimize.pipeline.test_learn import ATTACKS, SECTIONS, TASKS, by_length, contents, small_model
 
@@ -89,7 +88,7 @@ def run(folder: Path, engine: HfEngine, config: SoftConfig = CONFIG, objective=N
 
 
 def lines(folder: Path) -> list[dict]:
-    return timeless_log(folder / "search.jsonl")
+    return untimed(folder / "search.jsonl")
 
 
 def test_rows_fall_from_the_start_and_every_step_is_written_down(engine, tmp_path, capsys):
