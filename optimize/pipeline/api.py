@@ -128,7 +128,8 @@ def learn(
         prompts: a JSONL file, or the prompts. Those without a `kind` count as attacks; harmless ones among them keep
             the prefix from hurting harmless work.
         length: number of tokens of the prefix; None for that of `search`.
-        judge: a second guard that chooses among the finalists; None takes the monitor itself.
+        judge: a second guard that chooses among the finalists where `selection` names no judge of outputs; None takes
+            the monitor itself.
         threshold: the monitor fires below it.
         out: the run's folder, in which a killed run can go on; None keeps nothing but what is returned.
         terms: what a prefix costs beside the objective: terms of one's own, each with its weight. The log has them by
@@ -151,7 +152,7 @@ def learn(
     config = config.replace(search=_fitted(search, tokenizer))
     data = _splits(prompts, config.contexts, config.selection)
     watching = as_monitor(monitor)
-    chooser = setup.guard_chooser(judge, watching, threshold)
+    chooser = setup.outcome_chooser(config.selection) or setup.guard_chooser(judge, watching, threshold)
     if out is not None:
         config = on_the_day_of(Path(out), config)
     with frozen(model), tempfile.TemporaryDirectory() as scratch:

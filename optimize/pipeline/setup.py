@@ -128,10 +128,17 @@ def around(reasoner: CausalLM, monitor: Monitor, config: SearchConfig) -> Setup:
 
 def _chooser(config: SearchConfig, monitor: Monitor, threshold: float) -> Chooser:
     """The labeller that a configuration names; without a name the testbed's own, or the monitor."""
-    if config.selection.outcome_judge is not None:
-        built = judges.build(config.selection.outcome_judge)
-        return OutcomeJudge(built.judge, f"a judge: {built.name}")
+    if (chooser := outcome_chooser(config.selection)) is not None:
+        return chooser
     return DevJudge(config.seed) if config.on_testbed else guard_chooser(config.selection.judge, monitor, threshold)
+
+
+def outcome_chooser(selection: SelectionConfig) -> Chooser | None:
+    """The judge of whole outputs that chooses; None where none is named."""
+    if selection.outcome_judge is None:
+        return None
+    built = judges.build(selection.outcome_judge)
+    return OutcomeJudge(built.judge, f"a judge: {built.name}")
 
 
 def prompts_of(config: SearchConfig | CollectConfig, forced_prompts: int) -> tuple[Split, Split]:

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 
 import pytest
 
+import optimize
+from optimize import objectives
+from optimize.config import ObjectiveConfig
+from optimize.contexts import ContextSet
 from optimize.contexts.watching import Watched, scores
-from safethink.config import LimitsConfig
+from safethink.config import LimitsConfig, RefusalJudgeConfig
+from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
 from safethink.monitors import ScoreRequest
 from safethink.prompts import Prompt
 from safethink.thinking.opening import open_prompt
 from safethink.tokens import Tokens
 from tests.support import tiny_reasoner
+from tests.unit.optimize.pipeline.test_learn import ATTACKS, SECTIONS, TASKS, small_model
 
 LIMITS = LimitsConfig(max_step_tokens=6, max_trace_tokens=24, max_answer_tokens=6)
 OWN, INJECTED = (70, 71, 72), (90, 91)
@@ -77,3 +83,24 @@ def test_a_defense_has_the_states_read_where_the_prefix_stands() -> None:
 
 def test_no_traces_have_no_scores() -> None:
     assert scores(guarded(StateReader()), []) == []
+
+
+def test_a_probe_may_watch_a_search_where_somebody_else_chooses() -> None:
+    settings = {"model": small_model(), "tokenizer": tiny_reasoner.tokenizer(), "monitor": StateReader()}
+    prompts = [*ATTACKS, *TASKS]
+    with pytest.raises(ConfigError, match=r"the monitor itself would choose, and StateReader .*outcome_judge choose"):
+        optimize.learn(**settings, prompts=prompts, **SECTIONS)
+    by_judge = SECTIONS | {"selection": SECTIONS["selection"].replace(outcome_judge=RefusalJudgeConfig())}
+    artifact = optimize.learn(**settings, prompts=prompts, **by_judge)
+    assert artifact.selected_by == "a judge: refusal"
+    assert {"recovery_rate", "recovery_rate_by_monitor", "recovery_guarded"} <= artifact.metrics.keys()
+
+
+def test_a_reward_by_hidden_states_is_refused() -> None:
+    contexts = ContextSet(unsafe=(), harmless=(), num_watched=0, num_fired=0)
+    with pytest.raises(ConfigError, match="reward_weight: StateReader reads the reasoner's hidden states"):
+        objectives.build(
+            guarded(StateReader()),
+            contexts,
+            ObjectiveConfig(reward_weight=1.0, continuation_weight=0.0, nll_weight=0.0),
+        )
