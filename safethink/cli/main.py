@@ -72,6 +72,9 @@ class Evaluate(RunFlags):
     """Folder of the run."""
     wide: bool = False
     """Print all columns, however wide they are."""
+    show_texts: bool = False
+    """Show a prompt and what became of it in the report, also where it is a real one; it may be harmful. Of a finished
+    run this only writes the report anew."""
 
 
 class Testbed(CommandFlags):
@@ -130,7 +133,7 @@ def evaluate(argv: Sequence[str]) -> None:
     def run() -> Summary:
         from safethink.evaluation import runner
 
-        return runner.evaluate(config, flags.out)
+        return runner.evaluate(config, flags.out, show_texts=flags.show_texts)
 
     def told(summary: Summary) -> str:
         from safethink.evaluation.table import printed

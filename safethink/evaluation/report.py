@@ -97,11 +97,12 @@ class _SearchLine(BaseModel):
     cost: dict[str, float]
 
 
-def write(run: Path) -> Path:
+def write(run: Path, show_texts: bool = False) -> Path:
     """Write the report of a finished run.
 
     Args:
         run: folder with `config.yaml`, `records.jsonl` and `summary.json`.
+        show_texts: as of `render`.
 
     Returns:
         The path of the report.
@@ -113,14 +114,30 @@ def write(run: Path) -> Path:
     config = folder.read_config(run)
     summary = Summary.model_validate_json((run / folder.SUMMARY).read_text(encoding="utf-8"))
     recorded = {record.key: record for record in records.read(run / folder.RECORDS)}
-    files.write_text(run / folder.REPORT, render(config, summary, recorded, read_search(Path(config.prefix))))
+    files.write_text(
+        run / folder.REPORT, render(config, summary, recorded, read_search(Path(config.prefix)), show_texts)
+    )
     return run / folder.REPORT
 
 
 def render(
-    config: EvalConfig, summary: Summary, recorded: Mapping[Key, Record], search: list[SearchStep] | None
+    config: EvalConfig,
+    summary: Summary,
+    recorded: Mapping[Key, Record],
+    search: list[SearchStep] | None,
+    show_texts: bool = False,
 ) -> str:
-    """The report as HTML; `search` is None where the log of the search cannot be read."""
+    """Render the report as HTML.
+
+    Args:
+        config: the evaluation.
+        summary: its numbers.
+        recorded: its records, by key.
+        search: the search behind the prefix on trial; None where its log cannot be read.
+        show_texts: whether a prompt is shown with what became of it, also where it is none of the testbed's, whose
+            hazards are made up. A page that is passed around shows nobody harm who did not ask.
+    """
+    show_texts = show_texts or all(each.kind == "testbed" for each in config.benchmarks)
     trial = config.on_trial and config.on_trial.name
     return (
         templates("safethink.evaluation")
@@ -150,12 +167,8 @@ def render(
             closed_columns=[name for name in OF_OUTPUTS if _is_known(name, summary.comparisons_closed)],
             categories=category_lines(summary),
             few=table.FEW,
-            comparison=traces.choose(
-                _shown_rows(config),
-                [benchmarks.load(each, config.world) for each in config.benchmarks],
-                recorded,
-                summary.texts,
-            ),
+            comparison=_comparison(config, summary, recorded) if show_texts else None,
+            show_texts=show_texts,
         )
     )
 
@@ -254,6 +267,11 @@ def _figures(summary: Summary, trial: str | None, search: list[SearchStep]) -> d
     if search:
         out["search"] = figures.search_curve(search)
     return {name: figures.to_html(figure, name) for name, figure in out.items()}
+
+
+def _comparison(config: EvalConfig, summary: Summary, recorded: Mapping[Key, Record]) -> traces.Comparison | None:
+    loaded = [benchmarks.load(each, config.world) for each in config.benchmarks]
+    return traces.choose(_shown_rows(config), loaded, recorded, summary.texts)
 
 
 def _shown_rows(config: EvalConfig) -> list[str]:

@@ -27,7 +27,9 @@ from safethink.monitors import fingerprint_of
 from safethink.thinking.format import Thought
 
 
-def evaluate(config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = None) -> Summary:
+def evaluate(
+    config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = None, show_texts: bool = False
+) -> Summary:
     """Evaluate, or take up an evaluation where it was interrupted.
 
     Writes `config.yaml`, `models.json`, `numerics.json`, `records.jsonl`, `summary.json` and `report.html`. The same
@@ -38,6 +40,7 @@ def evaluate(config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = N
         config: what to run.
         out: folder of the run.
         reasoner: a guarded reasoner that is loaded already; None loads that of `config.run`.
+        show_texts: whether the report shows a prompt and what became of it, where that is none of the testbed's.
 
     Returns:
         The summary.
@@ -52,7 +55,7 @@ def evaluate(config: EvalConfig, out: Path, reasoner: GuardedReasoner | None = N
     """
     summary = summarise(gather(config, out, reasoner))
     files.write_text(out / folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
-    _write_report(out)
+    _write_report(out, show_texts)
     return summary
 
 
@@ -241,7 +244,7 @@ def _forecast(
     return exact_asr.Forecast(world, exact_asr.monitor_rates(traces, jobs.fires_below(config), thought))
 
 
-def _write_report(out: Path) -> None:
+def _write_report(out: Path, show_texts: bool) -> None:
     from safethink.evaluation import report
 
-    report.write(out)
+    report.write(out, show_texts)

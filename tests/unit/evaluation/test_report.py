@@ -86,7 +86,7 @@ def recorded() -> dict[Key, Record]:
 @pytest.fixture
 def html(config: EvalConfig, summary: Summary, recorded: dict[Key, Record]) -> str:
     search = [SearchStep(0, 0, 2.0, EVIL), SearchStep(0, 1, 1.5, EVIL), SearchStep(1, 0, 1.9, EVIL)]
-    return report.render(config, summary, recorded, search)
+    return report.render(config, summary, recorded, search, show_texts=True)
 
 
 def test_every_column_is_named_explained_and_marked() -> None:
@@ -329,3 +329,21 @@ def test_the_table_for_a_page(summary: Summary) -> None:
     assert len(lines) == 2 + len(ROWS)
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| `undefended` | 0.25 (0.10–0.40) |")
+
+
+def test_texts_of_real_prompts_are_in_no_report_of_somebody_who_did_not_ask(
+    config: EvalConfig, summary: Summary, recorded: dict[Key, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report.benchmarks, "load", lambda *_: pytest.fail("the prompts were read"))
+    page = report.render(config, summary.replace(texts={}), recorded, [])
+    assert "No &amp; never." not in page
+    assert "Then &lt;b&gt;stop" not in page
+    assert "--show-texts" in page
+
+
+def test_the_testbed_s_made_up_hazards_are_shown(
+    config: EvalConfig, summary: Summary, recorded: dict[Key, Record]
+) -> None:
+    on_testbed = config.replace(benchmarks=[{"kind": "testbed", "prompts": "jailbreak", "n": 1}])
+    page = report.render(on_testbed, summary, {}, [])
+    assert "--show-texts" not in page
