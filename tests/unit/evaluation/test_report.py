@@ -342,8 +342,9 @@ def test_texts_of_real_prompts_are_in_no_report_of_somebody_who_did_not_ask(
 
 
 def test_the_testbed_s_made_up_hazards_are_shown(
-    config: EvalConfig, summary: Summary, recorded: dict[Key, Record]
+    config: EvalConfig, summary: Summary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(report.traces, "choose", lambda *_: traces.Comparison("Wake the idol.", ()))
     on_testbed = config.replace(benchmarks=[{"kind": "testbed", "prompts": "jailbreak", "n": 1}])
-    page = report.render(on_testbed, summary, {}, [])
-    assert "--show-texts" not in page
+    assert "Wake the idol." in report.render(on_testbed, summary, {}, [])
+    assert "Wake the idol." not in report.render(config, summary, {}, [])
