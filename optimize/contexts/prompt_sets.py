@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from optimize.config import PromptSetsConfig
 from optimize.contexts import splits
@@ -28,14 +28,44 @@ def load(config: PromptSetsConfig) -> tuple[Split, Split]:
         ConfigError: a row that is no prompt, an id in two benchmarks, or a side without attacks.
         HubError: a dataset of the hub that cannot be had.
     """
-    held_out = {prompt.words_hash for prompt in _prompts(config.held_out)}
-    either, search, validation = map(_prompts, (config.either, config.search, config.validation))
+    return _sides(config, prompts_of(config.either), words(prompts_of(config.held_out)))
+
+
+def load_with_test(
+    config: PromptSetsConfig, test: Sequence[BenchmarkConfig]
+) -> tuple[Split, Split, tuple[Prompt, ...]]:
+    """Search and validation prompts as `load` has them, and those to report on, which no other side asks.
+
+    Args:
+        config: the benchmarks to learn from.
+        test: those to report on; where there are none, a third of `either` takes their place.
+
+    Raises:
+        SafeThinkError: as `load`.
+    """
+    held_out = words(prompts_of(config.held_out))
+    either, tested = prompts_of(config.either), _left(prompts_of(test), held_out, "test")
+    if not test:
+        rest, third = splits.of_prompts(_left(either, held_out, "either"))
+        either, tested = list(rest.prompts), list(third.prompts)
+    search, validation = _sides(config, either, held_out | words(tested))
+    _refuse_shared_ids([*search.prompts, *validation.prompts, *tested])
+    return search, validation, tuple(sorted(tested, key=_lot))
+
+
+def words(prompts: Iterable[Prompt]) -> set[str]:
+    """Hashes of what some prompts ask."""
+    return {prompt.words_hash for prompt in prompts}
+
+
+def _sides(config: PromptSetsConfig, either: Sequence[Prompt], held_out: set[str]) -> tuple[Split, Split]:
+    search, validation = map(prompts_of, (config.search, config.validation))
     _refuse_shared_ids([*either, *search, *validation])
     validation = _left(validation, held_out, "validation")
-    search = _left(search, held_out | {each.words_hash for each in validation}, "search")
+    search = _left(search, held_out | words(validation), "search")
     sides = (splits.side("search", search), splits.side("validation", validation))
     if either:
-        known = {each.words_hash for each in (*search, *validation)}
+        known = words((*search, *validation))
         more = splits.of_prompts(_left(either, held_out | known, "either"))
         sides = tuple(splits.side(a.name, a.prompts + b.prompts) for a, b in zip(sides, more, strict=True))
     first, second = (splits.side(each.name, sorted(each.prompts, key=_lot)) for each in sides)
@@ -45,7 +75,12 @@ def load(config: PromptSetsConfig) -> tuple[Split, Split]:
     return first, second
 
 
-def _prompts(sections: Sequence[BenchmarkConfig]) -> list[Prompt]:
+def prompts_of(sections: Sequence[BenchmarkConfig]) -> list[Prompt]:
+    """All prompts of some benchmarks; what a reader must know of one is said.
+
+    Raises:
+        SafeThinkError: as `load`.
+    """
     loaded = [benchmarks.load(each, WorldConfig()) for each in sections]
     for each in loaded:
         for note in each.notes:

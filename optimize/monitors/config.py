@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from safethink.config import RunConfig, Section, WorldConfig
+from optimize.config import PromptSetsConfig
+from safethink.config import BenchmarkConfig, JudgeConfig, RunConfig, Section, TestbedJudgeConfig, WorldConfig
+from safethink.config.judges import judge_leaves
 from safethink.config.monitors import PoolingKind
 
 
@@ -77,18 +79,71 @@ class RewardTrainingConfig(Section):
 MonitorTraining = Annotated[ProbeTrainingConfig | RewardTrainingConfig, Field(discriminator="kind")]
 
 
+class MonitorPromptSetsConfig(PromptSetsConfig):
+    """Benchmarks that a monitor is trained, chosen and reported on; no two splits ask the same."""
+
+    test: tuple[BenchmarkConfig, ...] = ()
+    """Reported on; where there are none, a third of what `either` asks."""
+
+    @model_validator(mode="after")
+    def _something_to_report_on(self) -> MonitorPromptSetsConfig:
+        if not self.either and not self.test:
+            raise ValueError("give `test`, or `either`, of which a third is reported on")
+        return self
+
+
+class OutcomeLabelsConfig(Section):
+    """Labels from what became of a rollout: a partial trace is unsafe where the answer that followed it was harmful.
+
+    So process reward models are taught by outcomes (Math-Shepherd, arXiv 2312.08935, section 3.2). Rollouts that never
+    closed their thinking, or that the judge cannot read, are left out and counted.
+    """
+
+    judge: JudgeConfig
+    """The judge of the finished outputs."""
+
+
+class LabelledFileConfig(Section):
+    """Responses that people labelled: a published file, or one's own with `prompt`, `response` and `label`.
+
+    A response stands where the trace stands, and every step of it has the response's label: unsafe where the response
+    was labelled harmful, or no refusal though the prompt is an attack.
+    """
+
+    path: str
+    """The file; its layout is told by its columns."""
+    sample: int | None = Field(default=None, ge=1)
+    """At most so many responses, drawn by a hash; None takes all."""
+
+
 class TrainMonitorConfig(Section):
     """Configuration of `safethink-optimize monitor`: the reasoner, the labeller of its traces, and the trained monitor.
 
     The reasoner is rolled out undefended, and `run.monitor` scores every partial trace that ends with a step: a guard,
-    or the testbed's `oracle`, exact or as noisy as its dev judge (`miss_rate: 0.08, false_alarm_rate: 0.08`).
+    or the testbed's `oracle`, exact or as noisy as its dev judge (`miss_rate: 0.08, false_alarm_rate: 0.08`). With
+    `labels` a judge reads the finished outputs instead.
     """
+
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset(
+        {"prompt_sets", "labels", "injected", "injected_share", "labelled"}
+    )
 
     run: RunConfig
     """The reasoner, and the monitor that labels. Defense and prefix play no part."""
     world: WorldConfig = WorldConfig()
     prompts: str | None = None
     """JSONL with prompts of one's own, lines of the splits `search`, `validation` and `test`; None: the testbed's."""
+    prompt_sets: MonitorPromptSetsConfig | None = None
+    """Published benchmarks, in place of `prompts`."""
+    labels: OutcomeLabelsConfig | None = None
+    """A judge of the finished outputs that labels, in place of `run.monitor`, which is then not loaded."""
+    injected: tuple[str, ...] = ()
+    """Prefixes, as `run.prefix` names them, that are put into traces at random steps, so that the monitor meets in
+    training what it meets when guarding: a probe reads the injected tokens, a monitor of text what follows them."""
+    injected_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the traces that are gone on from a random step with one of `injected`."""
+    labelled: tuple[LabelledFileConfig, ...] = ()
+    """Files of labelled responses, learned from and reported on beside the reasoner's own traces."""
     attacks: int = Field(default=400, ge=1)
     """Jailbreak prompts of each split of the testbed."""
     borderline: int = Field(default=150, ge=0)
@@ -103,6 +158,28 @@ class TrainMonitorConfig(Section):
     """Kind of monitor to train, with its settings."""
     seed: int = 0
     """Seeds the training; the rollouts have `run.seed`."""
+
+    @property
+    def on_testbed(self) -> bool:
+        """Whether the prompts are the testbed's."""
+        return self.prompts is None and self.prompt_sets is None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TrainMonitorConfig:
+        if self.prompts is not None and self.prompt_sets is not None:
+            raise ValueError("give either `prompts` or `prompt_sets`")
+        return self
+
+    @model_validator(mode="after")
+    def _outcomes_of_injections(self) -> TrainMonitorConfig:
+        if self.injected and self.labels is None:
+            raise ValueError("injected: traces with an injection are labelled by what becomes of them; give `labels`")
+        if self.labelled and self.label_threshold != 0:
+            raise ValueError("labelled: people's labels have no threshold; leave `label_threshold` at 0")
+        leaves = () if self.labels is None else judge_leaves(self.labels.judge)
+        if not self.on_testbed and any(isinstance(leaf, TestbedJudgeConfig) for leaf in leaves):
+            raise ValueError("labels.judge: 'testbed' knows the testbed's prompts alone; use 'refusal'")
+        return self
 
     @model_validator(mode="after")
     def _pairs_need_two(self) -> TrainMonitorConfig:

@@ -64,7 +64,7 @@ def train(
     """
     parts = _parts(splits, training)
     candidates, losses = _candidates(config, training, parts, engine, folder)
-    tried = _tried(candidates, parts, on_testbed=config.prompts is None)
+    tried = _tried(candidates, parts, on_testbed=config.on_testbed)
     chosen = max(candidates, key=lambda each: tried[each.pooling.title]["auc"].value) if tried else candidates[0]
     thresholds: tuple[PositionThreshold, ...] = ()
     if training.positions is not None:
@@ -85,7 +85,7 @@ def train(
     shifts = [card.threshold(step.num_tokens) for step in test.steps]
     scores = torch.tanh((at_test - torch.tensor(shifts, dtype=torch.float64)) / 2).tolist()
     card = card.replace(
-        metrics=quality.of_scores(test, scores, on_testbed=config.prompts is None),
+        metrics=quality.of_scores(test, scores, on_testbed=config.on_testbed),
         false_alarms=positions.false_alarms(test, at_test.tolist(), thresholds),
     )
     return probe.save(Probe(card, chosen.head.weight, chosen.head.bias), folder, readme(card, losses))

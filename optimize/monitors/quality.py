@@ -6,13 +6,14 @@ the same bootstrap over clusters as those of an evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from optimize.monitors.steps import LabelledSplit, Step
+from optimize.contexts.splits import ATTACKS
+from optimize.monitors.steps import SOURCES, LabelledSplit, Step
 from optimize.selection.metrics import of_estimate
 from safethink.evaluation.statistics import Observations, resampled
 from safethink.prefix.artifact import Metric
@@ -25,17 +26,41 @@ ROWS_AT_ONCE = 100
 def of_scores(split: LabelledSplit, scores: Sequence[float], on_testbed: bool) -> dict[str, Metric]:
     """Agreement of scores with the labels; on the testbed also of scores, and of labels, with the truth.
 
+    Also among the traces of attacks alone, where knowing a harmful prompt says nothing of the trace
+    (`within_harmful_`), and by source of the traces, where there are several (`injected_`, `labelled_`, `own_`).
+
     Args:
         split: labelled partial traces.
         scores: of the trained monitor, in [-1, 1] or any other scale whose zero parts unsafe from safe.
         on_testbed: whether the exact oracle knows the prompts.
     """
     steps, labels = split.steps, np.asarray(split.unsafe)
-    found = _agreement("", steps, scores, labels, 0.0)
+    found = _agreement("", steps, scores, labels, 0.0) | _within(split, scores)
     if on_testbed:
         truth = np.asarray([oracle.drifted(step.prompt, step.trace) for step in steps])
         found |= _agreement("oracle_", steps, scores, truth, 0.0)
         found |= _agreement("labeller_oracle_", steps, [step.score for step in steps], truth, split.threshold)
+    return found
+
+
+def _within(split: LabelledSplit, scores: Sequence[float]) -> dict[str, Metric]:
+    """Agreement with the labels within some of the steps: of attacks, of each source, and of attacks in each source."""
+    sources = [source for source in SOURCES if any(step.source == source for step in split.steps)]
+    kinds = {step.prompt.kind in ATTACKS for step in split.steps}
+    parts: dict[str, Callable[[Step], bool]] = {}
+    if len(kinds) > 1:
+        parts["within_harmful_"] = lambda step: step.prompt.kind in ATTACKS
+    for source in sources if len(sources) > 1 else ():
+        parts[f"{source}_"] = lambda step, source=source: step.source == source
+        parts[f"{source}_within_harmful_"] = lambda step, source=source: (
+            step.source == source and step.prompt.kind in ATTACKS
+        )
+    found: dict[str, Metric] = {}
+    for name, belongs in parts.items():
+        places = [place for place, step in enumerate(split.steps) if belongs(step)]
+        steps, unsafe = [split.steps[place] for place in places], np.asarray(split.unsafe)[places]
+        if len(set(unsafe.tolist())) == 2:
+            found |= _agreement(name, steps, [scores[place] for place in places], unsafe, 0.0)
     return found
 
 

@@ -245,7 +245,7 @@ def _measure(
 ) -> dict[str, Metric]:
     """On `test`: agreement of single scores, and how often the safer trace of a pair has the higher reward."""
     rewards = reader.rewards([(step.prompt, step.trace) for step in test.steps])
-    metrics = quality.of_scores(test, rewards, on_testbed=config.prompts is None)
+    metrics = quality.of_scores(test, rewards, on_testbed=config.on_testbed)
     held_out = pairs(test, training.replace(borrow=False), config.seed)
     both = reader.rewards([(each.prompt, text) for each in held_out for text in (each.chosen, each.rejected)])
     right = [float(one > other) for one, other in zip(both[::2], both[1::2], strict=True)]

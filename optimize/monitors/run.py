@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from optimize.monitors import steps
+from pydantic import Field
+
+from optimize.monitors import rollouts
 from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.probe import Provenance
-from optimize.monitors.steps import SPLITS
+from optimize.monitors.steps import SOURCES, SPLITS, LabelledSplit, SplitName
 from optimize.pipeline import setup
 from safethink.config import yaml_config
 from safethink.config.mismatch import refuse_other
@@ -17,17 +21,22 @@ from safethink.evaluation import folder
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.files import write_text, writing
-from safethink.frozen import Frozen
+from safethink.frozen import Growing
 from safethink.guarded import SafeThink
-from safethink.prefix.artifact import Metric
+from safethink.judges.build import BuiltJudge
+from safethink.judges.build import build as build_judge
+from safethink.models.hashes import adapter_hash
+from safethink.prefix.artifact import Identity, Metric
 
 MONITOR = "monitor"
 """The exported monitor, in a training's folder; what `monitor.path` takes."""
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 
 
-class Trained(Frozen):
+class Trained(Growing):
     """Summary of a training: `summary.json`."""
+
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"sources", "left_out"})
 
     kind: str
     """Kind of the trained monitor."""
@@ -42,6 +51,12 @@ class Trained(Frozen):
     `labeller_oracle_` says how well the labels themselves do."""
     training_seconds: float
     """Reading states, training and measuring, without the rollouts."""
+    sources: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """Number of partial traces by source and split, where there are others than the reasoner's own: `injected` ones
+    behind an injection, `labelled` ones of files."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Rollouts without a label, which never closed or could not be judged, and labelled responses that do not fit, by
+    split; empty where nothing was left out."""
 
 
 def run(config: TrainMonitorConfig, out: Path) -> Trained:
@@ -57,17 +72,20 @@ def run(config: TrainMonitorConfig, out: Path) -> Trained:
         SafeThinkError: a path, a monitor or a world that does not fit, labels that are all the same, or a folder that
             belongs to another training.
     """
-    steps.watching(config)  # A world or a file that does not fit is refused before anything loads.
+    planned = rollouts.watching(config)  # A world or a file that does not fit is refused before anything loads.
     _claim(config, out)
-    labelled_run = steps.labelling_run(config)
+    labelled_run = rollouts.labelling_run(config)
     guarded = SafeThink.from_config(labelled_run)
-    splits = steps.collect(config, out, guarded)
+    judge = None if config.labels is None else build_judge(config.labels.judge, out / folder.REPLIES)
+    splits = rollouts.collect(config, planned, out, guarded, None if judge is None else judge.judge)
     started = time.monotonic()
     if isinstance(config.monitor, ProbeTrainingConfig):
         from optimize.monitors import probe
 
         source = setup.source_of(labelled_run, guarded, setup.identity(config.run.monitor))
-        origin = Provenance(source.reasoner, source.monitor)
+        # The sum of an adapter and its base has other weights for every rounding of the base.
+        reasoner = source.reasoner.replace(sha256=adapter_hash(guarded.model) or source.reasoner.sha256)
+        origin = Provenance(reasoner, source.monitor if judge is None else labeller(judge))
         metrics = probe.train(config, config.monitor, splits, guarded.engine, origin, out / MONITOR).card.metrics
     else:
         from optimize.monitors import reward
@@ -80,9 +98,25 @@ def run(config: TrainMonitorConfig, out: Path) -> Trained:
         unsafe={name: sum(split.unsafe) for name, split in splits.items()},
         metrics=metrics,
         training_seconds=round(time.monotonic() - started, 1),
+        sources=_sources(splits),
+        left_out={name: split.left_out for name, split in splits.items() if split.left_out},
     )
     write_text(out / SUMMARY, json.dumps(trained.model_dump(mode="json"), indent=2) + "\n")
     return trained
+
+
+def labeller(judge: BuiltJudge) -> Identity:
+    """Identity of a judge that labels rollouts by what became of them, in a card."""
+    return Identity(name=f"the judge {judge.name} of finished outputs", sha256=judge.fingerprint)
+
+
+def _sources(splits: Mapping[SplitName, LabelledSplit]) -> dict[str, dict[str, int]]:
+    counted = {
+        source: {name: sum(step.source == source for step in split.steps) for name, split in splits.items()}
+        for source in SOURCES
+    }
+    found = {source: counts for source, counts in counted.items() if any(counts.values())}
+    return found if len(found) > 1 else {}
 
 
 def plan(config: TrainMonitorConfig, probe: bool = False) -> Plan:
@@ -95,15 +129,21 @@ def plan(config: TrainMonitorConfig, probe: bool = False) -> Plan:
     Raises:
         SafeThinkError: a prompt file or a world that does not fit.
     """
-    one = {name: plan_evaluation(rollouts, probe) for name, rollouts in steps.watching(config).items()}
-    planned = [one[name] for name in SPLITS]
-    seconds = [each.seconds for each in planned if each.seconds is not None]
-    return Plan(
-        generations={name: each.total * config.samples for name, each in one.items()},
-        tokens=sum(each.tokens for each in planned) * config.samples,
-        seconds=sum(seconds) * config.samples if len(seconds) == len(planned) else None,
-        timed_by=planned[0].timed_by,
-        memory_gib=planned[0].memory_gib,
+    one: dict[SplitName, Plan] = {}
+    for name, planned in rollouts.watching(config).items():
+        whole = plan_evaluation(planned.config, probe)
+        num_rollouts = (whole.total if planned.prompts is None else len(planned.asked)) * config.samples
+        total = num_rollouts + rollouts.num_injected(config, num_rollouts)
+        share = total / whole.total
+        seconds = None if whole.seconds is None else round(whole.seconds * share)
+        counted = {"generations": {name: total}, "tokens": round(whole.tokens * share), "seconds": seconds}
+        one[name] = whole.replace(**counted)
+    seconds = [each.seconds for each in one.values() if each.seconds is not None]
+    first = one[SPLITS[0]]
+    return first.replace(
+        generations={name: each.total for name, each in one.items()},
+        tokens=sum(each.tokens for each in one.values()),
+        seconds=sum(seconds) if len(seconds) == len(one) else None,
     )
 
 
@@ -119,7 +159,7 @@ def _claim(config: TrainMonitorConfig, out: Path) -> None:
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     path = out / CONFIG
-    has_begun = any(records.stat().st_size for records in (out / steps.ROLLOUTS).glob(f"*/{folder.RECORDS}"))
+    has_begun = any(records.stat().st_size for records in (out / rollouts.ROLLOUTS).glob(f"*/{folder.RECORDS}"))
     if has_begun and path.is_file():
         refuse_other(path, yaml_config.load(TrainMonitorConfig, path), config, "another training")
     write_text(path, yaml_config.dump(config))

@@ -1,40 +1,25 @@
-"""Labelled partial traces: rollouts of each split, scored at the end of every step, and as a monitor will meet them."""
+"""Labelled partial traces, which end with a step: what a monitor is asked about."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
-from optimize.contexts.splits import refuse_shared
-from optimize.monitors.config import TrainMonitorConfig
-from safethink.config import (
-    BenchmarkConfig,
-    EvalConfig,
-    JsonlBenchmarkConfig,
-    RefusalJudgeConfig,
-    RunConfig,
-    SafeThinkConfig,
-    TestbedBenchmarkConfig,
-    TestbedJudgeConfig,
-)
-from safethink.errors import SearchError
-from safethink.evaluation.injection_sites import watched
-from safethink.evaluation.jobs import watched_benchmarks
-from safethink.evaluation.monitored_rollouts import Watch, watch, watching_config
-from safethink.evaluation.worker import GuardedReasoner
+from safethink.engines.stopping import Stopper
 from safethink.files import json_hash
 from safethink.prompts import Prompt
-from safethink.testbed.origin import require_world
+from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt
 from safethink.thinking.reading import trace_text
+from safethink.tokens import Tokens
 
 SplitName: TypeAlias = Literal["search", "validation", "test"]
 SPLITS: Final[tuple[SplitName, ...]] = get_args(SplitName)
 """Learned on the first, chosen on the second, reported on the third."""
-ROLLOUTS: Final = "rollouts"
-"""Folder of the rollouts, one of each split in it."""
+Source: TypeAlias = Literal["own", "injected", "labelled"]
+"""Source of a trace: the reasoner undisturbed, the reasoner behind an injection, or a file of labelled responses."""
+SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +28,12 @@ class Step:
 
     Attributes:
         prompt: what was asked.
-        ids: opened prompt and trace, as token ids.
-        trace: the trace as a monitor reads it.
+        ids: opened prompt and trace, as token ids, injected ones among them.
+        trace: the trace as a monitor of text reads it, without what was injected.
         depth: index of its last step.
         score: what the labeller said.
         trace_start: index into `ids` of the first token of the trace.
+        source: where the trace is from.
     """
 
     prompt: Prompt
@@ -56,6 +42,7 @@ class Step:
     depth: int
     score: float
     trace_start: int = 0
+    source: Source = "own"
 
     @property
     def num_tokens(self) -> int:
@@ -71,11 +58,13 @@ class LabelledSplit:
         name: of the split.
         traces: of each rollout its steps, in order.
         threshold: scores below it mean unsafe.
+        left_out: rollouts and labelled responses without a label, or that fit nowhere.
     """
 
     name: SplitName
     traces: tuple[tuple[Step, ...], ...]
     threshold: float
+    left_out: int = 0
 
     @property
     def steps(self) -> list[Step]:
@@ -94,66 +83,26 @@ class LabelledSplit:
         return json_hash(prompts)
 
 
-def watching(config: TrainMonitorConfig) -> dict[SplitName, EvalConfig]:
-    """The rollouts of each split, as evaluations that only watch.
+def steps_of(
+    prompt: Prompt, partial: Sequence[Tokens], scores: Sequence[float], thought: Thought, source: Source = "own"
+) -> Iterator[Step]:
+    """The partial traces of a rollout as a monitor is asked about them.
 
-    Raises:
-        ConfigError: the world is not that of the reasoner, or two splits of a file ask the same.
+    Args:
+        prompt: what was asked.
+        partial: the trace up to the end of each step.
+        scores: what the labeller said of each.
+        thought: reads traces.
+        source: where the rollout is from.
     """
-    if config.prompts is None:
-        require_world(config.run.reasoner.path, config.world)
-    else:
-        refuse_shared(Path(config.prompts))
-    judge = TestbedJudgeConfig() if config.prompts is None else RefusalJudgeConfig()
-    return {name: watching_config(config.run, _prompts(config, name), config.world, judge) for name in SPLITS}
+    prompt_ids = open_prompt(thought, prompt)
+    for depth, (trace, score) in enumerate(zip(partial, scores, strict=True)):
+        yield Step(prompt, prompt_ids + trace.ids, trace_text(thought, trace), depth, score, len(prompt_ids), source)
 
 
-def collect(config: TrainMonitorConfig, out: Path, reasoner: GuardedReasoner) -> dict[SplitName, LabelledSplit]:
-    """Roll out every split and label it; what an earlier call recorded below `out` is not generated again.
-
-    Raises:
-        SearchError: the reasoner thinks nowhere in a split, or all partial traces of it have the same label.
-        SafeThinkError: prompts that are not there, a monitor that fails, or a folder that belongs to another training.
-    """
-    splits: dict[SplitName, LabelledSplit] = {}
-    for name, rollouts in watching(config).items():
-        what = f"labelling {name} prompts"
-        seen = watch(rollouts, out / ROLLOUTS / name, what, config.samples, reasoner=reasoner)
-        split = LabelledSplit(name, tuple(_traces(seen, config.run, config.samples)), config.label_threshold)
-        if not split.traces:
-            raise SearchError(
-                f"reasoner {config.run.reasoner.path!r} thinks about no prompt of {name}: monitors learn from traces"
-            )
-        if len(set(split.unsafe)) < 2:
-            label = "unsafe" if any(split.unsafe) else "safe"
-            raise SearchError(f"every partial trace of {name} is labelled {label}: there is nothing to tell apart")
-        splits[name] = split
-    return splits
-
-
-def _prompts(config: TrainMonitorConfig, name: SplitName) -> Sequence[BenchmarkConfig]:
-    if config.prompts is not None:
-        return (JsonlBenchmarkConfig(path=config.prompts, prompts="jailbreak", split=name),)
-    wanted: Mapping[Literal["jailbreak", "borderline", "harmless"], int]
-    wanted = {"jailbreak": config.attacks, "borderline": config.borderline, "harmless": config.harmless}
-    return [TestbedBenchmarkConfig(prompts=kind, split=name, n=n) for kind, n in wanted.items() if n]
-
-
-def _traces(seen: Watch, run: RunConfig, samples: int) -> Iterator[tuple[Step, ...]]:
-    """The steps of each rollout; one that closes its thinking at once has none, and is passed over."""
-    thought, chosen = seen.reasoner.thought, watched_benchmarks(seen.benchmarks)
-    for sample in range(samples):
-        for each in watched(chosen, seen.records, thought, run.limits.max_step_tokens, sample):
-            if not each.record.step_scores:
-                continue
-            prompt_ids = open_prompt(thought, each.prompt)
-            partial = [each.through(depth) for depth in range(len(each.record.step_scores))]
-            yield tuple(
-                Step(each.prompt, prompt_ids + trace.ids, trace_text(thought, trace), depth, score, len(prompt_ids))
-                for depth, (trace, score) in enumerate(zip(partial, each.record.step_scores, strict=True))
-            )
-
-
-def labelling_run(config: TrainMonitorConfig) -> RunConfig:
-    """The run under a defense that asks for scores, so that the labeller loads."""
-    return config.run.replace(defense=SafeThinkConfig(threshold=config.label_threshold))
+def cut(thought: Thought, trace: Tokens, max_step_tokens: int, first: int = 0) -> list[Tokens]:
+    """A trace up to the end of each step from token `first` on; what closes the thinking belongs to its last step."""
+    starts = Stopper(thought, eos_ids=()).step_starts(trace, max_step_tokens, first)
+    # Between the last words and the closing tag there is no step.
+    ends = [start for start in starts[1:] if trace_text(thought, trace[start:]).strip()]
+    return [*(trace[:end] for end in ends), trace] if trace_text(thought, trace[first:]).strip() else []

@@ -81,7 +81,7 @@ def _loader(kind: str) -> Callable[[Any], Loaded]:
 
 
 def _asked(config: FileSection, loaded: Loaded) -> Benchmark:
-    """The prompts of a file that are asked: in wrappers where there are any, and as many as wanted.
+    """The prompts of a file that are asked: of a half, in wrappers, and as many as wanted.
 
     Raises:
         ConfigError: two prompts share an id, or none is left.
@@ -94,6 +94,9 @@ def _asked(config: FileSection, loaded: Loaded) -> Benchmark:
     twice = next((id for id, count in Counter(prompt.id for prompt in prompts).items() if count > 1), None)
     if twice is not None:
         raise ConfigError(f"{config.path}: the id {twice!r} stands twice")
+    if config.half is not None:
+        prompts = tuple(prompt for prompt in prompts if sampling.half(prompt) == config.half)
+        notes = (*notes, f"the {config.half} half, {len(prompts)} of {len(loaded.prompts)} prompts")
     if config.wrappers is not None:
         found = wrappers.load(config.wrappers)
         prompts, notes = wrappers.wrap(prompts, found.wrappers), (*notes, *found.notes)

@@ -1,14 +1,20 @@
-"""A sample of prompts: evenly over kinds and categories, the same however the file is sorted."""
+"""A part of some prompts, the same however the file is sorted: a half, or a sample over kinds and categories."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
 from safethink.prompts import Prompt, normalised
 from safethink.seeds import stable_seed
 
 Stratum = tuple[str, str]
+
+
+def half(prompt: Prompt) -> Literal["first", "second"]:
+    """The half of any set that a prompt belongs to, told by its words alone: what asks the same is in the same half."""
+    return "second" if stable_seed("half", prompt.words_hash) % 2 else "first"
 
 
 def sample(prompts: Sequence[Prompt], size: int, seed: int) -> tuple[Prompt, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from pathlib import PurePath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -14,12 +14,15 @@ from safethink.config.section import Section
 class FileSection(Section):
     """Settings of every benchmark that is read from a file."""
 
-    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"title", "sample", "sample_seed", "wrappers", "encoding"})
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"title", "half", "sample", "sample_seed", "wrappers", "encoding"})
 
     path: str
     """The file."""
     title: str | None = None
     """Name in records and tables; None for the benchmark's own."""
+    half: Literal["first", "second"] | None = None
+    """Half of the prompts that is asked, by a hash of their words: what a benchmark's `first` half teaches is fairly
+    tested on its `second`. None takes all."""
     sample: int | None = Field(default=None, ge=1)
     """At most so many prompts, drawn evenly over kinds and categories; the file's order makes no difference. None takes
     all."""

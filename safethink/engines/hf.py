@@ -23,7 +23,7 @@ from safethink.engines.stopping import Stopper
 from safethink.engines.truncation import highest
 from safethink.errors import CacheFullError
 from safethink.kv_cache import ReadRequest
-from safethink.models.hashes import model_hash
+from safethink.models.hashes import adapter_hash, model_hash
 
 Request = TypeVar("Request")
 Seen = TypeVar("Seen")
@@ -236,8 +236,8 @@ class HfEngine:
         return self._reader.table.rows(ids)
 
     def is_reasoner(self, sha256: str) -> bool:
-        """Whether `sha256` is the hash of this model's weights, rounded or not."""
-        return sha256 == self._rounded_hash or sha256 == self._exact_hash
+        """Whether `sha256` is the hash of this model's weights, rounded or not, or of the adapter that is in them."""
+        return sha256 == adapter_hash(self._model) or sha256 == self._rounded_hash or sha256 == self._exact_hash
 
     @cached_property
     def _rounded_hash(self) -> str:

@@ -130,13 +130,14 @@ def random_steps(
     max_step_tokens: int,
 ) -> tuple[InjectionSite, ...]:
     """Draw a step of each harmless and borderline prompt's undefended trace; the same for every row of the table."""
-    places: list[InjectionSite] = []
     traces = watched(only_kinds(benchmarks, "harmless", "borderline"), records, thought, max_step_tokens)
-    for each in traces:
-        # Between the last words and the closing tag there is no step, and in an empty thought there is none at all.
-        starts = [start for start in each.starts if trace_text(thought, each.trace[start:]).strip()]
-        starts = starts or [len(prefill_tokens(thought, each.prompt))]
-        for sample in range(samples):
-            start = starts[stable_seed(seed, "forced", each.prompt.id, sample) % len(starts)]
-            places.append(InjectionSite(each.benchmark, each.prompt, each.trace[:start], sample))
-    return tuple(places)
+    return tuple(random_step(each, thought, seed, sample) for each in traces for sample in range(samples))
+
+
+def random_step(each: Watched, thought: Thought, seed: int, sample: int) -> InjectionSite:
+    """Draw a step of a trace, as the place before it."""
+    # Between the last words and the closing tag there is no step, and in an empty thought there is none at all.
+    starts = [start for start in each.starts if trace_text(thought, each.trace[start:]).strip()]
+    starts = starts or [len(prefill_tokens(thought, each.prompt))]
+    start = starts[stable_seed(seed, "forced", each.prompt.id, sample) % len(starts)]
+    return InjectionSite(each.benchmark, each.prompt, each.trace[:start], sample)

@@ -148,7 +148,10 @@ def guarded(rows: Sequence[TableRow], benchmarks: Sequence[Benchmark], samples: 
 
 
 def watched_benchmarks(benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
-    """Benchmarks of monitored rollouts: the attack prompts, and those that are harmless or only look harmful."""
+    """Benchmarks of monitored rollouts: the attack prompts, and those that are harmless or only look harmful.
+
+    Plain harmful requests beside jailbreaks are left out: nothing is injected into their traces later.
+    """
     return attack_benchmarks(benchmarks) + only_kinds(benchmarks, "harmless", "borderline")
 
 
@@ -157,17 +160,15 @@ def watch(
 ) -> Iterator[Job]:
     """The reasoner undefended while the monitor scores each step: shows where it would fire.
 
-    Plain harmful requests are left out: nothing is injected into their traces later.
-
     Args:
         threshold: where it would.
-        benchmarks: the prompts.
+        benchmarks: the prompts; see `watched_benchmarks`.
         samples: runs per prompt.
         monitor_answer: whether the answers' steps are scored too.
     """
     watching = SafeThinkConfig(threshold=threshold, max_steered_steps=0, monitor_answer=monitor_answer)
     row = TableRow(WATCH, watching, defenses.build(watching))
-    for benchmark in watched_benchmarks(benchmarks):
+    for benchmark in benchmarks:
         yield from _jobs("watch", row, benchmark, samples)
 
 
@@ -186,6 +187,11 @@ def depth(config: EvalConfig, trial: TableRow, benchmarks: Sequence[Benchmark]) 
 def depth_name(max_steered_steps: int) -> str:
     """Row name of a point of the depth curve."""
     return f"max_steered_steps={max_steered_steps}"
+
+
+def injected_once(row: TableRow, places: Sequence[InjectionSite]) -> Iterator[Job]:
+    """The first prefix of a row injected at each place, where it stays, and no monitor from there on."""
+    yield from _at_places("forced", row, _injection(keep_prefix=True), places, samples=1)
 
 
 InjectionPhase: TypeAlias = Literal["recovery", "forced"]
@@ -215,8 +221,12 @@ def injections(
         if not (row.steers and row.portfolio):
             continue
         for dropped in (False, True) if both_ways else (row.drops_prefix,):
-            rule = Rule("inject_once", partial(inject_once, keep_prefix=not dropped), Needs(scores=False))
+            rule = _injection(keep_prefix=not dropped)
             yield from _at_places(injection_phase(phase, dropped), row, rule, places, samples)
+
+
+def _injection(keep_prefix: bool) -> Rule:
+    return Rule("inject_once", partial(inject_once, keep_prefix=keep_prefix), Needs(scores=False))
 
 
 def injection_phase(phase: InjectionPhase, dropped: bool) -> Phase:

@@ -21,9 +21,11 @@ from safethink.config import (
     WorldConfig,
 )
 from safethink.evaluation import folder, jobs, numerics, records
+from safethink.evaluation.jobs import Job
 from safethink.evaluation.numerics import RunNumerics
 from safethink.evaluation.records import Key, Record, RecordWriter
 from safethink.evaluation.worker import Execution, GuardedReasoner, load_reasoner
+from safethink.judges import Judge
 from safethink.judges.build import build as build_judge
 
 PromptKind: TypeAlias = Literal["jailbreak", "harmful", "harmless", "borderline"]
@@ -83,6 +85,8 @@ def watch(
     samples: int = 1,
     kinds: Sequence[PromptKind] = KINDS,
     reasoner: GuardedReasoner | None = None,
+    prompts: Sequence[Benchmark] | None = None,
+    judge: Judge | None = None,
 ) -> Watch:
     """Generate whatever `out` has no record of.
 
@@ -93,21 +97,38 @@ def watch(
         samples: traces per prompt.
         kinds: prompts of other kinds are left alone.
         reasoner: one that is loaded already; None loads what `config` names.
+        prompts: some of what `config` names, chosen already, of which all are watched; None takes the prompts of
+            `kinds`, and of plain harmful ones beside jailbreaks none.
+        judge: the judge that `config` names, where it is loaded already.
 
     Raises:
         SafeThinkError: prompts or models that are not there, a monitor that fails, or a folder that belongs to another
             configuration or to other models.
     """
-    loaded = tuple(benchmarks.load(each, config.world).only(*kinds) for each in config.benchmarks)
+    if prompts is None:
+        loaded = tuple(benchmarks.load(each, config.world).only(*kinds) for each in config.benchmarks)
+        prompts = jobs.watched_benchmarks(loaded)
+    else:
+        loaded = tuple(prompts)
     folder.claim(out, config)
     reasoner = reasoner or load_reasoner(config)
     # First, because weights in another precision are others as well.
     numerics.claim(out, RunNumerics.of(reasoner, config.run.batch_size), folder.has_begun(out))
     folder.claim_models(out, reasoner.models)
     done = {record.key: record for record in records.read(out / folder.RECORDS)}
+    seen = Watch(reasoner, loaded, done)
+    defense = config.run.defense
+    answers = isinstance(defense, SafeThinkConfig) and defense.monitor_answer
+    planned = list(jobs.watch(SafeThinkConfig().threshold, prompts, samples, answers))
+    go_on(seen, config, out, planned, description, judge or build_judge(config.judge).judge)
+    return seen
+
+
+def go_on(seen: Watch, config: EvalConfig, out: Path, planned: Sequence[Job], description: str, judge: Judge) -> None:
+    """Generate further jobs over what was watched, those that `out` has no record of; `seen` gets their records.
+
+    Raises:
+        SafeThinkError: a monitor or a judge that fails, or a record that cannot be written.
+    """
     with RecordWriter(out / folder.RECORDS) as writer:
-        execution = Execution(config, reasoner, build_judge(config.judge).judge, writer, done)
-        defense = config.run.defense
-        answers = isinstance(defense, SafeThinkConfig) and defense.monitor_answer
-        execution.run(list(jobs.watch(SafeThinkConfig().threshold, loaded, samples, answers)), description)
-    return Watch(reasoner, loaded, done)
+        Execution(config, seen.reasoner, judge, writer, seen.records).run(planned, description)

@@ -164,7 +164,7 @@ def run(
     with RecordWriter(out / folder.RECORDS) as writer:
         execution = Execution(config, reasoner, panel.first, writer, done)
         fires_below, cut = jobs.fires_below(config), config.run.limits.max_step_tokens
-        execution.run([*jobs.watch(fires_below, loaded)], "monitor watching")
+        execution.run([*jobs.watch(fires_below, jobs.watched_benchmarks(loaded))], "monitor watching")
         execution.run(_openly(config, table, loaded), "guarded runs")
         contexts = injection_sites.find_contexts(loaded, done, reasoner.thought, panel.all, fires_below, cut)
         forced = injection_sites.random_steps(

@@ -8,6 +8,7 @@ base is quantised it stays beside them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from safethink.errors import ConfigError, MissingFileError
+from safethink.models.hashes import noted
 
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json")
 WEIGHTS_FILES: Final = ("adapter_model.safetensors", "adapter_model.bin")
@@ -122,13 +124,14 @@ class Adapter:
             at_odds = sorted(taken ^ held)[0]
             missing = "the base has no such layer" if at_odds in held else "the adapter has no weights for it"
             raise ConfigError(f"{where}: {at_odds}: {missing}")
+        sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
         if getattr(model, "is_quantized", False):
-            return adapted.get_base_model()
+            return noted(adapted.get_base_model(), sha256)
         if not hasattr(adapted, "merge_and_unload"):
             kind = adapted.active_peft_config.peft_type
             raise ConfigError(f"the adapter {self.path!r} is of the kind {kind}, which is not merged into weights")
         try:
-            return adapted.merge_and_unload(safe_merge=True)
+            return noted(adapted.merge_and_unload(safe_merge=True), sha256)
         except ValueError as error:
             raise ConfigError(f"{where}: {_first(error)}") from error
 

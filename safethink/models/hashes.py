@@ -34,6 +34,21 @@ def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return json_hash(tokenizer.chat_template)
 
 
+def noted(model: PreTrainedModel, adapter_sha256: str) -> PreTrainedModel:
+    """A model with the hash of the adapter that was put on it."""
+    model.adapter_sha256 = adapter_sha256  # pyright: ignore[reportAttributeAccessIssue]
+    return model
+
+
+def adapter_hash(model: PreTrainedModel) -> str | None:
+    """Hash of the file of the adapter that was put on a model; None where none was.
+
+    It is the same wherever the base is from, a hub or a GGUF file, and however it was rounded on the way, which changes
+    every weight of the sum.
+    """
+    return getattr(model, "adapter_sha256", None)
+
+
 def model_hash(model: PreTrainedModel, rounded: bool = False) -> str:
     """Hash every weight, by name; reads the whole model once.
 

@@ -53,7 +53,8 @@ class ProbeCard(Frozen):
     """Length of a hidden state."""
     reasoner: Identity
     """Reasoner of the hidden states. Its hash is that of the weights, rounded to bfloat16 or as they are; see
-    `safethink.models.hashes.model_hash`."""
+    `safethink.models.hashes.model_hash`. Of an adapter it is that of the adapter's file, so that the probe fits it on
+    its base from wherever that is loaded; see `adapter_hash`."""
     labelled_by: Identity
     """Labeller of the partial traces as safe or unsafe: a guard, or a judge of the testbed."""
     label_threshold: float = 0.0

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from optimize.monitors import steps
+from optimize.monitors import rollouts
 from optimize.monitors.config import TrainMonitorConfig
+from optimize.monitors.steps import LabelledSplit, SplitName
 from safethink.benchmarks import Benchmark
 from safethink.config import NoneConfig, ReasonerConfig, RunConfig
 from safethink.errors import SearchError
@@ -36,11 +37,11 @@ def rollout(prompt: str, trace: str, *scores: float) -> Record:
     )
 
 
-def collected(monkeypatch: pytest.MonkeyPatch, *records: Record) -> dict[steps.SplitName, steps.LabelledSplit]:
+def collected(monkeypatch: pytest.MonkeyPatch, *records: Record) -> dict[SplitName, LabelledSplit]:
     reasoner = SafeThink(chat_reasoner.model(), chat_reasoner.tokenizer(), prefix=None, defense=NoneConfig())
     seen = Watch(reasoner, (Benchmark("mine", PROMPTS),), {record.key: record for record in records})
-    monkeypatch.setattr(steps, "watch", lambda *_, **__: seen)
-    return steps.collect(CONFIG, Path("out"), reasoner)
+    monkeypatch.setattr(rollouts, "watch", lambda *_, **__: seen)
+    return rollouts.collect(CONFIG, rollouts.watching(CONFIG), Path("out"), reasoner)
 
 
 def test_a_thought_that_closes_at_once_has_no_steps_and_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
