@@ -23,8 +23,8 @@ from safethink.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
-LOTS: Final[tuple[SplitName, ...]] = (*4 * ("search",), *2 * ("validation",), *3 * ("test",))
-"""Shares of the splits, as of `prompt_sets.either`: four ninths, two and three."""
+LOTS: Final[Mapping[SplitName, range]] = {"search": range(4), "validation": range(4, 6), "test": range(6, 9)}
+"""Ninths of the prompts that go to each split, as many as of `prompt_sets.either`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,10 @@ def load(config: TrainMonitorConfig, asked: Mapping[SplitName, Sequence[Prompt]]
     for section in config.labelled:
         for response in _of_file(section, forbidden):
             words = _padded([response.prompt.text])[0]
-            inside = (name for name in reversed(SPLITS) if any(each in words for each in known[name]))
-            lot = LOTS[stable_seed("labelled", response.prompt.words_hash) % len(LOTS)]
-            found[next(inside, lot)].append(response)
+            inside = [name for name in reversed(SPLITS) if any(each in words for each in known[name])]
+            lot = stable_seed("labelled", response.prompt.words_hash) % 9
+            drawn = [name for name in SPLITS if lot in LOTS[name]]
+            found[(inside or drawn)[0]].append(response)
     return found
 
 

@@ -36,7 +36,7 @@ def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def noted(model: PreTrainedModel, adapter_sha256: str) -> PreTrainedModel:
     """A model with the hash of the adapter that was put on it."""
-    model.adapter_sha256 = adapter_sha256  # pyright: ignore[reportAttributeAccessIssue]
+    model.adapter_sha256 = adapter_sha256  # pyright: ignore[reportArgumentType]
     return model
 
 

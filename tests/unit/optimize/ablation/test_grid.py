@@ -11,10 +11,9 @@ from optimize.ablation.config import AblationConfig, MeasureConfig
 from optimize.ablation.grid import Cell, expand
 from optimize.ablation.measure import ON_TRIAL, Seen, pool, reference, trial
 from optimize.ablation.plan import plan
-from safethink import defenses
 from safethink.config import ResampleOnlyConfig, yaml_config
 from safethink.errors import ConfigError
-from safethink.evaluation.runner import threshold
+from safethink.evaluation.jobs import fires_below
 from safethink.evaluation.statistics import Observations
 
 BASE = {"run": {"reasoner": {"path": "testbed"}}, "search": {"kind": "gcg", "top_k": 9, "init": None}}
@@ -123,14 +122,11 @@ def test_cells_share_a_reference_unless_the_monitor_fires_elsewhere() -> None:
 
 
 def test_where_nothing_is_injected_the_monitor_still_fires_at_the_threshold() -> None:
-    from safethink.evaluation.variants import TableRow
-
     axes = {"run.defense.threshold": [0.5]}
     bare = {"bare": {"learn": False, "set": {"run.defense.kind": "resample_only"}}}
     (cell,) = expand(ablation(axes=axes, methods=bare, seeds=[0]))
     assert cell.config.run.defense == ResampleOnlyConfig(threshold=0.5)
-    rows = trial(cell.config, MeasureConfig(), "validation", "wait-think-safely").rows
-    assert threshold(tuple(TableRow(row.name, row.defense, defenses.build(row.defense)) for row in rows)) == 0.5
+    assert fires_below(trial(cell.config, MeasureConfig(), "validation", "wait-think-safely")) == 0.5
 
 
 def observations(rng: np.random.Generator, rate: float, clusters: bool) -> Observations:
