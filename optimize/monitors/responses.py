@@ -65,9 +65,9 @@ def load(config: TrainMonitorConfig, asked: Mapping[SplitName, Sequence[Prompt]]
     for section in config.labelled:
         for response in _of_file(section, forbidden):
             words = _padded([response.prompt.text])[0]
-            inside = [name for name in reversed(SPLITS) if any(each in words for each in known[name])]
+            inside: list[SplitName] = [name for name in reversed(SPLITS) if any(each in words for each in known[name])]
             lot = stable_seed("labelled", response.prompt.words_hash) % 9
-            drawn = [name for name in SPLITS if lot in LOTS[name]]
+            drawn: list[SplitName] = [name for name in SPLITS if lot in LOTS[name]]
             found[(inside or drawn)[0]].append(response)
     return found
 
