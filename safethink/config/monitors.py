@@ -231,7 +231,8 @@ class ProbeMonitorConfig(MonitorSection):
 
     kind: Literal["probe"] = "probe"
     path: str
-    """Folder of the probe, as `safethink-optimize monitor` writes it."""
+    """Folder of the probe, as `safethink-optimize monitor` writes it; `smollm2-probe` names the one that ships, for the
+    reasoner `smollm2-reasoner`."""
 
     @property
     def title(self) -> str:

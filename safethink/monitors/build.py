@@ -24,6 +24,7 @@ from safethink.config import (
 )
 from safethink.config.plugins import PluginKind
 from safethink.errors import ConfigError
+from safethink.models.shipped import located
 from safethink.monitors import Monitor, ScoreRequest
 from safethink.monitors.function import FunctionMonitor
 
@@ -71,7 +72,7 @@ def _built(config: MonitorSection) -> Monitor:
             from safethink.monitors import probe
             from safethink.monitors.probe import ProbeMonitor
 
-            return ProbeMonitor(probe.load(Path(config.path)))
+            return ProbeMonitor(probe.load(Path(located(config.path))))
         case EntryPointMonitorConfig():
             return PLUGINS.make(config.name, config.options)
         case CombinationSection():

@@ -40,8 +40,8 @@ def test_it_names_its_base_and_no_place_of_this_machine(name: str) -> None:
 def test_its_card_says_what_it_is_and_what_was_measured() -> None:
     card = Path(located("smollm2-reasoner"), "README.md").read_text()
     assert "nothing of large models" in card
-    assert "| strongreject | 80 |" in card
-    assert "figures are slightly selected" in card
+    assert "| strongreject | 100 |" in card
+    assert "nothing was chosen among states or seeds" in card
     assert f'opens with "{REASON}"' in card
 
 
