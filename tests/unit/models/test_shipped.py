@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from safetensors import safe_open
 
 from optimize.reasoners.encoding import CHAT_TEMPLATE
 from optimize.reasoners.rows import REASON
-from safethink.config import ReasonerConfig
+from safethink.config import ProbeMonitorConfig, ReasonerConfig
 from safethink.errors import MissingFileError
 from safethink.models.adapters import Adapter
 from safethink.models.loading import load
 from safethink.models.shipped import ADAPTERS, located
+from safethink.monitors import probe
+from safethink.monitors.build import build
 from safethink.testbed import locate
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -60,3 +63,17 @@ def test_without_its_base_it_says_what_is_missing(tmp_path: Path) -> None:
 def test_other_names_stay_what_they_are() -> None:
     assert located("testbed") == locate("testbed")
     assert located("owner/model") == "owner/model"
+
+
+def test_the_shipped_probe_fits_the_shipped_adapter_and_names_no_place_of_this_machine() -> None:
+    shipped = probe.load(Path(located("smollm2-probe")))
+    weights = Path(located("smollm2-reasoner"), "adapter_model.safetensors").read_bytes()
+    assert shipped.card.reasoner.sha256 == hashlib.sha256(weights).hexdigest()
+    assert shipped.card.metrics["within_harmful_auc"].low > 0.5
+    text = "".join(file.read_text() for file in Path(located("smollm2-probe")).glob("*.[jm]*"))
+    assert "/tmp" not in text
+    assert "/work" not in text
+
+
+def test_a_probe_is_found_by_its_name() -> None:
+    assert isinstance(build(ProbeMonitorConfig(path="smollm2-probe")), probe.ProbeMonitor)
