@@ -21,14 +21,9 @@ from optimize.monitors.probe import safe_probabilities
 from optimize.monitors.reward import pairs
 from optimize.monitors.run import plan
 from optimize.monitors.steps import LabelledSplit, Step
-from safethink.config import ReasonerConfig, yaml_config
+from safethink.config import yaml_config
 from safethink.config.yaml_config import shipped_config
 from safethink.errors import SearchError
-from safethink.models import loading
-from safethink.models.hashes import model_hash
-from safethink.monitors import probe
-from safethink.monitors.probe import Probe, ProbeCard
-from safethink.prefix.artifact import Identity
 from safethink.prompts import Prompt
 
 
@@ -151,26 +146,6 @@ def test_mistakes_are_one_line_and_status_2(capsys, tmp_path: Path, argv: list[s
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
-
-
-def test_a_prefix_is_not_learned_against_a_probe(capsys, tmp_path: Path) -> None:
-    reasoner = loading.load(ReasonerConfig(path="testbed"))
-    size = reasoner.model.config.get_text_config().hidden_size
-    card = ProbeCard(
-        layer=1,
-        hidden_size=size,
-        reasoner=Identity(name="testbed", sha256=model_hash(reasoner.model, rounded=True)),
-        labelled_by=Identity(name="a guard"),
-    )
-    head = Probe(card, torch.ones(size, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64))
-    probe.save(head, tmp_path / "probe", "# A probe\n")
-    flags = ("--run.monitor.kind", "probe", "--run.monitor.path", str(tmp_path / "probe"))
-    capsys.readouterr()
-    for command in (("search", "testbed-gcg"), ("contexts", "testbed")):
-        assert PROGRAM.main([*command, *flags, "--out", str(tmp_path / command[0])]) == 2
-        err = capsys.readouterr().err
-        assert "run.monitor: ProbeMonitor reads the reasoner's hidden states and with them injected tokens" in err
-        assert err.count("\n") == 1
 
 
 def test_prompts_of_ones_own_need_all_three_splits(capsys, tmp_path: Path) -> None:
