@@ -20,7 +20,7 @@ from safethink.engines.decoding import Decoder
 from safethink.engines.reader import RowReader
 from safethink.engines.sampling import Sampling, can_choose, no_choice
 from safethink.engines.stopping import Stopper
-from safethink.engines.truncation import highest
+from safethink.engines.truncation import candidates
 from safethink.errors import CacheFullError
 from safethink.kv_cache import ReadRequest
 from safethink.models.hashes import adapter_hash, model_hash
@@ -257,17 +257,18 @@ def _view(logits: Float[Tensor, " vocab"], top_k: int, hidden: tuple[float, ...]
 
     H = log Z - sum_v e^{l_v} l_v / Z,    l_v a logit less the highest, Z = sum_v e^{l_v}
     """
-    values, ids = highest(logits[None], min(max(1, top_k), len(logits)))
-    top = values[0].topk(min(top_k, len(logits)))
-    scores = logits.double()
-    peak = scores.max()
-    masses = scores.sub_(peak).exp()
-    total = masses.sum()
+    num_shown = min(top_k, len(logits))
+    tokens = candidates(logits[None], max(1, num_shown))[1]
+    values, order = (each[:num_shown] for each in logits[tokens].sort(descending=True, stable=True))
+    peak = logits.amax()
     # A token that is banned weighs nothing; -inf times nothing would be no number.
-    entropy = total.log() - masses.dot(scores.clamp_(min=UNDERFLOW)) / total
+    scores = (logits.double() - peak).clamp_(min=UNDERFLOW)
+    masses = scores.exp()
+    total = masses.sum()
+    entropy = total.log() - masses.dot(scores) / total
     return View(
-        token_ids=tuple(ids[0, top.indices].tolist()),
-        log_probabilities=tuple((top.values.double() - peak - total.log()).tolist()),
+        token_ids=tuple(tokens[order].tolist()),
+        log_probabilities=tuple((values.double() - peak - total.log()).tolist()),
         entropy=float(entropy),
         hidden=hidden,
     )

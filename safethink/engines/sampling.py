@@ -95,31 +95,34 @@ def _sample(
 ) -> Int[Tensor, " batch"]:
     """Sample without sorting a large vocabulary, unless rounding could make a difference."""
     truncated = _truncated(logits, sampling)
+    if truncated is None:
+        return _invert(_sorted(logits, sampling), uniform)[0]
     tokens, clear = _invert(truncated.masses, uniform)
-    if truncated.ids is None:
-        return tokens
-    tokens = truncated.ids.gather(-1, tokens[:, None])[:, 0]
+    if truncated.ids is not None:
+        tokens = truncated.ids.gather(-1, tokens[:, None])[:, 0]
     doubtful = (~(truncated.sure & clear)).nonzero()[:, 0]
     if len(doubtful):
-        tokens[doubtful] = _invert(_sorted(logits[doubtful], sampling).masses, uniform[doubtful])[0]
+        tokens[doubtful] = _invert(_sorted(logits[doubtful], sampling), uniform[doubtful])[0]
     return tokens
 
 
-def _truncated(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Truncated:
+def _truncated(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Truncated | None:
+    """The masses of what is kept, found without a sort; None where sorting is no slower, or nothing is cut off."""
     temperature, top_k, top_p = sampling.temperature, sampling.top_k, sampling.top_p
     vocab = logits.shape[-1]
     if vocab >= LARGE_VOCABULARY and 0 < top_k <= vocab // 8:
         return truncate_to_highest(logits, temperature, top_k, top_p)
     if vocab >= LARGE_VOCABULARY and not top_k and top_p < 1 and len(logits) == 1 and can_choose(logits).all():
         return truncate_to_nucleus(logits, temperature, top_p)
-    return _sorted(logits, sampling)
+    return None
 
 
-def _sorted(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Truncated:
+def _sorted(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Float64[Tensor, "batch vocab"]:
+    """The masses of what is kept, by sorting all scores where something is cut off."""
     scores = logits.to(torch.float64, copy=True).div_(sampling.temperature)
     if sampling.top_k or sampling.top_p < 1:
-        return truncate(scores, sampling.top_k, sampling.top_p)
-    return Truncated(scores.softmax(-1), can_choose(logits))
+        return truncate(scores, sampling.top_k, sampling.top_p).masses
+    return scores.softmax(-1)
 
 
 def _invert(

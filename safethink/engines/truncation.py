@@ -80,25 +80,45 @@ def highest(
 ) -> tuple[Float[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
     """A few logits of each row, the `top_k` highest and all equal ones among them, and their tokens.
 
-    They stand in the order of the vocabulary, with -inf behind them. Below the k-th highest of the maxima of blocks of
-    tokens there is none of the k highest.
+    They stand in the order of the vocabulary, with -inf behind them.
 
     Args:
         logits: at least `top_k` in each row.
         top_k: at least one.
     """
-    size = max(1, min(BLOCK, logits.shape[-1] // (8 * top_k)))
-    blocks = logits[:, : logits.shape[-1] // size * size].unflatten(-1, (-1, size))
-    bound = blocks.amax(-1).topk(top_k).values[:, -1:]
-    # What is unequal may be equal once it is divided by a temperature and rounded.
-    bound -= 4 * torch.finfo(bound.dtype).eps * bound.abs()
-    rows, tokens = (logits >= bound).nonzero(as_tuple=True)
+    rows, tokens = candidates(logits, top_k)
     counts = torch.bincount(rows, minlength=len(logits))
     places = torch.arange(len(tokens), device=tokens.device) - (counts.cumsum(0) - counts)[rows]
     shape = len(logits), max(top_k, int(counts.max()))
     values, ids = logits.new_full(shape, -torch.inf), tokens.new_zeros(shape)
     values[rows, places], ids[rows, places] = logits[rows, tokens], tokens
     return values, ids
+
+
+def candidates(
+    logits: Float[Tensor, "batch vocab"], top_k: int
+) -> tuple[Int[Tensor, "candidates"], Int[Tensor, "candidates"]]:
+    """Rows and tokens of a few logits, in order: those at least as high as the `top_k`-th highest of their row.
+
+    Below the k-th highest of the maxima of blocks of tokens there is none of the k highest, and few blocks reach it.
+
+    Args:
+        logits: at least `top_k` in each row.
+        top_k: at least one.
+    """
+    vocab = logits.shape[-1]
+    size = max(1, min(BLOCK, vocab // (8 * top_k)))
+    whole = vocab // size * size
+    maxima = logits[:, :whole].unflatten(-1, (-1, size)).amax(-1)
+    if whole < vocab:
+        maxima = torch.cat([maxima, logits[:, whole:].amax(-1, keepdim=True)], dim=-1)
+    bound = maxima.topk(top_k).values[:, -1:]
+    # What is unequal may be equal once it is divided by a temperature and rounded.
+    bound -= 4 * torch.finfo(bound.dtype).eps * bound.abs()
+    rows, blocks = (maxima >= bound).nonzero(as_tuple=True)
+    rows, tokens = rows[:, None], blocks[:, None] * size + torch.arange(size, device=blocks.device)
+    found = (logits[rows, tokens.clamp(max=vocab - 1)] >= bound[rows[:, 0]]) & (tokens < vocab)
+    return rows.expand_as(tokens)[found], tokens[found]
 
 
 def truncate_to_nucleus(logits: Float[Tensor, "1 vocab"], temperature: float, top_p: float) -> Truncated:
@@ -112,21 +132,26 @@ def truncate_to_nucleus(logits: Float[Tensor, "1 vocab"], temperature: float, to
         top_p: mass of the nucleus, below 1.
     """
     # Rounded, but never out of order.
-    bins = ((logits.max() - logits[0]) * (BINS_PER_NAT / temperature)).clamp_(max=NUM_BINS - 1).int()
-    scores = logits[0].double().div_(temperature)
-    highest = scores.max()
-    down_to = torch.bincount(bins, scores.sub_(highest).exp_(), minlength=NUM_BINS).cumsum(0)
+    bins = (logits.max() - logits[0]).mul_(BINS_PER_NAT / temperature).clamp_(max=NUM_BINS - 1).int()
+    masses = logits[0].to(torch.float64, copy=True).div_(temperature)
+    masses.sub_(masses.max()).exp_()
+    down_to = torch.bincount(bins, masses, minlength=NUM_BINS).cumsum(0)
     total = down_to[-1]
     last = int((down_to < top_p * total).sum())
-    ids = (bins <= last).nonzero()[:, 0]
-    kept = logits[0, ids].double().div_(temperature)
-    edge = (bins[ids] == last).nonzero()[:, 0]
-    ordered, order = kept[edge].sort(descending=True, stable=True)
-    masses, around = (kept - highest).exp_(), (ordered - highest).exp_()
+    within, scores, ids = bins <= last, logits[0], None
+    if int(within.count_nonzero()) <= len(within) // 8:
+        # Few are looked at alone; a list of many would cost more than zeros for all others.
+        ids = within.nonzero()[:, 0]
+        masses, bins, scores = masses[ids], bins[ids], scores[ids]
+    else:
+        masses.mul_(within)
+    edge = (bins == last).nonzero()[:, 0]
+    edge = edge[(scores[edge].double() / temperature).sort(descending=True, stable=True).indices]
+    around = masses[edge]
     mass_before = around.cumsum(0) - around + (down_to[last - 1] if last else 0.0)
-    masses[edge[order[mass_before >= top_p * total]]] = 0.0
+    masses[edge[mass_before >= top_p * total]] = 0.0
     sure = _apart(torch.cat([mass_before, down_to[last, None]])[None] / total, top_p)
-    return Truncated(masses[None], sure, ids[None])
+    return Truncated(masses[None], sure, None if ids is None else ids[None])
 
 
 def _apart(masses: Float64[Tensor, "batch tokens"], top_p: float) -> Bool[Tensor, " batch"]:

@@ -3,13 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from safethink.engines import sampling as module
 from safethink.engines.sampling import Sampling, sample_tokens, uniforms
-from safethink.engines.truncation import Truncated, truncate, truncate_to_highest, truncate_to_nucleus
+from safethink.engines.truncation import Truncated, candidates, truncate, truncate_to_highest, truncate_to_nucleus
 
 LOGITS = torch.log(torch.tensor([[0.1, 0.2, 0.4, 0.3]], dtype=torch.float64))
 
@@ -96,7 +97,7 @@ UNIFORMS = st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 0.
     top_p=st.one_of(st.floats(1e-6, 1), st.sampled_from([0.25, 0.5, 2 / 3, 0.75, 1 - 1e-12, 1.0])),
     top_k=st.integers(0, 6),
     temperature=st.floats(0.01, 20),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
 )
 @example([[0.0] * 8], 0.5, 0.5, 0, 1.0, torch.float32)
 @example([[0.0] * 9], 1 - 2**-53, 2 / 3, 3, 1.0, torch.bfloat16)
@@ -131,16 +132,74 @@ def test_a_large_vocabulary_gives_the_tokens_of_a_full_sort(
     assert torch.equal(sample_tokens(logits, random, sampling), fully_sorted(logits, random, sampling))
 
 
-def test_what_a_large_vocabulary_keeps_is_found_without_sorting_it() -> None:
+REAL_SIZES = {"SmolLM2": 49_152, "Llama 3": 128_256, "Qwen3": 151_936, "Gemma 3": 262_144}
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    vocab=st.sampled_from(list(REAL_SIZES.values())),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+    spread=st.sampled_from([0.0, 0.3, 2.0, 6.0]),
+    num_banned=st.sampled_from([0, 1, 40_000]),
+    cut=st.sampled_from([(0.95, 0), (0.5, 0), (1 - 1e-7, 0), (1.0, 1), (0.95, 20), (0.9, 64)]),
+    seed=st.integers(0, 2**31),
+)
+def test_logits_in_half_precision_give_the_tokens_of_a_full_sort_at_real_sizes(
+    vocab: int, dtype: torch.dtype, spread: float, num_banned: int, cut: tuple[float, int], seed: int
+) -> None:
+    """Half precision has far fewer numbers than they have tokens, so most logits have equals; float64 decides."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = (spread * torch.randn(1, vocab, generator=generator)).to(dtype)
+    logits[:, torch.randint(vocab, (num_banned,), generator=generator)] = -torch.inf
+    sampling = Sampling(temperature=0.6, top_p=cut[0], top_k=cut[1])
+    random = uniforms(seed, 0, 1)
+    assert torch.equal(sample_tokens(logits, random, sampling), fully_sorted(logits, random, sampling))
+
+
+class Sorts(TorchFunctionMode):
+    """Notes how much is sorted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.sort:
+            self.sizes.append(args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("spread", [0.5, 6.0])
+def test_what_a_large_vocabulary_keeps_is_found_without_sorting_it(spread: float) -> None:
     """Where nothing is close to call, neither way falls back on a sort, and each sorts few."""
-    logits = 3 * torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))
-    for top_k, truncated in (
-        (0, truncate_to_nucleus(logits, 1.0, 0.95)),
-        (40, truncate_to_highest(logits, 1.0, 40, 0.95)),
+    logits = spread * torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))
+    for top_k, find in (
+        (0, lambda: truncate_to_nucleus(logits, 1.0, 0.95)),
+        (40, lambda: truncate_to_highest(logits, 1.0, 40, 0.95)),
     ):
+        with Sorts() as sorts:
+            truncated = find()
         assert truncated.sure.all()
+        assert sorts.sizes
+        assert max(sorts.sizes) < 5_000
         assert kept_ids(truncated) == kept_ids(truncate(logits.double(), top_k, 0.95))
-        assert truncated.masses.shape[-1] < 20_000
+
+
+@given(
+    row=st.lists(st.sampled_from([0.0, 0.0, 1.0, 1.0 + 2**-20, -3.0, -800.0, -torch.inf]), min_size=1, max_size=40),
+    top_k=st.integers(1, 6),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
+)
+@example([0.0] * 17, 3, torch.float32)
+@example([-torch.inf] * 16 + [0.0], 1, torch.float32)
+def test_candidates_are_all_that_may_be_among_the_highest(row: list[float], top_k: int, dtype: torch.dtype) -> None:
+    logits = torch.tensor([row, row[::-1]], dtype=torch.float64).to(dtype)
+    top_k = min(top_k, len(row))
+    rows, tokens = candidates(logits, top_k)
+    for index, scores in enumerate(logits):
+        found = tokens[rows == index].tolist()
+        assert found == sorted(set(found))
+        assert set((scores >= scores.topk(top_k).values[-1]).nonzero()[:, 0].tolist()) <= set(found)
 
 
 def kept_ids(truncated: Truncated) -> list[int]:

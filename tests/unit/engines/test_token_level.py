@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from safethink.config import (
@@ -24,7 +26,7 @@ from safethink.defenses.effects import Defense, Task, Until, View
 from safethink.defenses.moves import answer, extend, look, score, weigh
 from safethink.engines import ExtendRequest, LookRequest, WeighRequest
 from safethink.engines.build import end_ids
-from safethink.engines.hf import HfEngine
+from safethink.engines.hf import HfEngine, _view
 from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
 from safethink.errors import ConfigError
@@ -105,6 +107,26 @@ def assert_same(seen: View, expected: View) -> None:
     assert seen.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-6)
     assert seen.entropy == pytest.approx(expected.entropy, abs=1e-6)
     assert seen.hidden == pytest.approx(expected.hidden, abs=1e-5)
+
+
+@given(
+    row=st.lists(st.sampled_from([0.0, 0.0, 2.5, 2.5 + 2**-20, -30.0, -2000.0, -torch.inf]), min_size=1, max_size=50),
+    top_k=st.integers(0, 60),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
+)
+@example([0.0] * 33, 5, torch.float32)
+@example([-torch.inf] * 20 + [60_000.0], 3, torch.float16)
+@example([-65_000.0, -torch.inf], 2, torch.float16)
+@example([2.0**19, 2.0**19 - 2048], 2, torch.bfloat16)
+def test_a_view_is_that_of_a_sort_in_float64(row: list[float], top_k: int, dtype: torch.dtype) -> None:
+    """Equal logits and banned tokens included; of equals the first in the vocabulary comes first."""
+    row[0] = 1.0 if max(row) == -torch.inf else row[0]
+    logits = torch.tensor(row, dtype=torch.float64).to(dtype)
+    plain = logits.double().log_softmax(-1)
+    seen, order = _view(logits, top_k, ()), logits.double().argsort(descending=True, stable=True)[:top_k]
+    assert seen.token_ids == tuple(order.tolist())
+    assert list(seen.log_probabilities) == pytest.approx(plain[order].tolist(), abs=1e-6)
+    assert seen.entropy == pytest.approx(float(torch.special.entr(plain.exp()).sum()), abs=1e-9)
 
 
 @pytest.mark.parametrize("make_model", MODELS)
