@@ -22,7 +22,7 @@ from optimize.monitors.config import TrainMonitorConfig
 from optimize.reasoners.config import ReasonerTrainingConfig
 from optimize.study.config import StudyConfig
 from safethink.cli import main as safethink_cli
-from safethink.config import EvalConfig, RunConfig, yaml_config
+from safethink.config import CalibrateConfig, EvalConfig, RunConfig, yaml_config
 from safethink.config.yaml_config import shipped_config
 from safethink.errors import SafeThinkError
 from safethink.frozen import Frozen
@@ -51,7 +51,7 @@ CONFIGURED: Final[Mapping[str, Configured]] = {
     "safethink generate": Configured(RunConfig, "run"),
     "safethink inspect": Configured(RunConfig, "run"),
     "safethink evaluate": Configured(EvalConfig, "eval"),
-    "safethink calibrate": Configured(RunConfig, "run"),
+    "safethink calibrate": Configured(CalibrateConfig, "run"),
     "safethink prefix compare": Configured(EvalConfig, "eval", place=2),
     "safethink-optimize contexts": Configured(CollectConfig, "contexts"),
     "safethink-optimize search": Configured(SearchConfig, "search"),

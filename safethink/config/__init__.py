@@ -32,6 +32,7 @@ from safethink.config.defenses import (
     SteeringConfig,
 )
 from safethink.config.evaluation import (
+    CalibrateConfig,
     EvalConfig,
     RowConfig,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "BenchmarkConfig",
     "BoolQConfig",
     "BothJudgeConfig",
+    "CalibrateConfig",
     "CascadeMonitorConfig",
     "CombinationSection",
     "ConstantMonitorConfig",

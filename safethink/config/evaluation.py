@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field, model_validator
@@ -22,6 +23,37 @@ class RowConfig(Section):
     prefix: str | None = None
     """Built-in name, artifact folder, OWNER/NAME@COMMIT on the hub or literal `text:...`; `random` draws as many random
     tokens as the prefix on trial has, `random:K` draws K; None takes the prefix on trial."""
+
+
+def refuse_namesakes(what: str, names: Sequence[str]) -> None:
+    """Check that no two of a kind have one name, by which their numbers would be told apart.
+
+    Raises:
+        ValueError: two have.
+    """
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two {what}s are called {twice!r}")
+
+
+class CalibrateConfig(RunConfig):
+    """Configuration of `safethink calibrate`: a guarded reasoner, and benchmarks of harmless prompts."""
+
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"benchmarks"})
+
+    benchmarks: tuple[BenchmarkConfig, ...] = ()
+    """Prompts that the threshold is calibrated on: all that are no attacks, those that only look harmful too. Where
+    there are none, the testbed's or those of `--prompts`."""
+
+    @property
+    def run(self) -> RunConfig:
+        """The guarded reasoner alone."""
+        return RunConfig.model_validate({name: getattr(self, name) for name in RunConfig.model_fields})
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> CalibrateConfig:
+        refuse_namesakes("benchmark", [each.name for each in self.benchmarks])
+        return self
 
 
 class EvalConfig(Section):
@@ -89,9 +121,7 @@ class EvalConfig(Section):
             ("benchmark", [each.name for each in self.benchmarks]),
             ("judge", [judge.title for judge in self.judges]),
         ):
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise ValueError(f"two {what}s are called {twice!r}")
+            refuse_namesakes(what, names)
         return self
 
     @model_validator(mode="after")

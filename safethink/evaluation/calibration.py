@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -26,12 +27,12 @@ from safethink.config import (
 )
 from safethink.errors import ConfigError
 from safethink.evaluation import figures
-from safethink.evaluation.jobs import only_kinds
-from safethink.evaluation.monitored_rollouts import Watch, watch, watching_config
+from safethink.evaluation.monitored_rollouts import PromptKind, Watch, watch, watching_config
 from safethink.evaluation.plan import Plan
 from safethink.evaluation.plan import plan as plan_evaluation
 from safethink.evaluation.report import templates
 from safethink.evaluation.risk_control import Calibration, Candidate, calibrate, num_needed, refuse_too_few
+from safethink.evaluation.statistics import clopper_pearson
 from safethink.evaluation.worker import GuardedReasoner
 from safethink.files import write_text
 from safethink.frozen import Frozen
@@ -40,6 +41,11 @@ from safethink.testbed.origin import origin
 JSON_FILE, REPORT = "calibration.json", "calibration.html"
 PROMPTS_SEED: Final = 1
 """Draws the testbed's prompts: fresh ones, that nobody has tuned to."""
+
+
+HARMLESS: Final[tuple[PromptKind, ...]] = ("harmless", "borderline")
+"""Kinds of prompts of a benchmark that are no attacks; in a JSONL `--prompts` and on the testbed the first alone is
+taken."""
 
 
 class CalibrationConfig(Frozen):
@@ -51,6 +57,8 @@ class CalibrationConfig(Frozen):
     """The probability with which that limit may be missed."""
     prompts: str | None = None
     """JSONL with prompts of one's own, of which the harmless ones are taken; None for the testbed's."""
+    benchmarks: tuple[BenchmarkConfig, ...] = ()
+    """In place of these: prompts of benchmarks, of which all but the attacks are taken."""
     n: int = Field(default=1000, ge=1)
     """Number of testbed prompts drawn."""
     prompts_seed: int = PROMPTS_SEED
@@ -58,6 +66,21 @@ class CalibrationConfig(Frozen):
     steered_only: bool = False
     """Whether only the steps that the defense would steer count, its `max_steered_steps`. Otherwise all do, which holds
     for every setting of the defense and gives a lower threshold."""
+
+
+class Interventions(Frozen):
+    """Interventions among the prompts of one benchmark at the threshold that was found."""
+
+    n: int
+    """Prompts of it that count."""
+    interventions: int
+    """Those of them that would see one."""
+    rate: float
+    """Their share."""
+    low: float
+    """Lower end of its exact 95 % interval."""
+    high: float
+    """Upper end of its exact 95 % interval."""
 
 
 class CalibrationResult(Frozen):
@@ -73,6 +96,11 @@ class CalibrationResult(Frozen):
     """Harmless prompts that it rests on, one trace each."""
     left_out: int
     """Prompts that could not be run: empty, or longer than the context window."""
+    attacks: int
+    """Prompts of the benchmarks that are attacks, and were not asked."""
+    benchmarks: dict[str, Interventions] = Field(default_factory=dict)
+    """Interventions by benchmark, where benchmarks were named: the bound is on their mixture, in which one may see many
+    and another none."""
     steps: int | None
     """Steps of each trace that count; null for all."""
     interventions: int
@@ -97,11 +125,15 @@ class Sources:
         watching: the rollouts as an evaluation.
         num_prompts: how many prompts.
         steps: steps of each trace that count; None for all.
+        kinds: kinds of prompts that are taken.
+        attacks: prompts of benchmarks that are left out.
     """
 
     watching: EvalConfig
     num_prompts: int
     steps: int | None
+    kinds: tuple[PromptKind, ...] = ("harmless",)
+    attacks: int = 0
 
 
 def resolve(run: RunConfig, config: CalibrationConfig) -> Sources:
@@ -109,17 +141,24 @@ def resolve(run: RunConfig, config: CalibrationConfig) -> Sources:
 
     Raises:
         MissingFileError: the prompts' file is not there.
-        ConfigError: a rate outside (0, 1), too few prompts (the number needed is named), no harmless ones, or a defense
-            that steers no steps to count.
+        ConfigError: a rate outside (0, 1), too few prompts (the number needed is named), no harmless ones, two sources
+            of prompts, or a defense that steers no steps to count.
     """
     num_needed(config.max_false_interventions, config.delta)  # A rate that is none is refused before files are read.
-    prompts, world = _prompts(run, config)
-    num_prompts = len(benchmarks.load(prompts, world).only("harmless").prompts)
+    if config.prompts is not None and config.benchmarks:
+        raise ConfigError("give prompts either as `benchmarks` or by --prompts")
+    sections, world = _prompts(run, config)
+    kinds = HARMLESS if config.benchmarks else HARMLESS[:1]
+    loaded = [benchmarks.load(section, world) for section in sections]
+    num_prompts = sum(len(each.only(*kinds).prompts) for each in loaded)
     if not num_prompts:
-        raise ConfigError(f"{config.prompts}: no harmless prompts, and a threshold is calibrated on no others")
+        named = config.prompts or ", ".join(each.name for each in loaded)
+        raise ConfigError(f"{named}: no harmless prompts, and a threshold is calibrated on no others")
     refuse_too_few(num_prompts, config.max_false_interventions, config.delta)
-    judge = TestbedJudgeConfig() if config.prompts is None else RefusalJudgeConfig()
-    return Sources(watching_config(run, (prompts,), world, judge), num_prompts, _steps(run, config))
+    on_testbed = all(isinstance(section, TestbedBenchmarkConfig) for section in sections)
+    judge = TestbedJudgeConfig() if on_testbed else RefusalJudgeConfig()
+    attacks = sum(len(each.prompts) for each in loaded) - num_prompts if config.benchmarks else 0
+    return Sources(watching_config(run, sections, world, judge), num_prompts, _steps(run, config), kinds, attacks)
 
 
 def run(
@@ -140,10 +179,14 @@ def run(
             another run.
     """
     sources = resolve(run, config)
-    seen = watch(sources.watching, out, "rolling out harmless prompts", kinds=("harmless",), reasoner=reasoner)
-    minima = harmless_minima(seen, sources.steps)
-    found = calibrate(minima, config.max_false_interventions, config.delta)
-    result = _result(found, sources, left_out=sources.num_prompts - len(minima))
+    seen = watch(sources.watching, out, "rolling out harmless prompts", kinds=sources.kinds, reasoner=reasoner)
+    by_benchmark = minima_by_benchmark(seen, sources.steps)
+    together = [score for scores in by_benchmark.values() for score in scores]
+    found = calibrate(together, config.max_false_interventions, config.delta)
+    result = _result(found, sources, left_out=sources.num_prompts - len(together))
+    if config.benchmarks:
+        below = {name: _interventions(scores, result.threshold) for name, scores in by_benchmark.items() if scores}
+        result = result.replace(benchmarks=below)
     write_text(out / JSON_FILE, result.model_dump_json(indent=2) + "\n")
     write_text(out / REPORT, _page(result))
     return result
@@ -169,8 +212,8 @@ def plan(run: RunConfig, config: CalibrationConfig, probe: bool = False) -> Plan
     return whole.replace(**counted)
 
 
-def harmless_minima(seen: Watch, steps: int | None = None) -> list[float]:
-    """The lowest score of each harmless prompt's trace, and of its answer where that was watched.
+def minima_by_benchmark(seen: Watch, steps: int | None = None) -> dict[str, list[float]]:
+    """The lowest score of each watched prompt's trace, and of its answer where that was watched, by benchmark.
 
     Prompts that could not be run are left out.
 
@@ -178,21 +221,29 @@ def harmless_minima(seen: Watch, steps: int | None = None) -> list[float]:
         seen: the rollouts.
         steps: how many steps of each count, from the first; None for all.
     """
-    harmless = {prompt.id for each in only_kinds(seen.benchmarks, "harmless") for prompt in each.prompts}
-    records = (record for record in seen.records.values() if record.prompt in harmless)
-    scores = ((*record.step_scores[:steps], *record.answer_scores) for record in records)
-    return [min(each) for each in scores if each]
+    asked = {(each.name, prompt.id) for each in seen.benchmarks for prompt in each.prompts}
+    found: dict[str, list[float]] = {each.name: [] for each in seen.benchmarks}
+    for record in seen.records.values():
+        scores = (*record.step_scores[:steps], *record.answer_scores)
+        if scores and (record.benchmark, record.prompt) in asked:
+            found[record.benchmark].append(min(scores))
+    return found
 
 
-def _prompts(run: RunConfig, config: CalibrationConfig) -> tuple[BenchmarkConfig, WorldConfig]:
+def _prompts(run: RunConfig, config: CalibrationConfig) -> tuple[tuple[BenchmarkConfig, ...], WorldConfig]:
     if config.prompts is not None:
-        return JsonlBenchmarkConfig(path=config.prompts, prompts="harmless"), WorldConfig()
+        return (JsonlBenchmarkConfig(path=config.prompts, prompts="harmless"),), WorldConfig()
+    if config.benchmarks and not any(isinstance(section, TestbedBenchmarkConfig) for section in config.benchmarks):
+        return config.benchmarks, WorldConfig()
     found = origin(run.reasoner.path)
     if found is None:
-        raise ConfigError(f"{run.reasoner.path!r} is no testbed: name a JSONL file of harmless prompts by --prompts")
+        raise ConfigError(
+            f"{run.reasoner.path!r} is no testbed: name harmless prompts by `benchmarks` in the YAML, or a JSONL file "
+            "of them by --prompts"
+        )
     seeds = {"seed": found.seed, "prompts_seed": config.prompts_seed}
     world = WorldConfig.model_validate({"kind": found.configured_kind, **seeds})
-    return TestbedBenchmarkConfig(prompts="harmless", split="validation", n=config.n), world
+    return config.benchmarks or (TestbedBenchmarkConfig(prompts="harmless", split="validation", n=config.n),), world
 
 
 def _steps(run: RunConfig, config: CalibrationConfig) -> int | None:
@@ -211,10 +262,17 @@ def _result(found: Calibration, sources: Sources, left_out: int) -> CalibrationR
         delta=found.delta,
         n=found.n,
         left_out=left_out,
+        attacks=sources.attacks,
         steps=sources.steps,
         bound=found.bound,
         curve=found.curve,
     )
+
+
+def _interventions(minima: Sequence[float], threshold: float) -> Interventions:
+    count = sum(score < threshold for score in minima)
+    low, high = clopper_pearson(count, len(minima))
+    return Interventions(n=len(minima), interventions=count, rate=count / len(minima), low=low, high=high)
 
 
 def _page(result: CalibrationResult) -> str:

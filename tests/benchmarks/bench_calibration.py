@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from safethink.config import RunConfig
 from safethink.config.yaml_config import load, shipped_config
-from safethink.evaluation.calibration import CalibrationConfig, harmless_minima, resolve
+from safethink.evaluation.calibration import CalibrationConfig, minima_by_benchmark, resolve
 from safethink.evaluation.monitored_rollouts import watch
 from safethink.evaluation.risk_control import highest_threshold
 from safethink.evaluation.statistics import clopper_pearson
@@ -50,9 +50,8 @@ def pool(n: int, folder: Path) -> list[float]:
     run = load(RunConfig, shipped_config("run/testbed")).replace(batch_size=128)
     config = CalibrationConfig(n=n, prompts_seed=PROMPTS_SEED)
     folder.mkdir(parents=True, exist_ok=True)
-    return harmless_minima(
-        watch(resolve(run, config).watching, folder, "rolling out harmless prompts", kinds=("harmless",))
-    )
+    seen = watch(resolve(run, config).watching, folder, "rolling out harmless prompts", kinds=("harmless",))
+    return minima_by_benchmark(seen)["harmless"]
 
 
 def _is_highest(threshold: float, minima: np.ndarray, limit: float) -> bool:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from safethink import benchmarks
 from safethink.cli.main import PROGRAM
-from safethink.config import RunConfig
+from safethink.config import CalibrateConfig, RunConfig, WorldConfig, yaml_config
 from safethink.evaluation import folder, records
 from safethink.evaluation.calibration import JSON_FILE, REPORT, CalibrationConfig, resolve
 from safethink.evaluation.risk_control import highest_threshold
 from tests.support import chat_reasoner, tiny_guard
+from tests.support.source import ROOT
 
 NUM_PROMPTS = 24
 
@@ -135,12 +137,103 @@ def test_bad_input_is_one_line_and_status_2(capsys, models: Path, tmp_path: Path
 def test_prompts_must_be_named_and_harmless(capsys, models: Path, tmp_path: Path) -> None:
     status, _, err = run(capsys, "calibrate", models / "run.yaml", "--out", tmp_path)
     assert status == 2
-    assert "is no testbed: name a JSONL file of harmless prompts by --prompts" in err
+    assert (
+        "is no testbed: name harmless prompts by `benchmarks` in the YAML, or a JSONL file of them by --prompts" in err
+    )
     attacks = tmp_path / "attacks.jsonl"
     attacks.write_text('{"prompt": "pick a lock", "label": "jailbreak"}\n')
     status, _, err = calibrate(capsys, models, tmp_path / "out", "--prompts", attacks)
     assert status == 2
     assert "no harmless prompts" in err
+
+
+@pytest.fixture(scope="module")
+def published(models: Path) -> Path:
+    """A YAML that names benchmarks in their authors' layouts: of one some prompts are attacks, of another none is."""
+    mild = ROOT / "tests" / "data" / "mild"
+    sections = [
+        {"kind": "xstest", "path": str(mild / "xstest" / "xstest_prompts.csv")},
+        {"kind": "multiarith", "path": str(mild / "multiarith" / "test.json"), "sample": 10},
+        {"kind": "advbench", "path": str(mild / "advbench" / "harmful_behaviors.csv")},
+    ]
+    path = models / "published.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load((models / "run.yaml").read_text()) | {"benchmarks": sections}))
+    return path
+
+
+def published_prompts(path: Path) -> dict[str, list[str]]:
+    config = yaml_config.load(CalibrateConfig, path)
+    loaded = [benchmarks.load(section, WorldConfig()) for section in config.benchmarks]
+    return {each.name: [prompt.id for prompt in each.only("harmless", "borderline").prompts] for each in loaded}
+
+
+@pytest.mark.slow
+def test_benchmarks_count_without_their_attacks_and_are_told_one_by_one(capsys, published, tmp_path: Path) -> None:
+    asked = published_prompts(published)
+    assert asked["xstest"]
+    assert not asked["advbench"]
+    words = ("calibrate", published, "--max-false-interventions", "0.3", "--out", tmp_path)
+    status, told, _ = run(capsys, *words)
+    assert status == 0
+    found = json.loads((tmp_path / JSON_FILE).read_text())
+    recorded = list(records.read(tmp_path / folder.RECORDS))
+    assert sorted((record.benchmark, record.prompt) for record in recorded) == sorted(
+        (name, id) for name, ids in asked.items() for id in ids
+    )
+    minima = {
+        name: [min(record.step_scores) for record in recorded if record.benchmark == name and record.step_scores]
+        for name in ("xstest", "multiarith")
+    }
+    assert found["threshold"] == highest_threshold([*minima["xstest"], *minima["multiarith"]], 0.3)
+    page = (tmp_path / REPORT).read_text()
+    assert list(found["benchmarks"]) == ["xstest", "multiarith"]
+    for name, each in found["benchmarks"].items():
+        below = sum(score < found["threshold"] for score in minima[name])
+        assert (each["n"], each["interventions"]) == (len(minima[name]), below)
+        assert each["low"] <= each["rate"] == below / each["n"] <= each["high"]
+        assert f"  {name}: {below} interventions" in told
+        assert f"<td>{name}</td><td>{each['n']}</td><td>{below}</td>" in page
+    config = yaml_config.load(CalibrateConfig, published)
+    attacks = sum(len(benchmarks.load(each, WorldConfig()).prompts) for each in config.benchmarks) - len(recorded)
+    assert attacks > 0
+    assert found["attacks"] == attacks
+    assert f"{attacks} attacks left out" in told
+    assert run(capsys, *words, "--json")[0] == 0
+    assert json.loads((tmp_path / JSON_FILE).read_text()) == found
+
+
+def test_a_dry_run_counts_the_prompts_of_benchmarks(capsys, published: Path, tmp_path: Path) -> None:
+    words = ("calibrate", published, "--max-false-interventions", "0.3", "--out", tmp_path / "none", "--dry-run")
+    status, out, _ = run(capsys, *words)
+    *_, planned = yaml.safe_load_all(out)
+    num_prompts = sum(map(len, published_prompts(published).values()))
+    assert (status, planned["generations"]) == (0, {"watch": num_prompts})
+
+
+def test_benchmarks_that_do_not_fit_are_one_line_and_status_2(capsys, published: Path, tmp_path: Path) -> None:
+    given = yaml.safe_load(published.read_text())
+    xstest, multiarith, advbench = given["benchmarks"]
+    cases = {
+        "advbench: no harmless prompts, and a threshold is calibrated on no others": [advbench],
+        "two benchmarks are called 'xstest'": [xstest, xstest],
+        "is no testbed: name harmless prompts by `benchmarks` in the YAML": [
+            {"kind": "testbed", "prompts": "harmless"},
+            multiarith,
+        ],
+        "nowhere.csv": [xstest | {"path": "nowhere.csv"}],
+        "harmless prompts are too few .* at least 299 are needed": [xstest, multiarith],
+    }
+    for said, sections in cases.items():
+        path = tmp_path / "other.yaml"
+        path.write_text(yaml.safe_dump(given | {"benchmarks": sections}))
+        status, out, err = run(capsys, "calibrate", path, "--out", tmp_path / "out")
+        assert (status, out, err.count("\n")) == (2, "", 1), err
+        assert re.search(said, err), err
+    prompts = ("--prompts", published.parent / "prompts.jsonl")
+    status, _, err = run(capsys, "calibrate", published, *prompts, "--out", tmp_path / "out")
+    assert status == 2
+    assert "give prompts either as `benchmarks` or by --prompts" in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

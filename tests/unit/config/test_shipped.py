@@ -14,6 +14,7 @@ from optimize.reasoners.config import ReasonerTrainingConfig
 from optimize.study.config import StudyConfig
 from safethink import prefix
 from safethink.config import (
+    CalibrateConfig,
     CombinationSection,
     EvalConfig,
     GuardMonitorConfig,
@@ -39,6 +40,7 @@ Config = (
 
 SCHEMAS: dict[str, type[Config]] = {
     "ablate": AblationConfig,
+    "calibrate": CalibrateConfig,
     "run": RunConfig,
     "contexts": CollectConfig,
     "eval": EvalConfig,
