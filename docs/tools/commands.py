@@ -203,7 +203,8 @@ def _load(call: Call, folder: Path) -> BaseModel:
     command = CONFIGURED[call.name]
     name = call.config_name or "testbed"
     written = folder / name
-    config = yaml_config.load(command.schema, written if written.is_file() else shipped_config(name, command.section))
+    path = written if written.is_file() else shipped_config(name, command.section)
+    config = yaml_config.load(command.schema, path, command.section)
     return yaml_config.override(config, call.settings, call.name)
 
 

@@ -72,7 +72,9 @@ class AblationConfig(Section):
     @field_validator("base", mode="before")
     @classmethod
     def _named_base(cls, value: object) -> object:
-        return yaml_config.load(SearchConfig, shipped_config(value, "search")) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return yaml_config.load(SearchConfig, shipped_config(value, "search"), "search")
 
     @model_validator(mode="after")
     def _axes_have_values(self) -> AblationConfig:

@@ -73,7 +73,7 @@ def parse_with_config(
         name = example_config(section)
     else:
         raise ConfigError(f"{prog} takes a YAML file, or the name of a shipped one, before any other argument")
-    file = yaml_config.load(schema, shipped_config(name, section))
+    file = yaml_config.load(schema, shipped_config(name, section), section)
     # First, because the other flags are those of the new kinds.
     kinds = chosen_kinds(flag_groups(schema, file.model_dump(mode="json")), argv)
     values = yaml_config.changed(file, kinds)

@@ -1,6 +1,7 @@
 """YAML files as frozen models; every mistake in a file is reported at once, by its path in the YAML.
 
-Files that ship with the package are found by name, in a checkout and in an installed wheel alike.
+Files that ship with the package are found by name, in a checkout and in an installed wheel alike. A file may extend
+another one, and then says only what differs.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import os
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,18 +22,22 @@ from safethink.errors import ConfigError, MissingFileError
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+EXTENDS: Final = "extends"
+"""Key of a file by which it names the one that it extends; read away before anything is validated."""
 
-def shipped_config(name: str, section: str = "run") -> Path:
+
+def shipped_config(name: str, section: str = "run", folder: Path = Path()) -> Path:
     """Find a configuration by path or by the name of a shipped one.
 
     Args:
         name: path of a YAML file; or a shipped one's name, with its folder (`run/testbed`) or without (`testbed`).
         section: the folder that a name without one is looked up in.
+        folder: where a relative path begins.
 
     Raises:
         MissingFileError: if there is neither such a file nor such a name; lists the section's.
     """
-    path = Path(name).expanduser()
+    path = folder / Path(name).expanduser()
     # Unlike Path's own, it takes a whole sentence for a name that no file has.
     if os.path.isfile(path):
         return path
@@ -83,24 +89,33 @@ def read(text: str) -> object:
     return yaml.load(text, _Loader)
 
 
-def load(schema: type[Schema], path: Path) -> Schema:
-    """Read and validate a configuration.
+def load(schema: type[Schema], path: Path, section: str = "run") -> Schema:
+    """Read and validate a configuration, with what it extends.
+
+    A file with the key `extends` says what differs from the one that is named there: `merged` tells how.
+
+    Args:
+        schema: what the whole must fit.
+        path: YAML file.
+        section: the folder of shipped configurations in which a bare name behind `extends` is looked up; the names in a
+            shipped file are those of its own folder.
 
     Raises:
-        MissingFileError: if there is no such file.
-        ConfigError: if it is not YAML or does not fit `schema`; one line that names every mistake.
+        MissingFileError: if there is no such file, or none that it extends.
+        ConfigError: if it is not YAML, extends itself or does not fit `schema`; one line that names every mistake.
     """
-    if not path.is_file():
-        raise MissingFileError(f"no configuration file {str(path)!r}")
-    try:
-        values = read(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {_first_problem(error)}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys such as {', '.join(list(schema.model_fields)[:3])} at the top level")
-    return validate(schema, cast("dict[str, Any]", values), str(path))
+    files = _lineage(schema, path, section)
+    values = reduce(merged, reversed(files.values()))
+    return validate(schema, values, ", extending ".join(map(str, files)))
+
+
+def merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """Values of a file put over those of the one that it extends.
+
+    Mappings are merged key by key. Lists and single values replace the parent's, and so does a section of another
+    `kind`: no key of the old kind is left in it.
+    """
+    return parent | {key: _over(parent[key], value) if key in parent else value for key, value in child.items()}
 
 
 def validate(schema: type[Schema], values: dict[str, Any], source: str) -> Schema:
@@ -169,6 +184,50 @@ def did_you_mean(wrong: str, names: Iterable[str]) -> str:
 def dump(*models: BaseModel) -> str:
     """Complete configurations as YAML, defaults included; several become several documents."""
     return yaml.safe_dump_all([each.model_dump(mode="json") for each in models], sort_keys=False, allow_unicode=True)
+
+
+def _lineage(schema: type[BaseModel], path: Path, section: str) -> dict[Path, dict[str, Any]]:
+    """Values by file: those of `path`, of the file that it extends, and so on, each without the key `extends`."""
+    files: dict[Path, dict[str, Any]] = {}
+    while True:
+        values = files[path] = _mapping(schema, path)
+        if EXTENDS not in values:
+            return files
+        name, shipped = values.pop(EXTENDS), path.resolve().parent
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}: {EXTENDS}: expected one name or path of a configuration, not {name!r}")
+        if shipped.is_relative_to(configs_folder()):
+            section = shipped.relative_to(configs_folder()).as_posix()
+        try:
+            parent = shipped_config(name, section, path.parent)
+        except MissingFileError as error:
+            raise MissingFileError(f"{path}: {EXTENDS}: {error}") from error
+        if any(parent.samefile(file) for file in files):
+            raise ConfigError(f"{path}: {EXTENDS}: a circle, {' -> '.join(map(str, [*files, parent]))}")
+        path = parent
+
+
+def _mapping(schema: type[BaseModel], path: Path) -> dict[str, Any]:
+    """Values of one file, as they stand there."""
+    if not path.is_file():
+        raise MissingFileError(f"no configuration file {str(path)!r}")
+    try:
+        values = read(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_first_problem(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys such as {', '.join(list(schema.model_fields)[:3])} at the top level")
+    return cast("dict[str, Any]", values)
+
+
+def _over(parent: object, child: object) -> object:
+    """One value of a file over that of the file that it extends."""
+    if not isinstance(parent, dict) or not isinstance(child, dict):
+        return child
+    old, new = cast("dict[str, Any]", parent), cast("dict[str, Any]", child)
+    return new if "kind" in old and new.get("kind", old["kind"]) != old["kind"] else merged(old, new)
 
 
 def _mistake(schema: type[BaseModel], detail: ErrorDetails) -> str:

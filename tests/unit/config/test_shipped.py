@@ -45,6 +45,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "contexts": CollectConfig,
     "eval": EvalConfig,
     "judge": JudgeCheckConfig,
+    "learning": CollectConfig,
     "monitor": TrainMonitorConfig,
     "reasoner": ReasonerTrainingConfig,
     "search": SearchConfig,
