@@ -117,7 +117,7 @@ def search(argv: Sequence[str]) -> None:
 
         return shared_search_command(config, flags.out)
 
-    run_or_plan(flags, [config], plan, run, lambda found: _learned(found, flags.out), {"report": ["scipy"]})
+    run_or_plan(flags, [config], plan, run, lambda found: _learned(found, config, flags.out), {"report": ["scipy"]})
 
 
 def named_after_its_method(file: SearchConfig, config: SearchConfig) -> SearchConfig:
@@ -128,11 +128,14 @@ def named_after_its_method(file: SearchConfig, config: SearchConfig) -> SearchCo
     return config.replace(name=f"{stem}-{config.search.kind}")
 
 
-def _learned(artifact: PrefixArtifact, out: Path) -> str:
+def _learned(artifact: PrefixArtifact, config: SearchConfig, out: Path) -> str:
     from optimize.pipeline.learning import ARTIFACT
+    from optimize.selection.constraints import Constraints
 
     texts = [repr(text) for text in artifact.texts]
-    return "\n".join([*texts, *metric_lines(artifact.metrics), f"artifact: {out / ARTIFACT}"])
+    missed = Constraints.of(artifact.metrics, config.selection.max_forced_loss).missed
+    said = [] if missed is None else [f"{missed} Where the monitor fires wrongly, this is its price."]
+    return "\n".join([*texts, *metric_lines(artifact.metrics), *said, f"artifact: {out / ARTIFACT}"])
 
 
 def monitor(argv: Sequence[str]) -> None:

@@ -232,11 +232,9 @@ def _limits(artifact: PrefixArtifact) -> str:
             "- The monitor chose it, so a prefix that merely flatters the monitor would not have been found out."
         )
     floor = artifact.config.get("selection", {}).get("max_forced_loss")
-    forced = Constraints.of(artifact.metrics, floor or 0.0)
-    if floor is not None and not forced.satisfied:
-        lines.append(
-            f"- No finalist stayed within the floor: it costs harmless prompts {forced.forced_loss:.3f}, above {floor}."
-        )
+    missed = None if floor is None else Constraints.of(artifact.metrics, floor).missed
+    if missed is not None:
+        lines.append(f"- {missed}")
     if not any(name.startswith(("accuracy", "over_refusal")) for name in artifact.metrics):
         lines.append("- No harmless prompts were given: what it costs them is unknown.")
     return "\n".join(lines)

@@ -70,3 +70,10 @@ class Constraints:
             "accuracy_forced": round(self.accuracy_fall - self.limit, DIGITS),
             "over_refusal_forced": round(self.over_refusal_rise - self.limit, DIGITS),
         }
+
+    @property
+    def missed(self) -> str | None:
+        """A sentence for who reads of a prefix that was published though it misses the floor; None where it keeps it."""
+        if self.satisfied:
+            return None
+        return f"No finalist stayed within the floor: it costs harmless prompts {self.forced_loss:.3f}, above {self.limit}."

@@ -74,3 +74,10 @@ def test_constraints_say_by_how_much_the_floor_is_missed():
     measured = {"accuracy_forced_change": metric(-0.10), "over_refusal_forced_change": metric(0.02)}
     violations = Constraints.of(measured, limit=0.05).violations
     assert violations == pytest.approx({"accuracy_forced": 0.05, "over_refusal_forced": -0.03})
+
+
+def test_a_prefix_that_misses_the_floor_says_so_in_one_sentence():
+    assert Constraints(0.05, 0.0, 0.05).missed is None
+    assert Constraints(0.286, 0.222, 0.1).missed == (
+        "No finalist stayed within the floor: it costs harmless prompts 0.286, above 0.1."
+    )
