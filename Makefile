@@ -39,20 +39,21 @@ $(GGUF): | $(INSTALLED)
 # Real weights on real prompts: a phrase is chosen, then compared; run it again to go on. `make real SMALL=1`
 # takes mild prompts of our own in place of published ones, and less of everything.
 SMALL ?=
-REAL := runs/real$(if $(SMALL),-small)
-REAL_DATA = $(if $(SMALL),tests/data/mild,$(or $(DATA),data))
-REAL_LEARN := $(if $(SMALL),--contexts.prompts 16 --contexts.max_contexts 4 --search.steps 4 --selection.contexts 4 --selection.forced_prompts 4)
+DATA ?= data
+REAL := real$(if $(SMALL),-small)
+ifndef SMALL
+REAL_PROMPTS := --prompt_sets.either.0.path $(DATA)/advbench/harmful_behaviors.csv \
+	--prompt_sets.either.1.path $(DATA)/xstest/xstest_prompts.csv \
+	--prompt_sets.either.2.path $(DATA)/multiarith/test.json \
+	--prompt_sets.held_out.0.path $(DATA)/jailbreakbench/harmful-behaviors.csv
+REAL_TESTS := --benchmarks.0.path $(DATA)/jailbreakbench/harmful-behaviors.csv \
+	--benchmarks.1.path $(DATA)/xstest/xstest_prompts.csv \
+	--benchmarks.2.path $(DATA)/multiarith/test.json
+endif
 real: $(GGUF)
-	$(BIN)/safethink-optimize search real --out $(REAL)/search $(REAL_LEARN) \
-		--prompt_sets.either.0.path $(REAL_DATA)/advbench/harmful_behaviors.csv \
-		--prompt_sets.either.1.path $(REAL_DATA)/xstest/xstest_prompts.csv \
-		--prompt_sets.either.2.path $(REAL_DATA)/multiarith/test.json \
-		--prompt_sets.held_out.0.path $(REAL_DATA)/jailbreakbench/harmful-behaviors.csv
-	$(BIN)/safethink evaluate real --out $(REAL)/table --prefix $(REAL)/search/artifact \
-		--benchmarks.0.path $(REAL_DATA)/jailbreakbench/harmful-behaviors.csv \
-		--benchmarks.1.path $(REAL_DATA)/xstest/xstest_prompts.csv \
-		--benchmarks.2.path $(REAL_DATA)/multiarith/test.json
-	@echo "table: $(REAL)/table/summary.json; report: $(REAL)/table/report.html"
+	$(BIN)/safethink-optimize search $(REAL) --out runs/$(REAL)/search $(REAL_PROMPTS)
+	$(BIN)/safethink evaluate $(REAL) --out runs/$(REAL)/table $(REAL_TESTS)
+	@echo "table: runs/$(REAL)/table/summary.json; report: runs/$(REAL)/table/report.html"
 
 # Half of what collecting takes is compiling, so what was compiled is kept, also where the environment says otherwise.
 test test-fast: export PYTHONDONTWRITEBYTECODE =

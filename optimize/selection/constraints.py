@@ -73,7 +73,8 @@ class Constraints:
 
     @property
     def missed(self) -> str | None:
-        """A sentence for who reads of a prefix that was published though it misses the floor; None where it keeps it."""
+        """A sentence on a prefix that was published though it misses the floor; None where it keeps it."""
         if self.satisfied:
             return None
-        return f"No finalist stayed within the floor: it costs harmless prompts {self.forced_loss:.3f}, above {self.limit}."
+        cost = f"it costs harmless prompts {self.forced_loss:.3f}, above {self.limit}"
+        return f"No finalist stayed within the floor: {cost}."
