@@ -88,10 +88,11 @@ class Checkpoint:
         with found("model", self.path):
             return self._read("model", AutoConfig, self._adapter(), local_files_only=local_files_only)
 
-    def model(self, **options: Any) -> PreTrainedModel:
+    def model(self, config: PreTrainedConfig | None = None, **options: Any) -> PreTrainedModel:
         """Load the weights; an adapter's merged into its base's.
 
         Args:
+            config: the model's own, where it was read already, so that a GGUF file is parsed once less; None reads it.
             **options: of `from_pretrained`: precision, device, attention.
 
         Raises:
@@ -101,6 +102,7 @@ class Checkpoint:
         adapter = self._adapter()
         if self.gguf_file is not None:
             options["quantization_config"] = GgufConfig(gguf_file=self.gguf_file, dequantize=True)
+            options["config"] = config
         with shown_dequantising(self.gguf_file):
             model = self._read("model", AutoModelForCausalLM, adapter, **options)
         if self.gguf_file is not None:

@@ -95,10 +95,10 @@ def _loaded(
     place = pick_device(device)
     with installed(), found("model", checkpoint.path):
         # The configuration first: where there is no model, that says so.
-        checkpoint.config()
+        config = checkpoint.config()
         tokenizer = checkpoint.tokenizer()
         model = checkpoint.model(
-            attn_implementation=attn_implementation, **placed(dtype, place, device_map, quantization)
+            config, attn_implementation=attn_implementation, **placed(dtype, place, device_map, quantization)
         )
     if compile_backend is not None:
         compile_forward(model, compile_backend)
