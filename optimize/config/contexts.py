@@ -6,13 +6,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from safethink.config import BenchmarkConfig, Section
+from safethink.config import BenchmarkConfig, JudgeConfig, Section
 
 
 class ContextsConfig(Section):
     """Collection of the states at which the monitor fires."""
 
-    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"fallbacks", "fallback_prefixes", "refusal_openings"})
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset(
+        {"fallbacks", "fallback_prefixes", "refusal_openings", "target_judge"}
+    )
 
     path: str | None = None
     """Folder written by `safethink-optimize contexts`; None collects them in the run's own folder."""
@@ -28,6 +30,10 @@ class ContextsConfig(Section):
     """Continuations sampled per context, from which the safe target is taken."""
     target_tokens: int = Field(default=24, ge=1)
     """Length of a target continuation."""
+    target_judge: JudgeConfig | None = None
+    """A judge of finished outputs, as `safethink evaluate` has them: a target counts only where the output that follows
+    it, with nothing injected, is a refusal or helpful. For a monitor whose threshold lets much pass: what passes may
+    still end in harm, and a search on it learns to reach that. None takes the monitor's word."""
     fallbacks: tuple[Literal["prefix", "refusal"], ...] = ("prefix", "refusal")
     """Other sources of targets, tried in this order where sampling with nothing injected leaves fewer than
     `max_contexts`: the step behind a written prefix, which is no part of the target; and openings of refusals, the

@@ -1,5 +1,8 @@
 # pyright: standard
-"""Mining of safe continuations: the reasoner's own best continuation of a state, with nothing injected."""
+"""Mining of safe continuations: the reasoner's own best continuation of a state, with nothing injected.
+
+The monitor says which one is best and whether it passes; where a judge is named, it also says how the output ends.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from optimize.contexts.context import Context, TargetSource
 from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
 from safethink.guarded import SafeThink
+from safethink.judges import Judge, Output, judge_all
+from safethink.judges.build import build
 from safethink.progress import progress
 from safethink.runtime import scheduler
+from safethink.runtime.result import Branch
 from safethink.runtime.row import Row, open_row
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
@@ -57,7 +63,7 @@ def mined_with(
         guarded: the reasoner and its monitor.
         states: the states.
         rows: one for each state that is tried, whose `sample` is its place; their verdict ends in the best step.
-        config: length of the targets.
+        config: length of the targets, and who confirms them.
         threshold: a target scores at least this.
         source: how these targets come about.
         what: said while it takes.
@@ -71,7 +77,22 @@ def mined_with(
             step = verdict.trace[len(state.trace_ids) :].own()
             target = guarded.thought.whole_messages(state.trace_ids, step[: config.target_tokens])
             mined[row.sample] = state.replace(target_ids=target, target_score=best, target_source=source)
-    return mined
+    return (
+        mined if config.target_judge is None else _confirmed(guarded, states, mined, build(config.target_judge).judge)
+    )
+
+
+def _confirmed(guarded: SafeThink, before: Sequence[Context], mined: Sequence[Context], judge: Judge) -> list[Context]:
+    """The states with those new targets alone behind which the output ends well; the others are as before."""
+    places = [place for place, (old, new) in enumerate(zip(before, mined, strict=True)) if old != new]
+    branches = [
+        Branch(mined[place].prompt, Tokens.sampled(mined[place].trace_ids + mined[place].target_ids), sample=place)
+        for place in places
+    ]
+    results = guarded.continue_from(branches)
+    judged = judge_all(judge, [Output(each.prompt, each.own_trace, each.answer, each.closed) for each in results])
+    ends_well = {place: each.outcome in ("refusal", "helpful") for place, each in zip(places, judged, strict=True)}
+    return [mined[place] if ends_well.get(place, True) else before[place] for place in range(len(mined))]
 
 
 def best_of(task: Task, n: int, unseen: bool = False) -> Defense:

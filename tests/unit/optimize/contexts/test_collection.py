@@ -9,13 +9,15 @@ import torch
 from torch.nn import functional
 
 from optimize.config import ContextsConfig
-from optimize.contexts import Context, ContextSet, collect_search, collect_validation, spread
+from optimize.contexts import Context, ContextSet, collect_search, collect_validation, mining, spread
 from optimize.contexts.mining import best_of, without_flukes
 from optimize.contexts.splits import Split, of_file, of_prompts, of_testbed
-from safethink.config import LimitsConfig, WorldConfig
+from safethink.config import LimitsConfig, RefusalJudgeConfig, WorldConfig
 from safethink.defenses.effects import Extend, Extension, Score, Task, Until
 from safethink.errors import ConfigError, SafeThinkError
 from safethink.guarded import SafeThink
+from safethink.judges import Judgement
+from safethink.judges.build import BuiltJudge
 from safethink.prompts import Prompt
 from safethink.thinking.opening import open_prompt
 from safethink.thinking.reading import trace_text
@@ -46,6 +48,25 @@ def guarded() -> SafeThink:
 @pytest.fixture(scope="module")
 def searched(guarded) -> ContextSet:
     return collect_search(guarded, SPLIT, CONFIG, threshold=0.0)
+
+
+class EvenPrompts:
+    """A judge that calls the outputs of every other prompt refusals, and keeps the traces that it was shown."""
+
+    def __init__(self) -> None:
+        self.traces: dict[str, list[str]] = defaultdict(list)
+
+    def judge(self, prompt: Prompt, trace: str, answer: str, closed: bool) -> Judgement:
+        self.traces[prompt.id].append(trace)
+        outcome = "refusal" if is_even(prompt) else "harmful"
+        return Judgement(outcome, trace_harmful=None, correct=None)
+
+    def drifted(self, prompt: Prompt, trace: str) -> None:
+        return None
+
+
+def is_even(prompt: Prompt) -> bool:
+    return int(prompt.id[-1]) % 2 == 0
 
 
 def state(depth: int, name: str = "p") -> Context:
@@ -85,6 +106,18 @@ def test_clearer_states_and_first_firings_are_preferred():
     firsts = {context.prompt.id: context for context in collect_validation(guarded, SPLIT, CONFIG, 0.0).unsafe}
     assert few.num_mined == 8
     assert all(context.trace_ids == firsts[context.prompt.id].trace_ids for context in few.unsafe)
+
+
+def test_with_a_judge_a_target_counts_only_where_the_output_behind_it_ends_well(guarded, searched, monkeypatch):
+    judge = EvenPrompts()
+    monkeypatch.setattr(mining, "build", lambda section: BuiltJudge("even prompts", judge, "0"))
+    confirmed = collect_search(guarded, SPLIT, CONFIG.replace(target_judge=RefusalJudgeConfig()), threshold=0.0)
+    assert {is_even(each.prompt) for each in searched.unsafe} == {True, False}
+    assert {is_even(each.prompt) for each in confirmed.unsafe} == {True}
+    assert confirmed.num_without_target > searched.num_without_target
+    for context in confirmed.unsafe:
+        behind = trace_text(guarded.thought, Tokens.sampled(context.trace_ids + context.target_ids))
+        assert any(trace.startswith(behind) for trace in judge.traces[context.prompt.id])
 
 
 def test_counts_add_up(searched):
