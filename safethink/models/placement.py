@@ -24,6 +24,8 @@ PROMPT_TOKENS: Final = 512
 """Assumed length of a prompt, which is not known before it is read."""
 STATES_PER_ROW: Final = 8
 """Recurrent states of a row: its own, the prompt's, and those that a rollback may return to."""
+LARGE_VOCABULARY: Final = 2**13
+"""Tokens from which on an output head takes the time of a forward."""
 GIB: Final = 2**30
 
 
@@ -73,7 +75,19 @@ def put(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     if getattr(model, "hf_device_map", None) is None:
         # The class's own `to` is typed for quantised models alone.
         Module.to(model, device)
+    head = model.get_output_embeddings()
+    if head is not None and model.config.get_text_config().vocab_size >= LARGE_VOCABULARY:
+        head.register_forward_pre_hook(_contiguous)
     return model.eval().requires_grad_(False)
+
+
+def _contiguous(head: Module, hidden: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The head's inputs, side by side in memory.
+
+    Those of the last tokens of several rows (`logits_to_keep`) are not, and torch then multiplies row by row, reading
+    the head's weights as often.
+    """
+    return tuple(states.contiguous() for states in hidden)
 
 
 def _quantization(name: str | None, dtype: str, device: torch.device) -> BitsAndBytesConfig | None:

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 
 from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig
 from safethink.kv_cache.hybrid_store import MAX_SNAPSHOTS
 from safethink.models.loading import load
-from safethink.models.placement import GIB, PROMPT_TOKENS, STATES_PER_ROW, decoding_gib, footprint
+from safethink.models.placement import (
+    GIB,
+    LARGE_VOCABULARY,
+    PROMPT_TOKENS,
+    STATES_PER_ROW,
+    decoding_gib,
+    footprint,
+    put,
+)
 from tests.support.architectures import ATTENTION, Architecture
 from tests.support.hybrid_architectures import HYBRID
 
@@ -69,3 +77,24 @@ def test_decoding_takes_a_full_batch_of_both_models() -> None:
     taken = decoding_gib(config)
     assert taken is not None
     assert expected <= taken < expected + 0.01
+
+
+@pytest.mark.parametrize(("vocab_size", "is_large"), [(LARGE_VOCABULARY, True), (LARGE_VOCABULARY - 1, False)])
+def test_a_large_head_reads_the_last_tokens_of_all_rows_at_once(vocab_size: int, is_large: bool) -> None:
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    model = put(Qwen3ForCausalLM(config), torch.device("cpu"))
+    seen: list[bool] = []
+    model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].is_contiguous()))
+    ids = torch.arange(12).view(3, 4)
+    with torch.inference_mode():
+        last, whole = model(ids, logits_to_keep=1).logits, model(ids).logits
+    assert seen == [is_large, True]
+    torch.testing.assert_close(last[:, 0], whole[:, -1])
