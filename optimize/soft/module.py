@@ -4,22 +4,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import Parameter, functional
 from torch.optim import AdamW
 
 from optimize.config import SoftConfig
-from safethink.engines import LocalEngine
 
-CHUNK = 8192
-"""Tokens whose embeddings are looked up at once."""
+CHUNK = 256
+"""Tokens whose embeddings are looked up at once: they stay in a processor's cache."""
+SHORTEST = 1e-12
+"""Length that shorter embeddings are taken to have, as `torch.nn.functional.normalize` does."""
 NUM_MEASURED = 2048
 """Tokens whose length is measured, evenly spread over the vocabulary."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Looks up what a reasoner's layers read for tokens."""
+
+    def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
+        """Input embeddings of token ids."""
+        ...
 
 
 class TokenEmbeddings:
@@ -33,7 +44,7 @@ class TokenEmbeddings:
         typical_norm: median length of an embedding.
     """
 
-    def __init__(self, engine: LocalEngine, allowed: Sequence[int]) -> None:
+    def __init__(self, engine: Embedder, allowed: Sequence[int]) -> None:
         self._engine, self._allowed = engine, tuple(allowed)
         some = self._allowed[:: max(1, len(self._allowed) // NUM_MEASURED)]
         self.typical_norm = engine.rows(some).double().norm(dim=1).median().item()
@@ -44,13 +55,46 @@ class TokenEmbeddings:
 
     @torch.no_grad()
     def nearest(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
-        """The token whose embedding points most nearly where each row does, as in PEZ (arXiv 2302.03668)."""
+        """The token whose embedding points most nearly where each row does, as in PEZ (arXiv 2302.03668).
+
+        Of equal ones the first that is allowed. All cosines are computed in single precision, and those that could be
+        the highest in double. With n products of unit vectors, u half of float32's epsilon, and a few more roundings,
+
+            |computed cosine - cosine| <= (n + 8) u / (1 - (n + 8) u)
+
+        in whatever order they are added (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
+        """
         wanted = functional.normalize(rows.double(), dim=1)
+        cosines = torch.cat([self._cosines(wanted, some) for some in self._chunks()], dim=1)
+        error = (rows.shape[1] + 8) * torch.finfo(torch.float32).eps
+        # Written so that where a number is no number, all are looked at.
+        likely = ~(cosines < cosines.amax(1, keepdim=True) - 2 * error)
+        return tuple(self._best(row, among.nonzero()[:, 0]) for row, among in zip(wanted, likely, strict=True))
+
+    def _cosines(self, wanted: Float64[Tensor, "rows hidden"], some: slice) -> Float[Tensor, "rows some"]:
+        """Cosines with the embeddings of some of the allowed tokens, in single precision."""
+        # Asked for less than single precision, torch gives it, and then the bound does not hold.
+        is_single = torch.get_float32_matmul_precision() == "highest"
+        embeddings = self._engine.rows(self._allowed[some]).to(torch.float32 if is_single else torch.float64)
+        return wanted.to(embeddings) @ embeddings.T / self._lengths[some].to(embeddings)
+
+    def _best(self, wanted: Float64[Tensor, " hidden"], places: Int[Tensor, " some"]) -> int:
+        """The token nearest to one row among some of the allowed ones, in double precision."""
         cosines: list[Tensor] = []
-        for start in range(0, len(self._allowed), CHUNK):
-            embeddings = self._engine.rows(self._allowed[start : start + CHUNK]).double()
-            cosines.append(wanted.to(embeddings.device) @ functional.normalize(embeddings, dim=1).T)
-        return tuple(self._allowed[index] for index in torch.cat(cosines, dim=1).argmax(1).tolist())
+        for some in places.split(CHUNK):
+            embeddings = self._engine.rows([self._allowed[place] for place in some.tolist()]).double()
+            # Not by a matrix product, whose sums may differ from column to column: equal embeddings are equally near.
+            cosines.append((functional.normalize(embeddings, dim=1) * wanted.to(embeddings.device)).sum(1))
+        return self._allowed[int(places[torch.cat(cosines).argmax()])]
+
+    @cached_property
+    def _lengths(self) -> Float64[Tensor, " allowed"]:
+        """Length of every allowed token's embedding, never quite 0."""
+        lengths = [self._engine.rows(self._allowed[some]).double().norm(dim=1) for some in self._chunks()]
+        return torch.cat(lengths).clamp_(min=SHORTEST)
+
+    def _chunks(self) -> list[slice]:
+        return [slice(start, start + CHUNK) for start in range(0, len(self._allowed), CHUNK)]
 
     def excess(self, rows: Float[Tensor, "rows hidden"]) -> Float[Tensor, ""]:
         """Norm penalty: mean over rows of max(0, |row| / typical norm - 1)^2.
