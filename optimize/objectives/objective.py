@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,9 @@ from optimize.objectives.racing import CostMatrix, race
 from optimize.scoring import frozen
 from optimize.scoring.modes import at_least_float32
 from safethink.errors import ConfigError
+
+CHUNK: Final = 256
+"""Tokens whose embeddings are looked up at once."""
 
 
 class Objective:
@@ -102,17 +105,18 @@ class Objective:
             SafeThinkError: a term's gradient has a number that is not finite.
         """
         ids = tuple(prefix.tolist())
-        rows = at_least_float32(embeddings_of(self._model, allowed))
-        embeddings = rows.new_zeros(len(prefix), rows.shape[1])
-        as_tokens = rows.new_zeros(len(prefix), len(allowed))
+        embeddings = at_least_float32(torch.zeros_like(embeddings_of(self._model, prefix)))
+        as_tokens = embeddings.new_zeros(len(prefix), len(allowed))
         for term, weight in ((weighted.term, weighted.weight) for weighted in self._terms):
             gradient = term.gradient(prefix)
             if gradient is None:
                 continue
             embeddings += weight * finite(f"the gradient of {term.name}", gradient.embeddings, [ids])
             if gradient.token_costs is not None:
-                as_tokens += weight * gradient.token_costs[:, allowed.to(rows.device)]
-        return (embeddings @ rows.T + as_tokens).cpu()
+                as_tokens += weight * gradient.token_costs[:, allowed.to(as_tokens.device)]
+        # Few at a time, so that what is looked up of a large vocabulary stays in a processor's cache.
+        rows = (at_least_float32(embeddings_of(self._model, some)) for some in allowed.split(CHUNK))
+        return (torch.cat([embeddings @ some.T for some in rows], dim=1) + as_tokens).cpu()
 
     def soft_loss(self, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, ""]:
         """Cost of a soft prefix; gradients flow to its rows.

@@ -125,7 +125,7 @@ class BatchScorer:
         if length:
             logits = self._strategy.follow(self._model, batch, prefixes.repeat(len(batch), 1), min(keep, length))
             found.append(at_least_float32(logits).log_softmax(-1).unflatten(0, (len(batch), -1)))
-        return torch.cat(found, dim=2)
+        return torch.cat(found, dim=2) if len(found) > 1 else found[0]
 
     def gradient(self, batch: Batch, prefix: Int[Tensor, "length"]) -> Float[Tensor, "length hidden"]:
         """Gradient of the losses of targets by the prefix's embeddings, summed over the batch's contexts."""

@@ -152,7 +152,7 @@ class Scorer:
         shape = len(prefixes), keep, len(allowed)
 
         def measure(batch: Batch, some: Int[Tensor, "some length"]) -> Float[Tensor, "some keep allowed"]:
-            return self._in_batch.next_tokens(batch, some, keep)[..., allowed].sum(0)
+            return self._in_batch.next_tokens(batch, some, keep).sum(0)[..., allowed]
 
         sums: list[Float[Tensor, "prefixes keep allowed"]] = []
         with inference(self.model):

@@ -18,8 +18,9 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -129,19 +130,25 @@ def is_over(state: SearchState, config: SearchSection) -> bool:
 
 def _sift(proposals: Sequence[Ids], vocabulary: Alphabet, archive: Archive, limit: int) -> _Sifted:
     """The first `limit` proposals that were never tried and survive being written down and read again."""
-    untried = [ids for ids in dict.fromkeys(proposals) if ids not in archive]
+    untried = _untried(proposals, archive)
     alive: list[Ids] = []
     looked_at = dropped = 0
-    for start in range(0, len(untried), BLOCK):
-        if len(alive) >= limit:
-            break
-        block = untried[start : start + BLOCK]
+    while len(alive) < limit and (block := list(islice(untried, BLOCK))):
         survives = dict(zip(block, vocabulary.survive(block), strict=True))
         dead = [ids for ids in block if not survives[ids]]
         archive.bury(dead)
         alive += [ids for ids in block if survives[ids]]
         looked_at, dropped = looked_at + len(block), dropped + len(dead)
     return _Sifted(alive[:limit], looked_at, dropped)
+
+
+def _untried(proposals: Iterable[Ids], archive: Archive) -> Iterator[Ids]:
+    """Each proposal that was never tried, once; one by one, because of many only the first are looked at."""
+    seen: set[Ids] = set()
+    for ids in proposals:
+        if ids not in archive and ids not in seen:
+            seen.add(ids)
+            yield ids
 
 
 def _begin(state: SearchState, restart: int | None) -> None:

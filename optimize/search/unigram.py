@@ -17,7 +17,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from optimize.config import UnigramConfig
 from optimize.search.method import Alphabet, Archive, Ids, Schedule, Scored, Searchable
@@ -40,31 +43,31 @@ class Unigram:
 
     def __init__(self, config: UnigramConfig, objective: Searchable, vocabulary: Alphabet, archive: Archive) -> None:
         self._config, self._objective, self._archive = config, objective, archive
-        self._allowed = vocabulary.allowed
+        self._allowed = np.array(vocabulary.allowed)
         self._schedule = Schedule(config, objective)
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
         """Single tokens; once half of the budget is spent, sets of the best of them."""
-        untried = [(token,) for token in self._allowed if (token,) not in self._archive]
+        tried = [ids[0] for ids in self._archive.costs if len(ids) == 1]
+        untried = torch.from_numpy(self._allowed[~np.isin(self._allowed, tried)])
         if self._config.length == 1:
             return self._ordered(untried, generator)
         ranked = [ids for ids in self._archive.ranked() if len(ids) == 1]
-        if untried and (self._schedule.share < SHARE_OF_SINGLES or len(ranked) < self._config.length):
+        if len(untried) and (self._schedule.share < SHARE_OF_SINGLES or len(ranked) < self._config.length):
             return self._ordered(untried, generator)
         sets = best_sets([self._archive.costs[ids] for ids in ranked], self._config.length)
         prefixes = (tuple(ranked[index][0] for index in chosen) for chosen in sets)
         fresh = (ids for ids in prefixes if ids not in self._archive)
         return list(islice(fresh, SETS_PER_CANDIDATE * self._config.candidates)) or self._ordered(untried, generator)
 
-    def _ordered(self, singles: Sequence[Ids], generator: torch.Generator) -> list[Ids]:
+    def _ordered(self, tokens: Int[Tensor, " untried"], generator: torch.Generator) -> list[Ids]:
         """Single tokens in the order in which they are to be scored."""
-        if self._config.ranked_by == "chance" or not singles:
-            return _shuffled(singles, generator)
+        if self._config.ranked_by == "chance" or not len(tokens):
+            return _singles(_shuffled(tokens, generator))
         scored = [ids for ids in self._archive.ranked() if len(ids) == 1]
-        best = scored[0] if scored else _shuffled(singles, generator)[0]
-        tokens = torch.tensor(singles).squeeze(1)
-        change = self._objective.coordinate_gradient(torch.tensor(best), tokens)[0]
-        return [singles[index] for index in change.argsort(stable=True).tolist()]
+        best = torch.tensor(scored[0]) if scored else _shuffled(tokens, generator)[:1]
+        change = self._objective.coordinate_gradient(best, tokens)[0]
+        return _singles(tokens[change.argsort(stable=True)])
 
     def observe(self, scored: Sequence[Scored]) -> None:
         """The archive keeps what tokens cost; only the budget is counted."""
@@ -104,5 +107,10 @@ def best_sets(costs: Sequence[float], size: int) -> Iterator[tuple[int, ...]]:
                 heapq.heappush(heap, (math.fsum(costs[index] for index in successor), successor))
 
 
-def _shuffled(candidates: Sequence[Ids], generator: torch.Generator) -> list[Ids]:
-    return [candidates[index] for index in torch.randperm(len(candidates), generator=generator).tolist()]
+def _shuffled(tokens: Int[Tensor, " untried"], generator: torch.Generator) -> Int[Tensor, " untried"]:
+    return tokens[torch.randperm(len(tokens), generator=generator)]
+
+
+def _singles(tokens: Int[Tensor, " untried"]) -> list[Ids]:
+    """Each token as a prefix of its own."""
+    return list(zip(tokens.tolist(), strict=True))

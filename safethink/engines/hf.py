@@ -174,13 +174,7 @@ class HfEngine:
         weighed: list[tuple[float, ...]] = []
         for request, row_logits in zip(requests, logits, strict=True):
             possible = self._possible(row_logits[:-1], request.row, len(request.ids))
-            # Token by token, so that what is computed of a large vocabulary stays in a processor's cache.
-            weighed.append(
-                tuple(
-                    float(scores[token_id].double() - scores.double().logsumexp(-1))
-                    for scores, token_id in zip(possible, request.continuation, strict=True)
-                )
-            )
+            weighed.append(_log_probabilities(possible, request.continuation))
         return weighed
 
     def _possible(
@@ -252,6 +246,15 @@ class HfEngine:
         self.stats.forwarded = self._reader.store.num_forwarded
 
 
+def _log_probabilities(logits: Float[Tensor, "tokens vocab"], token_ids: Sequence[int]) -> tuple[float, ...]:
+    """The log-probability of each of some tokens, in nats, by the logits at its own place."""
+    # Token by token, so that what is computed of a large vocabulary stays in a processor's cache.
+    return tuple(
+        float(scores[token_id].double() - scores.double().logsumexp(-1))
+        for scores, token_id in zip(logits, token_ids, strict=True)
+    )
+
+
 def _view(logits: Float[Tensor, " vocab"], top_k: int, hidden: tuple[float, ...]) -> View:
     """Top-k log-probabilities and entropy (nats) of the next token, and a hidden state.
 
@@ -262,7 +265,7 @@ def _view(logits: Float[Tensor, " vocab"], top_k: int, hidden: tuple[float, ...]
     values, order = (each[:num_shown] for each in logits[tokens].sort(descending=True, stable=True))
     peak = logits.amax()
     # A token that is banned weighs nothing; -inf times nothing would be no number.
-    scores = (logits.double() - peak).clamp_(min=UNDERFLOW)
+    scores = logits.to(torch.float64, copy=True).sub_(peak).clamp_(min=UNDERFLOW)
     masses = scores.exp()
     total = masses.sum()
     entropy = total.log() - masses.dot(scores) / total
