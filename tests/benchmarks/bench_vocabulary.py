@@ -1,81 +1,54 @@
 # pyright: standard
-"""The cost of everything that looks at all of a vocabulary of 151,936 tokens, beside the reasoner's own step.
-
-The denominator is a step of transformers' own `generate` with the same settings, on a model of one layer: with more
-layers the shares are smaller.
-"""
+"""The cost, while decoding, of everything that looks at all of a vocabulary, beside the reasoner's own step."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
-from optimize.search import edits
-from optimize.search.method import Archive
-from safethink.engines.hf import _view
+from safethink.engines.decoding import Decoder
+from safethink.engines.hf import _log_probabilities, _view
 from safethink.engines.sampling import Sampling, can_choose, sample_tokens, uniforms
 from tests.benchmarks.frame import BenchRow
+from tests.benchmarks.wide_vocabulary import GREEDY, PEAKED, ROWS, VOCABULARY, one_layer, random_logits, step_share
 
-VOCABULARY: Final = 151_936
-ROWS: Final = 64
-STEPS: Final = 2
-REPEATS: Final = 3
-MAX_SHARE: Final = 0.1
 CHECKED: Final = 4
 """Rows whose tokens are compared with those of a full sort."""
-PEAKED, FLAT = 6.0, 0.6
-"""Spread of the logits: the nucleus of the one holds few tokens, as with trained models, that of the other most."""
-GREEDY, PLAIN = Sampling(temperature=0.0), Sampling()
+FLAT: Final = 0.6
+"""Spread of logits whose nucleus holds most tokens."""
+PLAIN = Sampling()
 NUCLEUS, TOP_K = Sampling(temperature=0.6, top_p=0.95), Sampling(temperature=0.6, top_p=0.95, top_k=20)
-LENGTH, BEST = 4, 256
-"""Of a prefix that is searched for, and how many substitutes are kept at each of its places."""
+MAX_TWO_TOKENS: Final = 1.5
+"""Of a step that reads one: the head, which takes most of the time, reads as many hidden states."""
+NEVER: Final = (5, VOCABULARY - 1)
+"""Tokens that are never chosen."""
 
 
 def rows() -> Iterator[BenchRow]:
     """Shares of a `generate` step."""
-    model = _one_layer()
-    logits = _logits(PEAKED)
+    model, logits = one_layer(), random_logits(PEAKED)
     for name, sampling in (("greedy", GREEDY), ("plain", PLAIN), ("nucleus", NUCLEUS), ("top_k", TOP_K)):
         yield _choice(f"choose_{name}_over_generate_step", model, logits, sampling)
-    yield _choice("choose_nucleus_of_flat_logits_over_generate_step", model, _logits(FLAT), NUCLEUS)
+    yield _choice("choose_nucleus_of_flat_logits_over_generate_step", model, random_logits(FLAT), NUCLEUS)
     exact = all(bool(can_choose(row)) == bool(row.amax().isfinite()) for row in logits)
-    yield _share("can_choose_over_generate_step", model, GREEDY, lambda: can_choose(logits), exact)
-    yield _share(
-        "look_over_generate_step", model, GREEDY, lambda: [_view(row, 20, ()) for row in logits], _sees_alike(logits)
-    )
-    yield _edits(model)
-
-
-def _one_layer() -> Qwen3ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=1,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-    )
-    return Qwen3ForCausalLM(config).eval().requires_grad_(False)
-
-
-def _logits(spread: float) -> Float[Tensor, "rows vocab"]:
-    return spread * torch.randn(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    yield step_share("can_choose_over_generate_step", model, lambda: can_choose(logits), exact)
+    yield _masked(model, logits)
+    views = _sees_alike(logits)
+    yield step_share("look_over_generate_step", model, lambda: [_view(row, 20, ()) for row in logits], views)
+    yield _weighed(model, logits)
+    yield _last_tokens(model)
 
 
 def _choice(name: str, model: Qwen3ForCausalLM, logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> BenchRow:
     random = torch.cat([uniforms(seed, 0, 1) for seed in range(ROWS)])
     some = logits[:CHECKED]
     exact = torch.equal(sample_tokens(some, random[:CHECKED], sampling), _by_sorting(some, random[:CHECKED], sampling))
-    return _share(name, model, sampling, lambda: sample_tokens(logits, random, sampling), exact)
+    return step_share(name, model, lambda: sample_tokens(logits, random, sampling), exact, sampling)
 
 
 def _by_sorting(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
@@ -92,6 +65,16 @@ def _by_sorting(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     return torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
 
 
+def _masked(model: Qwen3ForCausalLM, logits: Float[Tensor, "rows vocab"]) -> BenchRow:
+    """Logits without the tokens that are never chosen."""
+    # It reads and stops nothing here.
+    decoder = Decoder(cast(Any, None), cast(Any, None), GREEDY, NEVER)
+    plain = logits.clone()
+    plain[:, list(NEVER)] = -torch.inf
+    exact = torch.equal(decoder.possible(logits), plain)
+    return step_share("possible_over_generate_step", model, lambda: decoder.possible(logits), exact)
+
+
 def _sees_alike(logits: Float[Tensor, "rows vocab"]) -> bool:
     """Whether a view says what `log_softmax` says."""
     for row in logits[:CHECKED]:
@@ -103,44 +86,23 @@ def _sees_alike(logits: Float[Tensor, "rows vocab"]) -> bool:
     return True
 
 
-def _edits(model: Qwen3ForCausalLM) -> BenchRow:
-    """The substitutes that a gradient promises most of, without those that were tried."""
-    slopes = torch.randn(LENGTH, VOCABULARY, generator=torch.Generator().manual_seed(1))
-    allowed, ids, archive = torch.arange(VOCABULARY), tuple(range(LENGTH)), Archive()
-    archive.costs[ids] = 1.0
-
-    def propose() -> list[tuple[int, int]]:
-        return edits.promising(slopes, edits.tried(ids, allowed, archive), allowed, BEST)
-
-    masked = slopes.clone()
-    masked[torch.arange(LENGTH), torch.arange(LENGTH)] = torch.inf
-    best = {(place, token) for place in range(LENGTH) for token in masked[place].argsort()[:BEST].tolist()}
-    return _share("gcg_substitutes_over_generate_step", model, GREEDY, propose, best >= set(propose()))
+def _weighed(model: Qwen3ForCausalLM, logits: Float[Tensor, "rows vocab"]) -> BenchRow:
+    """The log-probability of one token in each row."""
+    token_ids = range(0, ROWS * 1000, 1000)
+    plain = logits.double().log_softmax(-1)[range(ROWS), list(token_ids)]
+    weighed = torch.tensor(_log_probabilities(logits, token_ids), dtype=torch.float64)
+    exact = torch.allclose(weighed, plain, rtol=0.0, atol=1e-9)
+    return step_share("weigh_over_generate_step", model, lambda: _log_probabilities(logits, token_ids), exact)
 
 
-def _share(name: str, model: Qwen3ForCausalLM, sampling: Sampling, work: Callable[[], object], exact: bool) -> BenchRow:
-    """Processor time of some work over that of a `generate` step, measured in turn."""
-    work()
-    _generate(model, sampling)
-    shares = sorted(
-        _processor_s(work) / (_processor_s(lambda: _generate(model, sampling)) / STEPS) for _ in range(REPEATS)
-    )
-    note = f"{ROWS} rows, {VOCABULARY:,} tokens, hidden 1,024, processor time"
-    return BenchRow(name, shares[REPEATS // 2], shares[0], shares[-1], MAX_SHARE, "at_most", exact, note)
+def _last_tokens(model: Qwen3ForCausalLM) -> BenchRow:
+    """Reading two tokens in every row for the logits of the last, what the second token and the head's layout add."""
+    ids = torch.arange(2 * ROWS).view(ROWS, 2)
 
+    def read() -> Tensor:
+        with torch.inference_mode():
+            return model(ids, use_cache=False, logits_to_keep=1).logits
 
-def _generate(model: Any, sampling: Sampling) -> None:
-    """Some steps of `generate` behind one token, so that the first is as any other."""
-    sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-    settings: dict[str, Any] = {"do_sample": True, **sampled} if sampling.temperature else {"do_sample": False}
-    config = GenerationConfig(max_new_tokens=STEPS, min_new_tokens=STEPS, pad_token_id=0, **settings)
-    ids = torch.arange(ROWS)[:, None]
-    with torch.inference_mode():
-        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-
-
-def _processor_s(run: Callable[[], object]) -> float:
-    """Seconds on the processor: on a machine that others use too, those on the clock are no measure."""
-    started = time.process_time()
-    run()
-    return time.process_time() - started
+    exact = torch.allclose(read(), torch.cat([model(row[None]).logits[:, -1:] for row in ids]), rtol=0.0, atol=1e-4)
+    row = step_share("last_of_two_tokens_over_generate_step", model, read, exact)
+    return BenchRow(row.name, row.value, row.low, row.high, MAX_TWO_TOKENS, "at_most", exact, row.note)
