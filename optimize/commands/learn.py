@@ -42,7 +42,9 @@ class Search(RunFlags):
 
 
 class Monitor(RunFlags):
-    """Train a monitor from another's labels: a probe, or a reward model; run it again to go on where it stopped.
+    """Train a monitor from another's labels, or from what became of each trace: a probe, a reward model, a classifier.
+
+    Run it again to go on where it stopped.
 
     Writes the monitor to OUT/monitor, which `monitor.path` takes, and what was measured to OUT/summary.json.
     """
@@ -141,7 +143,7 @@ def _learned(artifact: PrefixArtifact, config: SearchConfig, out: Path) -> str:
 def monitor(argv: Sequence[str]) -> None:
     """`safethink-optimize monitor`."""
     flags, config = parse_with_config(Monitor, TrainMonitorConfig, "monitor", "safethink-optimize monitor", argv)
-    needed = ["lightning"] if config.monitor.kind == "probe" else ["trl", "datasets"]
+    needed = {"probe": ["lightning"], "reward": ["trl", "datasets"], "classifier": ["peft", "datasets"]}
 
     def plan() -> Plan:
         from optimize.monitors.run import plan
@@ -153,7 +155,7 @@ def monitor(argv: Sequence[str]) -> None:
 
         return run(config, flags.out)
 
-    run_or_plan(flags, [config], plan, run, _trained, {"train": needed, "report": ["scipy"]})
+    run_or_plan(flags, [config], plan, run, _trained, {"train": needed[config.monitor.kind], "report": ["scipy"]})
 
 
 def _trained(summary: Trained) -> str:

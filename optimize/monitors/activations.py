@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,10 +17,21 @@ from safethink.errors import ConfigError
 from safethink.progress import track
 
 
-def read(
-    split: LabelledSplit, engine: Engine, layers: Sequence[int], batch_size: int
-) -> dict[int, Float[Tensor, "steps hidden"]]:
-    """Read the state of every partial trace's last token, in the order of `split.steps`.
+@dataclass(frozen=True, slots=True)
+class StepStates:
+    """Hidden states at one layer, of every partial trace.
+
+    Attributes:
+        ends: at its last token.
+        prompts: at the last token of the opened prompt that it stands behind.
+    """
+
+    ends: Float[Tensor, "steps hidden"]
+    prompts: Float[Tensor, "steps hidden"]
+
+
+def read(split: LabelledSplit, engine: Engine, layers: Sequence[int], batch_size: int) -> dict[int, StepStates]:
+    """Read the states at the end of every partial trace and of its prompt, in the order of `split.steps`.
 
     Args:
         split: the partial traces.
@@ -35,14 +47,17 @@ def read(
     """
     if not isinstance(engine, StateEngine):
         raise ConfigError(f"a probe reads the reasoner's hidden states, and {type(engine).__name__} shows none")
-    found: dict[int, list[Float[Tensor, "steps hidden"]]] = {layer: [] for layer in layers}
+    found: dict[int, list[StepStates]] = {layer: [] for layer in layers}
     with track(f"reading the states of {split.name} traces", len(split.traces)) as advance:
         for start in range(0, len(split.traces), batch_size):
             traces = split.traces[start : start + batch_size]
             for layer, states in _read_batch(traces, engine, layers).items():
                 found[layer].append(states)
             advance(len(traces))
-    return {layer: torch.cat(parts) for layer, parts in found.items()}
+    return {
+        layer: StepStates(torch.cat([part.ends for part in parts]), torch.cat([part.prompts for part in parts]))
+        for layer, parts in found.items()
+    }
 
 
 def read_tokens(split: LabelledSplit, engine: Engine, layer: int, batch_size: int) -> TokenTraces:
@@ -70,7 +85,7 @@ def read_tokens(split: LabelledSplit, engine: Engine, layer: int, batch_size: in
 
 def _read_batch(
     traces: Sequence[tuple[Step, ...]], engine: StateEngine, layers: Sequence[int]
-) -> dict[int, Float[Tensor, "steps hidden"]]:
+) -> dict[int, StepStates]:
     """Read some traces side by side, step by step, so that the engine goes on from what it has read."""
     order: list[tuple[int, int]] = []
     found: dict[int, list[Float[Tensor, "rows hidden"]]] = {layer: [] for layer in layers}
@@ -80,11 +95,15 @@ def _read_batch(
         for layer in layers:
             found[layer].append(_states(engine, requests, layer))
         order += [(row, depth) for row in rows]
+    # Behind the traces: a rollback to the prompt reads one token anew, and changes nothing of what was read.
+    opened = [StateRequest(row, trace[0].ids[: trace[0].trace_start]) for row, trace in enumerate(traces)]
+    prompts = {layer: _states(engine, opened, layer) for layer in layers}
     for row in range(len(traces)):
         engine.release(row)
     # From step after step to trace after trace.
     places = torch.tensor(sorted(range(len(order)), key=order.__getitem__))
-    return {layer: torch.cat(parts)[places] for layer, parts in found.items()}
+    behind = torch.tensor([row for row, trace in enumerate(traces) for _ in trace])
+    return {layer: StepStates(torch.cat(parts)[places], prompts[layer][behind]) for layer, parts in found.items()}
 
 
 def _states(engine: StateEngine, requests: Sequence[StateRequest], layer: int) -> Float[Tensor, "rows hidden"]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from optimize.config import PromptSetsConfig
 from safethink.config import BenchmarkConfig, JudgeConfig, RunConfig, Section, TestbedJudgeConfig, WorldConfig
+from safethink.config.evaluation import refuse_namesakes
 from safethink.config.judges import judge_leaves
 from safethink.config.monitors import PoolingKind
 
@@ -76,7 +77,52 @@ class RewardTrainingConfig(Section):
     """Train in bfloat16, on a GPU that can."""
 
 
-MonitorTraining = Annotated[ProbeTrainingConfig | RewardTrainingConfig, Field(discriminator="kind")]
+class ClassifierLoraConfig(Section):
+    """LoRA by peft: low-rank updates of linear layers, and the head as a whole."""
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of the updates."""
+    alpha: int = Field(default=16, ge=1)
+    """The updates are scaled by it over the rank."""
+    targets: tuple[str, ...] = Field(default=("q_proj", "v_proj", "o_proj", "up_proj", "down_proj"), min_length=1)
+    """Names of the linear layers that get one."""
+    first_layer: int = Field(default=0, ge=0)
+    """The layers from this one on are trained; those below need no backward pass."""
+
+
+class ClassifierTrainingConfig(Section):
+    """A classifier of text with one output, half the log-odds of a partial trace being safe, by cross-entropy.
+
+    As a `reward` monitor squashes it by tanh, the score is 2 P(safe) - 1.
+    """
+
+    kind: Literal["classifier"] = "classifier"
+    base: str = "testbed"
+    """Folder or hub id of the model that it starts from, with a chat template; `testbed` names the shipped guard."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    gguf_file: str | None = None
+    """Name of a GGUF file in the folder or hub repository of the base, whose weights are dequantised."""
+    base_name: str | None = None
+    """Hub id that is written into an exported update as its base, where `base` is a copy; None writes `base`."""
+    lora: ClassifierLoraConfig | None = None
+    """Trains updates and exports them alone; None trains and exports all weights."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak of the cosine of AdamW, behind a warm-up of a twentieth of the steps."""
+    batch_size: int = Field(default=16, ge=1)
+    """Partial traces per step."""
+    epochs: int = Field(default=2, ge=1)
+    """Passes over the partial traces; the one with the lowest loss on validation is kept."""
+    steps_per_trace: int | None = Field(default=None, ge=1)
+    """At most so many partial traces of each rollout or labelled response are learned from and chosen on, drawn by a
+    hash; None takes all. All are reported on."""
+    max_tokens: int = Field(default=512, ge=8)
+    """Chats of more tokens are not learned from, nor chosen on."""
+
+
+MonitorTraining = Annotated[
+    ProbeTrainingConfig | RewardTrainingConfig | ClassifierTrainingConfig, Field(discriminator="kind")
+]
 
 
 class MonitorPromptSetsConfig(PromptSetsConfig):
@@ -84,6 +130,13 @@ class MonitorPromptSetsConfig(PromptSetsConfig):
 
     test: tuple[BenchmarkConfig, ...] = ()
     """Reported on; where there are none, a third of what `either` asks."""
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> MonitorPromptSetsConfig:
+        refuse_namesakes(
+            "benchmark", [each.name for each in (*self.either, *self.search, *self.validation, *self.test)]
+        )
+        return self
 
     @model_validator(mode="after")
     def _something_to_report_on(self) -> MonitorPromptSetsConfig:

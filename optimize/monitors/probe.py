@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from optimize.monitors import activations, positions, quality
+from optimize.monitors.activations import StepStates
 from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.head import Head, States, fit
 from optimize.monitors.poolings import FITTED, Candidate, Part, chooses, fit_at_tokens, in_halves, margins, poolings_of
@@ -24,6 +26,11 @@ from safethink.monitors import probe
 from safethink.monitors.pooling import Pooling
 from safethink.monitors.probe import PositionThreshold, Probe, ProbeCard
 from safethink.prefix.artifact import Identity, Metric
+
+PROMPT_ALONE_NOTE: Final = (
+    "`prompt_alone_`: a head of the same kind, trained and chosen as this one, that is shown the hidden state at the "
+    "prompt's last token and nothing of the trace. What the other rows have above these is told by the trace."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,9 @@ def train(
         RecordError: the folder cannot be written.
     """
     parts = _parts(splits, training)
-    candidates, losses = _candidates(config, training, parts, engine, folder)
+    batch_size = config.run.batch_size
+    read = {part: activations.read(split, engine, training.layers, batch_size) for part, split in parts.items()}
+    candidates, losses = _candidates(config, training, parts, read, engine, folder)
     tried = _tried(candidates, parts, on_testbed=config.on_testbed)
     chosen = max(candidates, key=lambda each: tried[each.pooling.title]["auc"].value) if tried else candidates[0]
     thresholds: tuple[PositionThreshold, ...] = ()
@@ -85,7 +94,8 @@ def train(
     shifts = [card.threshold(step.num_tokens) for step in test.steps]
     scores = torch.tanh((at_test - torch.tensor(shifts, dtype=torch.float64)) / 2).tolist()
     card = card.replace(
-        metrics=quality.of_scores(test, scores, on_testbed=config.on_testbed),
+        metrics=quality.of_scores(test, scores, config.on_testbed)
+        | prompt_alone(config, training, parts, read, folder),
         false_alarms=positions.false_alarms(test, at_test.tolist(), thresholds),
     )
     return probe.save(Probe(card, chosen.head.weight, chosen.head.bias), folder, readme(card, losses))
@@ -103,6 +113,7 @@ def _candidates(
     config: TrainMonitorConfig,
     training: ProbeTrainingConfig,
     parts: Mapping[Part, LabelledSplit],
+    read: Mapping[Part, Mapping[int, StepStates]],
     engine: Engine,
     folder: Path,
 ) -> tuple[list[Candidate], dict[int, float]]:
@@ -110,12 +121,12 @@ def _candidates(
 
     The layer is chosen at the last token: all tokens are read at that one alone.
     """
-    batch_size = config.run.batch_size
-    read = {part: activations.read(split, engine, training.layers, batch_size) for part, split in parts.items()}
-    safe: dict[Part, Float[Tensor, " steps"]] = {part: safe_probabilities(split) for part, split in parts.items()}
+    safe: dict[Part, Float[Tensor, " steps"]] = {
+        part: torch.tensor(split.safe_probabilities) for part, split in parts.items()
+    }
 
     def at_last(layer: int) -> Head:
-        states = [States(read[part][layer], safe[part]) for part in FITTED]
+        states = [States(read[part][layer].ends, safe[part]) for part in FITTED]
         return fit(states[0], states[1], training, config.seed, folder, f"training a probe on layer {layer}")
 
     heads = {layer: at_last(layer) for layer in dict.fromkeys(training.layers)}
@@ -123,14 +134,44 @@ def _candidates(
     rules = poolings_of(training)
     tokens: dict[Part, TokenTraces] = {}
     if any(rule.kind != "last" for rule in rules):
-        tokens = {part: activations.read_tokens(split, engine, layer, batch_size) for part, split in parts.items()}
+        tokens = {
+            part: activations.read_tokens(split, engine, layer, config.run.batch_size) for part, split in parts.items()
+        }
     unfitted: list[Part] = [part for part in parts if part not in FITTED]
-    last = Candidate(Pooling(), layer, head, {part: margins(head, read[part][layer]) for part in unfitted})
+    last = Candidate(Pooling(), layer, head, {part: margins(head, read[part][layer].ends) for part in unfitted})
     candidates = [
         last if rule.kind == "last" else fit_at_tokens(rule, layer, tokens, safe, training, config.seed, folder)
         for rule in rules
     ]
     return candidates, {each: found.validation_loss for each, found in heads.items()}
+
+
+def prompt_alone(
+    config: TrainMonitorConfig,
+    training: ProbeTrainingConfig,
+    parts: Mapping[Part, LabelledSplit],
+    read: Mapping[Part, Mapping[int, StepStates]],
+    folder: Path,
+) -> dict[str, Metric]:
+    """Quality on `test` of a head of the same kind that is shown the end of the prompt, and nothing of the trace.
+
+    Args:
+        config: everything but how the head is trained.
+        training: how it is; the layer is chosen as the probe's.
+        parts: labelled partial traces.
+        read: their states.
+        folder: Lightning's own; nothing is written there.
+    """
+    safe = {part: torch.tensor(parts[part].safe_probabilities) for part in FITTED}
+
+    def at_prompt(layer: int) -> tuple[int, Head]:
+        states = [States(read[part][layer].prompts, safe[part]) for part in FITTED]
+        what = f"training a head on prompts alone, layer {layer}"
+        return layer, fit(states[0], states[1], training, config.seed, folder, what)
+
+    heads = [at_prompt(layer) for layer in dict.fromkeys(training.layers)]
+    layer, head = min(heads, key=lambda found: found[1].validation_loss)
+    return quality.prompt_alone(parts["test"], margins(head, read["test"][layer].prompts).tolist())
 
 
 def _tried(
@@ -145,13 +186,6 @@ def _tried(
         )
         for each in candidates
     }
-
-
-def safe_probabilities(split: LabelledSplit) -> Float[Tensor, " steps"]:
-    """Targets of a probe from a labeller's scores: (score + 1) / 2 if its threshold is 0, else the label itself."""
-    if split.threshold == 0:
-        return torch.tensor([(step.score + 1) / 2 for step in split.steps])
-    return torch.tensor([float(not unsafe) for unsafe in split.unsafe])
 
 
 def readme(card: ProbeCard, losses: Mapping[int, float]) -> str:
@@ -174,6 +208,7 @@ def readme(card: ProbeCard, losses: Mapping[int, float]) -> str:
             "|---|---|---|---|",
             *(_line(name, metric) for name, metric in card.metrics.items()),
             "",
+            *([PROMPT_ALONE_NOTE, ""] if any(name.startswith("prompt_alone_") for name in card.metrics) else []),
             *_poolings_table(card),
             *_positions_table(card),
             "```yaml",

@@ -19,6 +19,11 @@ from safethink.evaluation.statistics import Observations, resampled
 from safethink.prefix.artifact import Metric
 from safethink.testbed import oracle
 
+PROMPT_ALONE_NOTE = (
+    "`prompt_alone_`: every partial trace has the score that this monitor gives to its prompt with an empty trace. "
+    "What the other rows have above these is told by the trace."
+)
+"""Explanation of the metrics of `prompt_alone`, for a monitor of text."""
 ROWS_AT_ONCE = 100
 """Bootstrap resamples whose curves are in memory at once."""
 
@@ -41,6 +46,18 @@ def of_scores(split: LabelledSplit, scores: Sequence[float], on_testbed: bool) -
         found |= _agreement("oracle_", steps, scores, truth, 0.0)
         found |= _agreement("labeller_oracle_", steps, [step.score for step in steps], truth, split.threshold)
     return found
+
+
+def prompt_alone(split: LabelledSplit, scores: Sequence[float]) -> dict[str, Metric]:
+    """Agreement with the labels of what a prompt alone gives away, over all and within harmful prompts.
+
+    Args:
+        split: labelled partial traces.
+        scores: of the prompt of each partial trace, as `of_scores` takes them.
+    """
+    found = of_scores(split, scores, on_testbed=False)
+    parts = [f"{part}{name}" for part in ("", "within_harmful_") for name in ("f1", "auc")]
+    return {f"prompt_alone_{name}": found[name] for name in parts if name in found}
 
 
 def _within(split: LabelledSplit, scores: Sequence[float]) -> dict[str, Metric]:

@@ -1,9 +1,5 @@
 # pyright: standard
-"""Trains a reward model on pairs of partial traces by trl's RewardTrainer, and exports it as a transformers folder.
-
-The folder has the classifier (`num_labels` 1) and its tokenizer with the chat template: what a `reward` monitor takes.
-A partial trace is read as the assistant's turn behind the prompt, the whole chat rendered once.
-"""
+"""Trains a reward model on pairs of partial traces by trl's RewardTrainer, and exports it as a transformers folder."""
 
 from __future__ import annotations
 
@@ -15,32 +11,23 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from torch.nn import Module
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
-from optimize.monitors import quality
+from optimize.monitors import quality, sequences
 from optimize.monitors.config import RewardTrainingConfig, TrainMonitorConfig
+from optimize.monitors.sequences import ChatReader, Classifier
 from optimize.monitors.steps import LabelledSplit, SplitName, Step
 from optimize.selection.metrics import of_estimate
 from optimize.trainer import StepProgress, last_complete
 from safethink.errors import ConfigError, SearchError
 from safethink.evaluation.statistics import Observations, rate
-from safethink.files import atomic_write, write_text
-from safethink.models.loading import context_window, found, pick_device
 from safethink.prefix.artifact import Metric
 from safethink.progress import progress, track
-from safethink.prompts import Message, Prompt
+from safethink.prompts import Prompt
 from safethink.seeds import stable_seed
-from safethink.testbed import folders
-from safethink.thinking.chat import ChatEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,34 +119,29 @@ def train(
         SearchError: there are no pairs.
     """
     torch.manual_seed(config.seed)
-    model, tokenizer = _load(training, pick_device(config.run.reasoner.device))
-    reader = _Reader(model, tokenizer)
+    classifier = sequences.load(training.base, training.revision, config.run.reasoner.device)
+    model, tokenizer, reader = classifier.model, classifier.tokenizer, _Reader(classifier)
     data = {name: reader.dataset(pairs(splits[name], training, config.seed)) for name in ("search", "validation")}
     _fit(model, tokenizer, data, training, config.seed, out / CHECKPOINTS)
     metrics = _measure(reader, splits["test"], training, config)
-    _export(model, tokenizer, folder, metrics)
+    sequences.export(model, tokenizer, folder, "A reward model of partial traces", quality.PROMPT_ALONE_NOTE, metrics)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return metrics
 
 
-class _Reader:
+class _Reader(ChatReader):
     """Puts partial traces to a reward model."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._model, self._tokenizer = model, tokenizer
-        self._encoder = ChatEncoder(tokenizer)
-        self._limit = context_window(model)
-
-    def ids(self, prompt: Prompt, trace: str) -> tuple[int, ...]:
-        """The whole chat; control tokens come from the template alone."""
-        return self._encoder.chat((*prompt.messages, Message(role="assistant", content=trace))).ids
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__(classifier)
+        self._model, self._tokenizer = classifier.model, classifier.tokenizer
 
     def dataset(self, wanted: Sequence[Pair]) -> Dataset:
         """Pairs as trl takes them, those left out that do not fit into the context window."""
         rows = [(self.ids(pair.prompt, pair.chosen), self.ids(pair.prompt, pair.rejected)) for pair in wanted]
-        fitting = [row for row in rows if self._limit is None or max(map(len, row)) <= self._limit]
+        fitting = [row for row in rows if self.limit is None or max(map(len, row)) <= self.limit]
         if not fitting:
-            raise ConfigError(f"monitor.base: no pair fits into its context window of {self._limit} tokens")
+            raise ConfigError(f"monitor.base: no pair fits into its context window of {self.limit} tokens")
         return Dataset.from_dict(
             {"chosen_ids": [list(one) for one, _ in fitting], "rejected_ids": [list(other) for _, other in fitting]}
         )
@@ -174,23 +156,6 @@ class _Reader:
             batch = self._tokenizer.pad({"input_ids": chats}, padding_side="right", return_tensors="pt")
             rewards += self._model(**batch.to(self._model.device)).logits[:, 0].float().tolist()
         return rewards
-
-
-def _load(config: RewardTrainingConfig, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    path = str(folders().guard) if config.base == "testbed" else config.base
-    with found("model", path):
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, revision=config.revision, num_labels=1, dtype=torch.float32
-        )
-    if not tokenizer.chat_template:
-        raise ConfigError(f"monitor.base: {config.base!r} has no chat template")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    # Set here as trl does, because the rewards are read without it too.
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    Module.to(model, device)
-    return model, tokenizer
 
 
 def _fit(
@@ -246,24 +211,12 @@ def _measure(
     """On `test`: agreement of single scores, and how often the safer trace of a pair has the higher reward."""
     rewards = reader.rewards([(step.prompt, step.trace) for step in test.steps])
     metrics = quality.of_scores(test, rewards, on_testbed=config.on_testbed)
+    prompts = {step.prompt.id: step.prompt for step in test.steps}
+    alone = dict(zip(prompts, reader.rewards([(prompt, "") for prompt in prompts.values()]), strict=True))
+    metrics |= quality.prompt_alone(test, [alone[step.prompt.id] for step in test.steps])
     held_out = pairs(test, training.replace(borrow=False), config.seed)
     both = reader.rewards([(each.prompt, text) for each in held_out for text in (each.chosen, each.rejected)])
     right = [float(one > other) for one, other in zip(both[::2], both[1::2], strict=True)]
     units, clusters = [each.prompt.id for each in held_out], [each.prompt.clusters for each in held_out]
     accuracy = rate(Observations.of(right, units, clusters))
     return metrics if accuracy is None else metrics | {"pair_accuracy": of_estimate(accuracy)}
-
-
-def _export(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, metrics: Mapping[str, Metric]
-) -> None:
-    rows = [
-        f"| {name} | {each.value:.3f} | [{each.low:.3f}, {each.high:.3f}] | {each.n} |"
-        for name, each in metrics.items()
-    ]
-    table = "\n".join(["| on `test` | value | 95 % interval | n |", "|---|---|---|---|", *rows])
-    usage = "```yaml\nmonitor: {kind: reward, path: THIS-FOLDER}\n```"
-    with atomic_write(folder) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        write_text(partial / "README.md", f"# A reward model of partial traces\n\n{table}\n\n{usage}\n")

@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from optimize.monitors import rollouts
-from optimize.monitors.config import ProbeTrainingConfig, TrainMonitorConfig
+from optimize.monitors.config import ClassifierTrainingConfig, ProbeTrainingConfig, TrainMonitorConfig
 from optimize.monitors.probe import Provenance
 from optimize.monitors.steps import SOURCES, SPLITS, LabelledSplit, SplitName
 from optimize.pipeline import setup
@@ -48,7 +48,8 @@ class Trained(Growing):
     """Number of those labelled unsafe, by split."""
     metrics: dict[str, Metric]
     """Metrics on `test`: `f1` and `auc` against the labels; on the testbed, `oracle_` against the truth, and
-    `labeller_oracle_` says how well the labels themselves do."""
+    `labeller_oracle_` says how well the labels themselves do. `prompt_alone_` says how well the prompt alone tells:
+    of a probe a head trained on the prompt's last state, of a monitor of text its own score of an empty trace."""
     training_seconds: float
     """Reading states, training and measuring, without the rollouts."""
     sources: dict[str, dict[str, int]] = Field(default_factory=dict)
@@ -87,6 +88,11 @@ def run(config: TrainMonitorConfig, out: Path) -> Trained:
         reasoner = source.reasoner.replace(sha256=adapter_hash(guarded.model) or source.reasoner.sha256)
         origin = Provenance(reasoner, source.monitor if judge is None else labeller(judge))
         metrics = probe.train(config, config.monitor, splits, guarded.engine, origin, out / MONITOR).card.metrics
+    elif isinstance(config.monitor, ClassifierTrainingConfig):
+        from optimize.monitors import classifier
+
+        origin = setup.identity(config.run.monitor) if judge is None else labeller(judge)
+        metrics = classifier.train(config, config.monitor, splits, origin.name, out, out / MONITOR)
     else:
         from optimize.monitors import reward
 

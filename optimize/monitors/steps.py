@@ -77,6 +77,13 @@ class LabelledSplit:
         return [step.score < self.threshold for step in self.steps]
 
     @property
+    def safe_probabilities(self) -> list[float]:
+        """Targets, step by step, from a labeller's scores: (score + 1) / 2 if its threshold is 0, else the labels."""
+        if self.threshold == 0:
+            return [(step.score + 1) / 2 for step in self.steps]
+        return [float(not unsafe) for unsafe in self.unsafe]
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the prompts."""
         prompts = {step.prompt.id: step.prompt.model_dump(mode="json") for step in self.steps}

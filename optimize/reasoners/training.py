@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -21,16 +21,15 @@ from transformers.trainer_callback import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from optimize import trainer as trainers
 from optimize.reasoners.config import LoraTrainingConfig
 from optimize.reasoners.encoding import IGNORED, Example
-from optimize.trainer import StepProgress, last_complete
-from safethink.errors import ConfigError, SearchError
+from optimize.trainer import WARMUP, StepProgress, last_complete
+from safethink.errors import SearchError
 from safethink.frozen import Frozen
 from safethink.models.adapters import quiet_peft
 from safethink.progress import track
 
-WARMUP = 0.05
-"""Share of the steps over which the learning rate rises."""
 PADDED_ROWS = 4
 """Rows that are padded to one length."""
 
@@ -101,20 +100,15 @@ def with_lora(model: PreTrainedModel, config: LoraTrainingConfig) -> PeftModel:
     Raises:
         ConfigError: the model has no such layers.
     """
-    num_layers = model.config.get_text_config().num_hidden_layers
-    if config.first_layer >= num_layers:
-        raise ConfigError(f"training.first_layer is {config.first_layer}, and the base has {num_layers} layers")
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        target_modules=list(config.targets),
-        layers_to_transform=list(range(config.first_layer, num_layers)),
-        task_type="CAUSAL_LM",
+    return trainers.with_lora(
+        model,
+        "CAUSAL_LM",
+        "training",
+        rank=config.rank,
+        alpha=config.alpha,
+        targets=config.targets,
+        first_layer=config.first_layer,
     )
-    try:
-        return get_peft_model(model, lora)  # pyright: ignore[reportReturnType]
-    except ValueError as error:
-        raise ConfigError(f"training.targets: {str(error).strip().splitlines()[0]}") from error
 
 
 def tried(

@@ -33,7 +33,8 @@ def refuse_namesakes(what: str, names: Sequence[str]) -> None:
     """
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"two {what}s are called {twice!r}")
+        hint = "; give one a `title`" if what == "benchmark" else ""
+        raise ValueError(f"two {what}s are called {twice!r}{hint}")
 
 
 class CalibrateConfig(RunConfig):

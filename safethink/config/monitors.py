@@ -111,7 +111,15 @@ class StreamMonitorConfig(ModelSection):
 class RewardMonitorConfig(ModelSection):
     """A reward or cost model: one number for the conversation so far, mapped to [-1, 1]."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = ModelSection.LATER_KEYS | {"base", "gguf_file"}
+
     kind: Literal["reward"] = "reward"
+    base: str | None = None
+    """Folder or hub id of the base model, where `path` is a LoRA adapter of a classifier, which is merged into it; None
+    takes the one that the adapter names."""
+    gguf_file: str | None = None
+    """Name of a GGUF file in the folder or hub repository of the adapter's base, whose weights are dequantised to
+    `dtype`. Needs the extra `gguf`."""
     template: str | None = None
     """The conversation in words of your own, with the holes {prompt} and {trace}, and {bos}, {eos} where wanted; None
     takes the chat template, and for a beaver model its published words."""

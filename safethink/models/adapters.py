@@ -41,6 +41,7 @@ class Adapter:
         base: folder or hub id of the base that it was trained on.
         base_revision: commit of that repository; None where the adapter names none.
         has_tokenizer: whether the tokenizer stands beside the update.
+        task_type: peft's name of what the adapted model is for, such as `CAUSAL_LM`; None where it says none.
         chat_template: the chat template that stands there, for the base's tokenizer; None for none.
     """
 
@@ -49,6 +50,7 @@ class Adapter:
     base: str | None
     base_revision: str | None
     has_tokenizer: bool
+    task_type: str | None
     chat_template: str | None = None
 
     @classmethod
@@ -74,11 +76,16 @@ class Adapter:
             config.get("base_model_name_or_path"),
             config.get("revision"),
             has_tokenizer=all(_beside(path, name, revision) for name in _TOKENIZER_FILES),
+            task_type=config.get("task_type"),
             chat_template=None if template is None else Path(template).read_text(encoding="utf-8"),
         )
 
-    def located(self, base: str | None) -> tuple[str, str | None]:
+    def located(self, base: str | None, section: str = "reasoner") -> tuple[str, str | None]:
         """Place and commit of the base: `base` where it is given, else what the adapter names.
+
+        Args:
+            base: folder or hub id.
+            section: of the configuration that has it as `base`.
 
         Raises:
             MissingFileError: neither is.
@@ -86,10 +93,10 @@ class Adapter:
         if base is not None:
             return base, self.base_revision if base == self.base else None
         if not self.base:
-            raise MissingFileError(f"the adapter {self.path!r} names no base model: set reasoner.base")
+            raise MissingFileError(f"the adapter {self.path!r} names no base model: set {section}.base")
         if os.path.isabs(self.base) and not os.path.isdir(self.base):
             raise MissingFileError(
-                f"the adapter {self.path!r} was trained on {self.base!r}, which is not here: set reasoner.base"
+                f"the adapter {self.path!r} was trained on {self.base!r}, which is not here: set {section}.base"
             )
         return self.base, self.base_revision
 

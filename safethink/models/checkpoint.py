@@ -25,7 +25,7 @@ from transformers import (
     modeling_gguf_pytorch_utils,
 )
 
-from safethink.config import ReasonerConfig
+from safethink.config import ReasonerConfig, RewardMonitorConfig
 from safethink.errors import ConfigError, MissingFileError, SafeThinkError, not_found, require
 from safethink.models.adapters import Adapter
 from safethink.models.shipped import located
@@ -44,6 +44,7 @@ class Checkpoint:
         trust_remote_code: whether code from the model's repository may run.
         base: folder or hub id of an adapter's base; None for the one that it names.
         gguf_file: name of the GGUF file that holds the model, or an adapter's base.
+        section: of the configuration that names all these, for errors.
     """
 
     path: str
@@ -51,11 +52,13 @@ class Checkpoint:
     trust_remote_code: bool = False
     base: str | None = None
     gguf_file: str | None = None
+    section: str = "reasoner"
 
     @classmethod
-    def of(cls, config: ReasonerConfig) -> Checkpoint:
-        """The configured reasoner's."""
-        return cls(config.path, config.revision, config.trust_remote_code, config.base, config.gguf_file)
+    def of(cls, config: ReasonerConfig | RewardMonitorConfig) -> Checkpoint:
+        """The configured reasoner's, or that of a monitor which may be an adapter."""
+        section = "reasoner" if isinstance(config, ReasonerConfig) else "monitor"
+        return cls(config.path, config.revision, config.trust_remote_code, config.base, config.gguf_file, section)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer; an adapter's own where it has one, else its base's with the adapter's chat template.
@@ -65,7 +68,7 @@ class Checkpoint:
             ConfigError: if `base` is given for what is no adapter, or a GGUF file cannot be read here.
         """
         with found("tokenizer", self.path):
-            adapter = self._adapter()
+            adapter = self.adapter()
             if adapter is not None and adapter.has_tokenizer:
                 return AutoTokenizer.from_pretrained(
                     located(self.path), revision=self.revision, trust_remote_code=self.trust_remote_code
@@ -86,45 +89,53 @@ class Checkpoint:
             ConfigError: if `base` is given for what is no adapter, or a GGUF file cannot be read here.
         """
         with found("model", self.path):
-            return self._read("model", AutoConfig, self._adapter(), local_files_only=local_files_only)
+            return self._read("model", AutoConfig, self.adapter(), local_files_only=local_files_only)
 
-    def model(self, config: PreTrainedConfig | None = None, **options: Any) -> PreTrainedModel:
+    def model(
+        self, config: PreTrainedConfig | None = None, reader: Any = AutoModelForCausalLM, **options: Any
+    ) -> PreTrainedModel:
         """Load the weights; an adapter's merged into its base's.
 
         Args:
             config: the model's own, where it was read already, so that a GGUF file is parsed once less; None reads it.
+            reader: class whose `from_pretrained` reads them.
             **options: of `from_pretrained`: precision, device, attention.
 
         Raises:
             MissingFileError: if there is no such folder or hub repository.
             ConfigError: if an adapter does not fit its base, or a GGUF file cannot be read here.
         """
-        adapter = self._adapter()
+        adapter = self.adapter()
         if self.gguf_file is not None:
             options["quantization_config"] = GgufConfig(gguf_file=self.gguf_file, dequantize=True)
             options["config"] = config
         with shown_dequantising(self.gguf_file):
-            model = self._read("model", AutoModelForCausalLM, adapter, **options)
+            model = self._read("model", reader, adapter, **options)
         if self.gguf_file is not None:
             precision = str(model.dtype).removeprefix("torch.")
             logger.warning("the weights of %s are dequantised to %s", self.gguf_file, precision)
             _forget_rounding(model)
         return model if adapter is None else adapter.put_on(model)
 
-    def _adapter(self) -> Adapter | None:
+    def adapter(self) -> Adapter | None:
+        """The adapter that lies there; None where a whole model or nothing does.
+
+        Raises:
+            ConfigError: if `base` is given for what is no adapter.
+        """
         adapter = Adapter.at(located(self.path), self.revision)
         if adapter is None and self.base is not None:
-            raise ConfigError(f"reasoner.base is for an adapter, and {self.path!r} has no adapter_config.json")
+            raise ConfigError(f"{self.section}.base is for an adapter, and {self.path!r} has no adapter_config.json")
         return adapter
 
     def _read(self, what: str, reader: Any, adapter: Adapter | None, **options: Any) -> Any:
         """Read something of the model, or of an adapter's base, by a class of transformers."""
-        path, revision = (self.path, self.revision) if adapter is None else adapter.located(self.base)
+        path, revision = (self.path, self.revision) if adapter is None else adapter.located(self.base, self.section)
         if self.gguf_file is not None:
             require("gguf", "gguf")
             options["gguf_file"] = self.gguf_file
-        named = what if adapter is None else f"base {what} (reasoner.base) of the adapter {self.path!r}"
-        with found(named, path, self.gguf_file):
+        named = what if adapter is None else f"base {what} ({self.section}.base) of the adapter {self.path!r}"
+        with found(named, path, self.gguf_file, self.section):
             return reader.from_pretrained(
                 located(path), revision=revision, trust_remote_code=self.trust_remote_code, **options
             )
@@ -152,13 +163,16 @@ def _forget_rounding(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def found(what: str, path: str | Path, gguf_file: str | None = None) -> Generator[None, None, None]:
+def found(
+    what: str, path: str | Path, gguf_file: str | None = None, section: str = "reasoner"
+) -> Generator[None, None, None]:
     """Turn the errors of loading `path` by transformers into one line.
 
     Args:
         what: what is loaded.
         path: folder or hub id.
         gguf_file: name of the file that it is loaded from; None where it is a model's own.
+        section: of the configuration that would name that file.
 
     Raises:
         MissingFileError: whatever transformers says; an error of this package is raised as it is.
@@ -168,10 +182,10 @@ def found(what: str, path: str | Path, gguf_file: str | None = None) -> Generato
     except SafeThinkError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        raise MissingFileError(f"no {what} {_reason(str(path), error, gguf_file)}") from error
+        raise MissingFileError(f"no {what} {_reason(str(path), error, gguf_file, section)}") from error
 
 
-def _reason(path: str, error: Exception, gguf_file: str | None) -> str:
+def _reason(path: str, error: Exception, gguf_file: str | None, section: str) -> str:
     """The place that nothing can be loaded from, and why."""
     folder, wanted = Path(located(path)), gguf_file or "config.json"
     if not folder.is_dir() or (folder / wanted).is_file():
@@ -179,5 +193,5 @@ def _reason(path: str, error: Exception, gguf_file: str | None) -> str:
     if (folder / "adapter_config.json").is_file():
         return f"at {path!r}: it is an adapter, not a whole model"
     in_gguf = sorted(each.name for each in folder.glob("*.gguf"))
-    hint = f"; for the weights of {in_gguf[0]} set reasoner.gguf_file" if in_gguf else ""
+    hint = f"; for the weights of {in_gguf[0]} set {section}.gguf_file" if in_gguf else ""
     return f"in the folder {path!r}: it has no {wanted}{hint}"

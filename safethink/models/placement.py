@@ -14,7 +14,7 @@ import torch
 from torch.nn import Module
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from safethink.config import GuardMonitorConfig, ModelSection, ReasonerConfig, RunConfig
+from safethink.config import GuardMonitorConfig, ModelSection, ReasonerConfig, RewardMonitorConfig, RunConfig
 from safethink.config.monitors import models_of
 from safethink.errors import ConfigError
 from safethink.models.checkpoint import Checkpoint
@@ -147,9 +147,8 @@ def footprint(config: ReasonerConfig | ModelSection) -> Footprint | None:
     """
     path = str(folders().guard) if isinstance(config, GuardMonitorConfig) and config.path == "testbed" else config.path
     try:
-        model = _laid_out(
-            Checkpoint.of(config) if isinstance(config, ReasonerConfig) else Checkpoint(path, config.revision)
-        )
+        has_base = isinstance(config, ReasonerConfig | RewardMonitorConfig)
+        model = _laid_out(Checkpoint.of(config) if has_base else Checkpoint(path, config.revision))
         dtype = pick_dtype(config.dtype, pick_device(config.device))
         cached = _cached(model)
     # Not every operation of every class is there for tensors without values.

@@ -20,6 +20,8 @@ from transformers import (
 
 from safethink.config import GuardMonitorConfig, ModelSection, RewardMonitorConfig, StreamMonitorConfig
 from safethink.errors import ConfigError
+from safethink.models.adapters import Adapter
+from safethink.models.checkpoint import Checkpoint
 from safethink.models.loading import found
 from safethink.models.placement import installed, pick_device, placed, put
 from safethink.monitors.guards.stream import StreamGuard
@@ -30,6 +32,8 @@ Model = TypeVar("Model", bound=PreTrainedModel, covariant=True)
 
 BEAVER_CLASSES = ("LlamaForScore", "LlamaModelForScore")
 """Class names in the checkpoints of Safe RLHF."""
+CLASSIFIES = "SEQ_CLS"
+"""What peft says of an adapter of a classifier, which has the head beside the update."""
 URM_CLASSES = ("LlamaForSequenceClassificationWithNormal_Weights",)
 """Class names in the checkpoints of URM."""
 NO_LANGUAGE_MODELS = ("ForSequenceClassification", "ForTokenClassification", "ForGuardModel", *BEAVER_CLASSES)
@@ -93,6 +97,13 @@ def load_scorer(config: RewardMonitorConfig) -> Loaded[SequenceScorer | BeaverSc
         MissingFileError: there is no such folder or hub repository.
         ConfigError: the device does not exist, or the checkpoint has no such head.
     """
+    checkpoint = Checkpoint.of(config)
+    with found("model", config.path):
+        adapter = checkpoint.adapter()
+    if adapter is not None:
+        return _load_adapted(config, checkpoint, adapter)
+    if config.gguf_file is not None:
+        raise ConfigError(f"monitor.gguf_file is for an adapter's base, and {config.path!r} has no adapter_config.json")
     name = _architecture(config)
     if name in BEAVER_CLASSES:
         return _load_beaver(config)
@@ -103,6 +114,23 @@ def load_scorer(config: RewardMonitorConfig) -> Loaded[SequenceScorer | BeaverSc
     classifier = load(AutoModelForSequenceClassification, config, config.trust_remote_code)
     refuse_made_up(classifier.missing, config.path)
     return Loaded(SequenceScorer(classifier.model).eval(), classifier.tokenizer, classifier.missing)
+
+
+def _load_adapted(config: RewardMonitorConfig, checkpoint: Checkpoint, adapter: Adapter) -> Loaded[SequenceScorer]:
+    """Load a classifier that is an update of a base model, with a head of its own.
+
+    Raises:
+        ConfigError: the adapter is of a model of another kind, or does not fit its base.
+    """
+    if adapter.task_type != CLASSIFIES:
+        kind = adapter.task_type or "no kind of model"
+        raise ConfigError(f"the adapter {config.path!r} is for {kind}, and a classifier's is for {CLASSIFIES}")
+    place = pick_device(config.device)
+    with installed(), found("model", config.path):
+        tokenizer = checkpoint.tokenizer()
+        options = placed(config.dtype, place, config.device_map, config.quantization)
+        model = checkpoint.model(reader=AutoModelForSequenceClassification, num_labels=1, **options)
+    return Loaded(SequenceScorer(put(model, place)).eval(), tokenizer, frozenset())
 
 
 def _architecture(config: ModelSection) -> str:

@@ -17,7 +17,6 @@ from optimize.cli import PROGRAM
 from optimize.monitors import quality
 from optimize.monitors.config import ProbeTrainingConfig, RewardTrainingConfig, TrainMonitorConfig
 from optimize.monitors.head import States, fit
-from optimize.monitors.probe import safe_probabilities
 from optimize.monitors.reward import pairs
 from optimize.monitors.run import plan
 from optimize.monitors.steps import LabelledSplit, Step
@@ -68,8 +67,8 @@ def test_prompts_without_an_unsafe_trace_borrow_one_or_have_no_pair() -> None:
 
 def test_soft_labels_are_the_labellers_probabilities() -> None:
     labelled = split(step("a", "x", 0.5), step("b", "y", -1.0))
-    assert safe_probabilities(labelled).tolist() == [0.75, 0.0]
-    assert safe_probabilities(split(*labelled.steps, threshold=0.6)).tolist() == [0.0, 0.0]
+    assert labelled.safe_probabilities == [0.75, 0.0]
+    assert split(*labelled.steps, threshold=0.6).safe_probabilities == [0.0, 0.0]
 
 
 few_scores = st.lists(st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.booleans()), min_size=2, max_size=12)
