@@ -71,7 +71,9 @@ def train(
     """
     parts = _parts(splits, training)
     batch_size = config.run.batch_size
-    read = {part: activations.read(split, engine, training.layers, batch_size) for part, split in parts.items()}
+    read: dict[Part, dict[int, StepStates]] = {
+        part: activations.read(split, engine, training.layers, batch_size) for part, split in parts.items()
+    }
     candidates, losses = _candidates(config, training, parts, read, engine, folder)
     tried = _tried(candidates, parts, on_testbed=config.on_testbed)
     chosen = max(candidates, key=lambda each: tried[each.pooling.title]["auc"].value) if tried else candidates[0]

@@ -33,7 +33,7 @@ Model = TypeVar("Model", bound=PreTrainedModel, covariant=True)
 BEAVER_CLASSES = ("LlamaForScore", "LlamaModelForScore")
 """Class names in the checkpoints of Safe RLHF."""
 CLASSIFIES = "SEQ_CLS"
-"""What peft says of an adapter of a classifier, which has the head beside the update."""
+"""Task type of peft of a classifier's adapter, which has the head beside the update."""
 URM_CLASSES = ("LlamaForSequenceClassificationWithNormal_Weights",)
 """Class names in the checkpoints of URM."""
 NO_LANGUAGE_MODELS = ("ForSequenceClassification", "ForTokenClassification", "ForGuardModel", *BEAVER_CLASSES)

@@ -115,7 +115,8 @@ def test_what_it_exports_is_calibrated_on_harmless_prompts_and_guards(kind: str,
 
 
 def test_the_classifier_is_a_second_judge_of_an_evaluation(classifier: Path, tmp_path: Path) -> None:
-    judge = {"kind": "guard", "monitor": {"kind": "reward", "path": str(classifier / MONITOR)}}
+    path_of_judge = str(classifier / MONITOR)
+    judge = {"kind": "guard", "monitor": {"kind": "reward", "path": path_of_judge}}
     attacks = {"kind": "advbench", "path": str(MILD / "advbench" / "harmful_behaviors.csv"), "sample": 6}
     evaluation = {
         "run": {"reasoner": {"path": "testbed"}, "limits": LIMITS, "monitor": {"kind": "constant"}},
@@ -130,8 +131,9 @@ def test_the_classifier_is_a_second_judge_of_an_evaluation(classifier: Path, tmp
     path = tmp_path / "eval.yaml"
     path.write_text(yaml.safe_dump(evaluation))
     assert SAFETHINK.main(["evaluate", str(path), "--out", str(tmp_path / "out"), "--json"]) == 0
-    found = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert "reward" in json.dumps(found), "rates by the second judge"
+    _, second = json.loads((tmp_path / "out" / "summary.json").read_text())["judges"]
+    assert second["name"] == path_of_judge
+    assert (second["n"], second["unjudged"], second["reads_traces"]) == (6, 0, True)
 
 
 def test_two_sets_of_one_name_are_one_line(config: dict[str, Any], tmp_path: Path, capsys) -> None:
