@@ -42,7 +42,7 @@ from safethink.judges.refusal import RefusalJudge
 from safethink.prompts import Prompt
 
 TINY = os.environ.get("SAFETHINK_TINY") == "1"
-EVERY, NUM_FORKS = (2, 2) if TINY else (1, 24)
+EVERY, NUM_FORKS = (2, 2) if TINY else (1, 16)
 BASE = os.environ.get("SAFETHINK_REAL_BASE")
 GGUF = None if BASE is None else next(Path(BASE).glob("*.gguf")).name
 
