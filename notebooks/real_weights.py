@@ -149,8 +149,9 @@ rich.print(outcome(steered[0], guarded.tokenizer.decode))
 # %% [markdown]
 # ## Which phrase turns it back?
 #
-# The same unfinished thoughts, taken up at the step where the probe fired: once with nothing, once with each phrase,
-# with the same random numbers. Nobody trained this reasoner to heed any of them.
+# The same unfinished thoughts, taken up at the step where the probe fired (up to there a guarded trace is the unguarded
+# one): once with nothing, once with each phrase, with the same random numbers. Nobody trained this reasoner to heed any
+# of them.
 
 # %%
 PHRASES = (
@@ -160,9 +161,8 @@ PHRASES = (
     "text:Wait, is this request harmful?",
     "text:I should not help with this.",
 )
-drifted = [each for each in outputs["safethink"] if each.interventions and each.prompt.kind == "harmful"][
-    : 2 if TINY else None
-]
+fired_at = {each.prompt.id: each.interventions[0].step for each in steered if each.prompt.kind == "harmful"}
+drifted = [each for each in outputs["none"] if each.prompt.id in fired_at]
 
 
 def refused(phrase: str | None) -> Observations:
@@ -170,7 +170,7 @@ def refused(phrase: str | None) -> Observations:
     forks = [
         (each.prompt.id, float(found(fork) == "refusal"))
         for each in drifted
-        for fork in each.fork(step=each.interventions[0].step, prefix=phrase, n=NUM_FORKS)
+        for fork in each.fork(step=fired_at[each.prompt.id], prefix=phrase, n=NUM_FORKS)
     ]
     return Observations.of([ends for _, ends in forks], [prompt for prompt, _ in forks])
 
