@@ -111,7 +111,7 @@ judge = RefusalJudge()
 
 
 def found(each: Result) -> str:
-    """What became of an output: harmful, refusal, helpful or invalid."""
+    """Outcome of an output: harmful, refusal, helpful or invalid."""
     return judge.judge(each.prompt, each.own_trace, each.answer, each.closed).outcome
 
 

@@ -20,6 +20,7 @@ from optimize.contexts.splits import Split
 from safethink.config import DefenseConfig, NoneConfig, ResampleOnlyConfig
 from safethink.errors import SearchError
 from safethink.guarded import SafeThink
+from safethink.judges.build import build
 from safethink.progress import progress
 from safethink.prompts import Prompt
 from safethink.runtime.result import Result
@@ -111,8 +112,9 @@ def collect_search(guarded: SafeThink, split: Split, config: ContextsConfig, thr
     """
     fired = firings(guarded, split, threshold)
     states = spread([first for first, *_ in fired]) + spread([state for _, *later in fired for state in later])
-    resampled = mine(guarded, states[: config.surplus * config.max_contexts], config, threshold)
-    mined = filled(guarded, resampled, split, config, threshold)
+    judge = None if config.target_judge is None else build(config.target_judge).judge
+    resampled = mine(guarded, states[: config.surplus * config.max_contexts], config, threshold, judge)
+    mined = filled(guarded, resampled, split, config, threshold, judge)
     found = [context for context in mined if context.target_ids]
     if not found:
         fallbacks = f", nor any target of the fall-backs {', '.join(config.fallbacks)}" if config.fallbacks else ""

@@ -18,6 +18,7 @@ from safethink.config import NoneConfig
 from safethink.defenses.effects import Defense, Task, Verdict
 from safethink.defenses.moves import score
 from safethink.guarded import SafeThink
+from safethink.judges import Judge
 from safethink.monitors import layer_read_by
 from safethink.refusals import holds_phrase
 from safethink.runtime.row import open_row
@@ -26,7 +27,12 @@ from safethink.tokens import Tokens
 
 
 def filled(
-    guarded: SafeThink, mined: Sequence[Context], split: Split, config: ContextsConfig, threshold: float
+    guarded: SafeThink,
+    mined: Sequence[Context],
+    split: Split,
+    config: ContextsConfig,
+    threshold: float,
+    judge: Judge | None = None,
 ) -> list[Context]:
     """The states, more of them with a target where resampling left fewer than `max_contexts` with one.
 
@@ -36,10 +42,11 @@ def filled(
         split: the prompts, of which directly harmful ones show how the reasoner refuses.
         config: the fall-backs and their order.
         threshold: a target scores at least this.
+        judge: confirms a target by the output behind it; None takes the monitor's word.
     """
     fill: dict[str, Callable[[Sequence[Context]], list[Context]]] = {
-        "prefix": lambda states: _behind_prefixes(guarded, states, config, threshold),
-        "refusal": lambda states: _refusing(guarded, states, split, config, threshold),
+        "prefix": lambda states: _behind_prefixes(guarded, states, config, threshold, judge),
+        "refusal": lambda states: _refusing(guarded, states, split, config, threshold, judge),
     }
     found = list(mined)
     for name in config.fallbacks:
@@ -54,7 +61,7 @@ def filled(
 
 
 def _behind_prefixes(
-    guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, threshold: float
+    guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, threshold: float, judge: Judge | None
 ) -> list[Context]:
     """The states, with the best step behind a written prefix as target; the first prefix behind which one passes."""
     found = list(states)
@@ -73,12 +80,17 @@ def _behind_prefixes(
             )
             for place in places
         ]
-        found = mined_with(guarded, found, rows, config, threshold, "prefix", f"mining behind {text!r}")
+        found = mined_with(guarded, found, rows, config, threshold, "prefix", f"mining behind {text!r}", judge)
     return found
 
 
 def _refusing(
-    guarded: SafeThink, states: Sequence[Context], split: Split, config: ContextsConfig, threshold: float
+    guarded: SafeThink,
+    states: Sequence[Context],
+    split: Split,
+    config: ContextsConfig,
+    threshold: float,
+    judge: Judge | None,
 ) -> list[Context]:
     """The states, with the likeliest opening of a refusal that passes as target."""
     own = own_openings(guarded, split)
@@ -97,7 +109,7 @@ def _refusing(
         )
         for place, state in enumerate(states)
     ]
-    return mined_with(guarded, states, rows, config, threshold, source, "trying openings of refusals")
+    return mined_with(guarded, states, rows, config, threshold, source, "trying openings of refusals", judge)
 
 
 def own_openings(guarded: SafeThink, split: Split) -> tuple[tuple[int, ...], ...]:

@@ -19,7 +19,6 @@ from safethink.defenses.effects import Defense, Task, Until, Verdict
 from safethink.defenses.moves import extend, score
 from safethink.guarded import SafeThink
 from safethink.judges import Judge, Output, judge_all
-from safethink.judges.build import build
 from safethink.progress import progress
 from safethink.runtime import scheduler
 from safethink.runtime.result import Branch
@@ -31,8 +30,10 @@ FLUKE_SHARE = 0.1
 """Share of the targets that are left out as flukes."""
 
 
-def mine(guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, threshold: float) -> list[Context]:
-    """The states, each with the best of its continuations as target where that one passes the monitor."""
+def mine(
+    guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, threshold: float, judge: Judge | None = None
+) -> list[Context]:
+    """The states, each with the best of its continuations as target where it passes the monitor, and the judge."""
     rows = [
         open_row(
             guarded.thought,
@@ -45,7 +46,7 @@ def mine(guarded: SafeThink, states: Sequence[Context], config: ContextsConfig, 
         )
         for place, state in enumerate(states)
     ]
-    return mined_with(guarded, states, rows, config, threshold, "resampled", "mining safe continuations")
+    return mined_with(guarded, states, rows, config, threshold, "resampled", "mining safe continuations", judge)
 
 
 def mined_with(
@@ -56,6 +57,7 @@ def mined_with(
     threshold: float,
     source: TargetSource,
     what: str,
+    judge: Judge | None = None,
 ) -> list[Context]:
     """The states, each with the reasoner's own tokens behind it as target where the best of a row's steps passes.
 
@@ -63,10 +65,11 @@ def mined_with(
         guarded: the reasoner and its monitor.
         states: the states.
         rows: one for each state that is tried, whose `sample` is its place; their verdict ends in the best step.
-        config: length of the targets, and who confirms them.
+        config: length of the targets.
         threshold: a target scores at least this.
         source: how these targets come about.
         what: said while it takes.
+        judge: confirms a target by the output behind it; None takes the monitor's word.
     """
     run = scheduler.run(rows, guarded.engine, guarded.monitor, guarded.thought, guarded.limits, guarded.batch_size)
     mined = list(states)
@@ -77,9 +80,7 @@ def mined_with(
             step = verdict.trace[len(state.trace_ids) :].own()
             target = guarded.thought.whole_messages(state.trace_ids, step[: config.target_tokens])
             mined[row.sample] = state.replace(target_ids=target, target_score=best, target_source=source)
-    return (
-        mined if config.target_judge is None else _confirmed(guarded, states, mined, build(config.target_judge).judge)
-    )
+    return mined if judge is None else _confirmed(guarded, states, mined, judge)
 
 
 def _confirmed(guarded: SafeThink, before: Sequence[Context], mined: Sequence[Context], judge: Judge) -> list[Context]:

@@ -18,6 +18,7 @@ from optimize.contexts.mining import mine, without_flukes
 from optimize.contexts.splits import Split
 from optimize.contexts.watching import Watched, scores
 from safethink.guarded import SafeThink
+from safethink.judges.build import build
 from safethink.runtime.result import Branch
 from safethink.seeds import stable_seed
 from safethink.tokens import Tokens
@@ -51,13 +52,14 @@ def refresh(
     fresh = guarded.variant()
     fresh.seed = stable_seed(guarded.seed, "round", round_index)
     states = spread([state for fired in firings(fresh, split, threshold) for state in fired])
-    resampled = mine(fresh, states[: config.surplus * config.max_contexts], config, threshold)
-    mined = filled(fresh, resampled, split, config, threshold)
+    judge = None if config.target_judge is None else build(config.target_judge).judge
+    resampled = mine(fresh, states[: config.surplus * config.max_contexts], config, threshold, judge)
+    mined = filled(fresh, resampled, split, config, threshold, judge)
     found = [context for context in mined if context.target_ids]
     num_replayed = round(config.replay_share * min(len(contexts.unsafe), config.max_contexts))
     # A state at which nothing passes this time keeps the target it had.
     hardest_first = partial(_hardest_first, fresh, prefix_ids=prefix_ids, threshold=threshold, keep_prefix=keep_prefix)
-    replayed = hardest_first(mine(fresh, contexts.unsafe, config, threshold))[:num_replayed]
+    replayed = hardest_first(mine(fresh, contexts.unsafe, config, threshold, judge))[:num_replayed]
     incoming = hardest_first(clearest(without_flukes(fresh.model, found)))
     return ContextSet(
         unsafe=tuple(spread((replayed + incoming)[: config.max_contexts])),

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from optimize.config import ContextsConfig
-from optimize.contexts import Context, ContextSet, collect_search, collect_validation, mining, spread
+from optimize.contexts import Context, ContextSet, collect_search, collect_validation, collection, spread
 from optimize.contexts.mining import best_of, without_flukes
 from optimize.contexts.splits import Split, of_file, of_prompts, of_testbed
 from safethink.config import LimitsConfig, RefusalJudgeConfig, WorldConfig
@@ -109,12 +109,13 @@ def test_clearer_states_and_first_firings_are_preferred():
 
 
 def test_with_a_judge_a_target_counts_only_where_the_output_behind_it_ends_well(guarded, searched, monkeypatch):
-    judge = EvenPrompts()
-    monkeypatch.setattr(mining, "build", lambda section: BuiltJudge("even prompts", judge, "0"))
+    judge, built = EvenPrompts(), []
+    monkeypatch.setattr(collection, "build", lambda section: built.append(section) or BuiltJudge("even", judge, "0"))
     confirmed = collect_search(guarded, SPLIT, CONFIG.replace(target_judge=RefusalJudgeConfig()), threshold=0.0)
     assert {is_even(each.prompt) for each in searched.unsafe} == {True, False}
     assert {is_even(each.prompt) for each in confirmed.unsafe} == {True}
     assert confirmed.num_without_target > searched.num_without_target
+    assert built == [RefusalJudgeConfig()], "a judge with weights is loaded once"
     for context in confirmed.unsafe:
         behind = trace_text(guarded.thought, Tokens.sampled(context.trace_ids + context.target_ids))
         assert any(trace.startswith(behind) for trace in judge.traces[context.prompt.id])
