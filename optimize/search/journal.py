@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from optimize.search.method import Archive, Ids
 from safethink.config.mismatch import other_settings
 from safethink.errors import RecordError
-from safethink.files import atomic_write, writing
+from safethink.files import write_bytes, writing
 
 LOG = "search.jsonl"
 STATE = "search.safetensors"
@@ -143,11 +143,8 @@ class Journal:
             for name, value in state.method.items()
             if isinstance(value, Tensor)
         }
-        try:
-            with atomic_write(self._state) as partial:
-                save_file(tensors, partial, {"state": json.dumps(head)})
-        except SafetensorError as error:
-            raise RecordError(f"{self._state}: {error}") from error
+        # Not `save_file`, which leaves a temporary file of its own behind when it is killed.
+        write_bytes(self._state, save(tensors, {"state": json.dumps(head)}))
 
     def _cut_log(self, num_lines: int) -> None:
         """Cut the log back to the steps that count."""
