@@ -95,7 +95,8 @@ class Objective:
             g[i, v] = E_v . d cost / d e_i + cost of v as a label at i,    up to a constant per place i
 
         The gradient with respect to the prefix's embeddings, summed over terms, times the embeddings of the allowed
-        tokens (GCG, arXiv 2307.15043, section 2); plus what a term says exactly of each token.
+        tokens (GCG, arXiv 2307.15043, section 2); plus what a term says exactly of each token. Where layers read
+        per-layer inputs too, these are part of E_v and e_i.
 
         Args:
             prefix: token ids.

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from optimize.scoring import frozen
 from optimize.scoring.modes import at_least_float32
 from safethink.errors import SearchError
+from safethink.models.input_rows import RowLayout
 
 Ids: TypeAlias = tuple[int, ...]
 
@@ -91,7 +92,8 @@ class TermGradient:
     """Gradient of a term at one prefix.
 
     Attributes:
-        embeddings: the gradient with respect to the embeddings of the prefix's tokens, in float32 at least.
+        embeddings: the gradient with respect to the input rows of the prefix's tokens, in float32 at least: their
+            embeddings, with per-layer inputs behind them where the layers read any.
         token_costs: beside that, exactly: what each token of the vocabulary costs at each place by being what it is;
             None where a term sees tokens through their embeddings alone.
     """
@@ -211,7 +213,6 @@ def through_rows(
 
 
 def embeddings_of(model: PreTrainedModel, ids: Int[Tensor, "length"]) -> Float[Tensor, "length hidden"]:
-    """Input embeddings of token ids."""
-    # Through the module, not its weight: some models scale what they look up.
+    """Input rows of token ids: embeddings, with per-layer inputs behind them where the layers read any."""
     with torch.no_grad():
-        return model.get_input_embeddings()(ids.to(model.device))
+        return RowLayout.of(model).look_up(model, ids.to(model.device))

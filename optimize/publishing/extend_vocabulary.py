@@ -1,7 +1,8 @@
 # pyright: standard
 """Exports of a soft prefix: a copy of its reasoner in which the rows are tokens, so that any server runs it.
 
-The new tokens `<|safe_0|>`, `<|safe_1|>`, ... stand behind the vocabulary, and their embeddings are the rows. They are
+The new tokens `<|safe_0|>`, `<|safe_1|>`, ... stand behind the vocabulary, and their embeddings are the rows; where the
+layers read inputs of their own for a token, the table of these grows too. They are
 added tokens and not special: a server that hides special tokens from what it returns leaves them alone. Nobody can make
 the reasoner say them: the generation config suppresses them, which `generate`, `transformers serve` and the engine here
 obey. It is what can be done without code in the model: an output head that is tied to the embeddings has neither a row
@@ -26,9 +27,9 @@ from safethink.guarded import SafeThink
 from safethink.models import loading
 from safethink.models.checkpoint import Checkpoint
 from safethink.models.hashes import chat_template_hash, model_hash, tokenizer_hash
+from safethink.models.input_rows import RowLayout
 from safethink.models.loading import CausalLM
 from safethink.models.shipped import located
-from safethink.models.soft_rows import refusal_of_rows
 from safethink.prefix import LOG_FILE, Identity, Prefix, PrefixArtifact
 
 
@@ -78,8 +79,11 @@ def extend(reasoner: CausalLM, soft: PrefixArtifact, name: str) -> PrefixArtifac
     """
     model, tokenizer = reasoner.model, reasoner.tokenizer
     # Nor would a token that is new be in the tables that its layers look it up in.
-    if refusal := refusal_of_rows(model):
+    if refusal := RowLayout.of(model).refusal:
         raise ConfigError(f"{type(model).__name__} takes no rows as tokens: {refusal}")
+    # Whatever it is that they refuse, before anything is changed.
+    for module in _look_ups(model):
+        _scale(module)
     portfolio = soft.soft_rows
     ids = iter(_add_tokens(tokenizer, sum(map(len, portfolio))))
     learned = [_as_tokens([next(ids) for _ in rows], tokenizer) for rows in portfolio]
@@ -124,13 +128,31 @@ def _write_rows(model: PreTrainedModel, ids: list[int], rows: Float[Tensor, "tok
 
     Rows that the table has to spare are used before it grows; it never shrinks.
     """
-    if max(ids) >= len(_table(model.get_input_embeddings())):
-        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
-    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
-    table, outputs = _table(embed), _table(head)
-    table[ids] = (rows.double() / _scale(embed)).to(table)
-    if outputs is not table:
+    sizes = [len(_table(module)) for module in _look_ups(model)]
+    if max(ids) >= min(sizes):
+        # They grow together: in some checkpoints the table of per-layer inputs is the shorter one.
+        model.resize_token_embeddings(max(max(ids) + 1, sizes[0]), mean_resizing=False)
+    outputs = _table(model.get_output_embeddings())
+    for module, part in zip(_look_ups(model), rows.split(RowLayout.of(model).parts, dim=1), strict=True):
+        table = _table(module)
+        table[ids] = (part.double() / _scale(module)).to(table)
+    if outputs is not _table(model.get_input_embeddings()):
         outputs[ids] = 0
+
+
+def _look_ups(model: PreTrainedModel) -> list[Module]:
+    """The modules that look the parts of a row up.
+
+    Raises:
+        ConfigError: the class does not say which one looks per-layer inputs up.
+    """
+    if not RowLayout.of(model).num_layers:
+        return [model.get_input_embeddings()]
+    # Classes that have them also grow their table with that of the embeddings.
+    per_layer = getattr(model, "get_per_layer_input_embeddings", None)
+    if per_layer is None:
+        raise ConfigError(f"{type(model).__name__} does not say which table its layers look tokens up in")
+    return [model.get_input_embeddings(), per_layer()]
 
 
 def _table(module: Module | None) -> Float[Tensor, "vocab hidden"]:

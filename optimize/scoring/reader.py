@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from optimize.scoring.batches import Batch, pad
 from optimize.scoring.modes import at_least_float32, frozen
 from optimize.scoring.strategies import Strategy
+from safethink.models.input_rows import RowLayout
 
 LogProbs = Float[Tensor, "_ vocab"]
 
@@ -48,7 +49,7 @@ class NllGradient:
     A prefix is both input and label of its NLL.
 
     Attributes:
-        embeddings: as input: the gradient with respect to the prefix's embeddings.
+        embeddings: as input: the gradient with respect to the prefix's input rows.
         token_nll: as label, exactly: what each token of the vocabulary would cost at each place, given the prefix
             before it.
     """
@@ -128,11 +129,10 @@ class BatchScorer:
         return torch.cat(found, dim=2) if len(found) > 1 else found[0]
 
     def gradient(self, batch: Batch, prefix: Int[Tensor, "length"]) -> Float[Tensor, "length hidden"]:
-        """Gradient of the losses of targets by the prefix's embeddings, summed over the batch's contexts."""
+        """Gradient of the losses of targets by the prefix's input rows, summed over the batch's contexts."""
         with frozen(self._model):
-            embed = self._model.get_input_embeddings()
-            leaf = embed(prefix.expand(len(batch), -1)).detach().requires_grad_()
-            rows = torch.cat([leaf, embed(batch.target[:, :-1])], dim=1)
+            leaf = self._look_up(prefix.expand(len(batch), -1)).detach().requires_grad_()
+            rows = torch.cat([leaf, self._look_up(batch.target[:, :-1])], dim=1)
             logits = self._strategy.follow(self._model, batch, rows, batch.target.shape[1])
             losses = _target_means(_token_nll(logits, batch.target), batch.target_mask)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
@@ -141,9 +141,9 @@ class BatchScorer:
 
     def nll_gradient(self, batch: Batch, prefix: Int[Tensor, "length"]) -> NllGradient:
         """Gradients of the prefix's own NLL, summed over the batch's contexts; nothing behind the prefix is read."""
-        embed, first = self._model.get_input_embeddings(), batch.first_nll[:, None]
+        first = batch.first_nll[:, None]
         with frozen(self._model):
-            leaf = embed(prefix.expand(len(batch), -1)).detach().requires_grad_()
+            leaf = self._look_up(prefix.expand(len(batch), -1)).detach().requires_grad_()
             if len(prefix) == 1:
                 return NllGradient(at_least_float32(torch.zeros_like(leaf)).sum(0), first.sum(0))
             logits = self._strategy.follow(self._model, batch, leaf[:, :-1], len(prefix) - 1)
@@ -153,22 +153,26 @@ class BatchScorer:
         return NllGradient(at_least_float32(gradient).sum(0), token_nll.sum(0))
 
     def soft_losses(self, batch: Batch, rows: Float[Tensor, "length hidden"]) -> Float[Tensor, "contexts"]:
-        """Losses of targets behind embedding rows, to which gradients flow."""
+        """Losses of targets behind input rows, to which gradients flow."""
         return _target_means(_token_nll(self._soft_logits(batch, rows), batch.target), batch.target_mask)
 
     def soft_divergences(
         self, batch: Batch, rows: Float[Tensor, "length hidden"], unprefixed: Sequence[LogProbs]
     ) -> Float[Tensor, "contexts"]:
-        """`divergences` of embedding rows, to which gradients flow."""
+        """`divergences` of input rows, to which gradients flow."""
         return _divergences(unprefixed, self._soft_logits(batch, rows)[:, None], batch.target_mask)[:, 0]
 
     def _soft_logits(
         self, batch: Batch, rows: Float[Tensor, "length hidden"]
     ) -> Float[Tensor, "contexts target vocab"]:
         with frozen(self._model):
-            behind = self._model.get_input_embeddings()(batch.target[:, :-1])
+            behind = self._look_up(batch.target[:, :-1])
             whole = torch.cat([rows.to(behind.dtype).expand(len(batch), -1, -1), behind], dim=1)
             return self._strategy.follow(self._model, batch, whole, batch.target.shape[1])
+
+    def _look_up(self, ids: Int[Tensor, "contexts tokens"]) -> Float[Tensor, "contexts tokens hidden"]:
+        """Input rows of token ids."""
+        return RowLayout.of(self._model).look_up(self._model, ids)
 
 
 def _rows(

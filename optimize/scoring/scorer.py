@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import chain
 
 import torch
@@ -18,7 +17,7 @@ from optimize.scoring.modes import inference
 from optimize.scoring.reader import BatchScorer, LogProbs, Losses, NllGradient
 from optimize.scoring.strategies import StrategyName, pick_strategy
 from safethink.errors import ConfigError
-from safethink.models.soft_rows import refusal_of_rows
+from safethink.models.input_rows import RowLayout
 
 Values = Float[Tensor, "kinds candidates contexts"]
 SoftMeasure = Callable[[Batch, Float[Tensor, "length hidden"]], Float[Tensor, "contexts"]]
@@ -164,7 +163,7 @@ class Scorer:
         return self._mean(sums).cpu()
 
     def gradient(self, prefix: Int[Tensor, "length"]) -> Float[Tensor, "length hidden"]:
-        """Gradient of the mean loss of the targets over contexts, with respect to the prefix's embeddings.
+        """Gradient of the mean loss of the targets over contexts, with respect to the prefix's input rows.
 
         That of `soft_losses`, batch by batch, which bounds the memory.
 
@@ -202,7 +201,8 @@ class Scorer:
         """Mean target loss of every context, with embedding rows in place of the prefix; gradients flow to the rows.
 
         Args:
-            rows: one per place, in the space behind the embedding module, which scales what it looks up in some models.
+            rows: one per place, as `RowLayout` lays them out, in the space behind the modules that look tokens up:
+                some models scale what they look up.
 
         Raises:
             ConfigError: the reasoner takes no embedding rows.
@@ -230,16 +230,11 @@ class Scorer:
         return self._soft(rows, graph, measure)
 
     def _check_rows_are_read(self) -> None:
-        if self._refusal_of_rows:
+        if refusal := RowLayout.of(self.model).refusal:
             raise ConfigError(
-                f"{type(self.model).__name__} takes neither gradients nor soft prefixes: {self._refusal_of_rows}; "
+                f"{type(self.model).__name__} takes neither gradients nor soft prefixes: {refusal}; "
                 "choose a search.method that needs no gradient"
             )
-
-    @cached_property
-    def _refusal_of_rows(self) -> str:
-        with inference(self.model):
-            return refusal_of_rows(self.model)
 
     def _measured(
         self,

@@ -29,13 +29,14 @@ from optimize.scoring.batches import Batch, Example, prefill
 from optimize.scoring.shared_attention import SharedContext, sharing
 from safethink.errors import ConfigError
 from safethink.kv_cache.choose import VARYING_ROPES, rope_type
+from safethink.models.input_rows import RowLayout
 
 StrategyName = Literal["auto", "shared", "expanded", "plain"]
 Read = Callable[[PreTrainedModel, tuple[int, ...], Sequence[Example]], Batch]
 """Reads those of the examples' contexts that share a batch, by their indices."""
 
 Follow = Callable[[PreTrainedModel, Batch, Num[Tensor, "rows tokens *hidden"], int], Float[Tensor, "rows keep vocab"]]
-"""Reads tokens, or embedding rows in place of them, behind the contexts of a batch: context by context, the same number
+"""Reads tokens, or input rows in place of them, behind the contexts of a batch: context by context, the same number
 of rows for each. Says the logits at the last `keep` tokens of every row."""
 
 NUM_CANDIDATES, NUM_TOKENS = 3, 6
@@ -79,7 +80,7 @@ def follow_expanded(
     copies = len(rows) // len(batch)
     mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch), rows.shape[1])], dim=1)
     return model(
-        **as_input(rows),
+        **as_input(model, rows),
         past_key_values=batch.cache.expand(copies),
         use_cache=True,
         attention_mask=mask.long().repeat_interleave(copies, dim=0),
@@ -96,9 +97,9 @@ def follow_plain(
     for example, some in zip(batch.examples, rows.chunk(len(batch)), strict=True):
         context = torch.tensor(example.context, device=rows.device)
         if rows.is_floating_point():
-            context = model.get_input_embeddings()(context)
+            context = RowLayout.of(model).look_up(model, context)
         whole = torch.cat([context.expand(len(some), *context.shape), some], dim=1)
-        parts.append(model(**as_input(whole), use_cache=False, logits_to_keep=keep).logits)
+        parts.append(model(**as_input(model, whole), use_cache=False, logits_to_keep=keep).logits)
     return torch.cat(parts)
 
 
@@ -115,9 +116,9 @@ def _doubled(rows: Num[Tensor, "rows 1 *hidden"]) -> Num[Tensor, "rows 2 *hidden
     return torch.cat([rows, rows], dim=1)
 
 
-def as_input(rows: Num[Tensor, "rows tokens *hidden"]) -> dict[str, Tensor]:
-    """Token ids or embedding rows, under the name a model knows them by."""
-    return {"inputs_embeds" if rows.is_floating_point() else "input_ids": rows}
+def as_input(model: PreTrainedModel, rows: Num[Tensor, "rows tokens *hidden"]) -> dict[str, Tensor]:
+    """Token ids or input rows, under the names a model knows them by."""
+    return RowLayout.of(model).inputs(rows) if rows.is_floating_point() else {"input_ids": rows}
 
 
 def positions(batch: Batch, rows: Num[Tensor, "rows tokens *hidden"]) -> Int[Tensor, "rows tokens"]:
@@ -141,9 +142,10 @@ def follow_shared(
         return follow_shared(model, batch, _doubled(rows), 2)[:, :1]
     copies = len(rows) // len(batch)
     states = batch.cache.expand(copies, attends=False) if batch.cache.has_states else None
+    read = as_input(model, rows)
     with sharing(model):
         return model(
-            **as_input(rows),
+            **read,
             past_key_values=states,
             use_cache=states is not None,
             position_ids=positions(batch, rows),
@@ -241,5 +243,5 @@ def _varying_positions(model: PreTrainedModel, examples: Sequence[Example]) -> s
 @torch.enable_grad()
 def _flow_back(model: PreTrainedModel, strategy: Strategy, batch: Batch, rows: Int[Tensor, "contexts tokens"]) -> None:
     """Check that gradients flow, which layers made for decoding may not be fit for; raises whatever they do."""
-    leaf = model.get_input_embeddings()(rows).detach().requires_grad_()
+    leaf = RowLayout.of(model).look_up(model, rows).detach().requires_grad_()
     torch.autograd.grad(strategy.follow(model, batch, leaf, NUM_TOKENS).sum(), leaf)

@@ -49,8 +49,13 @@ class Relaxable(Priced, Protocol):
 class Embeddings(Protocol):
     """The embeddings of the tokens that a prefix may be made of."""
 
+    @property
+    def units(self) -> Float[Tensor, " #hidden"]:
+        """Powers of two that bring the parts of a row to one scale; a single 1 for rows of one part."""
+        ...
+
     def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
-        """Input embeddings of token ids."""
+        """Input rows of token ids."""
         ...
 
     def nearest(self, rows: Float[Tensor, "rows hidden"]) -> Ids:
@@ -119,7 +124,7 @@ class Relaxed:
             "restart": self._restart,
             "stale": self._stale,
             "ids": self._ids,
-            "rows": self._rows.detach().clone(),
+            "rows": self._rows,
             "rate": adamw["param_groups"][0]["lr"],
         } | {MOMENTS + name: moment.clone() for name, moment in moments.items()}
 
@@ -137,9 +142,15 @@ class Relaxed:
 
         Rows of twice the length need steps of twice the size to turn as far, and only where they point counts.
         """
-        rate = self._config.learning_rate * rows.float().square().mean().sqrt().item()
-        self._rows = rows.detach().float().cpu().clone().requires_grad_()
-        self._optimizer = torch.optim.AdamW([self._rows], lr=rate, weight_decay=self._config.weight_decay)
+        even = rows.detach().float() / self._embeddings.units.to(rows.device)
+        rate = self._config.learning_rate * even.square().mean().sqrt().item()
+        self._even = even.cpu().clone().requires_grad_()
+        self._optimizer = torch.optim.AdamW([self._even], lr=rate, weight_decay=self._config.weight_decay)
+
+    @property
+    def _rows(self) -> Float[Tensor, "length hidden"]:
+        """Where the rows are; AdamW moves them with all parts brought to one scale."""
+        return self._even.detach() * self._embeddings.units
 
     def _leave(self) -> None:
         """Leave these rows for other ones."""
@@ -149,7 +160,7 @@ class Relaxed:
         """One step of AdamW on the rows, with the gradient at their projection."""
         projected = self._embeddings.rows(self._ids).detach().float().requires_grad_()
         (gradient,) = torch.autograd.grad(self._objective.soft_loss(projected), projected)
-        self._rows.grad = gradient.to(self._rows)
+        self._even.grad = gradient.to(self._even) * self._embeddings.units
         self._optimizer.step()
 
 

@@ -143,7 +143,7 @@ class Checkpointer:
         """All that the next step depends on, and the rows kept."""
         moments = optimizer.state_dict()["state"][0]
         return {
-            "rows": module.rows,
+            "rows": module.rows.detach(),
             "steps": [kept.step for kept in self.kept],
             "costs": [kept.cost for kept in self.kept],
             "kept": torch.stack([kept.rows for kept in self.kept]),

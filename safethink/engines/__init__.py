@@ -187,9 +187,13 @@ class LocalEngine(Engine, Protocol):
         ...
 
     def add_rows(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
-        """Make embedding rows readable and return their token ids; see `RowTable.add`."""
+        """Make input rows readable and return their token ids; see `RowTable.add`."""
         ...
 
     def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
-        """Input embeddings of token ids; see `RowTable.rows`."""
+        """Input rows of token ids; see `RowTable.rows`."""
+        ...
+
+    def row_parts(self) -> tuple[int, ...]:
+        """Sizes of the parts of a row, each of which has a scale of its own; see `RowTable.row_parts`."""
         ...

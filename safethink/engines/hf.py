@@ -222,12 +222,16 @@ class HfEngine:
         self._reader.drop(row)
 
     def add_rows(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
-        """Make embedding rows readable and return their token ids; see `RowTable.add`."""
+        """Make input rows readable and return their token ids; see `RowTable.add`."""
         return self._reader.table.add(rows)
 
     def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
-        """Input embeddings of token ids; see `RowTable.rows`."""
+        """Input rows of token ids; see `RowTable.rows`."""
         return self._reader.table.rows(ids)
+
+    def row_parts(self) -> tuple[int, ...]:
+        """Sizes of the parts of a row; see `RowTable.row_parts`."""
+        return self._reader.table.row_parts()
 
     def is_reasoner(self, sha256: str) -> bool:
         """Whether `sha256` is the hash of this model's weights, rounded or not, or of the adapter that is in them."""

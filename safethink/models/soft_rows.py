@@ -1,5 +1,5 @@
 # pyright: standard
-"""Soft rows: embedding rows that are no token's, what ids they go by, and how they are kept in a file.
+"""Soft rows: input rows that are no token's, what ids they go by, and how they are kept in a file.
 
 A row's id is made from its content, so it is the same in every process and for every reasoner, two equal rows are one,
 and a record or KV cache that goes by ids can never mistake one row for another.
@@ -19,14 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safethink.errors import ArtifactError
+from safethink.models.input_rows import RowLayout
 from safethink.tokens import FIRST_SOFT_ID, placeholder
 
-PROBED_TOKENS = 6
-"""Tokens that are read in several ways, to see whether a model reads rows."""
-NUDGE = 2**-6
-"""Share by which rows are moved away from tokens; bfloat16 still tells them apart."""
-SAME, NEAR = 1e-4, 1.0
-"""Standard deviations of the logits within which two ways of reading come to the same, and near each other."""
 ID_BYTES = 6
 """Bytes of the hash in an id: collisions are out of reach, and JSON's numbers still hold it."""
 
@@ -72,96 +67,76 @@ def _name(index: int) -> str:
     return f"prefix.{index}"
 
 
-@torch.no_grad()
-def refusal_of_rows(model: PreTrainedModel) -> str:
-    """The reason why a model cannot read rows in the place of tokens; empty where it can.
-
-    Found by trying: a few tokens are read as ids, as their own embeddings, which must come to the same, and as rows
-    that are near those and no token's, which must come near it. Layers that look tokens up for themselves (Gemma 3n,
-    Gemma 4 E2B and E4B) leave that part out, or look for a token that has such an embedding.
-    """
-    embed = model.get_input_embeddings()
-    weight = next(embed.parameters())
-    # Spread over the vocabulary, whose first ones are often control tokens.
-    ids = (torch.arange(1, PROBED_TOKENS + 1, device=weight.device) * len(weight) // (PROBED_TOKENS + 1))[None]
-    rows: Float[Tensor, "1 tokens hidden"] = embed(ids)
-    try:
-        by_ids, by_rows, nearby = (
-            model(**read, use_cache=False).logits.double()
-            for read in ({"input_ids": ids}, {"inputs_embeds": rows}, {"inputs_embeds": rows * (1 + NUDGE)})
-        )
-    # Whatever a model raises at rows is its own; that it does is the answer.
-    except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        return f"it fails at rows that are no token's ({type(error).__name__})"
-    spread = by_ids.std().item()
-    if not torch.allclose(by_rows, by_ids, rtol=0.0, atol=SAME * spread):
-        return "its layers look tokens up for themselves, and read the embeddings of tokens otherwise than the tokens"
-    if not torch.allclose(nearby, by_ids, rtol=0.0, atol=NEAR * spread):
-        return "its layers look tokens up for themselves, and read rows near those of tokens in another way"
-    return ""
-
-
 class RowTable:
     """Looks up what a model reads for token ids, those of soft rows among them."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Read tokens through the embedding module of `model`."""
-        self._model, self._embed = model, model.get_input_embeddings()
-        self._rows: dict[int, Float[Tensor, " hidden"]] = {}
+        """Look up what the layers of `model` read."""
+        self._model = model
+        self._rows: dict[int, Float[Tensor, " width"]] = {}
 
     @cached_property
-    def _refusal(self) -> str:
-        """See `refusal_of_rows`; tried where rows first come."""
-        return refusal_of_rows(self._model)
+    def _layout(self) -> RowLayout:
+        """See `RowLayout.of`; tried where rows are first asked for."""
+        return RowLayout.of(self._model)
 
-    def add(self, rows: Float[Tensor, "rows hidden"]) -> tuple[int, ...]:
+    def row_parts(self) -> tuple[int, ...]:
+        """Sizes of the parts of a row: the embedding and, where layers read inputs of their own, all of these."""
+        return self._layout.parts
+
+    def add(self, rows: Float[Tensor, "rows width"]) -> tuple[int, ...]:
         """Take rows in and return their ids; rows that are there already keep the ids they have.
 
         Args:
-            rows: what the layers shall read, so as the embedding module puts it out. Where that module scales (Gemma),
-                rows are of the scaled space.
+            rows: what the layers shall read, so as the embedding module puts it out, with the inputs of the layers
+                behind it where there are any. Where a module scales (Gemma), rows are of the scaled space.
 
         Raises:
-            ArtifactError: if they are of another width than the embeddings, or not finite, or if the model takes none.
+            ArtifactError: if they are of another width than what layers read, or not finite, or if the model takes
+                none.
         """
-        if self._refusal:
+        layout = self._layout
+        if layout.refusal:
             name = type(self._model).__name__
-            raise ArtifactError(f"soft rows cannot be read by this reasoner ({name}): {self._refusal}")
-        weight = next(self._embed.parameters())
-        if rows.shape[1] != weight.shape[1]:
-            raise ArtifactError(f"soft rows have {rows.shape[1]} numbers, this reasoner's embeddings {weight.shape[1]}")
+            raise ArtifactError(f"soft rows cannot be read by this reasoner ({name}): {layout.refusal}")
+        if rows.shape[1] != layout.width:
+            read = "embeddings and per-layer inputs" if layout.num_layers else "embeddings"
+            raise ArtifactError(f"soft rows have {rows.shape[1]} numbers, this reasoner's {read} {layout.width}")
         ids = row_ids(rows)
+        weight = next(self._model.get_input_embeddings().parameters())
         # Cloned, because a view would follow what is done to the rows later.
         self._rows |= dict(zip(ids, rows.detach().to(weight, copy=True), strict=True))
         return ids
 
     @torch.no_grad()
-    def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows hidden"]:
-        """Input embeddings of `ids`: the embedding module's output for tokens, soft rows as they are.
+    def rows(self, ids: Sequence[int]) -> Float[Tensor, "rows width"]:
+        """Input rows of `ids`: what the layers read for tokens, soft rows as they are.
 
         Raises:
             ArtifactError: if a soft row is not in the table.
         """
-        batch = torch.tensor([ids], device=next(self._embed.parameters()).device)
-        inputs = self.inputs(batch)
-        return (inputs["inputs_embeds"] if "inputs_embeds" in inputs else self._embed(batch))[0]
+        weight = next(self._model.get_input_embeddings().parameters())
+        return self._look_up(torch.tensor([ids], device=weight.device))[0]
 
     def inputs(self, ids: Int[Tensor, "batch new"]) -> dict[str, Tensor]:
-        """Model inputs for `ids`: the ids themselves, or embeddings where there are soft rows among them.
+        """Model inputs for `ids`: the ids themselves, or rows where there are soft ones among them.
 
         Raises:
             ArtifactError: if a soft row is not in the table.
         """
+        if not (ids >= FIRST_SOFT_ID).any():
+            return {"input_ids": ids}
+        return self._layout.inputs(self._look_up(ids))
+
+    def _look_up(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new width"]:
         soft = ids >= FIRST_SOFT_ID
         if not soft.any():
-            return {"input_ids": ids}
-        embeddings = self._embed(ids.masked_fill(soft, 0))
-        embeddings[soft] = torch.stack([self._row(token_id) for token_id in ids[soft].tolist()]).to(embeddings)
-        return {"inputs_embeds": embeddings}
+            return self._layout.look_up(self._model, ids)
+        rows = self._layout.look_up(self._model, ids.masked_fill(soft, 0))
+        rows[soft] = torch.stack([self._row(token_id) for token_id in ids[soft].tolist()]).to(rows)
+        return rows
 
-    def _row(self, token_id: int) -> Float[Tensor, " hidden"]:
+    def _row(self, token_id: int) -> Float[Tensor, " width"]:
         if token_id not in self._rows:
             raise ArtifactError(
                 f"{placeholder(token_id)} is not known to this reasoner: its prefix was not bound to it"

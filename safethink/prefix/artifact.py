@@ -56,9 +56,10 @@ class RowsFile(Frozen):
 
     sha256: str
     """Hash of `prefix.safetensors`, which holds one tensor of shape (rows, hidden size) for each prefix, `prefix.0` the
-    first; as the reasoner's embedding module puts rows out, any scaling included."""
+    first; as the reasoner's embedding module puts rows out, any scaling included. Behind that stand the per-layer
+    inputs, where its layers read any."""
     hidden_size: int = Field(ge=1)
-    """Length of a row: the width of the reasoner's embeddings."""
+    """Length of a row: the width of the reasoner's embeddings, and of its per-layer inputs together."""
 
 
 class Metric(Frozen):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -112,25 +113,63 @@ def gemma3() -> PreTrainedModel:
     return tiny(Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=WINDOW, layer_types=MIXED))
 
 
-def gemma4() -> PreTrainedModel:
+def gemma4(vocab_size: int = VOCABULARY) -> PreTrainedModel:
     """Layers that read the keys and values of earlier ones, and embeddings of their own for each layer."""
-    shape = {"head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+    shape = {"head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": vocab_size}
     layers = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
-    sizes = SIZES | {"num_hidden_layers": len(layers)}
+    sizes = SIZES | {"num_hidden_layers": len(layers), "vocab_size": vocab_size}
     return tiny(Gemma4TextConfig(**sizes, **shape, sliding_window=WINDOW, layer_types=layers, num_kv_shared_layers=2))
 
 
-def gemma3n() -> PreTrainedModel:
-    """Embeddings of their own for each layer, which are left out in silence where rows come in the place of tokens."""
-    shape = {"head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+def gemma3n(vocab_size: int = VOCABULARY, only_embedded: int = 0) -> PreTrainedModel:
+    """Embeddings of their own for each layer, which are left out in silence where embeddings alone are given.
+
+    Args:
+        vocab_size: tokens.
+        only_embedded: the last ones of these that the layers have no embedding of, as in the published checkpoints.
+    """
+    for_layers = vocab_size - only_embedded
+    shape = {"head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": for_layers}
     layers = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
     own = {"num_kv_shared_layers": 2, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * len(layers)}
-    sizes = SIZES | {"num_hidden_layers": len(layers)}
+    sizes = SIZES | {"num_hidden_layers": len(layers), "vocab_size": vocab_size}
     model = tiny(Gemma3nTextConfig(**sizes, **shape, **own, sliding_window=WINDOW, layer_types=layers))
     # Untrained, it lets them count for nothing.
     for parameter in model.parameters():
         if not parameter.any():
             parameter.data.normal_()
+    return model
+
+
+PER_LAYER = [gemma3n, gemma4]
+"""Those whose layers read inputs of their own beside the embeddings of tokens."""
+
+
+class Aside(nn.Module):
+    """A layer that remembers which tokens were embedded, as any class may that nobody has listed."""
+
+    def __init__(self, model: PreTrainedModel, strength: float) -> None:
+        super().__init__()
+        head = model.get_output_embeddings()
+        assert head is not None
+        self.head, self.strength = head, strength
+        self.seen: Tensor | None = None
+        model.register_forward_pre_hook(self.note, with_kwargs=True)
+
+    def note(self, model: nn.Module, args: tuple[object, ...], read: dict[str, Tensor]) -> None:
+        self.seen = read.get("input_ids")
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits = self.head(hidden)
+        if self.seen is None:
+            return logits
+        return logits + self.strength * logits.std() * self.seen[:, -hidden.shape[1] :, None].cos()
+
+
+def looks_ids_up(strength: float = 1.0) -> PreTrainedModel:
+    """A model that cannot read rows: it looks ids up without a way to be told what it would find."""
+    model = llama()
+    model.set_output_embeddings(Aside(model, strength))
     return model
 
 
@@ -190,6 +229,7 @@ ATTENTION = [
     Architecture("Mistral", mistral),
     Architecture("Ministral", ministral),
     Architecture("Gemma 3", gemma3),
+    Architecture("Gemma 3n", gemma3n),
     Architecture("Gemma 4", gemma4),
     Architecture("SmolLM3", smollm3),
     Architecture("Olmo 3", olmo3),

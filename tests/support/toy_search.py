@@ -112,6 +112,7 @@ class Units:
 
     def __init__(self, allowed: Sequence[int] = ALLOWED) -> None:
         self._allowed = tuple(allowed)
+        self.units = torch.ones(1)
 
     def rows(self, ids: Sequence[int]) -> torch.Tensor:
         return torch.eye(NUM_IDS)[list(ids)]

@@ -1,25 +1,20 @@
-"""A table of soft rows takes none where the reasoner could not read them, which is found out by trying."""
+"""A table of soft rows gives each part of a row to whom it belongs, and takes none that a reasoner could not read."""
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from safethink.errors import ArtifactError
-from safethink.models.soft_rows import RowTable, refusal_of_rows
+from safethink.models.input_rows import RowLayout
+from safethink.models.soft_rows import RowTable
 from tests.support import architectures, tiny_reasoner, tiny_sentencepiece
 
-ELSEWHERE = [(architectures.gemma4, "RuntimeError"), (architectures.gemma3n, "look tokens up for themselves")]
-
-
-@pytest.mark.parametrize(("make", "why"), ELSEWHERE, ids=["raises", "silent"])
-def test_a_reasoner_whose_layers_look_tokens_up_takes_no_soft_rows(make, why: str) -> None:
-    model = make()
-    named = rf"soft rows cannot be read by this reasoner .{type(model).__name__}.: .*{why}"
-    with pytest.raises(ArtifactError, match=named):
-        RowTable(model).add(torch.zeros(2, 32))
+IDS = [5, 9, 7, 60, 211]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -27,43 +22,76 @@ def test_a_reasoner_whose_layers_look_tokens_up_takes_no_soft_rows(make, why: st
     "make",
     [
         architectures.gemma3,
+        architectures.gemma3n,
+        architectures.gemma4,
         architectures.glm4_moe,
         architectures.smollm3,
         tiny_reasoner.model,
         lambda: tiny_sentencepiece.model("first"),
     ],
-    ids=["scaled embeddings", "experts", "no positions", "tied head", "own head"],
+    ids=["scaled", "per layer, silent", "per layer, raises", "experts", "no positions", "tied head", "own head"],
 )
-def test_every_other_reasoner_reads_rows_as_the_tokens_that_they_are_the_embeddings_of(make, dtype) -> None:
+def test_a_reasoner_reads_rows_as_the_tokens_that_they_are_the_rows_of(make, dtype) -> None:
     model: PreTrainedModel = make().to(dtype)
-    assert not refusal_of_rows(model)
-    table, ids = RowTable(model), [5, 9, 7]
-    soft = torch.tensor([table.add(table.rows(ids))])
+    table = RowTable(model)
+    soft = torch.tensor([table.add(table.rows(IDS))])
+    mixed = torch.cat([torch.tensor([IDS[:2]]), soft[:, 2:]], dim=1)
     with torch.inference_mode():
-        assert torch.equal(model(**table.inputs(soft)).logits, model(torch.tensor([ids])).logits)
+        expected = model(torch.tensor([IDS])).logits
+        assert torch.equal(model(**table.inputs(soft)).logits, expected)
+        assert torch.equal(model(**table.inputs(mixed)).logits, expected)
 
 
-class Aside(nn.Module):
-    """A layer that remembers which tokens were embedded, as any class may that nobody has listed."""
+@pytest.mark.parametrize("make", architectures.PER_LAYER)
+def test_both_parts_of_a_row_count(make) -> None:
+    model = make()
+    table = RowTable(model)
+    assert table.row_parts() == (32, 4 * 8)
+    rows = table.rows(IDS)
+    assert torch.equal(rows[:, :32], model.get_input_embeddings()(torch.tensor(IDS)))
+    assert torch.equal(rows[:, 32:], model.get_per_layer_input_embeddings()(torch.tensor(IDS)))
+    with torch.inference_mode():
+        expected = model(torch.tensor([IDS])).logits
+        for part in (slice(32), slice(32, None)):
+            moved = rows.clone()
+            moved[0, part] *= 1.1
+            read = model(**table.inputs(torch.tensor([table.add(moved)]))).logits
+            assert (read - expected).abs().max() > 1e-3 * expected.std()
 
-    def __init__(self, model: PreTrainedModel, strength: float) -> None:
-        super().__init__()
-        head = model.get_output_embeddings()
-        assert head is not None
-        self.head, self.strength = head, strength
-        self.seen: torch.Tensor | None = None
-        model.register_forward_pre_hook(self.note, with_kwargs=True)
 
-    def note(self, model: nn.Module, args: tuple[object, ...], read: dict[str, torch.Tensor]) -> None:
-        self.seen = read.get("input_ids")
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = self.head(hidden)
-        return logits if self.seen is None else logits + self.strength * logits.std() * self.seen[..., None].cos()
+@pytest.mark.parametrize("make", architectures.PER_LAYER)
+def test_rows_of_embeddings_alone_are_refused_where_layers_read_more(make) -> None:
+    with pytest.raises(ArtifactError, match="have 32 numbers, this reasoner's embeddings and per-layer inputs 64"):
+        RowTable(make()).add(torch.zeros(2, 32))
 
 
 def test_it_is_found_out_by_what_a_model_does_and_not_by_its_name() -> None:
     for strength, refused in ((1.0, True), (0.1, True), (0.0, False)):
-        model = tiny_reasoner.model()
-        model.set_output_embeddings(Aside(model, strength))
-        assert bool(refusal_of_rows(model)) is refused
+        model = architectures.looks_ids_up(strength)
+        assert bool(RowLayout.of(model).refusal) is refused
+    named = "soft rows cannot be read by this reasoner .LlamaForCausalLM.: its layers look tokens up for themselves"
+    with pytest.raises(ArtifactError, match=named):
+        RowTable(architectures.looks_ids_up()).add(torch.zeros(2, 32))
+
+
+@pytest.mark.parametrize("make", architectures.PER_LAYER)
+def test_a_class_that_does_not_pass_per_layer_inputs_on_is_refused(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    forward = model.forward
+
+    def without(*args: object, per_layer_inputs: object = None, **read: object) -> object:
+        return forward(*args, **read)
+
+    monkeypatch.setattr(model, "forward", without)
+    assert RowLayout.of(model).refusal
+    assert RowLayout.of(model).parts == (32,)
+
+
+def test_trying_leaves_a_model_in_its_mode_and_holds_on_to_none() -> None:
+    model = architectures.gemma4().train()
+    assert RowLayout.of(model) is RowLayout.of(model)
+    assert model.training
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

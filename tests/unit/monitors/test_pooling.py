@@ -264,6 +264,9 @@ class LastOnly:
     def rows(self, ids):
         raise NotImplementedError
 
+    def row_parts(self):
+        raise NotImplementedError
+
 
 def test_an_engine_that_shows_the_last_token_alone_is_refused_by_name() -> None:
     rule = defenses.build(SafeThinkConfig())

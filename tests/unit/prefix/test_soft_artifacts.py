@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ from safethink.thinking.format import Thought
 from safethink.thinking.opening import open_prompt
 from safethink.thinking.reading import full_trace_text, trace_text
 from safethink.tokens import Tokens, is_soft
-from tests.support import chat_reasoner
+from tests.support import architectures, chat_reasoner
 
 TOKENIZER = chat_reasoner.tokenizer()
 THOUGHT = Thought(ThoughtConfig(), TOKENIZER)
@@ -42,6 +43,14 @@ NUM_TOKENS = 10
 
 def engine(model: PreTrainedModel) -> HfEngine:
     return HfEngine(model, Stopper(THOUGHT, end_ids(model, TOKENIZER)), SAMPLED)
+
+
+def per_layer_silent() -> PreTrainedModel:
+    return architectures.gemma3n(len(TOKENIZER))
+
+
+def per_layer_raising() -> PreTrainedModel:
+    return architectures.gemma4(len(TOKENIZER))
 
 
 def noise(num_rows: int, seed: int = 0, hidden_size: int = 32) -> Tensor:
@@ -69,22 +78,36 @@ def plain(
     model: PreTrainedModel, before: tuple[int, ...], rows: Tensor, after: tuple[int, ...], seed: int
 ) -> list[int]:
     """Sampling by one whole forward of embeddings per token: no cache, batch or padding."""
-    embed = model.get_input_embeddings()
     sampled: list[int] = []
     start = len(before) + len(rows) + len(after)
     random = uniforms(seed, start, NUM_TOKENS)
     for position in range(NUM_TOKENS):
         later = torch.tensor([*after, *sampled], dtype=torch.long)
-        embeddings = torch.cat([embed(torch.tensor(before)), rows.double(), embed(later)])[None]
         with torch.inference_mode():
-            logits = model(inputs_embeds=embeddings).logits[:, -1]
+            logits = model(**plain_inputs(model, torch.tensor(before), rows.double(), later)).logits[:, -1]
         sampled.append(int(sample_tokens(logits, random[position, None], SAMPLED)))
         if sampled[-1] in end_ids(model, TOKENIZER):
             break
     return sampled
 
 
-MODELS = [chat_reasoner.model, scaled_model]
+def plain_inputs(model: PreTrainedModel, before: Tensor, rows: Tensor, after: Tensor) -> dict[str, Tensor]:
+    """What stands for each token in the layers, in the order of transformers' own arguments."""
+    embed, hidden = model.get_input_embeddings(), model.config.hidden_size
+    read = {"inputs_embeds": torch.cat([embed(before), rows[:, :hidden], embed(after)])[None]}
+    if rows.shape[1] == hidden:
+        return read
+    text: Any = model.base_model
+    known = [text.get_per_layer_inputs(ids) for ids in (before, after)]
+    per_layer = rows[:, hidden:].view(len(rows), *known[0].shape[1:])
+    return read | {"per_layer_inputs": torch.cat([known[0], per_layer, known[1]])[None]}
+
+
+def width(model: PreTrainedModel) -> int:
+    return sum(engine(model).row_parts())
+
+
+MODELS = [chat_reasoner.model, scaled_model, per_layer_silent, per_layer_raising]
 
 
 @pytest.mark.slow
@@ -94,11 +117,11 @@ def test_soft_rows_are_read_as_a_plain_forward_of_embeddings_reads_them(make_mod
     reading = engine(model)
     tail = THOUGHT.encoder.text(" so")
     prompts = [opened(row) for row in range(6)]
-    rows = [noise(row % 3 + 1, row) for row in range(5)]
+    rows = [noise(row % 3 + 1, row, width(model)) for row in range(5)]
     # Rows with soft prefixes of several lengths, one without any, side by side.
     asked = [(*ids, *reading.add_rows(soft), *tail) for ids, soft in zip(prompts, rows, strict=False)] + [prompts[5]]
     together = reading.extend([request(row, ids) for row, ids in enumerate(asked)])
-    for row, soft in enumerate([*rows, noise(0)]):
+    for row, soft in enumerate([*rows, noise(0, 0, width(model))]):
         expected = plain(model, prompts[row], soft, tail if row < 5 else (), 100 + row)
         assert list(together[row].tokens.ids) == expected
         assert engine_alone(model, soft, asked[row], row) == expected
@@ -110,17 +133,24 @@ def engine_alone(model: PreTrainedModel, soft: Tensor, ids: tuple[int, ...], row
     return list(alone.extend([request(row, ids)])[0].tokens.ids)
 
 
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0.0), SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("make_model", MODELS)
-def test_the_embeddings_of_a_text_are_that_text(make_model) -> None:
+def test_the_rows_of_a_text_are_that_text_alone_and_beside_others(make_model, sampling: Sampling) -> None:
     model = make_model()
     text = THOUGHT.encoder.text("Wait, think safely")
-    with torch.inference_mode():
-        rows = model.get_input_embeddings()(torch.tensor(text)).clone()
-    reading = engine(model)
-    soft = reading.add_rows(rows)
-    prompts = [opened(row) for row in range(8)]
-    hard = engine(model).extend([request(row, ids + text) for row, ids in enumerate(prompts)])
+
+    def fresh() -> HfEngine:
+        return HfEngine(model, Stopper(THOUGHT, end_ids(model, TOKENIZER)), sampling)
+
+    reading = fresh()
+    soft = reading.add_rows(reading.rows(text).clone())
+    prompts = [opened(row) for row in range(16)]
+    hard = fresh().extend([request(row, ids + text) for row, ids in enumerate(prompts)])
     assert reading.extend([request(row, ids + soft) for row, ids in enumerate(prompts)]) == hard
+    for row in (0, 5, 11):
+        alone = fresh()
+        alone.add_rows(reading.rows(soft))
+        assert alone.extend([request(row, prompts[row] + soft)]) == [hard[row]]
 
 
 def test_what_was_read_of_soft_rows_is_kept_and_rolled_back() -> None:
@@ -215,6 +245,23 @@ def test_what_is_saved_is_loaded(artifact: PrefixArtifact, folder: Path) -> None
     assert loaded.token_ids == (row_ids(first), row_ids(second))
     assert loaded.texts == ("⟨soft: 3 rows, near 'Wait, think'⟩", "⟨soft: 2 rows, near 'Hmm'⟩")
     assert save(loaded, folder, None, "") == loaded
+
+
+@pytest.mark.parametrize("make_model", [per_layer_silent, per_layer_raising])
+def test_rows_with_per_layer_inputs_are_kept_and_bound(make_model, tmp_path: Path) -> None:
+    model = make_model()
+    rows = noise(3, hidden_size=width(model)).bfloat16()
+    reasoner = Identity(name="tiny", sha256=model_hash(model, rounded=True))
+    bare = PrefixArtifact(name="rows", prefixes=(Prefix(text="x"),), reasoner=reasoner, threshold=0.0)
+    save(bare.with_rows([rows], ["Wait"]), tmp_path / "rows", None, "# A card\n")
+    loaded = load(tmp_path / "rows")
+    assert torch.equal(loaded.soft_rows[0], rows)
+    assert loaded.rows is not None
+    assert loaded.rows.hidden_size == 32 + 4 * 8
+    settings = {"defense": AlwaysConfig(), "limits": LIMITS, "monitor": lambda prompt, trace: 1.0}
+    begun = SafeThink(model, TOKENIZER, prefix=tmp_path / "rows", **settings)("How?")
+    assert begun.trace_ids[:3] == row_ids(rows)
+    assert len(begun.trace_ids) > 3
 
 
 def test_a_hard_prefix_saved_over_a_soft_one_leaves_no_rows(folder: Path) -> None:

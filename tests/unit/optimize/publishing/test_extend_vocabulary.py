@@ -31,7 +31,14 @@ from safethink.prompts import Message, Prompt
 from safethink.thinking.chat import ChatEncoder
 from safethink.thinking.opening import open_prompt
 from tests.support import architectures, chat_reasoner, tiny_reasoner
-from tests.unit.prefix.test_soft_artifacts import THOUGHT, noise, scaled_model
+from tests.unit.prefix.test_soft_artifacts import (
+    THOUGHT,
+    noise,
+    per_layer_raising,
+    per_layer_silent,
+    scaled_model,
+    width,
+)
 
 PROMPTS = [Prompt.from_text("zz " * (1 + 5 * index % 7) + str(index), id=str(index)) for index in range(6)]
 GREEDY = SamplingConfig(temperature=0.0)
@@ -55,7 +62,25 @@ def tied_model() -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(model.config).double().eval()
 
 
-MODELS = [chat_reasoner.model, spare_model, tied_model, scaled_model]
+def short_table_model() -> PreTrainedModel:
+    """A model with rows to spare in the table of embeddings alone, and not in that of per-layer inputs."""
+    before = len(chat_reasoner.tokenizer())
+    model = architectures.gemma3n(before + 16, only_embedded=16)
+    assert model.generation_config is not None
+    model.generation_config.suppress_tokens = list(range(before, before + 16))
+    return model
+
+
+MODELS = [
+    chat_reasoner.model,
+    spare_model,
+    tied_model,
+    scaled_model,
+    per_layer_silent,
+    per_layer_raising,
+    short_table_model,
+]
+SPARE = [spare_model, short_table_model]
 
 
 def saved(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -67,7 +92,8 @@ def saved(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 def soft_artifact(model: PreTrainedModel, folder: Path, rows: list[Tensor] | None = None) -> PrefixArtifact:
     reasoner = Identity(name="tiny", sha256=model_hash(model, rounded=True))
     bare = PrefixArtifact(name="rows", prefixes=(Prefix(text="x"),), reasoner=reasoner, threshold=0.0)
-    portfolio = [noise(3).bfloat16(), noise(2, seed=1).bfloat16()] if rows is None else rows
+    sizes = {"hidden_size": width(model)}
+    portfolio = [noise(3, **sizes).bfloat16(), noise(2, seed=1, **sizes).bfloat16()] if rows is None else rows
     return prefixes.save(bare.with_rows(portfolio, ["near"] * len(portfolio)), folder, None, "# A card\n")
 
 
@@ -98,7 +124,8 @@ def test_the_extended_reasoner_samples_what_the_rows_sample(make_model, tmp_path
     assert all("<|safe_0|>" in each.trace for each in with_tokens)
     kept = json.loads((tmp_path / "extended" / "config.json").read_text())
     vocab_size = kept["vocab_size"]
-    assert vocab_size == (before + 16 if make_model is spare_model else before + 5), "it grows no more than it must"
+    assert vocab_size == (before + 16 if make_model in SPARE else before + 5), "it grows no more than it must"
+    assert kept.get("vocab_size_per_layer_input", vocab_size) == vocab_size
     assert kept["dtype"] == json.loads((tmp_path / "reasoner" / "config.json").read_text())["dtype"]
 
 
@@ -185,11 +212,22 @@ def test_the_card_tells_vllm_what_must_not_be_said(tmp_path):
     assert f"logit_bias={{{bias}}}" in card
 
 
-@pytest.mark.parametrize("make_model", [architectures.gemma3n, architectures.gemma4])
-def test_a_reasoner_whose_layers_look_tokens_up_is_refused_by_name_and_left_as_it_was(make_model: Any) -> None:
-    model, tokenizer = make_model(), tiny_reasoner.tokenizer()
+def without_a_name(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the model's class one that does not say where its layers look tokens up."""
+    for owner in type(model).__mro__:
+        if "get_per_layer_input_embeddings" in vars(owner):
+            monkeypatch.delattr(owner, "get_per_layer_input_embeddings")
+
+
+@pytest.mark.parametrize("nameless", [False, True])
+def test_a_reasoner_whose_tables_cannot_grow_is_refused_by_name_and_left_as_it_was(nameless, monkeypatch) -> None:
+    model, tokenizer = architectures.gemma4() if nameless else architectures.looks_ids_up(), tiny_reasoner.tokenizer()
+    if nameless:
+        without_a_name(model, monkeypatch)
     before = len(tokenizer), len(model.get_input_embeddings().weight)
-    soft = PrefixArtifact(name="soft", prefixes=(Prefix(text="x"),)).with_rows([torch.zeros(2, 32)], ["wait"])
-    with pytest.raises(ConfigError, match=f"{type(model).__name__} takes no rows as tokens"):
+    rows = torch.zeros(2, width(model))
+    soft = PrefixArtifact(name="soft", prefixes=(Prefix(text="x"),)).with_rows([rows], ["wait"])
+    reason = "does not say which table" if nameless else "takes no rows as tokens"
+    with pytest.raises(ConfigError, match=f"{type(model).__name__} {reason}"):
         extend(CausalLM(model, tokenizer), soft, "extended")
     assert before == (len(tokenizer), len(model.get_input_embeddings().weight))

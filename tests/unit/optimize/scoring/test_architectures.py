@@ -13,6 +13,7 @@ import torch
 
 from optimize.scoring import Example, Scorer
 from safethink.errors import ConfigError
+from safethink.models.input_rows import RowLayout
 from tests.support import architectures, hybrid_architectures
 from tests.support.architectures import ATTENTION, VOCABULARY, Architecture
 from tests.support.hybrid_architectures import HYBRID
@@ -27,6 +28,7 @@ EXPANDED = {
     "Mistral",
     "Ministral",
     "Gemma 3",
+    "Gemma 3n",
     "Gemma 4",
     "Olmo 3",
     "EXAONE 4",
@@ -35,8 +37,6 @@ EXPANDED = {
     "Zamba2",
 }
 """Those with windows, sinks, latent keys or attention that several layers share; the others share contexts."""
-TAKE_ROWS = [each for each in ATTENTION + HYBRID if each.name != "Gemma 4"]
-"""Those that read embedding rows in place of tokens; see the last test."""
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_candidates_cost_what_they_cost_behind_a_context_read_anew(architecture:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_double")
-@pytest.mark.parametrize("architecture", TAKE_ROWS, ids=lambda each: each.name)
+@pytest.mark.parametrize("architecture", ATTENTION + HYBRID, ids=lambda each: each.name)
 def test_gradients_are_those_behind_a_context_read_anew(architecture: Architecture, examples, candidates):
     model = architecture.make()
     scorer, plain = both(model, examples)
@@ -102,7 +102,8 @@ def test_gradients_are_those_behind_a_context_read_anew(architecture: Architectu
         found, expected = scorer.nll_gradient(prefix), plain.nll_gradient(prefix)
         assert_same(found.embeddings, expected.embeddings)
         assert_same(found.token_nll, expected.token_nll)
-    rows = torch.randn(3, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    width = RowLayout.of(model).width
+    rows = torch.randn(3, width, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
     for name in ("soft_losses", "soft_divergence"):
         found, expected = getattr(scorer, name)(rows), getattr(plain, name)(rows)
         assert_same(found.detach(), expected.detach())
@@ -184,10 +185,8 @@ def test_positions_that_turn_otherwise_in_longer_texts_are_not_mixed(lengths, at
     assert Scorer(model, [Example(tuple(range(3, 53)), (5,))]).attention == "shared", "it is asked for other texts anew"
 
 
-@pytest.mark.parametrize("make_model", [architectures.gemma4, architectures.gemma3n])
-def test_layers_that_look_tokens_up_for_themselves_take_no_rows(examples, candidates, make_model):
-    """Gemma 4 would look for a token that has such an embedding; Gemma 3n would leave that part out in silence."""
-    scorer = Scorer(make_model(), examples)
+def test_layers_that_look_tokens_up_and_cannot_be_told_what_they_would_find_take_no_rows(examples, candidates):
+    scorer = Scorer(architectures.looks_ids_up(), examples)
     rows = torch.zeros(LENGTH, 32, dtype=torch.float64)
     for ask in (
         lambda: scorer.gradient(candidates[0]),
@@ -195,5 +194,5 @@ def test_layers_that_look_tokens_up_for_themselves_take_no_rows(examples, candid
         lambda: scorer.soft_losses(rows),
         lambda: scorer.soft_divergence(rows),
     ):
-        with pytest.raises(ConfigError, match=r"Gemma\w+ForCausalLM takes neither .* search\.method"):
+        with pytest.raises(ConfigError, match=r"LlamaForCausalLM takes neither .* search\.method"):
             ask()

@@ -52,6 +52,30 @@ class Bowl(Toy):
         return (rows - Dense().rows(CHEAPEST)).square().sum()
 
 
+class Uneven(Dense):
+    """The same embeddings, with numbers of several sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = torch.tensor([1.0] * 5 + [64.0] * 7)
+
+    def rows(self, ids: Sequence[int]) -> torch.Tensor:
+        return super().rows(ids) * self.units
+
+    def nearest(self, rows: torch.Tensor) -> Ids:
+        return super().nearest(rows / self.units)
+
+
+class UnevenBowl(Bowl):
+    """The same costs, of rows as they are there."""
+
+    def soft_loss(self, rows: torch.Tensor) -> torch.Tensor:
+        return super().soft_loss(rows / Uneven().units)
+
+    def total(self, ids: Ids) -> float:
+        return super().soft_loss(Dense().rows(ids)).item()
+
+
 class MortalBowl(Bowl):
     """A bowl at whose n-th loss the process is killed."""
 
@@ -136,6 +160,13 @@ def test_a_step_is_that_of_adamw() -> None:
         rows.grad = 2 * (embeddings.rows(ids) - embeddings.rows(CHEAPEST))
         optimizer.step()
     torch.testing.assert_close(loop.method.state_dict()["rows"], rows.detach())
+
+
+def test_parts_of_other_sizes_move_at_the_pace_of_their_own_size() -> None:
+    even, uneven = Loop(Bowl(), Dense(), weight_decay=0.5), Loop(UnevenBowl(), Uneven(), weight_decay=0.5)
+    for index in range(12):
+        assert even.step(index) == uneven.step(index)
+    assert torch.equal(uneven.method.state_dict()["rows"], even.method.state_dict()["rows"] * Uneven().units)
 
 
 def test_rows_that_stand_still_are_left_for_others() -> None:

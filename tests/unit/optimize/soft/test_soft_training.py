@@ -29,7 +29,7 @@ from safethink.errors import ConfigError
 from safethink.guarded import SafeThink
 from safethink.models.hashes import model_hash
 from safethink.thinking.format import Thought
-from tests.support import tiny_reasoner
+from tests.support import architectures, tiny_reasoner
 from tests.support.toy_search import Killed
 from tests.unit.optimize.pipeline.test_learn import ATTACKS, SECTIONS, TASKS, by_length, contents, small_model
 
@@ -139,6 +139,29 @@ def test_a_training_killed_at_any_step_goes_on_to_the_same_result(engine, tmp_pa
     assert run(tmp_path / "killed", engine, objective=Bowl(calls=0)) == whole, "nothing is left to do"
 
 
+@pytest.fixture(params=architectures.PER_LAYER, ids=lambda make: make.__name__)
+def per_layer(request: pytest.FixtureRequest) -> HfEngine:
+    thought = Thought(ThoughtConfig(), tiny_reasoner.tokenizer())
+    return HfEngine(request.param(), Stopper(thought, ()), Sampling())
+
+
+def test_rows_with_per_layer_inputs_are_trained_and_resumed(per_layer, tmp_path):
+    whole = run(tmp_path / "whole", per_layer, objective=Bowl(64), start=(20, 30))
+    totals = [line["cost"]["total"] for line in lines(tmp_path / "whole")]
+    assert totals == sorted(totals, reverse=True)
+    assert lines(tmp_path / "whole")[0]["nearest_ids"][:2] == [20, 30]
+    # Steps of one size, as the numbers of each part are large: both have moved about as far, for their size.
+    units = TokenEmbeddings(per_layer, Words.allowed).units
+    assert units[0] == 1 != units[-1]
+    first, last = per_layer.rows((20, 30)), per_layer.rows(whole.ranked()[0])[:2]
+    moved = [part.abs().mean().item() for part in ((last - first) / units).split(per_layer.row_parts(), dim=1)]
+    assert 0.5 < moved[0] / moved[1] < 2
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", per_layer, objective=Bowl(64, calls=7), start=(20, 30))
+    assert run(tmp_path / "killed", per_layer, objective=Bowl(64), start=(20, 30)) == whole
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+
+
 def test_it_ends_when_its_budget_is_spent_or_nothing_gets_better(engine, tmp_path):
     run(tmp_path / "tokens", engine, CONFIG.replace(budget_tokens=4 * TOKENS_PER_STEP))
     assert len(lines(tmp_path / "tokens")) == 4
@@ -150,7 +173,7 @@ def test_it_ends_when_its_budget_is_spent_or_nothing_gets_better(engine, tmp_pat
 def test_the_norm_penalty_keeps_rows_as_short_as_embeddings(engine, tmp_path):
     surroundings = TokenEmbeddings(engine, Words.allowed)
     rows = engine.rows((20, 30))
-    long = rows / rows.norm(dim=1, keepdim=True) * surroundings.typical_norm * 3
+    long = rows / rows.norm(dim=1, keepdim=True) * surroundings.typical_norms[0] * 3
     assert surroundings.excess(long).item() == pytest.approx(4.0, rel=1e-5)
     assert surroundings.excess(long / 4).item() == 0
     assert surroundings.nearest(long) == surroundings.nearest(long / 100) == (20, 30)
@@ -236,6 +259,15 @@ def test_a_soft_artifact_is_learned_and_guards(run_folder):
     notes = [note for result in guarded.run(ATTACKS[:6]) for note in result.interventions]
     assert notes
     assert guarded.prefix.soft_rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", architectures.PER_LAYER)
+def test_a_soft_artifact_is_learned_where_layers_read_inputs_of_their_own(make, tmp_path):
+    tokenizer = tiny_reasoner.tokenizer()
+    artifact = learn(tmp_path, make(len(tokenizer)).float(), search=SOFT.replace(harden=True))
+    assert artifact.kind == "soft"
+    assert artifact.soft_rows[0].shape == (3, 64)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -20,9 +21,12 @@ HIDDEN = 24
 class Table:
     """An engine that knows embeddings and nothing else; counts how many it was asked for."""
 
-    def __init__(self, weights: Tensor) -> None:
-        self._weights = weights
+    def __init__(self, weights: Tensor, parts: tuple[int, ...] = ()) -> None:
+        self._weights, self._parts = weights, parts or (weights.shape[1],)
         self.asked = 0
+
+    def row_parts(self) -> tuple[int, ...]:
+        return self._parts
 
     def rows(self, ids: Sequence[int]) -> Tensor:
         self.asked += len(ids)
@@ -65,6 +69,52 @@ def test_of_tokens_nearer_to_each_other_than_float32_tells_float64_decides(
     close = (row + apart.sqrt() * (aside - (aside * row).sum() / row.square().sum() * row)) * (0.5 + apart.sqrt())
     weights = torch.cat([random(seed + 2, 40, HIDDEN).double(), close])
     assert embeddings(weights).nearest(row) == plain(weights, row) == (40 + order.index(0),)
+
+
+PARTS = (10, 14)
+
+
+def of_two_scales(seed: int, num_rows: int, scale: float) -> Tensor:
+    return random(seed, num_rows, HIDDEN) * torch.tensor([1.0] * PARTS[0] + [scale] * PARTS[1])
+
+
+@given(
+    st.integers(0, 10_000), st.sampled_from([2.0**-9, 0.3, 1.0, 50.0]), st.sampled_from([torch.float32, torch.bfloat16])
+)
+def test_of_rows_of_two_parts_both_cosines_count_however_long_they_are(
+    seed: int, scale: float, dtype: torch.dtype
+) -> None:
+    weights, rows = of_two_scales(seed, 300, scale).to(dtype), of_two_scales(seed + 1, 4, scale)
+    cosines = [
+        normalize(row, dim=1) @ normalize(part, dim=1).T
+        for row, part in zip(rows.double().split(PARTS, 1), weights.double().split(PARTS, 1), strict=True)
+    ]
+    surroundings = TokenEmbeddings(Table(weights, PARTS), range(300))
+    assert surroundings.nearest(rows) == tuple((cosines[0] + cosines[1]).argmax(1).tolist())
+
+
+@pytest.mark.parametrize("scale", [2.0**-9, 0.3, 1.0, 50.0])
+def test_rows_of_two_parts_are_measured_part_by_part(scale: float) -> None:
+    weights = of_two_scales(0, 300, scale)
+    surroundings = TokenEmbeddings(Table(weights, PARTS), range(300))
+    assert surroundings.typical_norms == [part.norm(dim=1).median().item() for part in weights.double().split(PARTS, 1)]
+    size = surroundings.units[-1].item()
+    assert 2**-0.6 < size / scale < 2**0.6
+    assert math.frexp(size)[0] == 0.5, "a power of two"
+    assert surroundings.units.tolist() == [1.0] * PARTS[0] + [size] * PARTS[1]
+    # Twice too long in one part, whichever it is, costs the same.
+    typical = torch.cat(
+        [
+            normalize(part, dim=1) * norm
+            for part, norm in zip(weights[:5].split(PARTS, 1), surroundings.typical_norms, strict=True)
+        ],
+        dim=1,
+    )
+    assert surroundings.excess(typical).item() == pytest.approx(0, abs=1e-10)
+    for part in (slice(PARTS[0]), slice(PARTS[0], None)):
+        long = typical.clone()
+        long[:, part] *= 2
+        assert surroundings.excess(long).item() == pytest.approx(0.5, rel=1e-5)
 
 
 def test_of_equal_tokens_it_is_the_first_one_across_chunks_too(monkeypatch: pytest.MonkeyPatch) -> None:
