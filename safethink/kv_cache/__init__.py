@@ -20,6 +20,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from safethink.errors import ModelError
+
 SHORT_TOKENS = 8
 """Rows that lack no more than this are read together."""
 
@@ -98,6 +100,22 @@ class Store(Protocol):
     def clear(self) -> None:
         """Forget everything and give the memory back."""
         ...
+
+
+def last_states(model: object, states: Float[Tensor, "*any"], num_states: int) -> Float[Tensor, "rows shown hidden"]:
+    """The hidden states of the last tokens of each row.
+
+    Args:
+        model: whose they are.
+        states: those of one layer, as the model puts them out.
+        num_states: of how many tokens.
+
+    Raises:
+        ModelError: the model keeps several states of each token (Gemma 3n), of which none is the hidden state.
+    """
+    if states.ndim != 3:
+        raise ModelError(f"{type(model).__name__} keeps several hidden states of each token, which no monitor reads")
+    return states[:, -num_states:]
 
 
 def common_length(read: Sequence[int], ids: Sequence[int]) -> int:

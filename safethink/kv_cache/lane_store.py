@@ -16,7 +16,7 @@ from jaxtyping import Int
 from transformers import PreTrainedModel
 
 from safethink.errors import CacheFullError
-from safethink.kv_cache import ReadOutput, common_length
+from safethink.kv_cache import ReadOutput, common_length, last_states
 from safethink.kv_cache.lane_cache import LaneCache, masks
 from safethink.kv_cache.lanes import COLUMN_BLOCK, LanePlacement
 from safethink.kv_cache.states import LaneStates
@@ -189,7 +189,9 @@ class LaneStore:
             output_hidden_states=layer is not None,
         )
         self._cache.settle()
-        states = None if layer is None else output.hidden_states[layer][:, -num_states:].clone()
+        states = None
+        if layer is not None:
+            states = last_states(self._model, output.hidden_states[layer], num_states).clone()
         return ReadOutput(output.logits, states)
 
     def reserve(self, rows: Sequence[int], num_tokens: int) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safethink.kv_cache import ReadOutput, common_length
+from safethink.kv_cache import ReadOutput, common_length, last_states
 from safethink.models.soft_rows import RowTable
 
 
@@ -119,7 +119,7 @@ class PerRowStore:
         )
         kept.cache = getattr(output, "past_key_values", None) if self._keeps_cache else None
         self.num_forwarded += len(ids)
-        states = None if layer is None else output.hidden_states[layer][:, -num_states:]
+        states = None if layer is None else last_states(self._model, output.hidden_states[layer], num_states)
         return ReadOutput(output.logits[:, -num_logits:], states)
 
 

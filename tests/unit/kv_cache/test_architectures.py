@@ -16,13 +16,15 @@ from safethink.engines import ExtendRequest, LookRequest, StateRequest
 from safethink.engines.hf import HfEngine
 from safethink.engines.sampling import Sampling
 from safethink.engines.stopping import Stopper
+from safethink.errors import ModelError
 from safethink.kv_cache.choose import VARYING_ROPES, rope_type
 from safethink.thinking.format import Thought
 from tests.support import chat_reasoner
-from tests.support.architectures import IN_LANES, VOCABULARY, phi3_longrope, qwen3
+from tests.support.architectures import IN_LANES, VOCABULARY, gemma3n, phi3_longrope, qwen3
 from tests.support.hybrid_architectures import IN_HYBRID_LANES, jamba
 
 EVERY = [*IN_LANES, *IN_HYBRID_LANES, jamba, phi3_longrope]
+HAVE_STATES = [make for make in EVERY if make is not gemma3n]
 THOUGHT = Thought(ThoughtConfig(), chat_reasoner.tokenizer())
 INJECTED = (7, 8, 9)
 STEP_TOKENS = 6
@@ -96,7 +98,7 @@ def test_only_what_is_new_is_forwarded(make_model: Callable[[], PreTrainedModel]
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_double")
-@pytest.mark.parametrize("make_model", EVERY)
+@pytest.mark.parametrize("make_model", HAVE_STATES)
 def test_hidden_states_equal_a_plain_forward_at_any_time(make_model: Callable[[], PreTrainedModel]) -> None:
     model = make_model()
     decoding = engine(model)
@@ -114,9 +116,14 @@ def test_hidden_states_equal_a_plain_forward_at_any_time(make_model: Callable[[]
         }
 
 
+def test_a_model_with_several_states_of_each_token_shows_none_and_is_named() -> None:
+    with pytest.raises(ModelError, match="Gemma3nForCausalLM keeps several hidden states of each token"):
+        engine(gemma3n()).states([StateRequest(0, prompt(0))], layer=2)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_double")
-@pytest.mark.parametrize("make_model", EVERY)
+@pytest.mark.parametrize("make_model", HAVE_STATES)
 def test_states_of_all_tokens_equal_a_plain_forward_through_rollbacks_and_injections(
     make_model: Callable[[], PreTrainedModel],
 ) -> None:
