@@ -149,7 +149,7 @@ class Relaxed:
 
     @property
     def _rows(self) -> Float[Tensor, "length hidden"]:
-        """Where the rows are; AdamW moves them with all parts brought to one scale."""
+        """Rows at their present values; AdamW moves them with all parts brought to one scale."""
         return self._even.detach() * self._embeddings.units
 
     def _leave(self) -> None:

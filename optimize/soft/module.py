@@ -199,7 +199,7 @@ class SoftPrefix(LightningModule):
 
     @property
     def rows(self) -> Float[Tensor, "length hidden"]:
-        """Where the rows are; gradients flow to what is trained."""
+        """Rows at their present values; gradients flow to what is trained."""
         return self.even * self._units
 
     def training_step(self, batch: int, batch_idx: int) -> Float[Tensor, ""]:
