@@ -49,7 +49,16 @@ class GradientSection(SearchSection):
 class GcgConfig(GradientSection):
     """Greedy coordinate gradient (arXiv 2307.15043), with momentum (arXiv 2405.01229)."""
 
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"min_candidates", "escape"})
+
     kind: Literal["gcg"] = "gcg"
+    min_candidates: int | None = Field(default=None, ge=1)
+    """The fewest candidates of a step, whose width then follows what steps find: half as many after one in which 3 or
+    more beat the incumbent, twice as many after one in which none did, up to `candidates`. None always scores
+    `candidates`."""
+    escape: bool = False
+    """Whether a step of full width that finds nothing better goes on from its best candidate, as in GCG; the best
+    prefix so far is kept beside it, and patience counts from that one."""
     pair_share: float = Field(default=0.25, ge=0, lt=1)
     """Share of the candidates that change two positions at once."""
     merge: int = Field(default=0, ge=0)
@@ -59,6 +68,12 @@ class GcgConfig(GradientSection):
     """Positions edited at once in the first step, falling to one half way through; 1 always edits one."""
     buffer: int = Field(default=1, ge=1)
     """Incumbents kept; the next step edits the cheapest that is not exhausted."""
+
+    @model_validator(mode="after")
+    def _widths_in_order(self) -> GcgConfig:
+        if self.min_candidates is not None and self.min_candidates > self.candidates:
+            raise ValueError(f"min_candidates {self.min_candidates} is more than candidates {self.candidates}")
+        return self
 
 
 class EvolutionConfig(SearchSection):

@@ -28,7 +28,7 @@ import torch
 from optimize.config import MethodConfig, SearchSection
 from optimize.objectives import Meter
 from optimize.search.journal import Journal, SearchState
-from optimize.search.method import Alphabet, Archive, Explaining, Ids, Method, OnPolicy, Priced, Scored
+from optimize.search.method import Adaptive, Alphabet, Archive, Explaining, Ids, Method, OnPolicy, Priced, Scored
 from safethink.errors import SearchError
 from safethink.progress import PLAIN_INTERVAL_S
 from safethink.seeds import stable_seed
@@ -79,13 +79,15 @@ def search(
             if not proposals:
                 break
             _begin(state, method.state_dict().get("restart"))
-            sifted = _sift(proposals, vocabulary, archive, config.candidates)
+            width = method.width if isinstance(method, Adaptive) else config.candidates
+            sifted = _sift(proposals, vocabulary, archive, width)
+            bar = state.cost.get("total", math.inf)
             scored = _score(sifted.alive, objective, vocabulary, archive, state.incumbent)
             method.observe([candidate for candidate in scored if candidate.exact])
             state.tokens, state.method = _tokens(objective, method) - tokens_before, method.state_dict()
             state.objective = {} if on_policy is None else on_policy.state_dict()
             _advance(state, scored, config.shortest)
-            line = _line(state, sifted, scored, vocabulary) | {"fingerprint": journal.fingerprint}
+            line = _line(state, sifted, scored, bar, vocabulary) | {"fingerprint": journal.fingerprint}
             journal.commit(state, line)
             show(line)
     if not archive.ranked(config.shortest):
@@ -198,14 +200,20 @@ def _rank(scored: Scored) -> tuple[bool, float]:
     return not scored.exact, scored.cost
 
 
-def _line(state: SearchState, sifted: _Sifted, scored: Sequence[Scored], vocabulary: Alphabet) -> dict[str, Any]:
-    """The log's line of a step. It never holds a prompt, a trace or a continuation, nor anything but the search's."""
+def _line(
+    state: SearchState, sifted: _Sifted, scored: Sequence[Scored], bar: float, vocabulary: Alphabet
+) -> dict[str, Any]:
+    """The log's line of a step. It never holds a prompt, a trace or a continuation, nor anything but the search's.
+
+    Its `hits` are the candidates that cost less than `bar`, the best of this start before the step.
+    """
     line: dict[str, Any] = {} if state.restart is None else {"restart": state.restart}
     line |= {"step": state.step - 1, "looked_at": sifted.looked_at, "dropped": sifted.dropped}
     line |= {"scored": len(sifted.alive), "tokens": state.tokens}
     if sifted.alive:
         best = min(scored[: len(sifted.alive)], key=_rank)
-        line |= {"best_ids": best.ids, "best_cost": best.terms}
+        hits = sum(candidate.exact and candidate.cost < bar for candidate in scored[: len(sifted.alive)])
+        line |= {"hits": hits, "best_ids": best.ids, "best_cost": best.terms}
     return line | {"prefix_ids": state.incumbent, "text": vocabulary.text(state.incumbent), "cost": state.cost}
 
 

@@ -9,7 +9,10 @@ One step:
        go ahead of them;
     3. the driver drops edits that do not survive being written down and read again, and scores what is left exactly;
     4. the incumbent stays unless something beats it; a buffer keeps the runners-up, to go on from where its
-       neighbourhood is exhausted.
+       neighbourhood is exhausted. At a plateau a search may go on from the best of what is worse, as GCG does.
+
+How many edits are scored may follow how many of the last ones were better: early in a search most of them are, and a
+new gradient costs no more than two candidates; late few are, and only a wide step finds one.
 
 A short prefix has few neighbours, and sampling them with replacement, as GCG does, mostly draws the same ones again.
 Here nothing is scored twice: tried edits make room for the next best, so a neighbourhood that holds no improvement is
@@ -19,7 +22,8 @@ left for another one, from random tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +41,9 @@ from optimize.search.method import (
     first_survivor,
     random_prefixes,
 )
+
+MANY_HITS = 3
+"""Better candidates in a step after which the next one is half as wide."""
 
 
 class Gcg:
@@ -62,6 +69,13 @@ class Gcg:
         self._momentum = torch.empty(0)
         self._parent: Ids = ()
         self._merged: list[Ids] = []
+        self._record = math.inf
+        self._width = config.min_candidates or config.candidates
+
+    @property
+    def width(self) -> int:
+        """Number of candidates to score of the last proposals."""
+        return self._width
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
         """Edits of an incumbent, merged ones of the step before ahead of them; without any, another start."""
@@ -83,10 +97,20 @@ class Gcg:
         self._schedule.step()
         known, came = dict(self._incumbents), {candidate.ids: candidate.cost for candidate in scored}
         # The incumbent may have been scored once more: it keeps its place, at the new cost.
-        least = min((came.get(ids, cost) for ids, cost in known.items()), default=float("inf"))
-        self._incumbents = sorted((known | came).items(), key=lambda incumbent: incumbent[1])[: self._config.buffer]
-        improved = bool(self._incumbents) and self._incumbents[0][1] < least
+        least = min((came.get(ids, cost) for ids, cost in known.items()), default=math.inf)
+        new = _cheapest_first({ids: cost for ids, cost in came.items() if ids not in known})
+        hits = sum(cost < least for _, cost in new)
+        at_plateau = bool(new) and not hits and self._width == self._config.candidates
+        if self._config.escape and at_plateau:
+            self._incumbents = new[:1]
+        else:
+            self._incumbents = _cheapest_first(known | came)[: self._config.buffer]
+        # Without an escape the incumbent is the record, at whatever it costs by now.
+        bar = min(self._record, least) if self._config.escape else least
+        improved = bool(self._incumbents) and self._incumbents[0][1] < bar
+        self._record = self._incumbents[0][1] if improved else bar
         self._stale = 0 if improved else self._stale + 1
+        self._width = self._next_width(hits)
         self._merged = edits.merged(self._parent, scored, self._config.merge) if self._parent else []
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,6 +121,8 @@ class Gcg:
             "incumbents": self._incumbents,
             "momentum": self._momentum,
             "merged": self._merged,
+            "record": self._record,
+            "width": self._width,
             "pace": self._schedule.state_dict(),
         }
 
@@ -105,12 +131,22 @@ class Gcg:
         self._restart, self._stale, self._momentum = state["restart"], state["stale"], state["momentum"]
         self._incumbents = [(tuple(ids), cost) for ids, cost in state["incumbents"]]
         self._merged = [tuple(ids) for ids in state["merged"]]
+        # A journal may be older than these two keys.
+        self._record, self._width = state.get("record", math.inf), state.get("width", self._width)
         self._schedule.load_state_dict(state["pace"])
 
     def _leave(self) -> None:
         """Leave this start for another one."""
         self._restart, self._stale = self._restart + 1, 0
         self._incumbents, self._momentum, self._parent, self._merged = [], torch.empty(0), (), []
+        self._record, self._width = math.inf, self._config.min_candidates or self._config.candidates
+
+    def _next_width(self, hits: int) -> int:
+        """Candidates to score in the next step, after one in which so many beat the incumbent."""
+        fewest, most = self._config.min_candidates, self._config.candidates
+        if fewest is None or (0 < hits < MANY_HITS):
+            return self._width
+        return max(fewest, self._width // 2) if hits else min(most, 2 * self._width)
 
     def _is_exhausted(self, ids: Ids) -> bool:
         """Whether as many single edits were tried as one round of promising ones has."""
@@ -139,3 +175,8 @@ class Gcg:
         """Places that are edited at once: falls from `first_edits` to one half way through."""
         first = min(self._config.first_edits, self._config.length)
         return max(1, round(first - (first - 1) * 2 * self._schedule.share))
+
+
+def _cheapest_first(costs: Mapping[Ids, float]) -> list[tuple[Ids, float]]:
+    """Candidates with what they cost, cheapest first."""
+    return sorted(costs.items(), key=lambda candidate: candidate[1])

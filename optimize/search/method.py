@@ -144,6 +144,16 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class Adaptive(Protocol):
+    """A method that says how many of its proposals are worth scoring."""
+
+    @property
+    def width(self) -> int:
+        """Number of candidates to score of the last proposals; at most the configuration's."""
+        ...
+
+
 class Schedule:
     """Counts what a method's steps take, as the driver does.
 

@@ -187,3 +187,57 @@ def test_a_journal_with_lost_lines_is_refused(objective, tmp_path):
     (tmp_path / LOG).write_text("")
     with pytest.raises(RecordError, match="0 of 1 lines"):
         search(objective, tmp_path, config(steps=1))
+
+
+def test_the_width_follows_how_many_candidates_beat_the_incumbent(objective, tmp_path):
+    settings = config(candidates=16, min_candidates=2, top_k=37, steps=16, patience=16)
+    search(objective, tmp_path, settings)
+    log = lines(tmp_path)[1:]
+    widths, hits = [line["scored"] for line in log], [line["hits"] for line in log]
+    assert widths[0] == 2
+    assert {2, 16} <= set(widths), "early steps are narrow, late ones wide"
+    for width, found, following in zip(widths, hits, widths[1:], strict=False):
+        expected = max(2, width // 2) if found >= 3 else width if found else min(16, 2 * width)
+        assert following == expected
+
+
+def test_hits_are_the_candidates_that_beat_the_best_of_the_start(objective, tmp_path):
+    archive = search(objective, tmp_path, config(steps=8, patience=8))
+    log, costs = lines(tmp_path), list(archive.costs.values())
+    seen = 0
+    for before, line in zip([None, *log], log, strict=False):
+        scored = costs[seen : seen + line["scored"]]
+        bar = float("inf") if before is None else before["cost"]["total"]
+        assert line["hits"] == sum(cost < bar for cost in scored)
+        seen += line["scored"]
+
+
+def test_at_a_plateau_an_escape_goes_on_from_the_best_of_what_is_worse(objective, tmp_path):
+    settings = config(candidates=8, steps=30, patience=30)
+    folders = [tmp_path / "stays", tmp_path / "escapes"]
+    for folder, changed_settings in zip(folders, (settings, settings.replace(escape=True)), strict=True):
+        folder.mkdir()
+        search(objective, folder, changed_settings)
+    stays, escapes = map(lines, folders)
+    first = next(index for index, line in enumerate(stays) if not line["hits"])
+    assert stays[: first + 1] == [line | timed(old) for line, old in zip(escapes[: first + 1], stays, strict=False)]
+
+    def changed(line: dict, parent: list[int]) -> int:
+        return sum(a != b for a, b in zip(line["best_ids"], parent, strict=True))
+
+    assert changed(stays[first + 1], stays[first]["prefix_ids"]) <= 2
+    assert changed(escapes[first + 1], escapes[first]["best_ids"]) <= 2
+    totals = [line["cost"]["total"] for line in escapes]
+    assert totals == sorted(totals, reverse=True), "the best so far is kept"
+
+
+def timed(line: dict) -> dict:
+    return {name: line[name] for name in ("seconds", "cpu_seconds")}
+
+
+def test_patience_counts_from_the_best_of_a_start_whatever_an_escape_goes_on_from(objective, tmp_path):
+    search(objective, tmp_path, config(candidates=6, steps=40, patience=4, escape=True))
+    log = lines(tmp_path)
+    for restart in range(log[-1]["restart"]):
+        totals = [line["cost"]["total"] for line in log if line["restart"] == restart]
+        assert len(totals) - totals.index(min(totals)) == 6, "the step of the best, four more, and the one too many"
