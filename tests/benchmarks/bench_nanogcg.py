@@ -58,7 +58,7 @@ def _over_nanogcg(model: PreTrainedModel, nanogcg: Worker, context_tokens: int, 
     example, start, candidates = _task(context_tokens)
     scorer = Scorer(model, [example])
     words = {"context": _words(example.context), "init": _words(start.tolist()), "target": _words(example.target)}
-    ask = partial(nanogcg.ask, **words, width=WIDTH, steps=STEPS, candidates=candidates.tolist())
+    ask = partial(nanogcg.ask, do="steps", **words, width=WIDTH, steps=STEPS, candidates=candidates.tolist())
     ratios: list[float] = []
     answer = ask()  # Warms up.
     for _ in range(RUNS):
@@ -166,6 +166,5 @@ def _save_model(folder: Path) -> LlamaForCausalLM:
     words = Tokenizer(WordLevel({f"w{token}": token for token in range(VOCABULARY)}, unk_token="w0"))
     words.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w0")
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     tokenizer.save_pretrained(folder)
     return model
