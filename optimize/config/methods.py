@@ -49,7 +49,7 @@ class GradientSection(SearchSection):
 class GcgConfig(GradientSection):
     """Greedy coordinate gradient (arXiv 2307.15043), with momentum (arXiv 2405.01229)."""
 
-    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"min_candidates", "escape"})
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"min_candidates", "escape", "target_share"})
 
     kind: Literal["gcg"] = "gcg"
     min_candidates: int | None = Field(default=None, ge=1)
@@ -61,6 +61,8 @@ class GcgConfig(GradientSection):
     prefix so far is kept beside it, and patience counts from that one."""
     pair_share: float = Field(default=0.25, ge=0, lt=1)
     """Share of the candidates that change two positions at once."""
+    target_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the candidates that put a token of the targets somewhere: what was said is likely to be said again."""
     merge: int = Field(default=0, ge=0)
     """The best so many single edits of a step are merged one after the other into further candidates (arXiv
     2405.21018); 0 merges none."""

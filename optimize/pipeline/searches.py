@@ -135,7 +135,8 @@ class DiscreteSearch:
         def proposer() -> Proposals:
             return Proposals(CachedScorer.of(guarded, some, config=config.objective).scorer, allowed)
 
-        return methods.ReasonerAccess(proposer, lambda: TokenEmbeddings(guarded.local_engine, allowed))
+        targets = tuple(context.target_ids for context in self.problem.contexts.unsafe)
+        return methods.ReasonerAccess(proposer, lambda: TokenEmbeddings(guarded.local_engine, allowed), targets)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,26 @@ def pairs(edits: Sequence[Edit], share: float, generator: torch.Generator) -> li
     return [(edits[a], edits[b]) for a, b in draws if edits[a][0] != edits[b][0]]
 
 
+def primed(
+    num_places: int, tokens: Sequence[int], share: float, others: int, generator: torch.Generator
+) -> list[tuple[Edit, ...]]:
+    """Random single edits that put one of some tokens somewhere, so many that they are about a share of all.
+
+    Args:
+        num_places: length of the prefix.
+        tokens: what is put there; one that comes more often is drawn more often.
+        share: of these among all edits.
+        others: number of the other edits.
+        generator: the source of randomness.
+    """
+    if not tokens:
+        return []
+    count = round(others * share / (1 - share))
+    places = torch.randint(num_places, (count,), generator=generator).tolist()
+    drawn = torch.randint(len(tokens), (count,), generator=generator).tolist()
+    return [((place, tokens[index]),) for place, index in zip(places, drawn, strict=True)]
+
+
 def several(edits: Sequence[Edit], places: int, generator: torch.Generator) -> list[tuple[Edit, ...]]:
     """Random groups, as many as there are edits, each of one edit at each of so many different places.
 

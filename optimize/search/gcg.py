@@ -4,9 +4,9 @@
 One step:
     1. the gradient of the cost says, for every place and token, what putting it there would change to first order;
        it is smoothed over steps (momentum, arXiv 2405.01229);
-    2. the most promising substitutes of every place that were never tried make up the edits of this step; early ones
-       may change several places at once (ACG), and the best edits of the step before, merged (I-GCG, arXiv 2405.21018),
-       go ahead of them;
+    2. the most promising substitutes of every place that were never tried make up the edits of this step, and tokens
+       of the targets may be among them; early ones may change several places at once (ACG), and the best edits of the
+       step before, merged (I-GCG, arXiv 2405.21018), go ahead of them;
     3. the driver drops edits that do not survive being written down and read again, and scores what is left exactly;
     4. the incumbent stays unless something beats it; a buffer keeps the runners-up, to go on from where its
        neighbourhood is exhausted. At a plateau a search may go on from the best of what is worse, as GCG does.
@@ -55,12 +55,21 @@ class Gcg:
         vocabulary: what prefixes are made of.
         start: what the first start begins with; filled up to the length.
         archive: what was tried so far.
+        targets: what should follow a prefix, context by context.
     """
 
     def __init__(
-        self, config: GcgConfig, objective: Searchable, vocabulary: Alphabet, start: Ids, archive: Archive
+        self,
+        config: GcgConfig,
+        objective: Searchable,
+        vocabulary: Alphabet,
+        start: Ids,
+        archive: Archive,
+        targets: Sequence[Ids] = (),
     ) -> None:
         self._config, self._objective, self._vocabulary = config, objective, vocabulary
+        known = set(vocabulary.allowed)
+        self._target_tokens = [token for target in targets for token in target if token in known]
         self._start, self._archive = start, archive
         self._allowed = torch.tensor(vocabulary.allowed)
         self._schedule = Schedule(config, objective)
@@ -157,7 +166,9 @@ class Gcg:
         """Edits of a prefix that were never tried, in random order.
 
         The most promising ones, one at a time, and a share of pairs of them: word order and word pairs matter, and no
-        single edit crosses a barrier between two of them. Early on, several at a time.
+        single edit crosses a barrier between two of them. Early on, several at a time. And a share that puts words of
+        the targets in place: a reasoner repeats what it has read, by a copying circuit that the gradient at other
+        tokens hardly sees.
         """
         gradient = self._objective.coordinate_gradient(torch.tensor(ids), self._allowed)
         self._momentum = edits.smooth(self._momentum, gradient, self._config.momentum)
@@ -167,6 +178,9 @@ class Gcg:
             changes = edits.several(single, places, generator)
         else:
             changes = [(edit,) for edit in single] + edits.pairs(single, self._config.pair_share, generator)
+        if self._config.target_share:
+            share = self._config.target_share
+            changes = changes + edits.primed(len(ids), self._target_tokens, share, len(changes), generator)
         shuffled = (changes[index] for index in torch.randperm(len(changes), generator=generator).tolist())
         candidates = dict.fromkeys(edits.edited(ids, change) for change in shuffled)
         return [candidate for candidate in candidates if candidate not in self._archive]

@@ -31,10 +31,12 @@ class ReasonerAccess:
     Attributes:
         proposer: says what the reasoner would say.
         embeddings: what rows are projected to.
+        targets: what should follow a prefix, context by context.
     """
 
     proposer: Callable[[], Proposer]
     embeddings: Callable[[], Embeddings]
+    targets: tuple[Ids, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def build(
         case GcgConfig():
             from optimize.search.gcg import Gcg
 
-            return Gcg(config, objective, vocabulary, start, archive)
+            return Gcg(config, objective, vocabulary, start, archive, aids.targets if aids else ())
         case EvolutionConfig():
             from optimize.search.evolution import Composed, Evolution
 

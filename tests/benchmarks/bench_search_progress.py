@@ -21,8 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from optimize.config import GcgConfig, SearchConfig
 from optimize.objectives import CachedScorer, Cost, Objective, SafeContinuation, Weighted
 from optimize.scoring import Example, Scorer
-from optimize.search import methods
 from optimize.search.driver import search
+from optimize.search.gcg import Gcg
 from optimize.search.journal import Journal
 from optimize.search.method import Ids
 from optimize.search.vocabulary import Vocabulary, allowed_ids, tails
@@ -118,10 +118,11 @@ def _search(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: in
     words = Vocabulary(tokenizer, allowed_ids(tokenizer, model), tails(tokenizer, [context]), separator=SEPARATOR)
     shipped = yaml_config.load(SearchConfig, SHIPPED).search
     assert isinstance(shipped, GcgConfig)
-    config = shipped.replace(length=len(init), steps=10**6, budget_tokens=budget_tokens, candidates=WIDTH, init=None)
+    config = shipped.replace(length=len(init), steps=10**6, budget_tokens=budget_tokens, init=None)
     with TemporaryDirectory() as folder:
         journal = Journal(Path(folder), "bench")
-        search(watched, words, methods.build(config, watched, words, init, journal.archive), config, journal, seed)
+        gcg = Gcg(config, watched, words, init, journal.archive, [target])
+        search(watched, words, gcg, config, journal, seed)
     return watched.curve
 
 

@@ -61,6 +61,33 @@ def test_several_edits_are_at_different_places(places: int) -> None:
     assert edits.several([], places, torch.Generator()) == []
 
 
+def test_primed_edits_put_tokens_anywhere_as_often_as_they_come() -> None:
+    changes = edits.primed(3, [5, 5, 5, 9], 0.25, 3000, torch.Generator().manual_seed(0))
+    assert len(changes) == 1000
+    assert {change[0] for change in changes} == {(place, token) for place in range(3) for token in (5, 9)}
+    assert sum(token == 5 for ((_, token),) in changes) == pytest.approx(750, abs=60)
+    assert edits.primed(3, [], 0.25, 3000, torch.Generator()) == []
+
+
+def test_a_share_of_the_candidates_puts_tokens_of_the_targets_in_place() -> None:
+    config = GcgConfig(**SETTINGS | {"top_k": 2, "target_share": 0.5})
+    targets, toy, archive = [(20, 21), (21, 99)], Toy(), Archive()
+    method = Gcg(config, toy, Letters(), (3, 4, 5, 6), archive, targets)
+    (start,) = method.propose(torch.Generator().manual_seed(0))
+    archive.add([start], [toy.total(start)], [True])
+    method.observe([scored(start, toy.total(start))])
+    proposed = method.propose(torch.Generator().manual_seed(1))
+    gradient = toy.coordinate_gradient(torch.tensor(start), torch.tensor(ALLOWED))
+    promised = {
+        edits.edited(start, [(place, ALLOWED[column])])
+        for place, columns in enumerate(gradient.topk(3, largest=False).indices.tolist())
+        for column in columns
+    }
+    primed = set(proposed) - promised
+    assert primed
+    assert all(differing(start, ids) == 1 and set(ids) - set(start) <= {20, 21} for ids in primed), "99 is not allowed"
+
+
 def walk(config: GcgConfig) -> list[tuple[Ids, list[Ids], list[Ids]]]:
     """Of every step: what was edited, what was proposed, and what was scored of it."""
     toy, archive, out = Toy(), Archive(), []
