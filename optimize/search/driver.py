@@ -79,8 +79,7 @@ def search(
             if not proposals:
                 break
             _begin(state, method.state_dict().get("restart"))
-            width = method.width if isinstance(method, Adaptive) else config.candidates
-            sifted = _sift(proposals, vocabulary, archive, width)
+            sifted = _sift(proposals, vocabulary, archive, _width(method, config))
             bar = state.cost.get("total", math.inf)
             scored = _score(sifted.alive, objective, vocabulary, archive, state.incumbent)
             method.observe([candidate for candidate in scored if candidate.exact])
@@ -110,6 +109,11 @@ def _tokens(objective: Priced, method: Method) -> int:
     """Tokens forwarded so far; something may be both, and counts once."""
     own = method.tokens if isinstance(method, Meter) and method is not objective else 0
     return objective.tokens + own
+
+
+def _width(method: Method, config: SearchSection) -> int:
+    """Number of candidates to score of the last proposals."""
+    return method.width if isinstance(method, Adaptive) else config.candidates
 
 
 class _Sifted(NamedTuple):
