@@ -104,8 +104,8 @@ def test_the_log_has_every_step_and_no_prompt_trace_or_continuation(run_folder):
     assert log.read_bytes() == (run_folder / "search.jsonl").read_bytes()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(5))
-    known = {"restart", "step", "looked_at", "dropped", "scored", "best_ids", "best_cost", "prefix_ids", "text", "cost"}
-    assert all(set(line) <= known | {"tokens", "fingerprint", "seconds", "cpu_seconds"} for line in lines)
+    known = {"restart", "step", "looked_at", "dropped", "scored", "hits", "best_ids", "best_cost", "prefix_ids", "text"}
+    assert all(set(line) <= known | {"cost", "tokens", "fingerprint", "seconds", "cpu_seconds"} for line in lines)
     assert len({line["fingerprint"] for line in lines}) == 1
     assert all(line["seconds"] >= 0 and line["cpu_seconds"] >= 0 for line in lines)
 
