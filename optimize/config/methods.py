@@ -54,11 +54,11 @@ class GcgConfig(GradientSection):
     kind: Literal["gcg"] = "gcg"
     min_candidates: int | None = Field(default=None, ge=1)
     """The fewest candidates of a step, whose width then follows what steps find: half as many after one in which 3 or
-    more beat the incumbent, twice as many after one in which none did, up to `candidates`. None always scores
-    `candidates`."""
+    more beat the incumbent, twice as many after one in which none did, up to `candidates`; `patience` counts narrow
+    steps too. None always scores `candidates`."""
     escape: bool = False
-    """Whether a step of full width that finds nothing better goes on from its best candidate, as in GCG; the best
-    prefix so far is kept beside it, and patience counts from that one."""
+    """Whether a step of full width that finds nothing better goes on from its best candidate alone, as in GCG. Patience
+    counts from the best prefix of the start, which stays in the archive."""
     pair_share: float = Field(default=0.25, ge=0, lt=1)
     """Share of the candidates that change two positions at once."""
     target_share: float = Field(default=0.0, ge=0, lt=1)

@@ -132,6 +132,10 @@ def _write_rows(model: PreTrainedModel, ids: list[int], rows: Float[Tensor, "tok
     if max(ids) >= min(sizes):
         # They grow together: in some checkpoints the table of per-layer inputs is the shorter one.
         model.resize_token_embeddings(max(max(ids) + 1, sizes[0]), mean_resizing=False)
+        for module, size in zip(_look_ups(model), sizes, strict=True):
+            # Of tokens beyond the shorter table its first row was read.
+            if size < sizes[0]:
+                _table(module)[size:] = _table(module)[0]
     outputs = _table(model.get_output_embeddings())
     for module, part in zip(_look_ups(model), rows.split(RowLayout.of(model).parts, dim=1), strict=True):
         table = _table(module)

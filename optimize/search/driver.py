@@ -75,18 +75,19 @@ def search(
             state.policy = state.incumbent or state.policy
             if on_policy is not None and state.policy:
                 on_policy.move_to(state.policy)
+            num_to_score = _num_to_score(method, config)
             proposals = method.propose(generator)
             if not proposals:
                 break
             _begin(state, method.state_dict().get("restart"))
-            sifted = _sift(proposals, vocabulary, archive, _width(method, config))
-            bar = state.cost.get("total", math.inf)
+            sifted = _sift(proposals, vocabulary, archive, num_to_score)
+            before = state.cost.get("total")
             scored = _score(sifted.alive, objective, vocabulary, archive, state.incumbent)
             method.observe([candidate for candidate in scored if candidate.exact])
             state.tokens, state.method = _tokens(objective, method) - tokens_before, method.state_dict()
             state.objective = {} if on_policy is None else on_policy.state_dict()
             _advance(state, scored, config.shortest)
-            line = _line(state, sifted, scored, bar, vocabulary) | {"fingerprint": journal.fingerprint}
+            line = _line(state, sifted, scored, before, vocabulary) | {"fingerprint": journal.fingerprint}
             journal.commit(state, line)
             show(line)
     if not archive.ranked(config.shortest):
@@ -111,9 +112,9 @@ def _tokens(objective: Priced, method: Method) -> int:
     return objective.tokens + own
 
 
-def _width(method: Method, config: SearchSection) -> int:
-    """Number of candidates to score of the last proposals."""
-    return method.width if isinstance(method, Adaptive) else config.candidates
+def _num_to_score(method: Method, config: SearchSection) -> int:
+    """Number of candidates to score of the next proposals."""
+    return min(method.num_to_score, config.candidates) if isinstance(method, Adaptive) else config.candidates
 
 
 class _Sifted(NamedTuple):
@@ -205,19 +206,30 @@ def _rank(scored: Scored) -> tuple[bool, float]:
 
 
 def _line(
-    state: SearchState, sifted: _Sifted, scored: Sequence[Scored], bar: float, vocabulary: Alphabet
+    state: SearchState, sifted: _Sifted, scored: Sequence[Scored], before: float | None, vocabulary: Alphabet
 ) -> dict[str, Any]:
     """The log's line of a step. It never holds a prompt, a trace or a continuation, nor anything but the search's.
 
-    Its `hits` are the candidates that cost less than `bar`, the best of this start before the step.
+    Its `hits` are the candidates, of those scored in all contexts, that cost less than the best of this start did; none
+    are counted where there was none.
+
+    Args:
+        state: behind the step.
+        sifted: what was looked at.
+        scored: what it came to; the incumbent last, where it was scored once more.
+        before: cost of the best of this start before the step; None where there was none.
+        vocabulary: writes prefixes down.
     """
     line: dict[str, Any] = {} if state.restart is None else {"restart": state.restart}
     line |= {"step": state.step - 1, "looked_at": sifted.looked_at, "dropped": sifted.dropped}
     line |= {"scored": len(sifted.alive), "tokens": state.tokens}
     if sifted.alive:
         best = min(scored[: len(sifted.alive)], key=_rank)
-        hits = sum(candidate.exact and candidate.cost < bar for candidate in scored[: len(sifted.alive)])
-        line |= {"hits": hits, "best_ids": best.ids, "best_cost": best.terms}
+        line |= {"best_ids": best.ids, "best_cost": best.terms}
+        again = scored[len(sifted.alive) :]
+        bar = again[0].cost if again else before
+        if bar is not None:
+            line["hits"] = sum(each.exact and each.cost < bar for each in scored[: len(sifted.alive)])
     return line | {"prefix_ids": state.incumbent, "text": vocabulary.text(state.incumbent), "cost": state.cost}
 
 

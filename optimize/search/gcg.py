@@ -11,8 +11,9 @@ One step:
     4. the incumbent stays unless something beats it; a buffer keeps the runners-up, to go on from where its
        neighbourhood is exhausted. At a plateau a search may go on from the best of what is worse, as GCG does.
 
-How many edits are scored may follow how many of the last ones were better: early in a search most of them are, and a
-new gradient costs no more than two candidates; late few are, and only a wide step finds one.
+How many edits are scored may follow how many of the last ones were better. Early in a search many are, and late few.
+Where every candidate is scored in all contexts, a gradient costs as much as two candidates, so that early steps may be
+narrow; where candidates race, it costs as much as many that drop out.
 
 A short prefix has few neighbours, and sampling them with replacement, as GCG does, mostly draws the same ones again.
 Here nothing is scored twice: tried edits make room for the next best, so a neighbourhood that holds no improvement is
@@ -41,6 +42,7 @@ from optimize.search.method import (
     first_survivor,
     random_prefixes,
 )
+from safethink.errors import ConfigError
 
 MANY_HITS = 3
 """Better candidates in a step after which the next one is half as wide."""
@@ -56,6 +58,9 @@ class Gcg:
         start: what the first start begins with; filled up to the length.
         archive: what was tried so far.
         targets: what should follow a prefix, context by context.
+
+    Raises:
+        ConfigError: words of the targets are asked for, and none of their tokens is allowed.
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class Gcg:
         self._config, self._objective, self._vocabulary = config, objective, vocabulary
         known = set(vocabulary.allowed)
         self._target_tokens = [token for target in targets for token in target if token in known]
+        if config.target_share and not self._target_tokens:
+            raise ConfigError("search.target_share: no token of the targets may enter a prefix; leave it out")
         self._start, self._archive = start, archive
         self._allowed = torch.tensor(vocabulary.allowed)
         self._schedule = Schedule(config, objective)
@@ -78,12 +85,12 @@ class Gcg:
         self._momentum = torch.empty(0)
         self._parent: Ids = ()
         self._merged: list[Ids] = []
-        self._record = math.inf
+        self._record: tuple[Ids, float] | None = None
         self._width = config.min_candidates or config.candidates
 
     @property
-    def width(self) -> int:
-        """Number of candidates to score of the last proposals."""
+    def num_to_score(self) -> int:
+        """Number of candidates to score of the next proposals."""
         return self._width
 
     def propose(self, generator: torch.Generator) -> list[Ids]:
@@ -105,19 +112,22 @@ class Gcg:
         """Keep the cheapest of this start, and merge the best single edits for the next step."""
         self._schedule.step()
         known, came = dict(self._incumbents), {candidate.ids: candidate.cost for candidate in scored}
-        # The incumbent may have been scored once more: it keeps its place, at the new cost.
+        # The best of the start may have been scored once more: after an escape it is not gone back to.
+        if self._record is not None and self._record[0] not in known and self._record[0] in came:
+            self._record = self._record[0], came.pop(self._record[0])
+        # So may the incumbent: it keeps its place, at the new cost.
         least = min((came.get(ids, cost) for ids, cost in known.items()), default=math.inf)
         new = _cheapest_first({ids: cost for ids, cost in came.items() if ids not in known})
         hits = sum(cost < least for _, cost in new)
         at_plateau = bool(new) and not hits and self._width == self._config.candidates
         if self._config.escape and at_plateau:
+            self._record = self._record or _cheapest_first(known | came)[0]
             self._incumbents = new[:1]
         else:
             self._incumbents = _cheapest_first(known | came)[: self._config.buffer]
-        # Without an escape the incumbent is the record, at whatever it costs by now.
-        bar = min(self._record, least) if self._config.escape else least
+        bar = least if self._record is None else self._record[1]
         improved = bool(self._incumbents) and self._incumbents[0][1] < bar
-        self._record = self._incumbents[0][1] if improved else bar
+        self._record = None if improved else self._record
         self._stale = 0 if improved else self._stale + 1
         self._width = self._next_width(hits)
         self._merged = edits.merged(self._parent, scored, self._config.merge) if self._parent else []
@@ -141,17 +151,21 @@ class Gcg:
         self._incumbents = [(tuple(ids), cost) for ids, cost in state["incumbents"]]
         self._merged = [tuple(ids) for ids in state["merged"]]
         # A journal may be older than these two keys.
-        self._record, self._width = state.get("record", math.inf), state.get("width", self._width)
+        record, self._width = state.get("record"), state.get("width", self._width)
+        self._record = None if record is None else (tuple(record[0]), record[1])
         self._schedule.load_state_dict(state["pace"])
 
     def _leave(self) -> None:
         """Leave this start for another one."""
         self._restart, self._stale = self._restart + 1, 0
         self._incumbents, self._momentum, self._parent, self._merged = [], torch.empty(0), (), []
-        self._record, self._width = math.inf, self._config.min_candidates or self._config.candidates
+        self._record, self._width = None, self._config.min_candidates or self._config.candidates
 
     def _next_width(self, hits: int) -> int:
-        """Candidates to score in the next step, after one in which so many beat the incumbent."""
+        """Candidates to score in the next step, after one in which so many beat the incumbent.
+
+        In a race those that were scored everywhere are counted, so that hits are few there.
+        """
         fewest, most = self._config.min_candidates, self._config.candidates
         if fewest is None or (0 < hits < MANY_HITS):
             return self._width
@@ -167,8 +181,7 @@ class Gcg:
 
         The most promising ones, one at a time, and a share of pairs of them: word order and word pairs matter, and no
         single edit crosses a barrier between two of them. Early on, several at a time. And a share that puts words of
-        the targets in place: a reasoner repeats what it has read, by a copying circuit that the gradient at other
-        tokens hardly sees.
+        the targets in place, since what was said is likely to be said again.
         """
         gradient = self._objective.coordinate_gradient(torch.tensor(ids), self._allowed)
         self._momentum = edits.smooth(self._momentum, gradient, self._config.momentum)

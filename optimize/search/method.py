@@ -149,8 +149,8 @@ class Adaptive(Protocol):
     """A method that says how many of its proposals are worth scoring."""
 
     @property
-    def width(self) -> int:
-        """Number of candidates to score of the last proposals; at most the configuration's."""
+    def num_to_score(self) -> int:
+        """Number of candidates to score of the next proposals; never more than the configuration says are."""
         ...
 
 
