@@ -129,6 +129,19 @@ def test_the_extended_reasoner_samples_what_the_rows_sample(make_model, tmp_path
     assert kept["dtype"] == json.loads((tmp_path / "reasoner" / "config.json").read_text())["dtype"]
 
 
+def test_tokens_beyond_a_shorter_table_are_read_as_before(tmp_path):
+    reasoner = saved(short_table_model(), tmp_path / "reasoner")
+    soft_artifact(reasoner, tmp_path / "soft")
+    hard = extend_vocabulary(tmp_path / "soft", str(tmp_path / "reasoner"), tmp_path / "extended")
+    known = len(chat_reasoner.tokenizer())
+    spare = sorted({*range(known, known + 16)} - {token for ids in hard.token_ids for token in ids})
+    assert len(spare) == 11
+    read = torch.tensor([[5, spare[0], 7, spare[-1], 9]])
+    with torch.no_grad():
+        before, after = (exact(tmp_path / name).model(read).logits for name in ("reasoner", "extended"))
+    assert torch.allclose(after[..., :known], before[..., :known], atol=1e-9)
+
+
 @pytest.mark.parametrize("make_model", [chat_reasoner.model, tied_model])
 def test_the_new_tokens_are_never_said(make_model, tmp_path):
     model = saved(make_model(), tmp_path / "reasoner")
