@@ -76,7 +76,7 @@ lint: $(INSTALLED)
 docs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m docs.tools.check
 
-bench: $(INSTALLED)
+bench: $(INSTALLED) $(GGUF)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
 
 # Every published file of a folder that is laid out as tests/benchmarks/published_data.py says: counts, never rows.

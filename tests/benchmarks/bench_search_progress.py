@@ -112,9 +112,8 @@ def _search(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: in
     context, target, separator, init = (
         tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in (CONTEXT, TARGET, SEPARATOR, INIT)
     )
-    watched = Watched(
-        model, [Weighted(SafeContinuation(CachedScorer(Scorer(model, [Example(context, target, separator)]))), 1.0)]
-    )
+    scorer = Scorer(model, [Example(context, target, separator)])
+    watched = Watched(model, [Weighted(SafeContinuation(CachedScorer(scorer)), 1.0)])
     words = Vocabulary(tokenizer, allowed_ids(tokenizer, model), tails(tokenizer, [context]), separator=SEPARATOR)
     shipped = yaml_config.load(SearchConfig, SHIPPED).search
     assert isinstance(shipped, GcgConfig)

@@ -76,7 +76,7 @@ def time_steps(model, tokenizer, context: str, init: str, target: str, width: in
 
 
 def search(model, tokenizer, context: str, separator: str, init: str, target: str, width: int, steps: int, seed: int):
-    """How its best loss falls, with its own settings but for the width; and the loss of its start."""
+    """How its best loss falls, from its start on, with its own settings but for the width; and what it found."""
     config = GCGConfig(num_steps=steps, optim_str_init=init, search_width=width, seed=seed, verbosity="ERROR")
     gcg = Watched(model, tokenizer, config)
     found = gcg.run(context + "{optim_str}" + separator, target)
