@@ -21,7 +21,7 @@ from optimize.objectives import (
     Weighted,
 )
 from optimize.scoring import Example, Scorer
-from optimize.search import driver, methods
+from optimize.search import driver
 from optimize.search.gcg import Gcg
 from optimize.search.journal import LOG, Journal, untimed
 from optimize.search.method import Archive, Scored
@@ -30,6 +30,7 @@ from tests.support import tiny_reasoner
 from tests.support.toy_search import Killed, Letters
 
 ALLOWED = tuple(range(3, 40))
+TARGETS = ((20, 21), (30,))
 
 
 class Counted:
@@ -82,7 +83,7 @@ def config(**changes) -> GcgConfig:
 
 def search(objective, folder: Path, settings: GcgConfig, vocabulary=None, init=(5, 6, 7), fingerprint="f", seed=0):
     words, journal = vocabulary or Letters(ALLOWED), Journal(folder, fingerprint)
-    method = methods.build(settings, objective, words, init, journal.archive)
+    method = Gcg(settings, objective, words, init, journal.archive, TARGETS)
     return driver.search(objective, words, method, settings, journal, seed)
 
 
@@ -163,17 +164,21 @@ def test_a_start_is_filled_up_to_the_length(objective, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 1, 4, 9])
-def test_a_killed_search_continues_to_the_same_result(objective, tmp_path, calls):
+@pytest.mark.parametrize(
+    "options", [{}, {"candidates": 8, "min_candidates": 2, "escape": True, "target_share": 0.3, "patience": 6}], ids=str
+)
+def test_a_killed_search_continues_to_the_same_result(objective, tmp_path, calls, options):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    expected = search(objective, whole, config())
+    settings = config(**options)
+    expected = search(objective, whole, settings)
     with pytest.raises(Killed):
-        search(Mortal(objective, calls), killed, config())
+        search(Mortal(objective, calls), killed, settings)
     # Killed between the log line and the state, in the middle of the next line.
     with (killed / LOG).open("a") as log:
         log.write('{"restart": 7}\n{"rest')
-    archive = search(objective, killed, config())
+    archive = search(objective, killed, settings)
     assert untimed(killed / LOG) == untimed(whole / LOG)
     assert archive == expected
 
