@@ -24,14 +24,18 @@ class RewardConfig(Section):
 
 
 class RacingConfig(Section):
-    """Scores all candidates on few contexts first and drops those that are surely worse."""
+    """Scores all candidates on few contexts first and drops those that hardly can win."""
+
+    LATER_KEYS: ClassVar[frozenset[str]] = frozenset({"keep_share"})
 
     first_contexts: int = Field(default=2, ge=2)
     """Contexts of the first heat; every heat doubles them."""
     keep: int = Field(default=8, ge=1)
-    """Candidates that reach the last heat at least."""
+    """Candidates that go on from every heat at least, where the incumbent is not surely better."""
+    keep_share: float = Field(default=1.0, gt=0, le=1)
+    """The largest share of a heat's candidates that goes on."""
     confidence: float = Field(default=0.9, gt=0.5, lt=1)
-    """One-sided confidence at which a paired difference to the leader drops a candidate."""
+    """One-sided confidence at which a paired difference to the leader or to the incumbent drops a candidate."""
 
 
 class EntryPointTermConfig(EntryPointSection):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -20,6 +21,23 @@ from safethink.errors import ConfigError
 
 CHUNK: Final = 256
 """Tokens whose embeddings are looked up at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a prefix costs, from one batch: column by column of a `CostMatrix`, in the order of a race, and by term."""
+
+    ids: Ids
+    columns: Float[Tensor, "columns"]
+    terms: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ids": self.ids, "columns": self.columns.tolist(), "terms": self.terms}
+
+    @classmethod
+    def of_json(cls, value: dict[str, Any]) -> _Known:
+        columns = torch.tensor(value["columns"], dtype=torch.float64)
+        return cls(tuple(value["ids"]), columns, value["terms"])
 
 
 class Objective:
@@ -44,7 +62,7 @@ class Objective:
             raise ConfigError(f"the weight of {negative.term.name} is {negative.weight}; it must be at least 0")
         self._model, self._terms, self._racing = model, tuple(terms), racing
         self._on_policy = [weighted.term for weighted in terms if isinstance(weighted.term, OnPolicyTerm)]
-        self._incumbent: Ids | None = None
+        self._known: tuple[_Known, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -57,35 +75,58 @@ class Objective:
         """The factor of every term in the total, by its name."""
         return {weighted.term.name: weighted.weight for weighted in self._terms}
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         """Costs of all candidates, which may differ in length.
 
-        Where candidates race, or a term learns on policy so that what a prefix costs changes, the incumbent is scored
-        beside them.
+        Where candidates race, those that hardly beat the incumbent are not scored everywhere. Before a winner may take
+        its place, both are scored once more, in one batch: which batch a prefix is in moves its loss by a rounding
+        error, and what is accepted must not depend on that. Where a term learns on policy, what a prefix costs changes,
+        and the incumbent is scored beside the candidates.
+
+        Args:
+            candidates: token ids.
+            incumbent: what a candidate has to beat; None for nothing.
 
         Raises:
             SafeThinkError: a term is not a finite number.
         """
-        rescored = self._incumbent if self._racing or self._on_policy else None
-        pool = [*candidates] if rescored is None else [*candidates, rescored]
-        cost = self._pool_cost(pool, None if rescored is None else len(candidates))
-        return cost if rescored is None else _without_incumbent(cost)
+        if self._racing is not None:
+            return self._race(candidates, incumbent, self._racing)
+        if incumbent is None or not self._on_policy:
+            return self._whole(candidates)
+        cost = self._whole([*candidates, incumbent])
+        terms = {name: costs[:-1] for name, costs in cost.terms.items()}
+        return Cost(cost.total[:-1], terms, cost.exact[:-1], cost.candidate(-1))
 
-    def _pool_cost(self, pool: Sequence[Ids], incumbent: int | None) -> Cost:
-        """Costs of a pool, in a race where one is configured.
+    def _whole(self, candidates: Sequence[Ids]) -> Cost:
+        """Costs of candidates that are all scored everywhere."""
+        matrix = CostMatrix(self._terms, candidates)
+        return Cost.of(matrix(range(len(candidates)), _order(matrix)).mean(1), matrix.terms())
 
-        Args:
-            pool: the prefixes.
-            incumbent: index of the one that no race drops; None for none.
-        """
-        matrix = CostMatrix(self._terms, pool)
-        # Contexts come in an order that means something; a race runs them in another one, the same every time.
-        order = torch.randperm(matrix.num_columns, generator=torch.Generator().manual_seed(0)).tolist()
-        if self._racing is None:
-            total = matrix(range(len(pool)), order).mean(1)
-            return Cost.of(total, matrix.terms())
-        ended = race(matrix, len(pool), order, self._racing, incumbent)
-        return Cost(ended.estimates, matrix.terms(), ended.exact)
+    def _race(self, candidates: Sequence[Ids], incumbent: Ids | None, config: RacingConfig) -> Cost:
+        # On policy the incumbent's costs of the last step hold no more: it only meets the winner.
+        bar = None if incumbent is None or self._on_policy else self._costs_of(incumbent)
+        matrix = CostMatrix(self._terms, candidates)
+        ended = race(matrix, len(candidates), _order(matrix), config, None if bar is None else bar.columns)
+        totals, winner = ended.estimates.clone(), ended.winner
+        if winner is not None and (bar is None or totals[winner] < bar.columns.mean()):
+            self._known = self._in_one_batch([candidates[winner], *([] if incumbent is None else [incumbent])])
+            totals[winner] = self._known[0].columns.mean()
+            bar = None if incumbent is None else self._known[1]
+        return Cost(totals, matrix.terms(), ended.exact, None if bar is None else bar.terms)
+
+    def _costs_of(self, ids: Ids) -> _Known:
+        """Costs of a prefix everywhere; read anew where the last batch did not have it."""
+        found = next((known for known in self._known if known.ids == ids), None)
+        if found is None:
+            (found,) = self._known = self._in_one_batch([ids])
+        return found
+
+    def _in_one_batch(self, prefixes: Sequence[Ids]) -> tuple[_Known, ...]:
+        matrix = CostMatrix(self._terms, prefixes)
+        columns = matrix(range(len(prefixes)), _order(matrix)).double()
+        cost = Cost.of(columns.mean(1), matrix.terms())
+        return tuple(_Known(ids, columns[row], cost.candidate(row)) for row, ids in enumerate(prefixes))
 
     def coordinate_gradient(
         self, prefix: Int[Tensor, "length"], allowed: Int[Tensor, "allowed"]
@@ -137,22 +178,22 @@ class Objective:
         Args:
             prefix: the incumbent's token ids, or the rows of a soft prefix.
         """
-        self._incumbent = None if isinstance(prefix, Tensor) else prefix
         for term in self._on_policy:
             term.move_to(prefix)
 
     def state_dict(self) -> dict[str, Any]:
         """State to resume from: values that JSON can hold."""
-        return {"incumbent": self._incumbent, "terms": {term.name: term.state_dict() for term in self._on_policy}}
+        known = [each.to_json() for each in self._known]
+        return {"known": known, "terms": {term.name: term.state_dict() for term in self._on_policy}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._incumbent = None if state["incumbent"] is None else tuple(state["incumbent"])
+        # A journal may be older than this key.
+        self._known = tuple(map(_Known.of_json, state.get("known", [])))
         for term in self._on_policy:
             term.load_state_dict(state["terms"][term.name])
 
 
-def _without_incumbent(pool: Cost) -> Cost:
-    """Split a pool's cost into that of the candidates and of the incumbent, which stands last."""
-    terms = {name: costs[:-1] for name, costs in pool.terms.items()}
-    return Cost(pool.total[:-1], terms, pool.exact[:-1], pool.candidate(-1))
+def _order(matrix: CostMatrix) -> list[int]:
+    """Order in which contexts are run: they come in one that means something; this is another, the same every time."""
+    return torch.randperm(matrix.num_columns, generator=torch.Generator().manual_seed(0)).tolist()

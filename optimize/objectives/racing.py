@@ -1,11 +1,11 @@
 # pyright: standard
-"""Racing: all candidates are scored on a few contexts, and those that are surely worse than the leader go no further.
+"""Racing: all candidates are scored on a few contexts, and those that hardly can win go no further.
 
 Most candidates of a step are much worse than its best, in every context alike, so a few contexts suffice to see it.
-Heats double the contexts (successive halving with a test in place of a fixed share; Maron and Moore, "Hoeffding races",
-NIPS 1993, with a paired t test, as in F-Race, Birattari et al., GECCO 2002). What survives the last heat was scored on
-all contexts. The winner, and the incumbent where there is one, are scored once more, in one batch: which batch a
-candidate is in moves its loss by a rounding error, and what is accepted must not depend on that.
+Heats double the contexts (Maron and Moore, "Hoeffding races", NIPS 1993, with a paired t test, as in F-Race, Birattari
+et al., GECCO 2002), and of each only a share may go on (successive halving, Jamieson and Talwalkar, AISTATS 2016).
+Whoever wins must beat the incumbent, too, whose costs are known in every context: what is surely worse than that is
+dropped, and where all are, the race is over. What survives the last heat was scored on all contexts.
 
 Terms are means over different numbers of contexts. What races is a matrix of costs (`CostMatrix`), and a column of it
 holds one context of each term: those of the largest set stand in one column each, those of a smaller one in several,
@@ -37,14 +37,14 @@ class Race:
         estimates: what each candidate costs, averaged over contexts; estimated for those that dropped out.
         exact: whether it was scored on every context.
         num_contexts: on how many it was.
-        winner: the cheapest of those that were scored on every context.
+        winner: the cheapest of those that were scored on every context; None where all fell behind the incumbent.
         num_evaluations: pairs of a candidate and a context that were scored.
     """
 
     estimates: Float[Tensor, "candidates"]
     exact: Bool[Tensor, "candidates"]
     num_contexts: Int[Tensor, "candidates"]
-    winner: int
+    winner: int | None
     num_evaluations: int
 
 
@@ -53,7 +53,7 @@ def race(
     num_candidates: int,
     contexts: Sequence[int],
     config: RacingConfig,
-    incumbent: int | None = None,
+    incumbent: Float[Tensor, "contexts"] | None = None,
 ) -> Race:
     """Find the cheapest of some candidates without scoring all of them everywhere.
 
@@ -62,58 +62,65 @@ def race(
         num_candidates: how many there are.
         contexts: the order in which contexts are run; a good order begins with few that are unlike each other.
         config: how many at first, how many survive, how sure a drop is.
-        incumbent: index of a candidate that is never dropped, since the winner will be compared with it.
+        incumbent: what the incumbent costs, in that order; None for none.
     """
     costs = torch.full((num_candidates, len(contexts)), torch.nan, dtype=torch.float64)
     alive, seen, num_evaluations = list(range(num_candidates)), 0, 0
-    while seen < len(contexts):
-        if seen:
-            alive = [
-                alive[row] for row in _survivors(costs[alive, :seen], len(contexts), config, _row(alive, incumbent))
-            ]
+    while alive and seen < len(contexts):
         heat = min(max(config.first_contexts, 2 * seen), len(contexts))
         costs[alive, seen:heat] = evaluate(alive, contexts[seen:heat]).to(costs)
         num_evaluations, seen = num_evaluations + len(alive) * (heat - seen), heat
+        if seen < len(contexts):
+            rows = _survivors(costs[alive, :seen], len(contexts), config, incumbent)
+            alive = [alive[row] for row in rows]
     exact = torch.zeros(num_candidates, dtype=torch.bool)
     exact[alive] = True
-    winner = alive[int(costs[alive].mean(1).argmin())]
-    if config.first_contexts < len(contexts):
-        again = [winner] if incumbent is None else sorted({winner, incumbent})
-        costs[again] = evaluate(again, contexts).to(costs)
-        num_evaluations += len(again) * len(contexts)
-        winner = min(again, key=lambda index: costs[index].mean().item())
-    return Race(_estimates(costs, winner), exact, (~costs.isnan()).sum(1), winner, num_evaluations)
+    winner = alive[int(costs[alive].mean(1).argmin())] if alive else None
+    known = incumbent if winner is None else costs[winner]
+    assert known is not None, "without an incumbent somebody survives"
+    return Race(_estimates(costs, known), exact, (~costs.isnan()).sum(1), winner, num_evaluations)
 
 
 def _survivors(
-    costs: Float[Tensor, "candidates contexts"], num_contexts: int, config: RacingConfig, incumbent: int | None
+    costs: Float[Tensor, "candidates seen"],
+    num_contexts: int,
+    config: RacingConfig,
+    incumbent: Float[Tensor, "contexts"] | None,
 ) -> list[int]:
-    """Rows that go on: those that are not surely worse than the leader, but the best `keep` at least.
+    """Rows that go on: no more than a share, of those that may yet be the cheapest, but the best `keep` at least.
+
+    None of them, neither those, is surely worse than the incumbent.
+    """
+    cheapest_first = costs.mean(1).argsort(stable=True)
+    stays = _may_be_cheaper(costs, costs[cheapest_first[0]], num_contexts, config.confidence)
+    stays[cheapest_first[max(1, int(config.keep_share * len(costs))) :]] = False
+    stays[cheapest_first[: config.keep]] = True
+    if incumbent is not None:
+        stays &= _may_be_cheaper(costs, incumbent[: costs.shape[1]], num_contexts, config.confidence)
+    return stays.nonzero().flatten().tolist()
+
+
+def _may_be_cheaper(
+    costs: Float[Tensor, "candidates seen"], other: Float[Tensor, "seen"], num_contexts: int, confidence: float
+) -> Bool[Tensor, "candidates"]:
+    """Mask of the candidates that are not surely costlier than another one, by a paired one-sided t test.
 
     Contexts are drawn from a finite set of which the mean is sought, so that a difference is known the better, the more
     of them were seen: its variance shrinks by 1 - seen / num_contexts (Cochran, Sampling Techniques, section 2.6).
     """
-    means, seen = costs.mean(1), costs.shape[1]
-    differences = costs - costs[means.argmin()]
+    differences, seen = costs - other, costs.shape[1]
     variance = differences.var(1) / seen * (1 - seen / num_contexts)
-    bound = student.ppf(config.confidence, seen - 1) * variance.sqrt()
-    stays = differences.mean(1) <= bound
-    stays[means.argsort(stable=True)[: config.keep]] = True
-    if incumbent is not None:
-        stays[incumbent] = True
-    return stays.nonzero().flatten().tolist()
+    return differences.mean(1) <= student.ppf(confidence, seen - 1) * variance.sqrt()
 
 
-def _row(alive: Sequence[int], candidate: int | None) -> int | None:
-    return None if candidate is None else alive.index(candidate)
-
-
-def _estimates(costs: Float[Tensor, "candidates contexts"], winner: int) -> Float[Tensor, "candidates"]:
-    """Means over all contexts: of the winner, plus the mean difference to it where a candidate was scored.
+def _estimates(
+    costs: Float[Tensor, "candidates contexts"], known: Float[Tensor, "contexts"]
+) -> Float[Tensor, "candidates"]:
+    """Means over all contexts: of somebody known in all, plus the mean difference to it where a candidate was scored.
 
     Contexts differ more than candidates do, so a mean over a few of them alone would say which those were.
     """
-    return costs[winner].mean() + (costs - costs[winner]).nanmean(1)
+    return known.mean() + (costs - known).nanmean(1)
 
 
 class CostMatrix:

@@ -174,7 +174,7 @@ def _score(
     """
     if not candidates:
         return []
-    cost = objective.cost(candidates)
+    cost = objective.cost(candidates, incumbent or None)
     totals, exact = cost.total.tolist(), cost.exact.tolist()
     for index, total in enumerate(totals):
         if not math.isfinite(total):

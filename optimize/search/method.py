@@ -37,8 +37,13 @@ class Priced(Protocol):
         """Tokens forwarded so far, gradients counted twice: what a budget is spent on."""
         ...
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
-        """Costs of all candidates, which may differ in length."""
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
+        """Costs of all candidates, which may differ in length.
+
+        Args:
+            candidates: token ids.
+            incumbent: what a candidate has to beat; None for nothing.
+        """
         ...
 
 

@@ -250,7 +250,7 @@ class Phrases:
         ahead = self._next(self._grammar.of_pool()) if POOL not in self._grammar.sizes() else []
         return ahead or self._suggested(generator) or self._next(self._grammar.choices())
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         """The share of states that do not recover; of those it was tried at where the pruner stops it."""
         (ids,) = candidates
         tried = Tried(self._proposed, self._try(ids))

@@ -46,7 +46,7 @@ class Toy:
         self._costs = torch.randn(64, NUM_TOKENS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         self.tokens = 0
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         """Costs of the candidates."""
         self.tokens += len(candidates)
         totals = [sum(float(self._costs[place, token]) for place, token in enumerate(ids)) for ids in candidates]

@@ -67,7 +67,7 @@ class Table:
         """The objective's own."""
         return self.objective.tokens
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         """Look candidates up."""
         return Cost.of(self.costs.total[[self.places[ids] for ids in candidates]], {})
 

@@ -39,9 +39,9 @@ class Timed(Objective):
         self.curve: list[tuple[float, float]] = []
         self._started = time.process_time()
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         """What every candidate costs."""
-        cost = super().cost(candidates)
+        cost = super().cost(candidates, incumbent)
         least = min(cost.total[cost.exact].min().item(), self.curve[-1][1] if self.curve else float("inf"))
         self.curve.append((time.process_time() - self._started, least))
         return cost

@@ -70,7 +70,7 @@ class Noted:
         """The objective's own."""
         return self._objective.weights
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         """The objective's own."""
         cost = self._objective.cost(candidates)
         self._terms |= {ids: cost.candidate(place) for place, ids in enumerate(candidates)}

@@ -59,9 +59,9 @@ class Watched(Objective):
         self.curve: list[Point] = []
         self._started = time.process_time()
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         """What every candidate costs."""
-        cost = super().cost(candidates)
+        cost = super().cost(candidates, incumbent)
         least = min(cost.total.min().item(), self.curve[-1][2] if self.curve else float("inf"))
         self.curve.append((self.tokens, time.process_time() - self._started, least))
         return cost

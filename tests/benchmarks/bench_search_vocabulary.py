@@ -180,7 +180,7 @@ class _Known:
     def __init__(self) -> None:
         self.slopes = torch.randn(LENGTH, VOCABULARY, generator=torch.Generator().manual_seed(1))
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         """Not asked here."""
         raise NotImplementedError
 

@@ -65,7 +65,7 @@ class Toy:
         single = sum(self._single[place, token] for place, token in enumerate(ids))
         return float(single + sum(self._pair[a, b] for a, b in pairwise(ids)))
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         self.scored += candidates
         self.tokens += TOKENS_PER_CANDIDATE * len(candidates)
         return cost_of([self.total(ids) for ids in candidates], {"nll": [Talker().nll(ids) for ids in candidates]})
@@ -162,9 +162,9 @@ class Mortal(Toy):
         super().__init__()
         self._calls = calls
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         self._live()
-        return super().cost(candidates)
+        return super().cost(candidates, incumbent)
 
     def coordinate_gradient(self, prefix: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         self._live()

@@ -424,20 +424,43 @@ def test_a_race_finds_what_full_scoring_finds_and_forwards_less(model, many, riv
 
 
 @pytest.mark.slow
-def test_the_incumbent_races_along_and_is_scored_in_one_batch_with_the_winner(model, many, rivals):
-    full, raced = Objective(model, several(model, many)), Objective(model, several(model, many), RacingConfig(keep=2))
-    for objective in (full, raced):
-        objective.move_to((9, 9, 9))
-    found = raced.cost(rivals)
+def test_a_winner_meets_the_incumbent_in_one_batch_and_costs_of_both_are_kept(model, many, rivals):
+    config = RacingConfig(keep=2)
+    full, raced = Objective(model, several(model, many)), Objective(model, several(model, many), config)
+    worst = rivals[int(full.cost(rivals).total.argmax())]
+    found = raced.cost(rivals, worst)
     assert len(found.total) == 40
-    assert found.incumbent == pytest.approx(full.cost([(9, 9, 9)]).candidate(0), abs=1e-6)
-    assert full.cost(rivals).incumbent is None, "what it costs has not changed"
-    resumed = Objective(model, several(model, many), RacingConfig(keep=2))
+    expected = full.cost([worst]).candidate(0)
+    assert found.incumbent == pytest.approx(expected, abs=1e-6)
+    assert full.cost(rivals, worst).incumbent is None, "what it costs has not changed"
+    winner = rivals[int(found.total.argmin())]
+    begun = raced.tokens
+    again = raced.cost(rivals[:2], winner)
+    resumed = Objective(model, several(model, many), config)
     resumed.load_state_dict(json.loads(json.dumps(raced.state_dict())))
-    again = resumed.cost(rivals)
-    assert again.incumbent == found.incumbent
-    assert torch.equal(again.exact, found.exact)
-    assert torch.equal(again.total, found.total)
+    for objective in (raced, resumed):
+        same = objective.cost(rivals[:2], winner)
+        assert same.incumbent == again.incumbent == found.candidate(int(found.total.argmin()))
+        assert torch.equal(same.exact, again.exact)
+        assert torch.equal(same.total, again.total)
+    # Of two contexts of the first heat, and nothing for the incumbent.
+    assert raced.tokens - begun == 2 * (resumed.tokens - Objective(model, several(model, many)).tokens)
+
+
+def test_an_incumbent_that_nothing_beats_is_not_scored_again(model, many, rivals):
+    raced = Objective(model, several(model, many), RacingConfig(keep=1, keep_share=0.5))
+    best = rivals[int(Objective(model, several(model, many)).cost(rivals).total.argmin())]
+    others = [ids for ids in rivals if ids != best]
+    first = raced.cost(others, best)
+    begun = raced.tokens
+    second = raced.cost(others, best)
+    assert first.incumbent == second.incumbent
+    assert first.incumbent is not None
+    assert first.total.min() > first.incumbent["total"]
+    whole = Objective(model, several(model, many))
+    read = whole.tokens
+    whole.cost(others)
+    assert raced.tokens - begun < 0.6 * (whole.tokens - read)
 
 
 def test_ours_keep_what_the_suite_asks_of_every_term(case, model, examples, candidates) -> None:

@@ -321,12 +321,12 @@ def test_a_search_over_terms_that_remember_is_killed_and_resumed_to_the_same_log
         objective = build(guarded, states, weights)
         cost = objective.cost
 
-        def mortal(candidates):
+        def mortal(candidates, incumbent=None):
             nonlocal calls_left
             calls_left -= 1
             if calls_left < 0:
                 raise Killed
-            return cost(candidates)
+            return cost(candidates, incumbent)
 
         objective.cost = mortal
         folder.mkdir(exist_ok=True)

@@ -52,17 +52,44 @@ def test_exact_costs_are_means_over_all_contexts_and_the_others_are_paired_estim
     assert torch.equal(result.exact, result.num_contexts == CONTEXTS)
 
 
-def test_heats_double_the_contexts_in_the_order_given_and_the_winner_meets_the_incumbent_in_one_batch():
+def test_heats_double_the_contexts_in_the_order_given():
     order = torch.randperm(CONTEXTS, generator=torch.Generator().manual_seed(1)).tolist()
     table = Table(costs(0))
-    worst = int(table.costs.mean(1).argmax())
-    result = race(table, 64, order, RacingConfig(first_contexts=3, keep=4), incumbent=worst)
-    heats, final = table.calls[:-1], table.calls[-1]
-    assert [contexts for _, contexts in heats] == [order[:3], order[3:6], order[6:12], order[12:]]
-    assert heats[0][0] == list(range(64))
-    assert all(worst in candidates for candidates, _ in heats)
-    assert final == (sorted([result.winner, worst]), order)
-    assert result.exact[worst]
+    race(table, 64, order, RacingConfig(first_contexts=3, keep=4))
+    assert [contexts for _, contexts in table.calls] == [order[:3], order[3:6], order[6:12], order[12:]]
+    assert table.calls[0][0] == list(range(64))
+
+
+def test_no_more_than_a_share_of_a_heat_goes_on_and_it_is_the_cheapest_share():
+    table = Table(costs(0, noise=5.0))
+    config = RacingConfig(first_contexts=4, keep=1, keep_share=0.25, confidence=0.9999)
+    result = race(table, 64, range(CONTEXTS), config)
+    assert [len(some) for some, _ in table.calls] == [64, 16, 4]
+    first = table.costs[:, :4].mean(1)
+    assert table.calls[1][0] == sorted(first.argsort()[:16].tolist())
+    assert result.exact.sum() == 4
+
+
+def test_whoever_is_surely_worse_than_the_incumbent_is_dropped_and_nobody_left_ends_the_race():
+    table = Table(costs(0))
+    best = table.costs[int(table.costs.mean(1).argmin())].double()
+    hopeless = race(table, 64, range(CONTEXTS), RacingConfig(keep=8), incumbent=best - 10)
+    assert hopeless.winner is None
+    assert not hopeless.exact.any()
+    assert hopeless.num_evaluations == 64 * 2
+    torch.testing.assert_close(hopeless.estimates, table.costs.mean(1).double(), atol=0.25, rtol=0)
+    easy = race(table, 64, range(CONTEXTS), RacingConfig(keep=8), incumbent=best + 10)
+    assert easy.winner == race(table, 64, range(CONTEXTS), RacingConfig(keep=8)).winner
+    assert easy.exact.sum() >= 8
+
+
+def test_the_incumbent_is_compared_in_the_order_in_which_contexts_are_run():
+    order = torch.randperm(CONTEXTS, generator=torch.Generator().manual_seed(1)).tolist()
+    table = Table(costs(0, noise=0.0))
+    worst = table.costs[int(table.costs.mean(1).argmax())].double()
+    assert race(table, 64, order, RacingConfig(), incumbent=worst[order]).winner is not None
+    best = table.costs.min(0).values.double() - 0.01
+    assert race(table, 64, order, RacingConfig(), incumbent=best[order]).winner is None
 
 
 @given(

@@ -263,8 +263,8 @@ def test_what_a_race_dropped_is_not_shown_to_the_method(tmp_path: Path, monkeypa
     shown: list[Ids] = []
 
     class Raced(Toy):
-        def cost(self, candidates: Sequence[Ids]) -> Cost:
-            return replace(super().cost(candidates), exact=torch.arange(len(candidates)) % 2 == 0)
+        def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
+            return replace(super().cost(candidates, incumbent), exact=torch.arange(len(candidates)) % 2 == 0)
 
     def note(self, scored: list[Scored]) -> None:
         shown.extend(each.ids for each in scored)
@@ -291,9 +291,9 @@ class Drifting(Mortal):
     def total(self, ids: Ids) -> float:
         return super().total(ids) + 0.01 * self.moves
 
-    def cost(self, candidates: Sequence[Ids]) -> Cost:
+    def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         again = {"total": self.total(self.at)} if self.at else None
-        return replace(super().cost(candidates), incumbent=again)
+        return replace(super().cost(candidates, incumbent), incumbent=again)
 
     def state_dict(self) -> dict:
         return {"at": self.at, "moves": self.moves}

@@ -44,9 +44,9 @@ class Counted:
         """All else is the objective's own."""
         return getattr(self.objective, name)
 
-    def cost(self, candidates: Sequence[tuple[int, ...]]) -> Cost:
+    def cost(self, candidates: Sequence[tuple[int, ...]], incumbent: tuple[int, ...] | None = None) -> Cost:
         self.scored += candidates
-        return self.objective.cost(candidates)
+        return self.objective.cost(candidates, incumbent)
 
 
 class Mortal(Counted):
@@ -56,11 +56,11 @@ class Mortal(Counted):
         super().__init__(objective)
         self._calls = calls
 
-    def cost(self, candidates: Sequence[tuple[int, ...]]) -> Cost:
+    def cost(self, candidates: Sequence[tuple[int, ...]], incumbent: tuple[int, ...] | None = None) -> Cost:
         self._calls -= 1
         if self._calls < 0:
             raise Killed
-        return super().cost(candidates)
+        return super().cost(candidates, incumbent)
 
 
 @pytest.fixture(scope="module")
