@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from optimize.config import CollectConfig, SearchConfig
+from optimize.config.budget import parse_budget
 from optimize.monitors.config import TrainMonitorConfig
 from safethink import errors
 from safethink.cli.parsing import parse, parse_with_config
@@ -34,11 +35,15 @@ class Contexts(RunFlags):
 class Search(RunFlags):
     """Learn a prefix and export it; run it again to go on where it was interrupted.
 
-    Writes the artifact to OUT/artifact; its search.jsonl gets every step of the search as it happens.
+    Writes the artifact to OUT/artifact; its search.jsonl gets every step of the search as it happens. With --dry-run,
+    two steps are tried on the reasoner itself where it is on this machine.
     """
 
     out: Path = Path("runs/search")
     """Folder of the run."""
+    budget: str | None = None
+    """In place of search.budget_tokens: a time such as 90s, 20m or 1h30m, or tokens such as 200k. A time is turned into
+    tokens once, by two steps tried on this machine; what resumes keeps that number. It is the search's alone."""
 
 
 class Monitor(RunFlags):
@@ -109,15 +114,17 @@ def search(argv: Sequence[str]) -> None:
         Search, SearchConfig, "search", "safethink-optimize search", argv, follow=named_after_its_method
     )
 
-    def plan() -> SearchPlan:
-        from optimize.pipeline.dry_run import plan
+    budget = None if flags.budget is None else parse_budget(flags.budget)
 
-        return plan(config, flags.probe)
+    def plan() -> SearchPlan:
+        from optimize.pipeline.api import search_plan_command
+
+        return search_plan_command(config, flags.out, budget, flags.probe)
 
     def run() -> PrefixArtifact | None:
         from optimize.pipeline.api import shared_search_command
 
-        return shared_search_command(config, flags.out)
+        return shared_search_command(config, flags.out, budget)
 
     run_or_plan(flags, [config], plan, run, lambda found: _learned(found, config, flags.out), {"report": ["scipy"]})
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,13 +20,17 @@ from optimize.config import (
     SearchConfig,
     SelectionConfig,
 )
+from optimize.config.budget import Budget
 from optimize.contexts import folder, splits
 from optimize.contexts.folder import Manifest
 from optimize.contexts.splits import Split
 from optimize.objectives import Weighted
 from optimize.parallel.cluster import launch
 from optimize.pipeline import setup
+from optimize.pipeline.budget import resolve
+from optimize.pipeline.dry_run import SearchPlan, plan
 from optimize.pipeline.learning import on_the_day_of, run
+from optimize.pipeline.probe import Trial, try_loaded, try_search
 from optimize.pipeline.setup import Setup, short
 from optimize.scoring import frozen, serve
 from safethink import prefix as prefixes
@@ -39,6 +44,7 @@ from safethink.config import (
     yaml_config,
 )
 from safethink.errors import ArtifactError, ConfigError
+from safethink.evaluation.speed import speed
 from safethink.guarded import as_prompt
 from safethink.models import loading
 from safethink.monitors.build import MonitorLike, as_monitor, build
@@ -75,14 +81,19 @@ def search_command(config: SearchConfig, out: Path) -> PrefixArtifact:
     return run(config, setup.load(config), out)
 
 
-def shared_search_command(config: SearchConfig, out: Path) -> PrefixArtifact | None:
+def shared_search_command(config: SearchConfig, out: Path, budget: Budget | None = None) -> PrefixArtifact | None:
     """Run `safethink-optimize search`: the same, in `config.devices` processes or those that `torchrun` started.
+
+    Args:
+        config: the resolved configuration.
+        out: the run's folder.
+        budget: takes the place of `search.budget_tokens`; a time is turned into tokens by trying the search first.
 
     Returns:
         The artifact; None in a process that only held a share of the contexts.
 
     Raises:
-        SafeThinkError: as `search_command`; or devices that are not there.
+        SafeThinkError: as `search_command`; devices that are not there; or a budget that does not fit.
     """
     config = on_the_day_of(out, config)
     cluster = launch(config.devices, config.run.reasoner.device)
@@ -90,7 +101,30 @@ def shared_search_command(config: SearchConfig, out: Path) -> PrefixArtifact | N
         serve(loading.load(config.run.reasoner).model, cluster)
         return None
     with cluster.leading():
-        return run(config, replace(setup.load(config), cluster=cluster), out)
+        loaded = replace(setup.load(config), cluster=cluster)
+        budgeted = resolve(config, out, budget, lambda: try_loaded(loaded, config))
+        if budgeted.told:
+            print(budgeted.told, file=sys.stderr, flush=True)
+        return run(budgeted.config, loaded, out)
+
+
+def search_plan_command(config: SearchConfig, out: Path, budget: Budget | None, probe: bool) -> SearchPlan:
+    """Run `safethink-optimize search --dry-run`; nothing is written to `out`.
+
+    Args:
+        config: the resolved configuration.
+        out: the run's folder; where a search was begun there, its budget counts.
+        budget: as of `shared_search_command`.
+        probe: whether the reasoner is loaded and the search tried.
+
+    Raises:
+        ConfigError: a budget that does not fit.
+    """
+    trial = try_search(config) if probe else Trial(speed(config.run, probe), None)
+    budgeted = resolve(config, out, budget, lambda: trial)
+    if budgeted.told:
+        print(budgeted.told, file=sys.stderr, flush=True)
+    return plan(budgeted.config, probe, trial)
 
 
 def contexts_command(config: CollectConfig, out: Path) -> Manifest:

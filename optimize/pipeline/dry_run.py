@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from optimize.config import (
     BeamConfig,
@@ -24,8 +24,30 @@ from safethink.frozen import Frozen
 from safethink.models.placement import PROMPT_TOKENS, decoding_gib, footprint, gib
 from safethink.testbed.origin import is_testbed
 
-ONE_STEP: Final = ("mining", "mining_behind_prefixes", "reward")
+if TYPE_CHECKING:
+    from optimize.pipeline.probe import SearchPace, Trial
+
+REWARD: Final = "reward"
+"""Stage in which an objective samples on policy."""
+ONE_STEP: Final = ("mining", "mining_behind_prefixes", REWARD)
 """Stages whose generations end with a step."""
+
+
+class SearchTime(Frozen):
+    """Time of the search itself, from two steps of it that were tried."""
+
+    seconds_per_step: float
+    """Of the second step that was tried."""
+    tokens_per_step: int
+    """Tokens that it forwarded, gradients counted twice."""
+    tokens_per_second: float
+    """Tokens forwarded a second, once warm."""
+    first_seconds: float
+    """Reading the contexts and the first step, which warms up; again in each round of contexts."""
+    steps: int
+    """Steps until steps or tokens are spent."""
+    seconds: int
+    """Time of all of them."""
 
 
 class SearchPlan(Frozen):
@@ -39,12 +61,16 @@ class SearchPlan(Frozen):
     """Prefixes whose loss is computed."""
     scored_tokens: int
     """Tokens forwarded to compute them, gradients counted twice."""
+    budget_tokens: int | None
+    """Tokens after which the search ends; None leaves it to its steps."""
     seconds: int | None
     """Rough time; None where the speed is not known."""
     timed_by: str
     """Source of the speed that the time is estimated from."""
     memory_gib: float | None
     """Weights, keys, values and logits, without what a gradient keeps; None where a model is not on this machine."""
+    search: SearchTime | None = None
+    """Time of the search, a part of `seconds`; None where none of its steps was tried."""
 
 
 class ContextsPlan(Frozen):
@@ -76,8 +102,14 @@ def plan_contexts(config: CollectConfig, probe: bool = False) -> ContextsPlan:
     )
 
 
-def plan(config: SearchConfig, probe: bool = False) -> SearchPlan:
-    """Count what a search decodes and scores; `probe` says whether a reasoner of unknown speed is loaded and tried."""
+def plan(config: SearchConfig, probe: bool = False, trial: Trial | None = None) -> SearchPlan:
+    """Count what a search decodes and scores.
+
+    Args:
+        config: the search.
+        probe: whether a reasoner of unknown speed is loaded and tried, where there is no trial.
+        trial: speed of the search, where it was tried.
+    """
     search = config.search
     contexts, forced = config.contexts, config.selection.forced_prompts
     generations = _collecting(contexts, forced, config.run) if contexts.path is None else {}
@@ -85,16 +117,48 @@ def plan(config: SearchConfig, probe: bool = False) -> SearchPlan:
     candidates = search.steps * (search.candidates if _scores_many(search) else 1)
     scored_tokens = _scored_tokens(config)
     decoded_tokens = num_decoded(generations, config.run)
-    pace = speed(config.run, probe)
+    decoding = speed(config.run, probe) if trial is None else trial.decoding
+    seconds, timed = decoding.seconds(decoded_tokens, scored_tokens), None
+    if trial is not None and trial.pace is not None:
+        timed = _search_time(config, trial.pace)
+        # What the objective samples is a part of the steps that were tried.
+        outside = {stage: count for stage, count in generations.items() if stage != REWARD}
+        decoding_s = decoding.seconds(num_decoded(outside, config.run))
+        seconds = None if decoding_s is None else decoding_s + timed.seconds
     return SearchPlan(
         generations=generations,
         decoded_tokens=decoded_tokens,
         candidates=candidates,
         scored_tokens=scored_tokens,
-        seconds=pace.seconds(decoded_tokens, scored_tokens),
-        timed_by=pace.source,
+        budget_tokens=search.budget_tokens,
+        seconds=seconds,
+        timed_by=decoding.source if trial is None else trial.source,
         memory_gib=_memory_gib(config),
+        search=timed,
     )
+
+
+def _search_time(config: SearchConfig, pace: SearchPace) -> SearchTime:
+    """Time of a search whose every step takes what the second one took."""
+    search, steps = config.search, pace.steps(config.search)
+    seconds = pace.seconds(steps, _num_rounds(config))
+    if isinstance(search, SoftConfig) and search.harden:
+        # PEZ, with as many steps and tokens again.
+        tokens = search.steps * pace.step_tokens * _passes(RelaxedConfig()) / _passes(search)
+        seconds += min(tokens, search.budget_tokens or math.inf) / pace.tokens_per_s
+    return SearchTime(
+        seconds_per_step=round(pace.step_s, 3),
+        tokens_per_step=pace.step_tokens,
+        tokens_per_second=round(pace.tokens_per_s, 1),
+        first_seconds=round(pace.first_s, 3),
+        steps=steps,
+        seconds=round(seconds),
+    )
+
+
+def _num_rounds(config: SearchConfig) -> int:
+    """Rounds of contexts."""
+    return math.ceil(config.search.steps / (config.contexts.refresh_every_steps or config.search.steps))
 
 
 def _collecting(contexts: ContextsConfig, forced_prompts: int, run: RunConfig) -> dict[str, int]:
@@ -116,7 +180,7 @@ def _collecting(contexts: ContextsConfig, forced_prompts: int, run: RunConfig) -
 def _searching(config: SearchConfig) -> dict[str, int]:
     """Numbers of generations of a search once it has its contexts, by stage."""
     contexts, search, reward, selection = config.contexts, config.search, config.objective.reward, config.selection
-    rounds = math.ceil(search.steps / (contexts.refresh_every_steps or search.steps))
+    rounds = _num_rounds(config)
     prefixes = selection.finalists + selection.spread + 2  # Also nothing, and what the search began with.
     prefixes += isinstance(search, SoftConfig) and search.harden
     tried = selection.contexts * selection.samples
@@ -129,7 +193,7 @@ def _searching(config: SearchConfig) -> dict[str, int]:
             + (contexts.surplus + 1) * contexts.max_contexts * (contexts.best_of + 1)
         ),
         "measuring": rounds * selection.measured * contexts.max_contexts,
-        "reward": search.steps * reward.contexts * (reward.samples + 1) if config.objective.reward_weight else 0,
+        REWARD: search.steps * reward.contexts * (reward.samples + 1) if config.objective.reward_weight else 0,
         "phrases": search.steps * tried if search.kind == "phrases" else 0,
         "selection": prefixes * (tried + selection.forced_prompts * selection.samples),
     }

@@ -122,6 +122,15 @@ def _measured(config: SearchConfig, arena: Arena, found: Found, tried: Tried, ou
     return measured
 
 
+def begun_with(out: Path) -> SearchConfig | None:
+    """The configuration that the search in `out` was begun with; None where none was begun.
+
+    A run that stopped before it had any contexts, at a misspelt path for instance, has no claim to the folder.
+    """
+    begun = any((out / name).exists() for name in (CONTEXTS, LOG, ROUNDS)) and (out / CONFIG).exists()
+    return yaml_config.load(SearchConfig, out / CONFIG) if begun else None
+
+
 def on_the_day_of(out: Path, config: SearchConfig) -> SearchConfig:
     """The configuration with the day on which the search in `out` was begun, where it says nothing of the day.
 
@@ -137,12 +146,10 @@ def on_the_day_of(out: Path, config: SearchConfig) -> SearchConfig:
 def _claim(out: Path, config: SearchConfig, made_with: RunNumerics | None) -> None:
     """Write configuration and numerics down, or check that the folder was begun with the same ones."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / CONFIG
-    # A run that stopped before it had any contexts, at a misspelt path for instance, has no claim to the folder.
-    begun = ((out / CONTEXTS).exists() or (out / LOG).exists() or (out / ROUNDS).exists()) and path.exists()
-    if begun:
-        refuse_other(path, yaml_config.load(SearchConfig, path), config)
-    numerics.claim(out, made_with, begun)
+    path, begun = out / CONFIG, begun_with(out)
+    if begun is not None:
+        refuse_other(path, begun, config)
+    numerics.claim(out, made_with, begun is not None)
     write_text(path, yaml_config.dump(config))
 
 
@@ -174,6 +181,16 @@ def _contexts(config: SearchConfig, setup: Setup, out: Path) -> tuple[Manifest, 
         return folder.load(Path(config.contexts.path), setup.source, setup.data)
     folder.collect(out / CONTEXTS, setup.guarded, setup.data, config.contexts, setup.source)
     return folder.load(out / CONTEXTS, setup.source, setup.data)
+
+
+def initial_ids(guarded: SafeThink, config: MethodConfig) -> Ids:
+    """Token ids that the first start of a search begins with; empty for a random start.
+
+    Raises:
+        ConfigError: `init` names nothing, or does not fit the search.
+    """
+    init = _init(guarded, config)
+    return start_ids(None if init is None else init.token_ids, config)
 
 
 def _init(guarded: SafeThink, config: MethodConfig) -> Prefix | None:

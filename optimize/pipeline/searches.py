@@ -43,7 +43,7 @@ class Problem:
     Attributes:
         config: what was asked for.
         setup: models and prompts.
-        arena: where phrases are tried; every other method has a loss to go by.
+        arena: where phrases are tried; None where there is none, as every other method has a loss to go by.
         contexts: what the prefix is injected into.
         vocabulary: what it may be made of.
         start: what the first start begins with; empty for random tokens. Of a hardening, the soft prefix.
@@ -52,7 +52,7 @@ class Problem:
 
     config: SearchConfig
     setup: Setup
-    arena: Arena
+    arena: Arena | None
     contexts: ContextSet
     vocabulary: Vocabulary
     start: Ids
@@ -178,6 +178,7 @@ class PhraseSearch:
         """The states on which phrases are tried."""
         problem, config = self.problem, self.problem.config
         if self.section.tried_on == "validation":
+            assert problem.arena is not None, "phrases are tried somewhere"
             return problem.arena
         return problem.setup.arena(problem.contexts, config.selection, config.run.defense)
 

@@ -105,7 +105,7 @@ def _tried(run_json: str) -> Speed:
     run = RunConfig.model_validate_json(run_json)
     try:
         with track(f"trying {PROBE_TOKENS} tokens of {run.reasoner.path}"):
-            return _measured(SafeThink.from_config(run))
+            return measured(SafeThink.from_config(run))
     except SafeThinkError as error:
         return Speed(None, None, f"not known: {error}")
 
@@ -119,8 +119,8 @@ class _Timed(NamedTuple):
     decoding_s: float
 
 
-def _measured(guarded: SafeThink) -> Speed:
-    """The speed of one row; and of a full batch, where that does not take long."""
+def measured(guarded: SafeThink) -> Speed:
+    """The speed of a reasoner that is loaded: of one row; and of a full batch, where that does not take long."""
     prompts = [Prompt.from_text(f"Add {row} and 4.") for row in range(guarded.batch_size)]
     rows = [open_prompt(guarded.thought, prompt) for prompt in prompts]
     _timed(guarded.engine, rows[:1], 2)

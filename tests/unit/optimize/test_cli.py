@@ -22,7 +22,8 @@ def config() -> SearchConfig:
 
 
 def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.CaptureFixture[str], config) -> None:
-    assert PROGRAM.main(["search", "testbed-gcg", "--dry-run", "--full", "--search.length", "6"]) == 0
+    words = ["--dry-run", "--full", "--probe", "False", "--search.length", "6"]
+    assert PROGRAM.main(["search", "testbed-gcg", *words]) == 0
     planned, resolved = yaml.safe_load_all(capsys.readouterr().out)
     longer = config.search.replace(length=6)
     assert SearchConfig.model_validate(resolved) == config.replace(search=longer)
@@ -31,7 +32,8 @@ def test_a_dry_run_prints_the_resolved_config_and_what_it_takes(capsys: pytest.C
 
 @pytest.mark.parametrize("words", [("--search.kind", "beam"), ("--search.kind=beam",)])
 def test_a_kind_is_a_flag_like_any_other_and_brings_flags_of_its_own(capsys, config, words: tuple[str, ...]) -> None:
-    assert PROGRAM.main(["search", "testbed-gcg", "--search.beams", "3", *words, "--dry-run", "--full"]) == 0
+    dry = ["--dry-run", "--full", "--probe", "False"]
+    assert PROGRAM.main(["search", "testbed-gcg", "--search.beams", "3", *words, *dry]) == 0
     _, resolved = yaml.safe_load_all(capsys.readouterr().out)
     expected = BeamConfig(beams=3, steps=config.search.steps, candidates=config.search.candidates)
     assert SearchConfig.model_validate(resolved).search == expected
@@ -92,6 +94,15 @@ def test_help_loads_no_torch(argv: list[str]) -> None:
     assert "usage: safethink-optimize" in done.stdout
 
 
-def test_a_dry_run_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert PROGRAM.main(["search", "testbed-gcg", "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["seconds"] > 0
+def test_a_dry_run_in_json_tries_two_steps_and_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
+    small = ["--search.candidates", "8", "--contexts.max_contexts", "4", "--contexts.harmless_prompts", "2"]
+    words = ["--budget", "1h", *small, "--out", str(tmp_path / "none"), "--dry-run", "--json"]
+    assert PROGRAM.main(["search", "testbed-gcg", *words]) == 0
+    captured = capsys.readouterr()
+    planned = json.loads(captured.out)
+    assert planned["seconds"] > planned["search"]["seconds"] >= 0
+    assert planned["search"]["steps"] == 60
+    assert f"{planned['budget_tokens']:,} forwarded tokens" in captured.err
+    assert "1 h are about" in captured.err
+    assert "search.steps = 60 ends it sooner" in captured.err
+    assert not (tmp_path / "none").exists()
