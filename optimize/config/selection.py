@@ -24,7 +24,7 @@ class SelectionConfig(Section):
     guide."""
     measured: int = Field(default=8, ge=0)
     """Candidates from all over a round's archive that are injected at its own contexts, to log how well the loss ranks
-    what the monitor then passes; 0 measures none."""
+    what then recovers; 0 measures none."""
     contexts: int = Field(default=96, ge=1)
     """Validation contexts."""
     samples: int = Field(default=2, ge=1)

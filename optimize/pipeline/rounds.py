@@ -2,8 +2,8 @@
 
 A round searches over fixed contexts. Between two rounds the contexts are refreshed with the best prefix so far, and the
 next round starts from it. Every round says how well its training loss ranks what really happens: a few candidates from
-all over its archive are injected at its own contexts, and the monitor counts what it passes. Where a soft prefix is to
-be hardened, that is the last stage.
+all over its archive are injected once at its own contexts, and whoever chooses later says what recovered. Where a soft
+prefix is to be hardened, that is the last stage.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from optimize.config import MethodConfig, SearchConfig, SoftConfig
 from optimize.contexts import ContextSet
-from optimize.contexts.refresh import refresh, solved
+from optimize.contexts.refresh import refresh
+from optimize.contexts.watching import Watched, scores
 from optimize.pipeline.searches import Hardening, Problem, build_search
 from optimize.pipeline.setup import Setup
 from optimize.search.journal import LOG
@@ -28,6 +29,7 @@ from optimize.selection.trials import Arena
 from optimize.soft.module import TokenEmbeddings
 from safethink.defenses import drops_prefix
 from safethink.files import write_text
+from safethink.prefix import Metric
 from safethink.progress import progress
 from safethink.tokens import is_soft
 
@@ -85,7 +87,7 @@ def find(config: SearchConfig, setup: Setup, arena: Arena, contexts: ContextSet,
             contexts = _refreshed(config, setup, contexts, winners[-1], index, place)
         problem = Problem(config, setup, arena, contexts, vocabulary, start, tuple(winners))
         archive = build_search(section, problem).run(problem.journal(place, section))
-        _measure(config, setup, contexts, archive, index, place)
+        _measure(config, setup, arena, contexts, archive, index, place)
         best = archive.ranked(section.shortest)[0]
         start = best[: section.length]
         winners.append(best)
@@ -150,30 +152,58 @@ def _refreshed(
 
 
 def _measure(
-    config: SearchConfig, setup: Setup, contexts: ContextSet, archive: Archive, index: int, place: Path
+    config: SearchConfig,
+    setup: Setup,
+    arena: Arena,
+    contexts: ContextSet,
+    archive: Archive,
+    index: int,
+    place: Path,
 ) -> None:
-    """Write down what the round's loss says and what the monitor counts, of candidates from all over the archive."""
+    """Write down how well the round's loss ranks recovery, over candidates from all over the archive."""
     path, count = place / MEASURED, config.selection.measured
     if path.exists() or not count:
         return
     ranked = archive.ranked()
     some = ranked[:: max(1, len(ranked) // count)][:count]
-    threshold, keep_prefix = setup.source.threshold, not drops_prefix(config.run.defense)
-    shares: list[float] = []
-    for ids in progress(some, "measuring candidates"):
-        passed = solved(setup.guarded, contexts.unsafe, ids, threshold, keep_prefix)
-        shares.append(sum(passed) / len(passed))
-    correlation = rank_correlation([archive.costs[ids] for ids in some], shares)
+    costs = [archive.costs[ids] for ids in some]
+    shares = [_shares(setup, arena, contexts, ids) for ids in progress(some, "measuring candidates")]
+    correlation = rank_correlation(costs, [share["recovered"] for share in shares])
+    for metric in correlation.values():
+        _warn_of_misleading_loss(metric, index)
     measured = {
         "round": index,
         "contexts": contexts.fingerprint,
+        "judged_by": setup.chooser.name,
         "candidates": [
-            {"prefix_ids": ids, "cost": archive.costs[ids], "solved_by_monitor": share, "n": len(contexts.unsafe)}
-            for ids, share in zip(some, shares, strict=True)
+            {"prefix_ids": ids, "cost": cost, **share, "n": len(contexts.unsafe)}
+            for ids, cost, share in zip(some, costs, shares, strict=True)
         ],
         **{name: metric.model_dump() for name, metric in correlation.items()},
     }
     write_text(path, json.dumps(measured, indent=2) + "\n")
+
+
+def _shares(setup: Setup, arena: Arena, contexts: ContextSet, ids: Ids) -> dict[str, float]:
+    """Shares of a round's contexts that one injection puts right, by the chooser and by the monitor."""
+    results = replace(arena, samples=1).inject(contexts.unsafe, ids)
+    passed = [score >= arena.threshold for score in scores(setup.guarded, [Watched.of(result) for result in results])]
+    recovered = arena.judged_safe(results)
+    return {"recovered": sum(recovered) / len(recovered), "solved_by_monitor": sum(passed) / len(passed)}
+
+
+def _warn_of_misleading_loss(correlation: Metric, index: int) -> None:
+    """Say it where what costs more recovers more, by the whole of the interval: a search then goes the wrong way."""
+    if correlation.low > 0:
+        logger.warning(
+            "round %d: the loss is no guide to recovery here: their rank correlation over %d candidates is %+.2f "
+            "(%+.2f to %+.2f), and below 0 where it is one; `search.kind: phrases` goes by recovery itself",
+            index,
+            correlation.n,
+            correlation.value,
+            correlation.low,
+            correlation.high,
+        )
 
 
 def _join_logs(out: Path, stages: Sequence[int | str]) -> None:

@@ -24,7 +24,7 @@ from safethink.config import LimitsConfig, NoneConfig, ReasonerConfig, RunConfig
 from safethink.errors import ArtifactError, ConfigError, PromptError, SafeThinkError
 from safethink.guarded import SafeThink
 from safethink.models.numerics import Numerics
-from safethink.prefix import PrefixArtifact
+from safethink.prefix import Metric, PrefixArtifact
 from safethink.prompts import Prompt
 from tests.support import tiny_reasoner
 from tests.support.toy_search import Killed
@@ -223,9 +223,23 @@ def test_contexts_on_policy_change_with_every_round(rounds_folder):
     measured = [json.loads((rounds_folder / "rounds" / str(n) / "measured.json").read_text()) for n in range(3)]
     assert [each["round"] for each in measured] == [0, 1, 2]
     assert len({each["contexts"] for each in measured}) == 3
-    assert all(0 <= one["solved_by_monitor"] <= 1 for each in measured for one in each["candidates"])
+    shares = [one[by] for each in measured for one in each["candidates"] for by in ("recovered", "solved_by_monitor")]
+    assert shares
+    assert all(0 <= share <= 1 for share in shares)
     lines = [json.loads(line) for line in (rounds_folder / "artifact" / "search.jsonl").read_text().splitlines()]
     assert [(line["round"], line["step"]) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+
+
+@pytest.mark.parametrize(("low", "warns"), [(0.1, True), (-0.1, False)])
+def test_a_loss_that_ranks_recovery_the_wrong_way_is_told(tmp_path, monkeypatch, caplog, low, warns):
+    metric = Metric(value=0.4, low=low, high=0.7, n=8)
+    monkeypatch.setattr(rounds, "rank_correlation", lambda *_: {"loss_recovery_rank_correlation": metric})
+    learn(tmp_path, search=GcgConfig(length=2, steps=1, candidates=8, top_k=8))
+    told = "round 0: the loss is no guide to recovery here: their rank correlation over 8 candidates is +0.40"
+    assert any(message.startswith(told) for message in caplog.messages) is warns
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    assert measured["loss_recovery_rank_correlation"]["low"] == low
+    assert measured["judged_by"] == "the monitor itself"
 
 
 @pytest.mark.slow
