@@ -11,10 +11,12 @@ from optimize.config.methods import (
     MethodConfig,
     PhrasesConfig,
     RandomConfig,
+    ReflectConfig,
     RelaxedConfig,
     SearchSection,
     SoftConfig,
     UnigramConfig,
+    WriterConfig,
 )
 from optimize.config.objective import EntryPointTermConfig, ObjectiveConfig, RacingConfig, RewardConfig
 from optimize.config.selection import ChosenBy, SelectionConfig
@@ -36,6 +38,7 @@ __all__ = [
     "PromptSetsConfig",
     "RacingConfig",
     "RandomConfig",
+    "ReflectConfig",
     "RelaxedConfig",
     "RewardConfig",
     "SearchConfig",
@@ -43,5 +46,6 @@ __all__ = [
     "SelectionConfig",
     "SoftConfig",
     "UnigramConfig",
+    "WriterConfig",
     "refuse_devices",
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from safethink.config import EntryPointSection, Section
+from safethink.config import EntryPointSection, ReasonerConfig, SamplingConfig, Section, ThoughtConfig
 
 
 class SearchSection(Section):
@@ -153,6 +153,41 @@ class PhrasesConfig(SearchSection):
         return 1
 
 
+class WriterConfig(ReasonerConfig):
+    """A model that writes phrases in the place of the guarded reasoner."""
+
+    thought: ThoughtConfig = ThoughtConfig()
+    """Thinking format, as of a run; `family: plain` for a model that does not reason. Thinking is closed at once."""
+
+
+class ReflectConfig(SearchSection):
+    """Phrases in words, written by a model that reads failed traces and the best phrases so far (OPRO, ProTeGi).
+
+    Phrases of more than `length` tokens are passed over.
+    """
+
+    kind: Literal["reflect"] = "reflect"
+    writer: WriterConfig | None = None
+    """Model that writes; None lets the guarded reasoner write."""
+    sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95)
+    """Sampling of what it writes."""
+    traces: int = Field(default=3, ge=1)
+    """Failed traces that it reads for each list, drawn anew."""
+    trace_tokens: int = Field(default=48, ge=1)
+    """The most tokens of a trace that it reads: the last ones."""
+    shown: int = Field(default=8, ge=0)
+    """The most tried phrases that it reads with their costs: the best so far."""
+    lists: int = Field(default=4, ge=1)
+    """Lists of phrases written per step."""
+    list_tokens: int = Field(default=64, ge=1)
+    """The most tokens of a list."""
+
+    @property
+    def shortest(self) -> int:
+        """Phrases are as long as they are."""
+        return 1
+
+
 class RandomConfig(SearchSection):
     """Random tokens: the control that every search must beat."""
 
@@ -199,6 +234,7 @@ MethodConfig = Annotated[
     | BeamConfig
     | RelaxedConfig
     | PhrasesConfig
+    | ReflectConfig
     | RandomConfig
     | UnigramConfig
     | SoftConfig

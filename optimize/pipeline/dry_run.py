@@ -13,6 +13,7 @@ from optimize.config import (
     GcgConfig,
     MethodConfig,
     PhrasesConfig,
+    ReflectConfig,
     RelaxedConfig,
     SearchConfig,
     SoftConfig,
@@ -31,6 +32,10 @@ REWARD: Final = "reward"
 """Stage in which an objective samples on policy."""
 ONE_STEP: Final = ("mining", "mining_behind_prefixes", REWARD)
 """Stages whose generations end with a step."""
+LISTS: Final = "lists"
+"""Stage whose generations are lists of phrases, which a section limits by itself."""
+REQUEST_TOKENS: Final = 128
+"""About as many tokens as a request for phrases has beside the traces and phrases that it shows."""
 
 
 class SearchTime(Frozen):
@@ -116,12 +121,12 @@ def plan(config: SearchConfig, probe: bool = False, trial: Trial | None = None) 
     generations |= _searching(config)
     candidates = search.steps * (search.candidates if _scores_many(search) else 1)
     scored_tokens = _scored_tokens(config)
-    decoded_tokens = num_decoded(generations, config.run)
+    decoded_tokens = num_decoded(generations, config.run) + _written_tokens(config, generations)
     decoding = speed(config.run, probe) if trial is None else trial.decoding
     seconds, timed = decoding.seconds(decoded_tokens, scored_tokens), None
     if trial is not None and trial.pace is not None:
         timed = _search_time(config, trial.pace)
-        # What the objective samples is a part of the steps that were tried.
+        # What the objective samples, or a method writes, is a part of the steps that were tried.
         outside = {stage: count for stage, count in generations.items() if stage != REWARD}
         decoding_s = decoding.seconds(num_decoded(outside, config.run))
         seconds = None if decoding_s is None else decoding_s + timed.seconds
@@ -195,10 +200,13 @@ def _searching(config: SearchConfig) -> dict[str, int]:
         "measuring": rounds * selection.measured * contexts.max_contexts,
         REWARD: search.steps * reward.contexts * (reward.samples + 1) if config.objective.reward_weight else 0,
         "phrases": search.steps * tried if search.kind == "phrases" else 0,
+        LISTS: search.steps * search.lists if isinstance(search, ReflectConfig) else 0,
         "selection": prefixes * (tried + selection.forced_prompts * selection.samples),
     }
     if search.kind == "phrases" and search.budget_tokens is not None:
         wanted["phrases"] = min(wanted["phrases"], search.budget_tokens // _tokens_per_generation(config.run))
+    if isinstance(search, ReflectConfig) and search.budget_tokens is not None:
+        wanted[LISTS] = min(wanted[LISTS], math.ceil(search.budget_tokens / search.list_tokens))
     return {stage: count for stage, count in wanted.items() if count}
 
 
@@ -242,14 +250,21 @@ def _scored_tokens(config: SearchConfig) -> int:
         read += reward.contexts
         behind += reward.contexts * (reward.samples + 2) * (search.length + reward.continuation_tokens)
     hardened = _passes(RelaxedConfig()) if isinstance(search, SoftConfig) and search.harden else 0
-    scored = search.steps * (_passes(search) + hardened) * behind
+    scored = search.steps * ((_passes(search) + hardened) * behind + _request_tokens(search))
     if search.budget_tokens is not None:
         scored = min(scored, search.budget_tokens * (2 if hardened else 1))
     return scored + read * (PROMPT_TOKENS + config.run.limits.max_trace_tokens)
 
 
+def _request_tokens(search: MethodConfig) -> int:
+    """Tokens of a step's request for phrases; none of a method that asks for none."""
+    if not isinstance(search, ReflectConfig):
+        return 0
+    return REQUEST_TOKENS + search.traces * search.trace_tokens + search.shown * search.length
+
+
 def _memory_gib(config: SearchConfig) -> float | None:
-    """The more of decoding and of scoring: both models stay, and either has keys and values of its own."""
+    """The more of decoding and of scoring: all models stay, and either has keys and values of its own."""
     decoding, reasoner = decoding_gib(config.run), footprint(config.run.reasoner)
     if decoding is None or reasoner is None:
         return None
@@ -259,12 +274,25 @@ def _memory_gib(config: SearchConfig) -> float | None:
     num_contexts, num_rows = contexts.max_contexts + contexts.harmless_prompts, config.objective.rows_per_forward
     held, rows = num_contexts * (PROMPT_TOKENS + config.run.limits.max_trace_tokens), num_rows * behind
     cached = (held + rows) * reasoner.position_bytes + (num_contexts + num_rows) * reasoner.state_bytes
-    return max(decoding, gib(cached + rows * reasoner.logits_bytes + reasoner.weights_bytes))
+    needed = max(decoding, gib(cached + rows * reasoner.logits_bytes + reasoner.weights_bytes))
+    writer = config.search.writer if isinstance(config.search, ReflectConfig) else None
+    if writer is None or writer.server is not None:
+        return needed
+    beside = footprint(writer)
+    return None if beside is None else needed + gib(beside.weights_bytes)
 
 
 def num_decoded(generations: dict[str, int], run: RunConfig) -> int:
-    """Tokens that generations of a run decode: about as many on the testbed, at most as many elsewhere."""
-    return sum(count * _tokens_per_generation(run, stage) for stage, count in generations.items())
+    """Tokens that generations of a run decode: about as many on the testbed, at most as many elsewhere.
+
+    Lists of phrases are left out, which are no outputs of the run.
+    """
+    return sum(count * _tokens_per_generation(run, stage) for stage, count in generations.items() if stage != LISTS)
+
+
+def _written_tokens(config: SearchConfig, generations: dict[str, int]) -> int:
+    """The most tokens of the lists of phrases that a search has written."""
+    return generations.get(LISTS, 0) * config.search.list_tokens if isinstance(config.search, ReflectConfig) else 0
 
 
 def _tokens_per_generation(run: RunConfig, stage: str = "") -> int:

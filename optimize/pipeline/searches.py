@@ -10,15 +10,24 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from optimize import objectives
-from optimize.config import MethodConfig, ObjectiveConfig, PhrasesConfig, RelaxedConfig, SearchConfig, SoftConfig
-from optimize.contexts import ContextSet
+from optimize.config import (
+    MethodConfig,
+    ObjectiveConfig,
+    PhrasesConfig,
+    ReflectConfig,
+    RelaxedConfig,
+    SearchConfig,
+    SoftConfig,
+)
+from optimize.contexts import Context, ContextSet
 from optimize.objectives import CachedScorer
 from optimize.pipeline.setup import Setup
 from optimize.search import methods
@@ -27,9 +36,13 @@ from optimize.search.journal import Journal
 from optimize.search.method import Archive, Ids
 from optimize.search.proposals import NUM_CONTEXTS, Proposals
 from optimize.search.vocabulary import Vocabulary
+from optimize.search.writer import ChatWriter
 from optimize.selection.trials import Arena
 from optimize.soft.module import TokenEmbeddings
 from safethink.files import json_hash, write_text
+from safethink.thinking.format import Thought
+from safethink.thinking.reading import trace_text
+from safethink.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +149,23 @@ class DiscreteSearch:
             return Proposals(CachedScorer.of(guarded, some, config=config.objective).scorer, allowed)
 
         targets = tuple(context.target_ids for context in self.problem.contexts.unsafe)
-        return methods.ReasonerAccess(proposer, lambda: TokenEmbeddings(guarded.local_engine, allowed), targets)
+        aids = methods.ReasonerAccess(proposer, lambda: TokenEmbeddings(guarded.local_engine, allowed), targets)
+        if not isinstance(self.section, ReflectConfig):
+            return aids
+        traces = failed_traces(guarded.thought, self.problem.contexts.unsafe, self.section.trace_tokens)
+        return replace(aids, writer=partial(ChatWriter.of, guarded, self.section), traces=traces)
+
+
+def failed_traces(thought: Thought, contexts: Sequence[Context], max_tokens: int) -> tuple[str, ...]:
+    """The ends of traces whose last step made the monitor fire, each on one line; the prompts are no part of them.
+
+    Args:
+        thought: the format of the reasoner's thinking.
+        contexts: where the monitor fired.
+        max_tokens: the most tokens of an end.
+    """
+    ends = ((context.trace_ids + context.step_ids)[-max_tokens:] for context in contexts)
+    return tuple(" ".join(trace_text(thought, Tokens.sampled(ids)).split()) for ids in ends)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,15 @@ class Alphabet(Protocol):
 
 
 @runtime_checkable
+class Wording(Alphabet, Protocol):
+    """An alphabet that reads texts."""
+
+    def ids(self, text: str) -> Ids:
+        """The token ids of a text, none of them a control token."""
+        ...
+
+
+@runtime_checkable
 class Explaining(Protocol):
     """An alphabet that says why a candidate does not survive."""
 

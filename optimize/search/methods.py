@@ -13,13 +13,15 @@ from optimize.config import (
     GcgConfig,
     MethodConfig,
     RandomConfig,
+    ReflectConfig,
     RelaxedConfig,
     SearchSection,
     UnigramConfig,
 )
-from optimize.search.method import Alphabet, Archive, Ids, Method, Searchable
+from optimize.search.method import Alphabet, Archive, Ids, Method, Searchable, Wording
 from optimize.search.proposals import Proposer
 from optimize.search.relaxed import Embeddings
+from optimize.search.writer import Writer
 from safethink.config.plugins import PluginKind
 from safethink.errors import ConfigError
 
@@ -32,11 +34,15 @@ class ReasonerAccess:
         proposer: says what the reasoner would say.
         embeddings: what rows are projected to.
         targets: what should follow a prefix, context by context.
+        writer: writes phrases in words; None where the section names none.
+        traces: the failed traces, context by context, as text; empty where there is no writer.
     """
 
     proposer: Callable[[], Proposer]
     embeddings: Callable[[], Embeddings]
     targets: tuple[Ids, ...] = ()
+    writer: Callable[[], Writer] | None = None
+    traces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,13 @@ def build(
             assert isinstance(objective, Relaxable), "PEZ asks for gradients of embedding rows"
             assert aids, "it projects rows to embeddings"
             return Relaxed(config, objective, vocabulary, start, archive, aids.embeddings())
+        case ReflectConfig():
+            from optimize.search.reflect import Reflect
+
+            assert isinstance(vocabulary, Wording), "phrases in words are read"
+            assert aids is not None, "it reads traces"
+            assert aids.writer is not None, "somebody writes them"
+            return Reflect(config, vocabulary, start, archive, aids.traces, aids.writer())
         case RandomConfig():
             from optimize.search.random import Random
 

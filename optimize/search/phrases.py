@@ -31,7 +31,7 @@ from optimize.objectives import Cost
 from optimize.quiet import quiet_optuna
 from optimize.search.driver import search
 from optimize.search.journal import Journal
-from optimize.search.method import Alphabet, Archive, Explaining, Ids, Scored
+from optimize.search.method import Alphabet, Archive, Explaining, Ids, Scored, Wording
 from safethink.errors import ConfigError, SearchError
 from safethink.seeds import stable_seed
 
@@ -113,15 +113,6 @@ class RecoveryObjective(Protocol):
 
     def divergence(self, prefix: Ids) -> float:
         """KL divergence of harmless continuations from the bare reasoner, in nats per token."""
-        ...
-
-
-@runtime_checkable
-class Wording(Alphabet, Protocol):
-    """An alphabet that reads texts."""
-
-    def ids(self, text: str) -> Ids:
-        """The token ids of a text, none of them a control token."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Evolution, beams and PEZ on the shipped reasoner: a few steps, killed in between, to an artifact."""
+"""Evolution, beams, reflection and PEZ on the shipped reasoner: a few steps, killed in between, to an artifact."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from optimize.config import (
     EvolutionConfig,
     MethodConfig,
     RandomConfig,
+    ReflectConfig,
     RelaxedConfig,
     SearchConfig,
     SelectionConfig,
@@ -37,6 +38,7 @@ SELECTION = SelectionConfig(finalists=2, spread=1, contexts=4, samples=1, forced
 METHODS: dict[str, MethodConfig] = {
     "evolution": EvolutionConfig(length=4, min_length=2, steps=4, candidates=16, population=4, top_k=16, init=None),
     "beam": BeamConfig(length=3, steps=4, candidates=16, beams=4, branches=4, init=None),
+    "reflect": ReflectConfig(length=16, steps=4, candidates=16, lists=8, list_tokens=24, init="Wait"),
     "relaxed": RelaxedConfig(length=3, steps=12, learning_rate=0.2, init=None),
     "random": RandomConfig(length=3, steps=4, candidates=16, init=None),
 }
@@ -63,7 +65,7 @@ def lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / LOG).read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("method", ["evolution", "beam", "relaxed"])
+@pytest.mark.parametrize("method", ["evolution", "beam", "reflect", "relaxed"])
 def test_a_method_learns_a_prefix_and_resumes(
     method: str, loaded: Setup, contexts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ An embedding is a unit vector, so that the costs of rows are linear in each of t
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from optimize.search import driver, methods
 from optimize.search.journal import Journal
 from optimize.search.method import Archive, Ids
 from optimize.search.phrases import search_phrases
+from optimize.search.writer import WrittenList
 
 ALLOWED = tuple(range(3, 30))
 NUM_IDS = 30
@@ -107,6 +109,22 @@ class Talker:
         return liking.log_softmax(0)
 
 
+class Scribe:
+    """Writes lists of three words of random letters, the last of them cut off; it forwards for free."""
+
+    tokens = 0
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+
+    def write(self, request: str, opening: str, num_lists: int, seed: int) -> list[WrittenList]:
+        self.requests.append((request, opening))
+        dice = random.Random(seed)
+        words = ["".join(dice.choices("defghijklmnopqrstuvwxyz", k=dice.randint(1, 4))) for _ in range(4 * num_lists)]
+        written = [words[start : start + 4] for start in range(0, len(words), 4)]
+        return [WrittenList(f" {a}\nAnd so on:\n2. {b}\n- {c}\n3. {d}", True) for a, b, c, d in written]
+
+
 class Units:
     """Unit vectors for embeddings."""
 
@@ -193,6 +211,6 @@ def search(
     words, toy, journal = vocabulary or Letters(), objective or Toy(), Journal(folder, "toy")
     if isinstance(config, PhrasesConfig):
         return search_phrases(config, States(toy), words, journal, seed)
-    aids = methods.ReasonerAccess(Talker, Units)
+    aids = methods.ReasonerAccess(Talker, Units, writer=Scribe, traces=("one", "two", "three", "four"))
     method = methods.build(config, toy, words, start, journal.archive, aids)
     return driver.search(toy, words, method, config, journal, seed)

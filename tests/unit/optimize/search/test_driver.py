@@ -22,6 +22,7 @@ from optimize.config import (
     MethodConfig,
     PhrasesConfig,
     RandomConfig,
+    ReflectConfig,
     RelaxedConfig,
     UnigramConfig,
 )
@@ -44,6 +45,7 @@ CONFIGS: dict[str, MethodConfig] = {
     "relaxed": RelaxedConfig(**SHARED, patience=2, learning_rate=2.0),
     "random": RandomConfig(**SHARED),
     "unigram": UnigramConfig(**SHARED),
+    "reflect": ReflectConfig(**SHARED, lists=3, traces=2),
     "phrases": PhrasesConfig(length=3, steps=12, slots=(SLOT, SLOT, SLOT), exhaustive_below=1),
 }
 METHODS = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

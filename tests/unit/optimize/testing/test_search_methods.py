@@ -8,19 +8,28 @@ from typing import Any
 import pytest
 import torch
 
-from optimize.config import BeamConfig, EvolutionConfig, GcgConfig, RandomConfig, RelaxedConfig, UnigramConfig
+from optimize.config import (
+    BeamConfig,
+    EvolutionConfig,
+    GcgConfig,
+    RandomConfig,
+    ReflectConfig,
+    RelaxedConfig,
+    UnigramConfig,
+)
 from optimize.search import methods
 from optimize.search.method import Ids, Scored
 from optimize.search.methods import MethodInputs, ReasonerAccess
 from optimize.testing import search_methods
 from safethink.testing.check import Check
-from tests.support.toy_search import Letters, Talker, Toy, Units
+from tests.support.toy_search import Letters, Scribe, Talker, Toy, Units
 
 SHORT: dict[str, Any] = {"length": 3, "steps": 5, "candidates": 8, "init": None}
 CONFIGS = (
     GcgConfig(**SHORT, top_k=8),
     EvolutionConfig(**SHORT, population=4, top_k=8),
     BeamConfig(**SHORT, beams=3, branches=4),
+    ReflectConfig(**SHORT, lists=3, traces=2),
     RelaxedConfig(**SHORT),
     RandomConfig(**SHORT),
     UnigramConfig(**SHORT),
@@ -33,12 +42,11 @@ def made(given: MethodInputs) -> Any:
     return methods.build(config, given.objective, given.vocabulary, given.start, given.archive, given.aids)
 
 
+AIDS = ReasonerAccess(Talker, Units, writer=Scribe, traces=("one", "two", "three"))
 NAMED = [
     (f"{config.kind}: {check}", check)
     for config in CONFIGS
-    for check in search_methods.checks(
-        made, config, objective=Toy, vocabulary=Letters(), aids=ReasonerAccess(Talker, Units), start=(5, 6, 7)
-    )
+    for check in search_methods.checks(made, config, objective=Toy, vocabulary=Letters(), aids=AIDS, start=(5, 6, 7))
 ]
 
 
