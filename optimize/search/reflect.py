@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 MAX_ASKS = 4
 """Requests in a row that bring nothing new, after which the writer has nothing left to say."""
 
+ENDS = ".,;!?"
+"""Characters that end a sentence; many tokenizers have one token for them with a line break."""
+
 
 class Reflect:
     """Lets a writer propose phrases.
@@ -82,7 +85,12 @@ class Reflect:
         tried = self._tried()
         lists = self._writer.write(request(shown, tried), opening(tried), self._config.lists, seed)
         texts = dict.fromkeys(phrase for each in lists for phrase in phrases(each.text, each.is_cut))
-        return [ids for ids in dict.fromkeys(map(self._words.ids, texts)) if self._is_new(ids)]
+        return [ids for ids in dict.fromkeys(map(self._read, texts)) if self._is_new(ids)]
+
+    def _read(self, text: str) -> Ids:
+        """Token ids of a phrase, without the end of its sentence where that merges with what is injected behind it."""
+        whole = self._words.ids(text)
+        return whole if all(self._words.survive([whole])) else self._words.ids(text.rstrip(ENDS))
 
     def _tried(self) -> list[Costed]:
         """The best phrases so far, the best last."""

@@ -22,7 +22,7 @@ _ASKED: Final = "Write a numbered list of new short sentences, each better than 
 _MARKER: Final = re.compile(r"(?:[-*+•–—]|\(?\d{1,3}[.):](?!\d))\s*")
 _DECORATION: Final = str.maketrans("\N{RIGHT SINGLE QUOTATION MARK}", "'", "*_`#")
 _AROUND: Final = " \"'“”„‘«»"
-_FOREIGN: Final = frozenset('"“”„«»<>{}[]|\\')
+_FOREIGN: Final = frozenset('"“”„«»<>{}[]|\\\N{REPLACEMENT CHARACTER}')
 _TALK: Final = re.compile(r"here(?:'s| is| are)\b|(?:sure|certainly|of course)[,.!]", re.IGNORECASE)
 
 

@@ -23,7 +23,7 @@ from optimize.pipeline import learning, setup
 from optimize.pipeline.setup import Setup
 from optimize.search.journal import LOG, Journal, untimed
 from safethink import prefix
-from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig
+from safethink.config import GuardMonitorConfig, LimitsConfig, ReasonerConfig, RunConfig, SamplingConfig
 from tests.support.toy_search import Killed
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,10 @@ SELECTION = SelectionConfig(finalists=2, spread=1, contexts=4, samples=1, forced
 METHODS: dict[str, MethodConfig] = {
     "evolution": EvolutionConfig(length=4, min_length=2, steps=4, candidates=16, population=4, top_k=16, init=None),
     "beam": BeamConfig(length=3, steps=4, candidates=16, beams=4, branches=4, init=None),
-    "reflect": ReflectConfig(length=16, steps=4, candidates=16, lists=8, list_tokens=24, init="Wait"),
+    # As hot as it takes for a reasoner that understands no request.
+    "reflect": ReflectConfig(
+        length=16, steps=4, lists=16, list_tokens=24, init=None, sampling=SamplingConfig(temperature=2.0)
+    ),
     "relaxed": RelaxedConfig(length=3, steps=12, learning_rate=0.2, init=None),
     "random": RandomConfig(length=3, steps=4, candidates=16, init=None),
 }

@@ -149,6 +149,20 @@ def test_what_is_long_tried_or_of_other_tokens_is_passed_over() -> None:
     assert not set("abc") & {Letters().text([token]) for token in ALLOWED}
 
 
+def test_the_end_of_a_sentence_is_left_out_only_where_it_is_lost() -> None:
+    class Sentences(Letters):
+        def ids(self, text: str) -> Ids:
+            return tuple(29 if letter in ".!" else ord(letter) - 97 for letter in text)
+
+    def proposed(dead: Ids) -> list[Ids]:
+        words = Sentences(dead=lambda ids: ids == dead)
+        reflect = Reflect(ReflectConfig(length=3), words, (), Archive(), ("one",), Parrot(" de.\n2. fg!\n3. de"))
+        return reflect.propose(generator())
+
+    assert proposed(dead=()) == [(3, 4, 29), (5, 6, 29), (3, 4)]
+    assert proposed(dead=(5, 6, 29)) == [(3, 4, 29), (5, 6), (3, 4)]
+
+
 def test_a_writer_with_nothing_new_to_say_ends_the_search(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal, parrot = Journal(tmp_path, "f"), Parrot(" de\n2. ef")
     reflect = method(journal.archive, parrot)
