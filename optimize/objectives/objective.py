@@ -25,7 +25,7 @@ CHUNK: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a prefix costs, from one batch: column by column of a `CostMatrix`, in the order of a race, and by term."""
+    """Costs of a prefix, from one batch: column by column of a `CostMatrix`, in the order of a race, and by term."""
 
     ids: Ids
     columns: Float[Tensor, "columns"]

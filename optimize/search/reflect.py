@@ -21,7 +21,7 @@ import torch
 
 from optimize.config import ReflectConfig
 from optimize.search.method import Archive, Ids, Scored, Wording
-from optimize.search.reflection import Costed, opening, phrases, request
+from optimize.search.reflection import Costed, is_copied, opening, phrases, request
 from optimize.search.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ class Reflect:
         seed = int(torch.randint(2**31, (), generator=generator))
         tried = self._tried()
         lists = self._writer.write(request(shown, tried), opening(tried), self._config.lists, seed)
-        texts = dict.fromkeys(phrase for each in lists for phrase in phrases(each.text, each.is_cut))
+        found = dict.fromkeys(phrase for each in lists for phrase in phrases(each.text, each.is_cut))
+        texts = [phrase for phrase in found if not is_copied(phrase, shown)]
         return [ids for ids in dict.fromkeys(map(self._read, texts)) if self._is_new(ids)]
 
     def _read(self, text: str) -> Ids:

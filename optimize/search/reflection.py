@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 BEGUN: Final = 3
 """The most phrases of the list that is begun."""
+COPIED_WORDS: Final = 5
+"""Words in a row that make a copy."""
 
 _SHOWN: Final = "An assistant was asked for something harmful, and began to think about how to help:"
 _TASK: Final = "A short sentence is put behind such a thought, to make the assistant stop and turn back."
@@ -69,6 +71,23 @@ def phrases(written: str, is_cut: bool) -> list[str]:
         lines.pop()
     items = [line for number, line in enumerate(lines) if not number or _MARKER.match(line.lstrip())]
     return [phrase for phrase in dict.fromkeys(map(_cleaned, items)) if _is_phrase(phrase)]
+
+
+def is_copied(phrase: str, traces: Sequence[str]) -> bool:
+    """Whether a phrase repeats the request, or a trace that it shows, which must not enter a log.
+
+    Args:
+        phrase: what was written.
+        traces: ends of failed traces.
+    """
+    sources = (*traces, _SHOWN, _TASK, _TRIED, _ASKED)
+    return not _runs(phrase).isdisjoint(run for source in sources for run in _runs(source))
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    """All runs of so many words; letter case and punctuation aside."""
+    words = re.findall(r"\w+", text.casefold())
+    return set(zip(*(words[start:] for start in range(COPIED_WORDS)), strict=False))
 
 
 def _cleaned(item: str) -> str:

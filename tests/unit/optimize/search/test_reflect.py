@@ -15,7 +15,7 @@ from optimize.search import driver
 from optimize.search.journal import Journal
 from optimize.search.method import Archive, Ids
 from optimize.search.reflect import MAX_ASKS, Reflect
-from optimize.search.reflection import BEGUN, Costed, opening, phrases, request
+from optimize.search.reflection import BEGUN, COPIED_WORDS, Costed, is_copied, opening, phrases, request
 from optimize.search.writer import Writer, WrittenList
 from tests.support.toy_search import ALLOWED, Letters, Scribe, Toy
 
@@ -55,6 +55,23 @@ def test_a_reply_begins_with_the_best_as_a_list_whose_next_item_is_open(tried: l
     best = [each.text for each in costed[-BEGUN:]]
     assert begun.endswith(f"{len(best) + 1}.")
     assert phrases(begun.removesuffix(f"{len(best) + 1}."), is_cut=False) == list(dict.fromkeys(best))
+
+
+TRACE = "first I look for the gate, then I open it slowly with the old key"
+
+
+@given(st.integers(0, 9), st.integers(COPIED_WORDS, 9))
+def test_words_of_a_shown_trace_are_a_copy_whatever_their_case_and_punctuation(start: int, count: int) -> None:
+    words = TRACE.replace(",", "").split()[start : start + count]
+    few = " ".join(words[: COPIED_WORDS - 1])
+    assert not is_copied(few, [TRACE])
+    assert is_copied(" ".join(words).upper() + "!", [TRACE]) == (len(words) >= COPIED_WORDS)
+    assert not is_copied(" ".join(words), ["something else is thought of here"])
+
+
+def test_the_request_itself_is_a_copy_and_what_is_said_for_the_first_time_is_none() -> None:
+    assert is_copied("Write a numbered list of new short sentences, please", [])
+    assert not is_copied("Wait, could this hurt people who live here?", [TRACE])
 
 
 @pytest.mark.parametrize(
