@@ -27,8 +27,10 @@ from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow
 
 CONTEXTS = ContextsConfig(prompts=120, harmless_prompts=16, max_contexts=16)
-STEPS, SEEDS = 16, 6
-MIN_SPEEDUP, MAX_LOSS = 2.5, 0.01
+RACING, WIDTH = RacingConfig(keep=1, keep_share=0.25, confidence=0.7), 48
+"""Heats as the shipped `smollm2-gcg` has them, and candidates of a step; full scoring has the shipped testbed search's."""
+STEPS, RACED_STEPS, SEEDS = 16, 32, 6
+MIN_SPEEDUP, MAX_LOSS = 4.0, 0.01
 
 
 class Timed(Objective):
@@ -42,9 +44,15 @@ class Timed(Objective):
     def cost(self, candidates: Sequence[Ids], incumbent: Ids | None = None) -> Cost:
         """What every candidate costs."""
         cost = super().cost(candidates, incumbent)
-        least = min(cost.total[cost.exact].min().item(), self.curve[-1][1] if self.curve else float("inf"))
+        before = self.curve[-1][1] if self.curve else float("inf")
+        least = min([before, *cost.total[cost.exact].tolist()])
         self.curve.append((time.process_time() - self._started, least))
         return cost
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean over the steps so far."""
+        return self.curve[-1][0] / len(self.curve)
 
     def seconds_to(self, loss: float) -> float:
         """When the cost was first as low as that."""
@@ -56,9 +64,7 @@ def rows() -> Iterator[BenchRow]:
     reasoner = testbed.guarded("testbed")
     split = splits.of_testbed("search", CONTEXTS.prompts, CONTEXTS.harmless_prompts, WorldConfig())
     contexts = collect_search(reasoner, split, CONTEXTS, testbed.THRESHOLD)
-    pairs = [
-        (_search(reasoner, contexts, None, s), _search(reasoner, contexts, RacingConfig(), s)) for s in range(SEEDS)
-    ]
+    pairs = [(_search(reasoner, contexts, None, s), _search(reasoner, contexts, RACING, s)) for s in range(SEEDS)]
     reached = [max(full.curve[-1][1], raced.curve[-1][1]) for full, raced in pairs]
     times = [
         (full.seconds_to(loss), raced.seconds_to(loss)) for (full, raced), loss in zip(pairs, reached, strict=True)
@@ -69,8 +75,9 @@ def rows() -> Iterator[BenchRow]:
     exact = mean(excess) <= MAX_LOSS
     note = f"{SEEDS} seeds together; {len(contexts.unsafe)} contexts and {len(contexts.harmless)} harmless ones"
     yield BenchRow("racing_over_full_scoring", total, min(ratios), max(ratios), MIN_SPEEDUP, exact=exact, note=note)
-    steps = [full.curve[-1][0] / raced.curve[-1][0] for full, raced in pairs]
-    yield BenchRow("racing_step_over_full_step", mean(steps), min(steps), max(steps), note=f"{STEPS} steps")
+    steps = [full.seconds_per_step / raced.seconds_per_step for full, raced in pairs]
+    note = f"{STEPS} steps and {RACED_STEPS} of half the width"
+    yield BenchRow("racing_step_over_full_step", mean(steps), min(steps), max(steps), note=note)
     note = "relative; mean over seeds"
     yield BenchRow("racing_excess_loss", mean(excess), min(excess), max(excess), MAX_LOSS, "at_most", note=note)
 
@@ -79,6 +86,8 @@ def _search(reasoner: SafeThink, contexts: ContextSet, racing: RacingConfig | No
     shipped = testbed.shipped_search()
     assert isinstance(shipped.search, GcgConfig)
     config = shipped.search.replace(steps=STEPS, init=None)
+    if racing is not None:
+        config = config.replace(steps=RACED_STEPS, candidates=WIDTH)
     timed = Timed(reasoner.model, terms(reasoner, contexts, shipped.objective, testbed.THRESHOLD), racing)
     words = Vocabulary.of(reasoner, contexts)
     with TemporaryDirectory() as folder:
