@@ -30,8 +30,9 @@ class RacingConfig(Section):
 
     first_contexts: int = Field(default=2, ge=2)
     """Contexts of the first heat; every heat doubles them."""
-    keep: int = Field(default=8, ge=1)
-    """Candidates that go on from every heat at least, where the incumbent is not surely better."""
+    keep: int = Field(default=8, ge=0)
+    """Candidates that reach the last heat at least; 0 drops all where the incumbent is surely better than each, which
+    suits a method that keeps one prefix alone."""
     keep_share: float = Field(default=1.0, gt=0, le=1)
     """The largest share of a heat's candidates that goes on."""
     confidence: float = Field(default=0.9, gt=0.5, lt=1)

@@ -5,7 +5,8 @@ Most candidates of a step are much worse than its best, in every context alike, 
 Heats double the contexts (Maron and Moore, "Hoeffding races", NIPS 1993, with a paired t test, as in F-Race, Birattari
 et al., GECCO 2002), and of each only a share may go on (successive halving, Jamieson and Talwalkar, AISTATS 2016).
 Whoever wins must beat the incumbent, too, whose costs are known in every context: what is surely worse than that is
-dropped, and where all are, the race is over. What survives the last heat was scored on all contexts.
+dropped, and where all are, the race is over. A method that keeps more than one prefix asks for the best `keep` all the
+same. What survives the last heat was scored on all contexts.
 
 Terms are means over different numbers of contexts. What races is a matrix of costs (`CostMatrix`), and a column of it
 holds one context of each term: those of the largest set stand in one column each, those of a smaller one in several,
@@ -87,16 +88,14 @@ def _survivors(
     config: RacingConfig,
     incumbent: Float[Tensor, "contexts"] | None,
 ) -> list[int]:
-    """Rows that go on: no more than a share, of those that may yet be the cheapest, but the best `keep` at least.
-
-    None of them, neither those, is surely worse than the incumbent.
-    """
+    """Rows that go on: the best `keep`, and a share at most of those that may yet beat the leader and the incumbent."""
     cheapest_first = costs.mean(1).argsort(stable=True)
     stays = _may_be_cheaper(costs, costs[cheapest_first[0]], num_contexts, config.confidence)
     stays[cheapest_first[max(1, int(config.keep_share * len(costs))) :]] = False
-    stays[cheapest_first[: config.keep]] = True
     if incumbent is not None:
         stays &= _may_be_cheaper(costs, incumbent[: costs.shape[1]], num_contexts, config.confidence)
+    # Without an incumbent somebody has to win.
+    stays[cheapest_first[: config.keep if incumbent is not None else max(1, config.keep)]] = True
     return stays.nonzero().flatten().tolist()
 
 

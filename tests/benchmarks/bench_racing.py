@@ -27,7 +27,7 @@ from tests.benchmarks import testbed
 from tests.benchmarks.frame import BenchRow
 
 CONTEXTS = ContextsConfig(prompts=120, harmless_prompts=16, max_contexts=16)
-RACING, WIDTH = RacingConfig(keep=1, keep_share=0.25, confidence=0.7), 48
+RACING, WIDTH = RacingConfig(keep=0, keep_share=0.25, confidence=0.7), 48
 """Heats as `smollm2-gcg` has them, and candidates of a step; full scoring has those of the shipped testbed search."""
 STEPS, RACED_STEPS, SEEDS = 16, 32, 6
 MIN_SPEEDUP, MAX_LOSS = 4.0, 0.01

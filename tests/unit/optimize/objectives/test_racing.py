@@ -73,11 +73,13 @@ def test_no_more_than_a_share_of_a_heat_goes_on_and_it_is_the_cheapest_share():
 def test_whoever_is_surely_worse_than_the_incumbent_is_dropped_and_nobody_left_ends_the_race():
     table = Table(costs(0))
     best = table.costs[int(table.costs.mean(1).argmin())].double()
-    hopeless = race(table, 64, range(CONTEXTS), RacingConfig(keep=8), incumbent=best - 10)
+    hopeless = race(table, 64, range(CONTEXTS), RacingConfig(keep=0), incumbent=best - 10)
     assert hopeless.winner is None
     assert not hopeless.exact.any()
     assert hopeless.num_evaluations == 64 * 2
     torch.testing.assert_close(hopeless.estimates, table.costs.mean(1).double(), atol=0.25, rtol=0)
+    kept = race(table, 64, range(CONTEXTS), RacingConfig(keep=3), incumbent=best - 10)
+    assert kept.exact.sum() == 3, "a method that keeps several gets them"
     easy = race(table, 64, range(CONTEXTS), RacingConfig(keep=8), incumbent=best + 10)
     assert easy.winner == race(table, 64, range(CONTEXTS), RacingConfig(keep=8)).winner
     assert easy.exact.sum() >= 8
@@ -87,23 +89,23 @@ def test_the_incumbent_is_compared_in_the_order_in_which_contexts_are_run():
     order = torch.randperm(CONTEXTS, generator=torch.Generator().manual_seed(1)).tolist()
     table = Table(costs(0, noise=0.0))
     worst = table.costs[int(table.costs.mean(1).argmax())].double()
-    assert race(table, 64, order, RacingConfig(), incumbent=worst[order]).winner is not None
+    assert race(table, 64, order, RacingConfig(keep=0), incumbent=worst[order]).winner is not None
     best = table.costs.min(0).values.double() - 0.01
-    assert race(table, 64, order, RacingConfig(), incumbent=best[order]).winner is None
+    assert race(table, 64, order, RacingConfig(keep=0), incumbent=best[order]).winner is None
 
 
 @given(
     candidates=st.integers(1, 12),
     contexts=st.integers(1, 12),
     first=st.integers(2, 8),
-    keep=st.integers(1, 12),
+    keep=st.integers(0, 12),
     seed=st.integers(0, 99),
 )
 def test_at_least_keep_survive_whatever_the_sizes(candidates, contexts, first, keep, seed):
     generator = torch.Generator().manual_seed(seed)
     table = Table(torch.randn(candidates, contexts, generator=generator))
     result = race(table, candidates, range(contexts), RacingConfig(first_contexts=first, keep=keep))
-    assert result.exact.sum() >= min(keep, candidates)
+    assert result.exact.sum() >= min(max(1, keep), candidates)
     assert result.exact[result.winner]
     assert result.estimates.isfinite().all()
 
