@@ -1,4 +1,3 @@
-# pyright: standard
 """Writers of phrases: a language model that is asked in its chat template and goes on with a list begun for it."""
 
 from __future__ import annotations
