@@ -108,12 +108,14 @@ class Objective:
         bar = None if incumbent is None or self._on_policy else self._costs_of(incumbent)
         matrix = CostMatrix(self._terms, candidates)
         ended = race(matrix, len(candidates), _order(matrix), config, None if bar is None else bar.columns)
-        totals, winner = ended.estimates.clone(), ended.winner
+        totals, terms, winner = ended.estimates.clone(), matrix.terms(), ended.winner
         if winner is not None and (bar is None or totals[winner] < bar.columns.mean()):
             self._known = self._in_one_batch([candidates[winner], *([] if incumbent is None else [incumbent])])
             totals[winner] = self._known[0].columns.mean()
+            for name, costs in terms.items():
+                costs[winner] = self._known[0].terms[name]
             bar = None if incumbent is None else self._known[1]
-        return Cost(totals, matrix.terms(), ended.exact, None if bar is None else bar.terms)
+        return Cost(totals, terms, ended.exact, None if bar is None else bar.terms)
 
     def _costs_of(self, ids: Ids) -> _Known:
         """Costs of a prefix everywhere; read anew where the last batch did not have it."""

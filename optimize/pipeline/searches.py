@@ -136,7 +136,8 @@ class DiscreteSearch:
         archive = search(objective, vocabulary, method, self.section, journal, problem.config.seed)
         unscored = [ids for ids in problem.winners if ids not in archive]
         if unscored:
-            costs = [float(cost) for cost in objective.cost(unscored).total]
+            # One by one: in a race of several most would be scored in a few contexts only.
+            costs = [objective.cost([ids]).total.item() for ids in unscored]
             archive.add(unscored, costs, [True] * len(unscored))
         return archive
 
