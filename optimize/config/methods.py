@@ -58,7 +58,8 @@ class GcgConfig(GradientSection):
     steps too. None always scores `candidates`."""
     escape: bool = False
     """Whether a step of full width that finds nothing better goes on from its best candidate alone, as in GCG. Patience
-    counts from the best prefix of the start, which stays in the archive."""
+    counts from the best prefix of the start, which stays in the archive. It seldom acts where candidates race with
+    `keep: 0`: then nobody worse is known in all contexts."""
     pair_share: float = Field(default=0.25, ge=0, lt=1)
     """Share of the candidates that change two positions at once."""
     target_share: float = Field(default=0.0, ge=0, lt=1)
